@@ -1,0 +1,41 @@
+"""Eckart makes pretrained transformers smaller by low-rank factorisation after training.
+
+    import eckart
+    report = eckart.compress(model, keep=0.6, calibration="text.txt", tokenizer=tokenizer)
+    eckart.save(model, report, "smaller", tokenizer=tokenizer)
+
+Importing this package lets ``from_pretrained`` load what it wrote. It touches no accelerator.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+from eckart.api import compress as compress
+from eckart.checkpoint import load_model as load_model
+from eckart.checkpoint import load_tokenizer as load_tokenizer
+from eckart.checkpoint import register, save
+from eckart.errors import EckartError as EckartError
+from eckart.evaluate import perplexity as perplexity
+from eckart.layers import LowRankLinear as LowRankLinear
+from eckart.recipe import RECIPES as RECIPES
+from eckart.recipe import Recipe as Recipe
+from eckart.recipe import load_recipe as load_recipe
+from eckart.report import Report as Report
+
+__version__ = version("eckart")
+__all__ = [
+    "RECIPES",
+    "EckartError",
+    "LowRankLinear",
+    "Recipe",
+    "Report",
+    "compress",
+    "load_model",
+    "load_recipe",
+    "load_tokenizer",
+    "perplexity",
+    "save",
+]
+
+register()

@@ -1,0 +1,161 @@
+"""Text to calibration tokens: samples of one length, drawn with a seed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from eckart.errors import CalibrationError
+from eckart.report import CalibrationRecord
+from eckart.text import read_text
+
+SELF = "self"
+BATCH_TOKENS = 2048  # tokens in one forward pass of a block, about
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The tokens that a model is calibrated on.
+
+    Attributes:
+        tokens: (samples, length) int64, on the CPU.
+        source: what they were drawn from.
+        seed: of the draw.
+    """
+
+    tokens: Tensor
+    source: str
+    seed: int
+
+    def batches(self) -> Iterator[Tensor]:
+        """Yield the samples in order, (batch, length) at a time."""
+        size = max(1, BATCH_TOKENS // self.tokens.shape[1])
+        yield from self.tokens.split(size)
+
+    @property
+    def record(self) -> CalibrationRecord:
+        """What is stored of it in the result."""
+        samples, length = self.tokens.shape
+        return CalibrationRecord(
+            source=self.source,
+            samples=samples,
+            length=length,
+            tokens=samples * length,
+            seed=self.seed,
+            sha256=hashlib.sha256(self.tokens.numpy().astype("<i8").tobytes()).hexdigest(),
+        )
+
+
+def calibrate(
+    source: str | Tensor,
+    *,
+    samples: int,
+    length: int,
+    seed: int,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    model: PreTrainedModel | None = None,
+) -> Calibration:
+    """Return calibration tokens.
+
+    Args:
+        source: a specification that :func:`eckart.text.read_text` knows, ``self`` for text sampled from the model,
+            or token ids (samples, length) to use as they are.
+        samples: how many to draw.
+        length: tokens in each.
+        seed: of the draw.
+        tokenizer: of the model; not needed for ``self`` and for token ids.
+        model: needed for ``self`` and to bound the length by the model's context.
+
+    Raises:
+        CalibrationError: no such text, too little of it, or a length that the model cannot take.
+    """
+    if isinstance(source, Tensor):
+        if source.ndim != 2 or source.is_floating_point() or not source.numel():
+            raise CalibrationError(
+                f"Calibration token ids must be integers of shape (samples, length), found {source.dtype} "
+                f"of shape {tuple(source.shape)}."
+            )
+        return Calibration(source.cpu().to(torch.int64), "token ids", seed)
+    if samples < 1 or length < 2:
+        raise CalibrationError(
+            f"Calibration needs at least 1 sample of 2 tokens, found {samples} samples of {length}."
+        )
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) if model else None
+    if context and length > context:
+        raise CalibrationError(
+            f"Samples of {length} tokens do not fit into the model's context of {context}. Use --length {context}."
+        )
+    if source == SELF:
+        if model is None:
+            raise CalibrationError("Calibration on 'self' samples text from the model, and no model was given.")
+        return Calibration(sample_from_model(model, samples, length, seed), SELF, seed)
+    if tokenizer is None:
+        raise CalibrationError(
+            f"Calibration on {source!r} needs the model's tokenizer, and none was found. Pass tokenizer=, "
+            "or token ids as calibration, or use 'self'."
+        )
+    return Calibration(draw_samples(tokenize(read_text(source), tokenizer), samples, length, seed, source), source, seed)
+
+
+def tokenize(text: str, tokenizer: PreTrainedTokenizerBase) -> Tensor:
+    """Return the token ids of a whole text, (tokens,) int64, with the special tokens that the tokenizer puts around it."""
+    ids = tokenizer(text, return_attention_mask=False, verbose=False)["input_ids"]
+    return torch.tensor(ids, dtype=torch.int64)
+
+
+def draw_samples(ids: Tensor, samples: int, length: int, seed: int, source: str) -> Tensor:
+    """Cut ``samples`` windows out of a stream of tokens.
+
+    Without replacement from the stream cut into windows, so that no token is drawn twice. Where the stream is too
+    short for that, from random offsets, so that windows overlap.
+
+    Args:
+        ids: (tokens,) int64.
+        samples: how many windows.
+        length: tokens in each.
+        seed: of the draw.
+        source: the text's name, for the error.
+
+    Returns:
+        (samples, length) int64.
+    """
+    if len(ids) < length:
+        raise CalibrationError(
+            f"The text {source!r} is too short: {len(ids)} tokens, and one sample is {length}. "
+            f"Use a longer text or --length {max(2, len(ids))} at most."
+        )
+    generator = torch.Generator().manual_seed(seed)
+    windows = len(ids) // length
+    if windows >= samples:
+        starts = torch.randperm(windows, generator=generator)[:samples] * length
+    else:
+        starts = torch.randint(len(ids) - length + 1, (samples,), generator=generator)
+    return torch.stack([ids[start : start + length] for start in starts.tolist()])
+
+
+def sample_from_model(model: PreTrainedModel, samples: int, length: int, seed: int) -> Tensor:
+    """Return text that the model itself writes at temperature 1, (samples, length) int64, beginning of text first."""
+    config = model.config.get_text_config()
+    start = next((t for t in (config.bos_token_id, config.eos_token_id) if isinstance(t, int)), 0)
+    prompt = torch.full((samples, 1), start, dtype=torch.int64, device=model.device)
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        tokens = model.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            do_sample=True,
+            temperature=1.0,
+            top_k=0,
+            top_p=1.0,
+            repetition_penalty=1.0,
+            # An end of text is a token like any other here: what follows it is a new text.
+            eos_token_id=None,
+            pad_token_id=start,
+            max_new_tokens=length - 1,
+        )
+    return tokens.cpu()

@@ -1,0 +1,70 @@
+"""The model card that is written into a compressed model's folder."""
+
+from __future__ import annotations
+
+from transformers import PreTrainedModel
+
+from eckart.report import Report
+
+TEMPLATE = """\
+---
+library_name: transformers
+tags:
+- eckart
+- low-rank
+- compressed
+---
+
+# {source}, compressed to {keep:.1%} of its linear layers
+
+{source} with {factored} of {linears} linear layers replaced by low-rank factors, made by
+[Eckart](https://pypi.org/project/eckart/) {version}.
+
+```python
+import eckart  # registers the format; pip install eckart
+from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained("PATH_OR_ID_OF_THIS_MODEL")
+```
+
+Without `import eckart`, transformers stops with an error about missing weight files. `eckart merge` multiplies the
+factors back into a dense model that loads anywhere.
+
+| | |
+|---|---|
+| recipe | {recipe} |
+| reference | {reference} |
+| bytes of the linear layers kept | {keep:.2%} |
+| parameters of the whole model kept | {whole:.2%} ({before:,} to {after:,}) |
+| calibration | {calibration} |
+| mean relative error of the layers on it | {error:.3f} |
+
+The recipe and the versions of the software are in `config.json`, the ranks and errors of all layers in
+`eckart_report.json`. The licence is that of the original model.
+"""
+
+
+def model_card(model: PreTrainedModel, report: Report) -> str:
+    """Return the text of the card."""
+    provenance = model.config.quantization_config.provenance
+    calibration = "none"
+    if report.calibration:
+        record = report.calibration
+        calibration = (
+            f"{record.samples} x {record.length} tokens of `{record.source}`, seed {record.seed}, "
+            f"SHA-256 of the ids `{record.sha256[:16]}`"
+        )
+    return TEMPLATE.format(
+        source=provenance["source"],
+        version=provenance["versions"]["eckart"],
+        keep=report.keep,
+        factored=len(report.ranks),
+        linears=len(report.layers),
+        recipe=f"`{report.recipe.name}`",
+        reference=report.recipe.reference,
+        whole=report.keep_whole_model,
+        before=report.parameters,
+        after=report.parameters_after,
+        calibration=calibration,
+        error=sum(layer.error for layer in report.layers) / len(report.layers),
+    )

@@ -1,0 +1,164 @@
+"""The plug-in by which ``from_pretrained`` loads a compressed model: a quantizer of transformers called ``eckart``.
+
+Before the weights are read, the linears that the config gives a rank are swapped for pairs of factors. No code comes
+with the model and none of transformers is changed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.quantizers import register_quantization_config, register_quantizer
+from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
+from transformers.quantizers.base import HfQuantizer
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from eckart.errors import CheckpointError
+from eckart.layers import LowRankLinear, is_linear, weight_matrix
+
+METHOD = "eckart"
+FORMAT_VERSION = 1
+
+
+class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
+    """The ``quantization_config`` of a compressed model.
+
+    Attributes:
+        format_version: of this record.
+        ranks: rank by module path, in the names of the model class that was saved.
+        recipe: what was done, as :class:`eckart.Recipe` writes it.
+        calibration: source, size and hash of the calibration tokens, or None.
+        provenance: the source model and the versions of the software.
+        weights: name of the index of the weight files, where they do not have the standard names.
+    """
+
+    def __init__(
+        self,
+        ranks: dict[str, int],
+        format_version: int = FORMAT_VERSION,
+        recipe: dict[str, Any] | None = None,
+        calibration: dict[str, Any] | None = None,
+        provenance: dict[str, Any] | None = None,
+        weights: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if format_version != FORMAT_VERSION:
+            raise CheckpointError(
+                f"This model was saved in eckart format {format_version}; this version of eckart reads format "
+                f"{FORMAT_VERSION}. Install the version of eckart that is named in its config.json, or a newer one."
+            )
+        self.quant_method = METHOD
+        self.format_version = format_version
+        self.ranks = ranks
+        self.recipe = recipe
+        self.calibration = calibration
+        self.provenance = provenance
+        self.weights = weights
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return an attribute: transformers reads a config object it is handed as if it were a dictionary."""
+        return getattr(self, key, default)
+
+
+class EckartQuantizer(HfQuantizer):  # type: ignore[misc]
+    """Swaps linears for factors when a compressed model is built, and checks that all of them were loaded."""
+
+    requires_calibration = True
+    quantization_config: EckartConfig
+
+    def is_serializable(self) -> bool:
+        """Return that the model can be saved again."""
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        """Factors are ordinary linear layers, and train like them."""
+        return True
+
+    @property
+    def is_qat_trainable(self) -> bool:
+        """As :attr:`is_trainable`."""
+        return True
+
+    @property
+    def is_compileable(self) -> bool:
+        """``torch.compile`` works."""
+        return True
+
+    def update_attn_implementation(self, config: Any) -> Any:
+        """Name the weight files; this is the last hook before transformers looks for them.
+
+        They do not have the standard names, so that transformers without this library stops with an error instead of
+        giving the layers it cannot fill random weights.
+        """
+        if self.quantization_config.weights:
+            config.transformers_weights = self.quantization_config.weights
+        return config
+
+    def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
+        for path, rank in self.quantization_config.ranks.items():
+            name, linear = _find_module(model, path)
+            shape = weight_matrix(linear).shape
+            if not isinstance(rank, int) or not 1 <= rank <= min(shape):
+                raise CheckpointError(
+                    f"config.json gives {path} the rank {rank!r}; expected a whole number from 1 to {min(shape)}, "
+                    f"since its weight is {shape[0]} x {shape[1]}. The file was changed or damaged."
+                )
+            model.set_submodule(name, LowRankLinear.empty_like(linear, rank))
+
+    def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
+        missing = [
+            f"{name}.{child}"
+            for name, layer in _low_rank_layers(model)
+            for child, parameter in layer.named_parameters()
+            if not getattr(parameter, "_is_hf_initialized", False)
+        ]
+        if missing:
+            shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+            raise CheckpointError(
+                f"The weight files lack {shown}, or hold them in another shape. The model is incomplete: "
+                "copy or download its folder again."
+            )
+        # If it is saved by transformers from here, the files get the standard names.
+        self.quantization_config.weights = None
+        return model
+
+    def _dequantize(self, model: PreTrainedModel, dtype: torch.dtype | None = None) -> PreTrainedModel:
+        for name, layer in list(_low_rank_layers(model)):
+            model.set_submodule(name, layer.to_dense())
+        return model
+
+
+def _low_rank_layers(model: nn.Module) -> list[tuple[str, LowRankLinear]]:
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, LowRankLinear)]
+
+
+def _find_module(model: PreTrainedModel, path: str) -> tuple[str, nn.Module]:
+    """Return the linear at ``path``, with or without the prefix by which a head's class holds its base model."""
+    prefix = f"{model.base_model_prefix}."
+    modules = dict(model.named_modules())
+    for name in (path, path.removeprefix(prefix), prefix + path):
+        if name in modules and is_linear(modules[name]):
+            return name, modules[name]
+    raise CheckpointError(
+        f"config.json gives {path!r} a rank, but {type(model).__name__} has no linear layer of that name. "
+        f"Load the model with the class that its 'architectures' names, or AutoModel."
+    )
+
+
+def attach(model: PreTrainedModel, config: EckartConfig) -> None:
+    """Mark a model in memory as compressed, as if it had been loaded: it saves and dequantizes like one."""
+    model.config.quantization_config = config
+    model.hf_quantizer = EckartQuantizer(config, pre_quantized=True)
+    model.is_quantized = True
+    model.quantization_method = METHOD
+
+
+def register() -> None:
+    """Tell transformers about the quantizer; harmless when called again."""
+    if METHOD not in AUTO_QUANTIZER_MAPPING:
+        register_quantization_config(METHOD)(EckartConfig)
+        register_quantizer(METHOD)(EckartQuantizer)

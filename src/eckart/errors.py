@@ -1,0 +1,38 @@
+"""Errors that a user can act on. The command line prints them without a traceback and exits with 2."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class EckartError(Exception):
+    """Base of every error that names what was found, what was expected and what to do."""
+
+
+class RecipeError(EckartError):
+    """A recipe that does not exist, or that has an unknown field or a value out of range."""
+
+
+class CalibrationError(EckartError):
+    """Calibration text that cannot be found, read, or cut into the samples that were asked for."""
+
+
+class UnsupportedModelError(EckartError):
+    """A model that cannot be compressed, or not yet."""
+
+
+class NonFiniteError(EckartError):
+    """A weight or an activation that is NaN or infinite."""
+
+
+class CheckpointError(EckartError):
+    """A folder that cannot be read or written as a compressed model."""
+
+
+def suggest(name: str, choices: Iterable[str]) -> str:
+    """Return ``'; did you mean ...? Choices: ...'`` for a name that is not among ``choices``."""
+    known = sorted(choices)
+    close = get_close_matches(name, known, n=3, cutoff=0.5)
+    guess = f"; did you mean {' or '.join(repr(c) for c in close)}?" if close else "."
+    return f"{guess} Choices: {', '.join(known)}."

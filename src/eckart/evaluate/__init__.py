@@ -1,0 +1,6 @@
+"""What a model is worth: measured, on text that it was not calibrated on."""
+
+from __future__ import annotations
+
+from eckart.evaluate.perplexity import Perplexity as Perplexity
+from eckart.evaluate.perplexity import perplexity as perplexity

@@ -1,0 +1,126 @@
+r"""The equation that every method solves.
+
+For a weight ``W`` (m, n), inputs ``Z`` (n, tokens) and target outputs ``T`` (m, tokens), find
+
+    minimise over rank(W') <= r   || T - W' Z ||_F^2
+
+from the two moments ``S = Z Z^T`` (n, n) and ``P = T Z^T`` (m, n) alone. With ``S = R R^T`` and
+``M = P R^-T = U diag(s) V^T`` the minimiser is ``U_r diag(s_r) V_r^T R^-1`` and the minimum
+``||T||^2 - sum_{i<=r} s_i^2`` (AA-SVD, arXiv 2604.02119, theorem 3.2). It is computed here in the form
+
+    W' = U_r U_r^T W_ls,    W_ls = W + (P - W S) S^+,    U = left singular vectors of W_ls R,
+
+which is the same matrix where ``S`` is regular, needs no inverse for ``T = W Z`` (then ``W_ls = W``), and keeps
+``W`` in the directions that no token has ever reached: the limit of the shrinkage towards ``W`` going to zero.
+
+Everything here is a pure function of float64 tensors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# Eigenvalues of the unit-diagonal second moment below this share of the largest count as zero. Moments are sums of
+# float32 products, so what lies below is rounding.
+RELATIVE_EIGENVALUE_FLOOR = 1e-7
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """A square root of a second moment, ``S = root @ root.T``, of rank k <= n.
+
+    Attributes:
+        root: (n, k) float64.
+        inverse: (k, n) float64, the left inverse: ``inverse @ root`` is the identity of size k.
+    """
+
+    root: Tensor
+    inverse: Tensor
+
+    @staticmethod
+    def identity(size: int, device: torch.device | None = None) -> Whitening:
+        """Return the root of the identity: no data, all input directions weigh the same."""
+        eye = torch.eye(size, dtype=torch.float64, device=device)
+        return Whitening(eye, eye)
+
+
+def whiten(second_moment: Tensor) -> Whitening:
+    """Factor a positive semi-definite matrix by its eigenvectors, dropping what is numerically zero.
+
+    The matrix is first scaled to a unit diagonal: features of language models differ in size by a factor of a
+    thousand, and the rounding of a sum of products is relative to the features that made it.
+
+    Args:
+        second_moment: (n, n) float64, symmetric; may be singular or zero.
+    """
+    scale = second_moment.diagonal().clamp_min(0).sqrt()
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    values, vectors = torch.linalg.eigh(second_moment / (scale[:, None] * scale[None, :]))
+    kept = values > RELATIVE_EIGENVALUE_FLOOR * values[-1].clamp_min(torch.finfo(values.dtype).tiny)
+    deviations = values[kept].sqrt()
+    basis = vectors[:, kept]
+    return Whitening(
+        root=scale[:, None] * basis * deviations,
+        inverse=(basis / deviations).T / scale,
+    )
+
+
+@dataclass(frozen=True)
+class Solution:
+    """The equation solved for every rank at once.
+
+    Attributes:
+        left: (m, p) float64, orthonormal columns, p = min(m, n): output directions by falling importance.
+        singular_values: (p,) float64; squared, the part of ``||T||^2`` that each component explains.
+        least_squares: (m, n) float64, the minimiser without a constraint on the rank.
+    """
+
+    left: Tensor
+    singular_values: Tensor
+    least_squares: Tensor
+
+
+def solve(whitening: Whitening, cross_moment: Tensor | None, weight: Tensor) -> Solution:
+    """Solve the equation of this module.
+
+    Args:
+        whitening: the root of ``S``.
+        cross_moment: ``P = T Z^T``, (m, n) float64; None stands for ``W S`` (the target is ``W Z``).
+        weight: ``W``, (m, n) float64.
+    """
+    root, inverse = whitening.root, whitening.inverse
+    least_squares = weight
+    if cross_moment is not None:
+        least_squares = weight + (cross_moment @ inverse.T - weight @ root) @ inverse
+    left, singular_values, _ = torch.linalg.svd(least_squares @ root, full_matrices=False)
+    explained = int((singular_values > 1e-12 * singular_values.max()).sum()) if singular_values.numel() else 0
+    size = min(weight.shape)
+    if explained < size:
+        # The tokens do not span enough directions to rank the rest: order it by the weight itself.
+        left = left[:, :explained]
+        rest = least_squares - left @ (left.T @ least_squares)
+        left = torch.cat([left, torch.linalg.svd(rest, full_matrices=False)[0][:, : size - explained]], dim=1)
+        left = torch.linalg.qr(left)[0]
+        padding = singular_values.new_zeros(size - explained)
+        singular_values = torch.cat([singular_values[:explained], padding])
+    return Solution(left, singular_values, least_squares)
+
+
+def truncate(solution: Solution, rank: int) -> tuple[Tensor, Tensor]:
+    """Return ``second`` (m, rank) and ``first`` (rank, n) whose product is the best weight of that rank.
+
+    Each component's norm is split evenly between the two, which keeps both within the range of 16-bit floats.
+    """
+    left = solution.left[:, :rank]
+    first = left.T @ solution.least_squares
+    norms = first.norm(dim=1)
+    split = torch.where(norms > 0, norms, torch.ones_like(norms)).sqrt()
+    return left * split, first / split[:, None]
+
+
+def minimum_loss(solution: Solution, rank: int, target_energy: Tensor) -> Tensor:
+    """Return ``||T - W' Z||^2 = ||T||^2 - sum_{i<=rank} s_i^2`` of the truncated solution (a 0-d tensor)."""
+    return target_energy - solution.singular_values[:rank].square().sum()

@@ -1,0 +1,80 @@
+"""What every objective answers: which stream it looks at, and its moments ``S`` and ``P`` for a linear."""
+
+from __future__ import annotations
+
+from enum import Flag, auto
+from typing import ClassVar
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from eckart.lowrank import Whitening, whiten
+from eckart.moments import Moments
+
+
+class Streams(Flag):
+    """The hidden states that an objective observes."""
+
+    NONE = 0
+    ORIGINAL = auto()
+    COMPRESSED = auto()
+
+
+class Choice(BaseModel):
+    """A choice at one of a recipe's places: its name and its numbers, as plain data."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+
+
+class Objective(Choice):
+    """A choice of inputs Z and target outputs T in ``min || T - W' Z ||^2``."""
+
+    streams: ClassVar[Streams]
+
+    def whitening(self, moments: Moments | None, in_features: int, device: torch.device) -> Whitening:
+        """Return the root of ``S``, shared by the linears of a group.
+
+        Args:
+            moments: of the group's inputs; None if the objective observes no stream.
+            in_features: n.
+            device: where the result is needed.
+        """
+        raise NotImplementedError
+
+    def cross_moment(self, weight: Tensor, moments: Moments, whitening: Whitening, rank: int) -> Tensor | None:
+        """Return ``P = T Z^T``, (m, n) float64, for one linear; None stands for ``W S``.
+
+        Args:
+            weight: ``W``, (m, n) float64.
+            moments: of the group's inputs.
+            whitening: what :meth:`whitening` returned for them.
+            rank: the rank that the linear will get.
+        """
+        return None
+
+
+class DataAwareObjective(Objective):
+    """An objective that looks at activations; it can be held back towards the original weight.
+
+    Shrinkage adds ``t || W' - W ||^2`` to the loss: ``S + t I`` and ``P + t W``, where t is ``shrinkage`` times the
+    mean of the diagonal of S. It matters where tokens are few; the published recipes have none.
+    """
+
+    shrinkage: float = Field(0.0, ge=0.0)
+
+    def whitening(self, moments: Moments | None, in_features: int, device: torch.device) -> Whitening:
+        """Return the root of ``S + t I``."""
+        assert moments is not None
+        return whiten(add_to_diagonal(moments.second, self.shrinkage))
+
+
+def add_to_diagonal(second_moment: Tensor, share: float) -> Tensor:
+    """Return the (n, n) matrix plus ``share`` times the mean of its diagonal times the identity."""
+    if share == 0:
+        return second_moment
+    size = len(second_moment)
+    amount = share * second_moment.diagonal().mean()
+    return second_moment + amount * torch.eye(size, dtype=second_moment.dtype, device=second_moment.device)

@@ -1,0 +1,56 @@
+"""What will be done to a model, before anything is done: its blocks, its targets and their ranks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel
+
+from eckart.blocks import Block, Target, find_blocks
+from eckart.errors import EckartError, UnsupportedModelError
+from eckart.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The blocks of a model and a rank for each target linear.
+
+    Attributes:
+        keep: bytes of the targets to keep, as was asked for.
+        blocks: with their groups, in order of execution.
+        ranks: by path; None where the linear stays dense.
+        parameters: of the whole model as it is.
+    """
+
+    keep: float
+    blocks: list[Block]
+    ranks: dict[str, int | None]
+    parameters: int
+
+    @property
+    def targets(self) -> list[Target]:
+        """All target linears, in order of execution."""
+        return [target for block in self.blocks for group in block.groups for target in group.targets]
+
+
+def check_keep(keep: float) -> None:
+    """Raise unless ``keep`` is a share of bytes that can be kept."""
+    if not 0 < keep <= 1:
+        raise EckartError(f"keep is the share of the bytes to keep, above 0 and at most 1; found {keep:g}.")
+
+
+def make_plan(model: PreTrainedModel, recipe: Recipe, keep: float) -> Plan:
+    """Find the target linears of ``model`` and give each a rank.
+
+    Raises:
+        EckartError: ``keep`` is not in (0, 1].
+        UnsupportedModelError: the model has no blocks of linears that could be factored.
+    """
+    check_keep(keep)
+    blocks = find_blocks(model)
+    shapes = {t.path: t.shape for block in blocks for group in block.groups for t in group.targets}
+    if not shapes:
+        raise UnsupportedModelError(f"The blocks of {type(model).__name__} run no linear layer that can be factored.")
+    ranks = recipe.allocation.ranks(shapes, keep, recipe.structure)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return Plan(keep, blocks, ranks, parameters)

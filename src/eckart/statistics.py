@@ -1,0 +1,110 @@
+"""Runs a block over a stream of hidden states and collects what the objectives need: passes, nothing else.
+
+A stream is the hidden states of all calibration tokens between two blocks: one (batch, length, width) tensor a batch,
+held on the host. Calls are looked up by (batch, length), since masks and positions depend on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from eckart.blocks import BlockCall, Group, Target, observe_inputs
+from eckart.device import moment_device
+from eckart.errors import UnsupportedModelError
+from eckart.moments import Moments
+
+Stream = Sequence[Tensor]
+Calls = Mapping[torch.Size, BlockCall]
+
+
+@dataclass(frozen=True)
+class GroupInputs:
+    """The inputs of each group of a block, batch by batch on the host, and ``||W x||^2`` of each linear."""
+
+    inputs: dict[Group, list[Tensor]]
+    output_energies: dict[Target, float]
+
+
+def input_moments(
+    block: nn.Module, groups: tuple[Group, ...], calls: Calls, stream: Stream, device: torch.device
+) -> tuple[dict[Group, Moments], Stream]:
+    """Return the moments of all groups, and the stream behind the block, in one pass."""
+    moments = {group: _empty(group, device, paired=False) for group in groups}
+    outputs = []
+    for call, hidden in _on_device(calls, stream, device):
+        inputs, output = observe_inputs(block, call, hidden, groups)
+        for group, tokens in inputs.items():
+            moments[group].add(tokens)
+        assert output is not None
+        outputs.append(output.cpu())
+    return moments, outputs
+
+
+def group_inputs(
+    block: nn.Module, groups: tuple[Group, ...], calls: Calls, stream: Stream, device: torch.device
+) -> tuple[GroupInputs, Stream]:
+    """Return the inputs of all groups themselves, and the stream behind the block, in one pass."""
+    kept: dict[Group, list[Tensor]] = {group: [] for group in groups}
+    energies: dict[Target, float] = {}
+    outputs = []
+    for call, hidden in _on_device(calls, stream, device):
+        inputs, output = observe_inputs(block, call, hidden, groups, output_energies=energies)
+        for group, tokens in inputs.items():
+            kept[group].append(tokens.cpu())
+        assert output is not None
+        outputs.append(output.cpu())
+    return GroupInputs(kept, energies), outputs
+
+
+def group_moments(
+    block: nn.Module,
+    group: Group,
+    calls: Calls,
+    stream: Stream,
+    device: torch.device,
+    originals: Sequence[Tensor] | None = None,
+) -> Moments:
+    """Return the moments of one group, in a pass that ends where the group is reached.
+
+    Args:
+        block: as compressed so far.
+        group: whose inputs are summed.
+        calls: how the model calls the block.
+        stream: in front of the block, of the compressed model.
+        device: where the block is.
+        originals: the inputs of the group in the original model, batch by batch, if both streams are wanted.
+
+    Raises:
+        UnsupportedModelError: the two streams hand different tokens to the group, as routed experts do.
+    """
+    moments = _empty(group, device, paired=originals is not None)
+    for index, (call, hidden) in enumerate(_on_device(calls, stream, device)):
+        inputs, _ = observe_inputs(block, call, hidden, (group,), stop=True)
+        original = None if originals is None else originals[index].to(device)
+        if original is not None and original.shape != inputs[group].shape:
+            raise UnsupportedModelError(
+                f"{group.targets[0].path} is handed {len(original)} tokens in the original model and "
+                f"{len(inputs[group])} in the compressed one, so they cannot be paired. "
+                "Use an objective that looks at one stream, such as --set objective=input-aware."
+            )
+        moments.add(inputs[group], original)
+    return moments
+
+
+def advance(block: nn.Module, calls: Calls, stream: Stream, device: torch.device) -> Stream:
+    """Return the stream behind the block."""
+    with torch.no_grad():
+        return [call(block, hidden).cpu() for call, hidden in _on_device(calls, stream, device)]
+
+
+def _on_device(calls: Calls, stream: Stream, device: torch.device) -> Iterator[tuple[BlockCall, Tensor]]:
+    for hidden in stream:
+        yield calls[hidden.shape[:2]], hidden.to(device)
+
+
+def _empty(group: Group, device: torch.device, *, paired: bool) -> Moments:
+    return Moments.zeros(group.targets[0].in_features, paired=paired, device=moment_device(device))

@@ -1,0 +1,37 @@
+"""How a low-rank weight is laid out, and what a rank then costs in stored bytes."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from eckart.objectives.base import Choice
+
+BYTES_PER_NUMBER = 2  # `keep` counts in 16-bit numbers, whatever dtype a model is held in while it is compressed
+
+
+def dense_bytes(out_features: int, in_features: int) -> int:
+    """Return the stored bytes of a dense weight."""
+    return BYTES_PER_NUMBER * out_features * in_features
+
+
+class TwoFactor(Choice):
+    """Two factors, (m, r) and (r, n): r (m + n) numbers."""
+
+    name: Literal["two-factor"] = "two-factor"
+
+    def bytes(self, out_features: int, in_features: int, rank: int | None) -> int:
+        """Return the stored bytes of a weight of ``rank``; None stands for dense."""
+        if rank is None:
+            return dense_bytes(out_features, in_features)
+        return BYTES_PER_NUMBER * rank * (out_features + in_features)
+
+    def largest_rank(self, out_features: int, in_features: int, budget: int) -> int | None:
+        """Return the largest rank whose factors take at most ``budget`` bytes and fewer than the dense weight.
+
+        None where the dense weight itself is within the budget, or where not even rank 1 would save anything.
+        """
+        if budget >= dense_bytes(out_features, in_features):
+            return None
+        rank = budget // (BYTES_PER_NUMBER * (out_features + in_features))
+        dense_is_cheaper = self.bytes(out_features, in_features, 1) >= dense_bytes(out_features, in_features)
+        return None if dense_is_cheaper else max(rank, 1)

@@ -1,0 +1,141 @@
+"""Where text comes from: a file, a dataset, or the language reference inside every Python.
+
+A text is named by a short specification, the same for calibration and for evaluation:
+
+    FILE                            rows of the file joined by blank lines (the WikiText convention, see `read_text`)
+    FILE:lines                      stripped lines joined by blank lines (the Penn Treebank convention)
+    FILE:raw                        the file as it is
+    FILE.jsonl[:FIELD]              one field ("text") of each JSON line, joined by blank lines
+    dataset:NAME:SPLIT[:FIELD[:CONFIG]]   a Hugging Face dataset, or a local folder of one
+    python-docs                     the calibration part of `pydoc_data.topics`
+    python-docs:held-out            the part held out
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from eckart.errors import CalibrationError, suggest
+
+PYTHON_DOCS = "python-docs"
+HELD_OUT_EVERY = 5  # every fifth topic of the language reference is held out
+
+
+def read_text(specification: str) -> str:
+    """Return the text that ``specification`` names (the forms are listed at the top of this module).
+
+    Raises:
+        CalibrationError: it cannot be found or read, or it is empty.
+    """
+    text = _find_reader(specification)()
+    if not text.strip():
+        raise CalibrationError(f"The text {specification!r} is empty.")
+    return text
+
+
+def _find_reader(specification: str) -> Callable[[], str]:
+    if specification in (PYTHON_DOCS, f"{PYTHON_DOCS}:held-out"):
+        return lambda: read_python_docs(held_out=specification != PYTHON_DOCS)
+    if specification.startswith("dataset:"):
+        return lambda: _read_dataset(specification)
+    path, option = Path(specification), ""
+    if not path.exists() and ":" in specification:
+        name, _, option = specification.rpartition(":")
+        path = Path(name)
+    if not path.is_file():
+        raise CalibrationError(
+            f"No text is called {specification!r}. Expected a text file (FILE, FILE:lines, FILE:raw), "
+            f"FILE.jsonl[:FIELD], dataset:NAME:SPLIT[:FIELD[:CONFIG]], {PYTHON_DOCS} or {PYTHON_DOCS}:held-out."
+        )
+    if path.suffix in (".jsonl", ".json"):
+        return lambda: "\n\n".join(_json_rows(path, option or "text"))
+    if option not in LINE_CONVENTIONS:
+        raise CalibrationError(f"No way to read a text file is called {option!r}{suggest(option, LINE_CONVENTIONS)}")
+    return lambda: LINE_CONVENTIONS[option](_read_file(path))
+
+
+def _split(text: str) -> list[str]:
+    # Not splitlines(), which also splits at form feeds and at the line separators of Unicode.
+    return list(io.StringIO(text, newline="\n"))
+
+
+def _rows(text: str) -> str:
+    # The WikiText rows on the hub: a blank line is the empty string, any other keeps its newline.
+    return "\n\n".join(line if line.strip() else "" for line in _split(text))
+
+
+def _lines(text: str) -> str:
+    return "\n\n".join(line.strip() for line in _split(text))
+
+
+LINE_CONVENTIONS: dict[str, Callable[[str], str]] = {
+    "": _rows,
+    "rows": _rows,
+    "lines": _lines,
+    "raw": lambda text: text,
+}
+
+
+def _read_file(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        raise CalibrationError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}.") from error
+    except OSError as error:
+        raise CalibrationError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def _json_rows(path: Path, field: str) -> Iterator[str]:
+    for number, line in enumerate(_split(_read_file(path)), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise CalibrationError(f"{path}, line {number} is not JSON: {error.msg}.") from error
+        if not isinstance(row, dict) or not isinstance(row.get(field), str):
+            fields = [key for key, value in row.items() if isinstance(value, str)] if isinstance(row, dict) else []
+            raise CalibrationError(f"{path}, line {number} has no text field {field!r}{suggest(field, fields)}")
+        yield row[field]
+
+
+def _read_dataset(specification: str) -> str:
+    try:
+        import datasets
+    except ImportError as error:
+        raise CalibrationError("Reading a dataset needs an extra: pip install 'eckart[datasets]'.") from error
+    _, *parts = specification.split(":")
+    if not 2 <= len(parts) <= 4:
+        raise CalibrationError(f"Expected dataset:NAME:SPLIT[:FIELD[:CONFIG]], found {specification!r}.")
+    name, split = parts[:2]
+    field = parts[2] if len(parts) > 2 and parts[2] else "text"
+    try:
+        rows = datasets.load_dataset(name, parts[3] if len(parts) > 3 else None, split=split)
+    except Exception as error:  # the library raises many kinds, from ValueError to its own network errors
+        raise CalibrationError(f"The dataset {name!r} cannot be loaded: {error}") from error
+    if field not in rows.column_names:
+        raise CalibrationError(f"The dataset {name!r} has no field {field!r}{suggest(field, rows.column_names)}")
+    return "\n\n".join(rows[field])
+
+
+def read_python_docs(*, held_out: bool) -> str:
+    """Return one of two parts of the Python language reference (about 0.5 MB in all) with no paragraph in common."""
+    from pydoc_data.topics import topics
+
+    names = sorted(topics)
+    held_out_names = names[::HELD_OUT_EVERY]
+    held_out_paragraphs = {paragraph for name in held_out_names for paragraph in topics[name].split("\n\n")}
+    if held_out:
+        return "\n\n".join(topics[name].strip() for name in held_out_names)
+    # Topics quote one another at length: what is held out must not be learnt from a quotation.
+    kept = (
+        paragraph
+        for name in names
+        if name not in held_out_names
+        for paragraph in topics[name].split("\n\n")
+        if paragraph not in held_out_paragraphs
+    )
+    return "\n\n".join(kept)
