@@ -76,12 +76,10 @@ def compress(
     model.eval()
     plan = make_plan(model, chosen, keep)
     tokens: Calibration | None = None
-    if chosen.objective.streams:
+    if chosen.objective.needs_data:
         if tokenizer is None and isinstance(calibration, str) and model.config.name_or_path:
             tokenizer = load_tokenizer(model.config.name_or_path)
-        tokens = calibrate(
-            calibration, samples=samples, length=length, seed=seed, tokenizer=tokenizer, model=model
-        )
+        tokens = calibrate(calibration, samples=samples, length=length, seed=seed, tokenizer=tokenizer, model=model)
     notes = token_warnings(plan, tokens)
     for note in notes:
         warnings.warn(note, stacklevel=2)

@@ -1,4 +1,6 @@
-"""Finds the blocks of a model and the groups of linears in them, by structure and one probe run. No architecture is named.
+"""Finds the blocks of a model and the groups of linears in them, by structure and one probe run.
+
+No architecture is named.
 
 A block is an item of the longest list of modules that holds linear layers. A group is the linears of a block that
 are handed the same tensor, in order of execution.
@@ -7,7 +9,7 @@ are handed the same tensor, in order of execution.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -61,7 +63,7 @@ class Block:
     groups: tuple[Group, ...]
 
 
-class _StopForward(Exception):
+class _StopForwardError(Exception):
     """Ends a forward pass as soon as what it was run for is known. Never leaves this module."""
 
 
@@ -89,7 +91,7 @@ class BlockCall:
 
     def to(self, device: torch.device) -> BlockCall:
         """Return the call with its tensors on ``device``."""
-        return cast(BlockCall, BlockCall(*tree_map_only(Tensor, lambda t: t.to(device), (self.args, self.kwargs))))
+        return BlockCall(*tree_map_only(Tensor, lambda tensor: tensor.to(device), (self.args, self.kwargs)))
 
 
 def find_block_list(model: nn.Module) -> tuple[str, nn.ModuleList]:
@@ -122,14 +124,14 @@ def _replaced_forwards(
     before = [vars(block).get("forward") for block in blocks]
     try:
         for index, block in enumerate(blocks):
-            block.forward = replace(index, block.forward)  # type: ignore[method-assign]
+            block.forward = replace(index, block.forward)
         yield
     finally:
         for block, forward in zip(blocks, before, strict=True):
             if forward is None:
                 del block.forward
             else:
-                block.forward = forward  # type: ignore[method-assign]
+                block.forward = forward
 
 
 def capture_calls(model: PreTrainedModel, tokens: Tensor) -> tuple[Tensor, list[BlockCall]]:
@@ -272,7 +274,7 @@ def observe_inputs(
         def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
             seen[group].append(args[0].flatten(0, -2))
             if group is stop_at:
-                raise _StopForward
+                raise _StopForwardError
 
         return hook
 
@@ -293,10 +295,8 @@ def observe_inputs(
         for group in groups:
             leader = block.get_submodule(group.targets[0].name)
             handles.append(leader.register_forward_pre_hook(keep(group)))
-        try:
+        with suppress(_StopForwardError):
             output = call(block, hidden)
-        except _StopForward:
-            pass
     inputs = {
         group: torch.cat(parts) if parts else hidden.new_zeros(0, group.targets[0].in_features)
         for group, parts in seen.items()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -35,7 +36,7 @@ class Calibration:
     def batches(self) -> Iterator[Tensor]:
         """Yield the samples in order, (batch, length) at a time."""
         size = max(1, BATCH_TOKENS // self.tokens.shape[1])
-        yield from self.tokens.split(size)
+        yield from torch.split(self.tokens, size)
 
     @property
     def record(self) -> CalibrationRecord:
@@ -82,9 +83,7 @@ def calibrate(
             )
         return Calibration(source.cpu().to(torch.int64), "token ids", seed)
     if samples < 1 or length < 2:
-        raise CalibrationError(
-            f"Calibration needs at least 1 sample of 2 tokens, found {samples} samples of {length}."
-        )
+        raise CalibrationError(f"Calibration needs at least 1 sample of 2 tokens, found {samples} samples of {length}.")
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None) if model else None
     if context and length > context:
         raise CalibrationError(
@@ -99,11 +98,13 @@ def calibrate(
             f"Calibration on {source!r} needs the model's tokenizer, and none was found. Pass tokenizer=, "
             "or token ids as calibration, or use 'self'."
         )
-    return Calibration(draw_samples(tokenize(read_text(source), tokenizer), samples, length, seed, source), source, seed)
+    return Calibration(
+        draw_samples(tokenize(read_text(source), tokenizer), samples, length, seed, source), source, seed
+    )
 
 
 def tokenize(text: str, tokenizer: PreTrainedTokenizerBase) -> Tensor:
-    """Return the token ids of a whole text, (tokens,) int64, with the special tokens that the tokenizer puts around it."""
+    """Return the token ids of a whole text, (tokens,) int64, with the special tokens that the tokenizer adds to it."""
     ids = tokenizer(text, return_attention_mask=False, verbose=False)["input_ids"]
     return torch.tensor(ids, dtype=torch.int64)
 
@@ -158,4 +159,4 @@ def sample_from_model(model: PreTrainedModel, samples: int, length: int, seed: i
             pad_token_id=start,
             max_new_tokens=length - 1,
         )
-    return tokens.cpu()
+    return cast(Tensor, tokens.cpu())

@@ -59,7 +59,7 @@ def compress_blocks(
     with walk.timings.measure("total"):
         original: Stream = []
         calls: list[Calls] = [{} for _ in plan.blocks]
-        if recipe.objective.streams:
+        if recipe.objective.needs_data:
             if calibration is None:
                 raise CalibrationError(f"Recipe {recipe.name!r} looks at activations and needs calibration text.")
             with walk.timings.measure("statistics"):
@@ -70,7 +70,7 @@ def compress_blocks(
     return Report(
         recipe=recipe,
         requested_keep=plan.keep,
-        calibration=calibration.record if calibration and recipe.objective.streams else None,
+        calibration=calibration.record if calibration and recipe.objective.needs_data else None,
         layers=walk.records,
         parameters=plan.parameters,
         parameters_after=sum(parameter.numel() for parameter in model.parameters()),
@@ -104,32 +104,27 @@ class _Walk:
     records: list[LayerRecord] = field(default_factory=list)
     timings: Timings = field(default_factory=Timings)
 
-    def compress_block(
-        self, block: Block, calls: Calls, original: Stream, compressed: Stream
-    ) -> tuple[Stream, Stream]:
+    def compress_block(self, block: Block, calls: Calls, original: Stream, compressed: Stream) -> tuple[Stream, Stream]:
         """Replace the linears of one block, and return both streams behind it."""
         streams = self.recipe.objective.streams
         with placed(block.module, self.device) as placement:
             moments: dict[Group, Moments] = {}
             originals: GroupInputs | None = None
             with self.timings.measure("statistics"):
-                if streams == Streams.ORIGINAL:
-                    moments, original = input_moments(
-                        block.module, block.groups, calls, original, self.device
-                    )
-                elif Streams.ORIGINAL in streams:
+                if streams is Streams.ORIGINAL:
+                    moments, original = input_moments(block.module, block.groups, calls, original, self.device)
+                elif streams is Streams.BOTH:
                     untouched = copy.deepcopy(block.module)
                     originals, original = group_inputs(untouched, block.groups, calls, original, self.device)
                     del untouched
+            in_order = streams in (Streams.COMPRESSED, Streams.BOTH)
             for group in block.groups:
-                if Streams.COMPRESSED in streams:
+                if in_order:
                     with self.timings.measure("statistics"):
                         inputs = originals.inputs.pop(group) if originals else None
-                        moments[group] = group_moments(
-                            block.module, group, calls, compressed, self.device, inputs
-                        )
+                        moments[group] = group_moments(block.module, group, calls, compressed, self.device, inputs)
                 self._compress_group(block, group, moments.pop(group, None), originals, placement)
-            if Streams.COMPRESSED in streams:
+            if in_order:
                 with self.timings.measure("statistics"):
                     compressed = advance(block.module, calls, compressed, self.device)
         return original, compressed

@@ -35,35 +35,38 @@ def estimate(
     streams = recipe.objective.streams
     block = max(plan.blocks, key=lambda b: sum(t.out_features * t.in_features for g in b.groups for t in g.targets))
     seconds = len(plan.blocks) * _factorisation_seconds(block, recipe, device)
-    if streams and calibration is not None:
+    if calibration is not None:
         seconds += len(plan.blocks) * _statistics_seconds(model, block, streams, plan.keep, calibration, device)
     return Estimate(host_memory() + _extra_bytes(model, block, streams, calibration), seconds)
 
 
-def _extra_bytes(
-    model: PreTrainedModel, block: Block, streams: Streams, calibration: Calibration | None
-) -> int:
+def _extra_bytes(model: PreTrainedModel, block: Block, streams: Streams, calibration: Calibration | None) -> int:
     """Return the bytes that a run holds at once beyond the model itself."""
-    both = streams == Streams.ORIGINAL | Streams.COMPRESSED
+    both = streams is Streams.BOTH
     copies = FLOAT32 * sum(parameter.numel() for parameter in block.module.parameters()) * (2 if both else 1)
     widths = [group.targets[0].in_features for group in block.groups]
     largest = max(widths)
     solver = FLOAT64 * max(4 * largest**2 + 6 * t.out_features * t.in_features for g in block.groups for t in g.targets)
-    if not streams or calibration is None:
+    if calibration is None:
         return copies + solver
     tokens = calibration.tokens.numel()
-    width = model.get_input_embeddings().embedding_dim
+    width = int(model.get_input_embeddings().embedding_dim)
     # A stream is held while the next one is written; the embedding is widened while the first one is made.
     stream = FLOAT32 * tokens * width * (3 if both else 2)
     inputs = FLOAT32 * tokens * sum(widths) if both else 0
-    observed = widths if streams == Streams.ORIGINAL else [largest]
+    observed = widths if streams is Streams.ORIGINAL else [largest]
     moments = FLOAT64 * sum(w**2 for w in observed) * (2 if both else 1)
-    embedding = FLOAT32 * model.get_input_embeddings().weight.numel()
+    embedding = FLOAT32 * int(model.get_input_embeddings().weight.numel())
     return max(embedding + stream, copies + stream + inputs + moments + solver)
 
 
 def _statistics_seconds(
-    model: PreTrainedModel, block: Block, streams: Streams, keep: float, calibration: Calibration, device: torch.device
+    model: PreTrainedModel,
+    block: Block,
+    streams: Streams,
+    keep: float,
+    calibration: Calibration,
+    device: torch.device,
 ) -> float:
     batches = list(calibration.batches())
     _, modules = find_block_list(model)
@@ -77,8 +80,8 @@ def _statistics_seconds(
     product = _seconds(lambda: sample.T @ sample, device) / max(widths) ** 2
     # How far into the block the passes of the compressed stream run before they stop at each group, and the last one.
     depth = sum(sum(sizes[:index]) for index in range(len(sizes))) / sum(sizes) + 1
-    passes = (1 if Streams.ORIGINAL in streams else 0) + (keep * depth if Streams.COMPRESSED in streams else 0)
-    moments = sum(width**2 for width in widths) * (2 if streams == Streams.ORIGINAL | Streams.COMPRESSED else 1)
+    passes = {Streams.ORIGINAL: 1.0, Streams.COMPRESSED: keep * depth, Streams.BOTH: 1 + keep * depth}[streams]
+    moments = sum(width**2 for width in widths) * (2 if streams is Streams.BOTH else 1)
     return len(batches) * (passes * forward + moments * product)
 
 
@@ -89,7 +92,9 @@ def _factorisation_seconds(block: Block, recipe: Recipe, device: torch.device) -
     largest = max(targets, key=_svd_cost)
     size = min(max(widths), 768)
     square = torch.randn(size, size, dtype=torch.float64, device=place)
-    whitening = _seconds(lambda: torch.linalg.eigh(square @ square.T), place) / size**3 if recipe.objective.streams else 0
+    whitening = (
+        _seconds(lambda: torch.linalg.eigh(square @ square.T), place) / size**3 if recipe.objective.needs_data else 0
+    )
     scale = min(1.0, 768 / max(largest.shape))
     shape = [max(1, round(side * scale)) for side in largest.shape]
     matrix = torch.randn(*shape, dtype=torch.float64, device=place)

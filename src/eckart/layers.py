@@ -105,9 +105,7 @@ class LowRankLinear(nn.Module):
         if self.replaced is Conv1D:
             dense = Conv1D(self.out_features, self.in_features).to(device=weight.device, dtype=weight.dtype)
         else:
-            dense = nn.Linear(
-                self.in_features, self.out_features, bias=bias, device=weight.device, dtype=weight.dtype
-            )
+            dense = nn.Linear(self.in_features, self.out_features, bias=bias, device=weight.device, dtype=weight.dtype)
         with torch.no_grad():
             weight_matrix(dense).copy_(self.product())
             if bias:

@@ -15,9 +15,7 @@ class Uniform(Choice):
 
     name: Literal["uniform"] = "uniform"
 
-    def ranks(
-        self, shapes: Mapping[str, tuple[int, int]], keep: float, structure: TwoFactor
-    ) -> dict[str, int | None]:
+    def ranks(self, shapes: Mapping[str, tuple[int, int]], keep: float, structure: TwoFactor) -> dict[str, int | None]:
         """Return a rank for each linear, or None where it stays dense.
 
         Args:

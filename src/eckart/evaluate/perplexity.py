@@ -67,6 +67,4 @@ def perplexity(
     loss = total / count
     if not math.isfinite(loss):
         raise EckartError("The loss is NaN or infinite: the model gives no usable logits on this text.")
-    return Perplexity(
-        perplexity=math.exp(min(loss, 700.0)), log_perplexity=loss, windows=count, length=length
-    )
+    return Perplexity(perplexity=math.exp(min(loss, 700.0)), log_perplexity=loss, windows=count, length=length)

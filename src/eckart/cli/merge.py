@@ -1,0 +1,36 @@
+"""``eckart merge``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from eckart.checkpoint import load_model, load_tokenizer
+from eckart.checkpoint.quantizer import METHOD
+from eckart.checkpoint.save import MAX_SHARD_SIZE, check_output, new_folder
+from eckart.cli.console import command, output
+from eckart.errors import CheckpointError
+
+
+@command
+def merge(
+    folder: Annotated[str, typer.Argument(help="A compressed model.", show_default=False)],
+    out: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.", show_default=False)],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output folder.")] = False,
+) -> None:
+    """Multiply the factors back into a dense model, which loads anywhere and saves no bytes."""
+    check_output(out, overwrite=overwrite)
+    model = load_model(folder)
+    quantizer = getattr(model, "hf_quantizer", None)
+    if quantizer is None or quantizer.quantization_config.quant_method != METHOD:
+        raise CheckpointError(f"{folder} is not compressed by eckart, so there is nothing to multiply back.")
+    tokenizer = load_tokenizer(folder)
+    dense = model.dequantize()
+    size = sum(parameter.numel() * parameter.element_size() for parameter in dense.parameters())
+    with new_folder(out, overwrite=overwrite, needed=size) as partial:
+        dense.save_pretrained(partial, max_shard_size=MAX_SHARD_SIZE)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(partial)
+    output.print(f"Wrote the dense model {out}.", soft_wrap=True)

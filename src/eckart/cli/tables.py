@@ -1,0 +1,52 @@
+"""Tables for the terminal."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from rich import box
+from rich.table import Table
+
+from eckart.report import LayerRecord
+
+
+def layer_kinds(layers: Sequence[LayerRecord]) -> Table:
+    """Return one row a kind of layer: those whose paths differ only in the number of the block."""
+    kinds: dict[str, list[LayerRecord]] = {}
+    for layer in layers:
+        kinds.setdefault(re.sub(r"\.\d+\.", ".*.", layer.path), []).append(layer)
+    table = Table("layers", "count", "shape", "rank", "bytes kept", "mean error", "largest error", box=box.SIMPLE)
+    for kind, members in kinds.items():
+        errors = [layer.error for layer in members]
+        kept = sum(layer.bytes for layer in members) / sum(layer.dense_bytes for layer in members)
+        table.add_row(
+            kind,
+            str(len(members)),
+            " ".join(sorted({_shape(layer) for layer in members})),
+            _range([layer.rank for layer in members]),
+            f"{kept:.1%}",
+            f"{sum(errors) / len(errors):.3f}",
+            f"{max(errors):.3f}",
+        )
+    return table
+
+
+def all_layers(layers: Sequence[LayerRecord]) -> Table:
+    """Return one row a layer."""
+    table = Table("layer", "shape", "rank", "bytes", "kept", "error", box=box.SIMPLE)
+    for layer in layers:
+        rank = "dense" if layer.rank is None else str(layer.rank)
+        share = f"{layer.bytes / layer.dense_bytes:.1%}"
+        table.add_row(layer.path, _shape(layer), rank, f"{layer.bytes:,}", share, f"{layer.error:.3f}")
+    return table
+
+
+def _shape(layer: LayerRecord) -> str:
+    return f"{layer.out_features}x{layer.in_features}"
+
+
+def _range(ranks: Sequence[int | None]) -> str:
+    numbers = sorted({rank for rank in ranks if rank is not None})
+    words = [] if not numbers else [str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]}-{numbers[-1]}"]
+    return ", ".join(words + (["dense"] if None in ranks else []))

