@@ -1,14 +1,19 @@
 from __future__ import annotations
 
-
 import pytest
 import torch
+from tests.conftest import CONFIGS, make_model
 from torch import nn
 from transformers import PreTrainedModel
 
-from eckart.blocks import capture_calls, check_calls_are_independent_of_tokens, find_block_list, find_blocks, observe_inputs
+from eckart.blocks import (
+    capture_calls,
+    check_calls_are_independent_of_tokens,
+    find_block_list,
+    find_blocks,
+    observe_inputs,
+)
 from eckart.errors import UnsupportedModelError
-from tests.conftest import CONFIGS, make_model
 
 CPU = torch.device("cpu")
 
@@ -137,5 +142,3 @@ def test_a_call_that_depends_on_the_text_is_refused(llama: PreTrainedModel) -> N
     layer.__class__ = Layer
     with pytest.raises(UnsupportedModelError, match="'extra', which depends on the text"):
         check_calls_are_independent_of_tokens(llama, 16, CPU)
-
-

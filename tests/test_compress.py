@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from tests.conftest import CONFIGS, make_model
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -13,7 +14,6 @@ import eckart
 from eckart.blocks import find_blocks
 from eckart.errors import CalibrationError, NonFiniteError
 from eckart.layers import LowRankLinear, weight_matrix
-from tests.conftest import CONFIGS, make_model
 
 KEEP = 0.6
 
@@ -143,7 +143,9 @@ def test_the_same_seed_gives_the_same_bits(tokens: Tensor) -> None:
 
 
 @pytest.mark.parametrize("recipe", ["svd-llm", "aa-svd-layer"])
-def test_a_ragged_last_batch_counts_like_any_other(recipe: str, monkeypatch: pytest.MonkeyPatch, tokens: Tensor) -> None:
+def test_a_ragged_last_batch_counts_like_any_other(
+    recipe: str, monkeypatch: pytest.MonkeyPatch, tokens: Tensor
+) -> None:
     models = [make_model("opt") for _ in range(2)]
     eckart.compress(models[0], recipe, KEEP, tokens)
     monkeypatch.setattr("eckart.calibration.BATCH_TOKENS", 24 * 5)  # 12 samples as 5 + 5 + 2

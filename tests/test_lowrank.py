@@ -37,7 +37,9 @@ def best(weight: Tensor, inputs: Tensor, targets: Tensor, rank: int) -> tuple[Te
 
 @settings(deadline=None, max_examples=60)
 @given(sizes, sizes, st.integers(1, 30), st.integers(0, 1000), st.data())
-def test_loss_is_the_predicted_one_and_the_brute_force_minimum(m: int, n: int, tokens: int, seed: int, data: st.DataObject) -> None:
+def test_loss_is_the_predicted_one_and_the_brute_force_minimum(
+    m: int, n: int, tokens: int, seed: int, data: st.DataObject
+) -> None:
     weight, inputs, targets = problem(m, n, tokens, seed)
     rank = data.draw(st.integers(1, min(m, n)))
     product, predicted = best(weight, inputs, targets, rank)

@@ -15,6 +15,7 @@ from eckart.checkpoint.load import check_compressible, load_tokenizer
 from eckart.checkpoint.save import describe
 from eckart.compress import compress_blocks
 from eckart.device import resolve_device
+from eckart.errors import EckartWarning
 from eckart.estimate import Estimate, estimate
 from eckart.plan import Plan, make_plan
 from eckart.recipe import DEFAULT_RECIPE, Recipe, load_recipe
@@ -23,7 +24,6 @@ from eckart.text import PYTHON_DOCS
 
 DEFAULT_KEEP = 0.8
 DEFAULT_SAMPLES = 64
-DEFAULT_LENGTH = 1024
 
 
 def compress(
@@ -34,7 +34,7 @@ def compress(
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
     samples: int = DEFAULT_SAMPLES,
-    length: int = DEFAULT_LENGTH,
+    length: int | None = None,
     seed: int = 0,
     device: str = "auto",
     overrides: Iterable[str] = (),
@@ -55,7 +55,7 @@ def compress(
             model, or token ids (samples, length). Not read if the recipe looks at no data.
         tokenizer: of the model; by default the one beside the files that the model was loaded from.
         samples: how many calibration samples to draw.
-        length: tokens in each.
+        length: tokens in each; by default 1024, or the model's context if that is shorter.
         seed: of the draw.
         device: ``auto``, ``cpu`` or the name of an accelerator.
         overrides: changes to the recipe, such as ``objective.shrinkage=0.03``.
@@ -82,7 +82,7 @@ def compress(
         tokens = calibrate(calibration, samples=samples, length=length, seed=seed, tokenizer=tokenizer, model=model)
     notes = token_warnings(plan, tokens)
     for note in notes:
-        warnings.warn(note, stacklevel=2)
+        warnings.warn(note, EckartWarning, stacklevel=2)
     on_start(plan, estimate(model, chosen, plan, tokens, place))
     report = compress_blocks(model, chosen, plan, tokens, device=place, on_layer=on_layer)
     report.warnings.extend(notes)

@@ -16,6 +16,7 @@ from eckart.report import CalibrationRecord
 from eckart.text import read_text
 
 SELF = "self"
+DEFAULT_LENGTH = 1024
 BATCH_TOKENS = 2048  # tokens in one forward pass of a block, about
 
 
@@ -56,7 +57,7 @@ def calibrate(
     source: str | Tensor,
     *,
     samples: int,
-    length: int,
+    length: int | None,
     seed: int,
     tokenizer: PreTrainedTokenizerBase | None = None,
     model: PreTrainedModel | None = None,
@@ -67,7 +68,7 @@ def calibrate(
         source: a specification that :func:`eckart.text.read_text` knows, ``self`` for text sampled from the model,
             or token ids (samples, length) to use as they are.
         samples: how many to draw.
-        length: tokens in each.
+        length: tokens in each; None for :data:`DEFAULT_LENGTH`, or the model's context if that is shorter.
         seed: of the draw.
         tokenizer: of the model; not needed for ``self`` and for token ids.
         model: needed for ``self`` and to bound the length by the model's context.
@@ -82,9 +83,11 @@ def calibrate(
                 f"of shape {tuple(source.shape)}."
             )
         return Calibration(source.cpu().to(torch.int64), "token ids", seed)
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) if model else None
+    if length is None:
+        length = min(DEFAULT_LENGTH, context or DEFAULT_LENGTH)
     if samples < 1 or length < 2:
         raise CalibrationError(f"Calibration needs at least 1 sample of 2 tokens, found {samples} samples of {length}.")
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) if model else None
     if context and length > context:
         raise CalibrationError(
             f"Samples of {length} tokens do not fit into the model's context of {context}. Use --length {context}."

@@ -10,6 +10,10 @@ class EckartError(Exception):
     """Base of every error that names what was found, what was expected and what to do."""
 
 
+class EckartWarning(UserWarning):
+    """Something that works, but not as well as the user may expect."""
+
+
 class RecipeError(EckartError):
     """A recipe that does not exist, or that has an unknown field or a value out of range."""
 

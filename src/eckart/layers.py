@@ -93,8 +93,16 @@ class LowRankLinear(nn.Module):
         """Map (..., in features) to (..., out features)."""
         return cast(Tensor, self.second(self.first(inputs)))
 
+    @property
+    def weight(self) -> Tensor:
+        """The weight that the factors multiply to, (out features, in features), in their dtype.
+
+        A new tensor, for code that asks a layer for its weight, its dtype or its device: writing to it changes nothing.
+        """
+        return self.second.weight @ self.first.weight
+
     def product(self) -> Tensor:
-        """Return the weight that the factors multiply to, (out features, in features) float64."""
+        """Return :attr:`weight`, multiplied in float64 and detached."""
         return self.second.weight.detach().double() @ self.first.weight.detach().double()
 
     def to_dense(self) -> nn.Module:

@@ -127,15 +127,9 @@ def read_python_docs(*, held_out: bool) -> str:
 
     names = sorted(topics)
     held_out_names = names[::HELD_OUT_EVERY]
-    held_out_paragraphs = {paragraph for name in held_out_names for paragraph in topics[name].split("\n\n")}
     if held_out:
         return "\n\n".join(topics[name].strip() for name in held_out_names)
     # Topics quote one another at length: what is held out must not be learnt from a quotation.
-    kept = (
-        paragraph
-        for name in names
-        if name not in held_out_names
-        for paragraph in topics[name].split("\n\n")
-        if paragraph not in held_out_paragraphs
-    )
-    return "\n\n".join(kept)
+    known = {paragraph.strip() for name in held_out_names for paragraph in topics[name].split("\n\n")}
+    others = (paragraph for name in names if name not in held_out_names for paragraph in topics[name].split("\n\n"))
+    return "\n\n".join(paragraph for paragraph in others if paragraph.strip() not in known)

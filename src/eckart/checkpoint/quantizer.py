@@ -114,7 +114,8 @@ class EckartQuantizer(HfQuantizer):  # type: ignore[misc]
             f"{name}.{child}"
             for name, layer in _low_rank_layers(model)
             for child, parameter in layer.named_parameters()
-            if not getattr(parameter, "_is_hf_initialized", False)
+            # What is offloaded to disk is on the meta device; what no file holds never stays there.
+            if not (parameter.is_meta or getattr(parameter, "_is_hf_initialized", False))
         ]
         if missing:
             shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from eckart.api import DEFAULT_KEEP, DEFAULT_LENGTH, DEFAULT_SAMPLES
+from eckart.api import DEFAULT_KEEP, DEFAULT_SAMPLES
 from eckart.api import compress as compress_model
+from eckart.calibration import DEFAULT_LENGTH
 from eckart.checkpoint import load_model, load_tokenizer, save
 from eckart.checkpoint.save import check_output
 from eckart.cli.console import command, duration, megabytes, messages, output
@@ -45,7 +46,10 @@ def compress(
         ),
     ] = PYTHON_DOCS,
     samples: Annotated[int, typer.Option(min=1, help="Calibration samples to draw.")] = DEFAULT_SAMPLES,
-    length: Annotated[int, typer.Option(min=2, help="Tokens in each.")] = DEFAULT_LENGTH,
+    length: Annotated[
+        int | None,
+        typer.Option(help=f"Tokens in each.  [default: {DEFAULT_LENGTH}, or the model's context]", show_default=False),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, or the name of an accelerator.")] = "auto",
     override: Annotated[

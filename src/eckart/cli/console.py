@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 import warnings
 from collections.abc import Callable
 from typing import ParamSpec, TextIO, TypeVar
@@ -11,13 +12,15 @@ import typer
 from rich.console import Console
 from transformers.utils import logging
 
-from eckart.errors import EckartError
+from eckart.errors import EckartError, EckartWarning
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
-output = Console(highlight=False)
-messages = Console(stderr=True, highlight=False)
+PIPE_WIDTH = 160  # a file or a pipe has no width of its own; tables should not be cut to that of a terminal
+
+output = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+messages = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else PIPE_WIDTH)
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
@@ -30,6 +33,7 @@ def command(run: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         with warnings.catch_warnings():
+            warnings.simplefilter("default")
             warnings.showwarning = _show_warning
             try:
                 return run(*args, **kwargs)
@@ -52,7 +56,7 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    if category is UserWarning:
+    if issubclass(category, EckartWarning):
         messages.print("[bold yellow]Warning:[/] ", end="")
         messages.print(str(message), markup=False)
 

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import BertConfig, BertForMaskedLM, PreTrainedModel, T5Config, T5ForConditionalGeneration
+
+import eckart
+from eckart.checkpoint import load_model, load_tokenizer
+from eckart.checkpoint.load import check_compressible
+from eckart.errors import CheckpointError, UnsupportedModelError
+
+
+def test_a_folder(model_folder: Path, llama: PreTrainedModel, tokens: torch.Tensor) -> None:
+    with torch.no_grad():
+        assert torch.equal(load_model(model_folder)(tokens).logits, llama(tokens).logits)
+    assert load_model(model_folder, dtype=torch.bfloat16).dtype is torch.bfloat16
+    tokenizer = load_tokenizer(model_folder)
+    assert tokenizer is not None
+    assert tokenizer("ab")["input_ids"]
+
+
+def test_a_model_without_a_tokenizer(llama: PreTrainedModel, tmp_path: Path) -> None:
+    llama.save_pretrained(tmp_path / "bare")
+    assert load_tokenizer(tmp_path / "bare") is None
+
+
+@pytest.mark.parametrize("name", ["no/such-model", "nowhere", "./nowhere"])
+def test_no_such_model(name: str) -> None:
+    with pytest.raises(CheckpointError, match="no local folder, and no hub model"):
+        load_model(name)
+
+
+def test_no_such_gguf(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no file"):
+        load_model(tmp_path / "x.gguf")
+
+
+def test_a_gguf_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "x.gguf").write_bytes(b"not a model")
+    with pytest.raises(CheckpointError, match="cannot be read as a GGUF model"):
+        load_model(tmp_path / "x.gguf")
+
+
+def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"no config\.json"):
+        load_model(tmp_path)
+
+
+def test_a_file_that_is_no_model(text_file: Path) -> None:
+    with pytest.raises(CheckpointError, match="is a file"):
+        load_model(text_file)
+
+
+def test_a_damaged_config(model_folder: Path) -> None:
+    (model_folder / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_model(model_folder)
+
+
+def test_a_folder_without_weights(model_folder: Path) -> None:
+    (model_folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"no file named model\.safetensors"):
+        load_model(model_folder)
+
+
+def test_truncated_weights(model_folder: Path) -> None:
+    path = model_folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="cannot be loaded"):
+        load_model(model_folder)
+
+
+def test_weights_that_lack_a_layer(model_folder: Path) -> None:
+    config = json.loads((model_folder / "config.json").read_text())
+    (model_folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 4}))
+    with pytest.raises(CheckpointError, match=r"lacks 9 weights .*model\.layers\.3"):
+        load_model(model_folder)
+
+
+def test_an_encoder_is_refused(tmp_path: Path) -> None:
+    config = BertConfig(vocab_size=50, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2)
+    BertForMaskedLM(config).save_pretrained(tmp_path)
+    with pytest.raises(UnsupportedModelError, match="BertForMaskedLM model; only causal"):
+        load_model(tmp_path)
+
+
+def test_an_encoder_decoder_is_refused(tmp_path: Path) -> None:
+    config = T5Config(vocab_size=50, d_model=16, d_ff=24, d_kv=8, num_layers=1, num_heads=2, decoder_start_token_id=0)
+    T5ForConditionalGeneration(config).save_pretrained(tmp_path)
+    with pytest.raises(UnsupportedModelError, match="only causal"):
+        load_model(tmp_path)
+
+
+def test_a_compressed_model_is_not_compressed_again(
+    llama: PreTrainedModel, tokens: torch.Tensor, tmp_path: Path
+) -> None:
+    check_compressible(llama)
+    report = eckart.compress(llama, "svd", 0.6)
+    with pytest.raises(UnsupportedModelError, match="already compressed"):
+        eckart.compress(llama, "svd", 0.6)
+    eckart.save(llama, report, tmp_path / "out")
+    with pytest.raises(UnsupportedModelError, match="already compressed"):
+        check_compressible(load_model(tmp_path / "out"))

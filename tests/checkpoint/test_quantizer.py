@@ -1,0 +1,202 @@
+"""What was written loads with plain transformers, in every way that transformers loads."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tests.conftest import CONFIGS, make_model
+from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
+
+import eckart
+from eckart.checkpoint import register
+from eckart.checkpoint.save import INDEX_NAME
+from eckart.errors import CheckpointError
+from eckart.layers import LowRankLinear
+
+
+def logits(model: PreTrainedModel, tokens: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return model(tokens.to(model.device)).logits.float().cpu()
+
+
+def assert_same(ours: torch.Tensor, theirs: torch.Tensor, tolerance: float = 1e-5) -> None:
+    assert (ours - theirs).abs().max() <= tolerance * theirs.abs().max()
+
+
+@pytest.fixture
+def saved(tmp_path: Path, tokens: torch.Tensor) -> tuple[Path, PreTrainedModel]:
+    """A compressed Llama on disk, and the model in memory that it was written from."""
+    model = make_model("llama")
+    report = eckart.compress(model, "aa-svd-layer", 0.6, tokens)
+    eckart.save(model, report, tmp_path / "small")
+    return tmp_path / "small", model
+
+
+def edit_config(folder: Path, **changes: object) -> None:
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config["quantization_config"].update(changes)
+    path.write_text(json.dumps(config))
+
+
+def edit_weights(folder: Path, change: object) -> None:
+    (shard,) = folder.glob("*.safetensors")
+    tensors = load_file(shard)
+    change(tensors)  # type: ignore[operator]
+    save_file(tensors, shard, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize("recipe", ["svd", "aa-svd-layer"])
+def test_logits_survive_the_disk(kind: str, recipe: str, tmp_path: Path, tokens: torch.Tensor) -> None:
+    model = make_model(kind)
+    dense = logits(model, tokens)
+    report = eckart.compress(model, recipe, 0.6, tokens)
+    eckart.save(model, report, tmp_path / "small")
+    loaded, info = AutoModelForCausalLM.from_pretrained(tmp_path / "small", output_loading_info=True)
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert_same(logits(loaded, tokens), logits(model, tokens))
+    assert not torch.allclose(logits(loaded, tokens), dense, rtol=1e-2)
+    assert sum(isinstance(module, LowRankLinear) for module in loaded.modules()) == len(report.ranks)
+    assert type(loaded).__name__ == loaded.config.architectures[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_dtype(saved: tuple[Path, PreTrainedModel], dtype: torch.dtype, tokens: torch.Tensor) -> None:
+    folder, model = saved
+    loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    assert {parameter.dtype for parameter in loaded.parameters()} == {dtype}
+    assert_same(logits(loaded, tokens), logits(model, tokens), 1e-5 if dtype is torch.float32 else 0.1)
+
+
+@pytest.mark.parametrize("device_map", ["cpu", "auto", {"": "cpu"}])
+def test_device_map(saved: tuple[Path, PreTrainedModel], device_map: object, tokens: torch.Tensor) -> None:
+    folder, model = saved
+    assert_same(
+        logits(AutoModelForCausalLM.from_pretrained(folder, device_map=device_map), tokens), logits(model, tokens)
+    )
+
+
+def test_layers_on_disk(saved: tuple[Path, PreTrainedModel], tmp_path: Path, tokens: torch.Tensor) -> None:
+    folder, model = saved
+    device_map = {"model.embed_tokens": "cpu", "model.layers": "disk", "model.norm": "cpu", "lm_head": "cpu"}
+    device_map |= {"model.rotary_emb": "cpu"}
+    loaded = AutoModelForCausalLM.from_pretrained(folder, device_map=device_map, offload_folder=tmp_path / "offload")
+    assert_same(logits(loaded, tokens), logits(model, tokens))
+
+
+def test_shards(tmp_path: Path, llama: PreTrainedModel, tokens: torch.Tensor) -> None:
+    report = eckart.compress(llama, "svd-llm", 0.6, tokens)
+    eckart.save(llama, report, tmp_path / "small", max_shard_size="20KB")
+    assert len(list((tmp_path / "small").glob("eckart-*.safetensors"))) > 3
+    assert_same(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "small"), tokens), logits(llama, tokens))
+
+
+def test_without_its_head(saved: tuple[Path, PreTrainedModel], tokens: torch.Tensor) -> None:
+    folder, model = saved
+    base = AutoModel.from_pretrained(folder)
+    with torch.no_grad():
+        assert_same(base(tokens).last_hidden_state, model.model(tokens).last_hidden_state)
+
+
+def test_saving_again_by_transformers(
+    saved: tuple[Path, PreTrainedModel], tmp_path: Path, tokens: torch.Tensor
+) -> None:
+    folder, model = saved
+    AutoModelForCausalLM.from_pretrained(folder).save_pretrained(tmp_path / "again")
+    assert_same(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "again"), tokens), logits(model, tokens))
+    # And straight from memory, without this library's own writer.
+    model.save_pretrained(tmp_path / "memory")
+    assert_same(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "memory"), tokens), logits(model, tokens))
+
+
+def test_a_config_that_was_loaded_can_be_handed_back(saved: tuple[Path, PreTrainedModel], tokens: torch.Tensor) -> None:
+    folder, model = saved
+    config = AutoModelForCausalLM.from_pretrained(folder).config
+    copied = copy.deepcopy(config)
+    copied.quantization_config.weights = INDEX_NAME
+    assert_same(logits(AutoModelForCausalLM.from_pretrained(folder, config=copied), tokens), logits(model, tokens))
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "gpt2"])
+def test_dequantize_gives_a_dense_model(kind: str, tmp_path: Path, tokens: torch.Tensor) -> None:
+    model = make_model(kind)
+    classes = [type(module) for module in model.modules()]
+    report = eckart.compress(model, "svd-llm", 0.6, tokens)
+    eckart.save(model, report, tmp_path / "small")
+    dense = AutoModelForCausalLM.from_pretrained(tmp_path / "small").dequantize()
+    assert [type(module) for module in dense.modules()] == classes
+    assert_same(logits(dense, tokens), logits(model, tokens))
+    dense.save_pretrained(tmp_path / "dense")
+    assert "quantization_config" not in json.loads((tmp_path / "dense" / "config.json").read_text())
+    assert_same(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "dense"), tokens), logits(model, tokens))
+
+
+def test_factors_train(saved: tuple[Path, PreTrainedModel], tokens: torch.Tensor) -> None:
+    model = AutoModelForCausalLM.from_pretrained(saved[0])
+    model(tokens, labels=tokens).loss.backward()
+    layer = next(module for module in model.modules() if isinstance(module, LowRankLinear))
+    assert layer.first.weight.grad.norm() > 0
+
+
+def test_without_the_library_it_fails_loudly(saved: tuple[Path, PreTrainedModel]) -> None:
+    code = f"from transformers import AutoModelForCausalLM; AutoModelForCausalLM.from_pretrained({str(saved[0])!r})"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode != 0
+    assert "no file named model.safetensors" in result.stderr
+
+
+def test_registering_twice_is_harmless() -> None:
+    register()
+    register()
+
+
+def test_a_missing_factor_raises(saved: tuple[Path, PreTrainedModel]) -> None:
+    folder, _ = saved
+    edit_weights(folder, lambda tensors: tensors.pop("model.layers.1.mlp.up_proj.second.weight"))
+    with pytest.raises(CheckpointError, match=r"lack model\.layers\.1\.mlp\.up_proj\.second\.weight"):
+        AutoModelForCausalLM.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("ignore", [False, True])
+def test_a_misshapen_factor_raises(saved: tuple[Path, PreTrainedModel], ignore: bool) -> None:
+    folder, _ = saved
+    name = "model.layers.0.self_attn.q_proj.first.weight"
+    edit_weights(folder, lambda tensors: tensors.update({name: tensors[name][:-1].contiguous()}))
+    with pytest.raises((RuntimeError, CheckpointError)):
+        AutoModelForCausalLM.from_pretrained(folder, ignore_mismatched_sizes=ignore)
+
+
+@pytest.mark.parametrize("rank", [0, 33, "9", 1.5])
+def test_a_rank_that_cannot_be_raises(saved: tuple[Path, PreTrainedModel], rank: object) -> None:
+    folder, model = saved
+    ranks = dict(model.config.quantization_config.ranks)
+    edit_config(folder, ranks={**ranks, "model.layers.0.self_attn.q_proj": rank})
+    with pytest.raises(CheckpointError, match="whole number from 1 to 32"):
+        AutoModelForCausalLM.from_pretrained(folder)
+
+
+def test_a_rank_for_no_layer_raises(saved: tuple[Path, PreTrainedModel]) -> None:
+    folder, model = saved
+    edit_config(folder, ranks={**model.config.quantization_config.ranks, "model.layers.9.mlp.up_proj": 4})
+    with pytest.raises(CheckpointError, match=r"no linear layer of that name"):
+        AutoModelForCausalLM.from_pretrained(folder)
+
+
+def test_a_format_from_the_future_raises(saved: tuple[Path, PreTrainedModel]) -> None:
+    edit_config(saved[0], format_version=2)
+    with pytest.raises(CheckpointError, match="format 2"):
+        AutoModelForCausalLM.from_pretrained(saved[0])
+
+
+def test_the_config_cannot_be_put_on_a_dense_model(saved: tuple[Path, PreTrainedModel], model_folder: Path) -> None:
+    config = saved[1].config.quantization_config
+    with pytest.raises(ValueError, match="require the model to be pre-quantized"):
+        AutoModelForCausalLM.from_pretrained(model_folder, quantization_config=config)

@@ -1,0 +1,182 @@
+"""The command, as a user types it: in a process of its own where signals and exit codes matter, else in this one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+from typer.testing import CliRunner, Result
+
+import eckart
+from eckart.cli import app
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def words(text: str) -> str:
+    return " ".join(text.split())
+
+
+@pytest.fixture
+def compressed(model_folder: Path, text_file: Path, tmp_path: Path) -> Path:
+    out = tmp_path / "small"
+    result = run(
+        "compress", model_folder, "-o", out, "--keep", 0.6, "--calibration", text_file, "--samples", 4, "--length", 64
+    )
+    assert result.exit_code == 0, result.output
+    return out
+
+
+def test_compress_eval_inspect_merge(compressed: Path, model_folder: Path, text_file: Path, tmp_path: Path) -> None:
+    shown = run("inspect", compressed)
+    assert shown.exit_code == 0
+    assert "model.layers.2.mlp.down_proj" in shown.output
+    details = json.loads(run("inspect", compressed, "--json").output)
+    assert details["keep"] <= 0.6
+    assert details["bytes_on_disk"] == sum(path.stat().st_size for path in compressed.glob("*.safetensors"))
+    assert len(details["layers"]) == 21
+
+    def measure(folder: Path) -> float:
+        result = run("eval", folder, "--text", text_file, "--length", 64, "--windows", 4, "--json")
+        assert result.exit_code == 0, result.output
+        return float(json.loads(result.stdout)["perplexity"])
+
+    merged = run("merge", compressed, "-o", tmp_path / "merged")
+    assert merged.exit_code == 0, merged.output
+    assert measure(tmp_path / "merged") == pytest.approx(measure(compressed), rel=1e-3)
+    assert measure(compressed) != pytest.approx(measure(model_folder), rel=1e-3)
+    tensors = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").state_dict()
+    assert tensors.keys() == AutoModelForCausalLM.from_pretrained(model_folder).state_dict().keys()
+
+
+def test_compress_tells_sizes_and_writes_the_tokenizer(model_folder: Path, tmp_path: Path) -> None:
+    result = run("compress", model_folder, "-o", tmp_path / "out", "--recipe", "svd", "--keep", 0.5)
+    assert result.exit_code == 0, result.output
+    text = words(result.output)
+    assert "of the bytes of the linear layers" in text
+    assert "of the parameters of the whole model" in text
+    assert "Expected:" in text
+    assert "peak memory" in text
+    assert "model.layers.*.self_attn.q_proj" in text
+    assert eckart.load_tokenizer(tmp_path / "out") is not None
+
+
+def test_quiet_prints_nothing(model_folder: Path, tmp_path: Path) -> None:
+    result = run("compress", model_folder, "-o", tmp_path / "out", "--recipe", "svd", "--quiet")
+    assert (result.exit_code, result.output) == (0, "")
+
+
+def test_set_and_a_yaml_recipe(model_folder: Path, tmp_path: Path) -> None:
+    shown = run("recipes", "saes-svd")
+    (tmp_path / "mine.yaml").write_text(shown.stdout)
+    common = ("--keep", 0.6, "--calibration", "self", "--samples", 4, "--length", 32, "--seed", 3)
+    one = run("compress", model_folder, "-o", tmp_path / "one", "--recipe", tmp_path / "mine.yaml", *common)
+    two = run("compress", model_folder, "-o", tmp_path / "two", "--set", "objective=blended", *common)
+    assert one.exit_code == two.exit_code == 0, one.output + two.output
+    models = [AutoModelForCausalLM.from_pretrained(tmp_path / name).state_dict() for name in ("one", "two")]
+    assert all(torch.equal(models[0][key], models[1][key]) for key in models[0])
+
+
+def test_overwrite(compressed: Path, model_folder: Path) -> None:
+    before = (compressed / "config.json").read_text()
+    refused = run("compress", model_folder, "-o", compressed, "--recipe", "svd")
+    assert refused.exit_code == 2
+    assert "exists" in refused.output
+    assert (compressed / "config.json").read_text() == before
+    assert run("compress", model_folder, "-o", compressed, "--recipe", "svd", "--overwrite").exit_code == 0
+    assert (compressed / "config.json").read_text() != before
+
+
+def test_fewer_tokens_than_features_warn_and_work(model_folder: Path, text_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = run(
+        "compress", model_folder, "-o", out, "--calibration", text_file, "--samples", 1, "--length", 16, "--quiet"
+    )
+    assert result.exit_code == 0
+    assert "Warning: 16 calibration tokens are fewer" in words(result.stderr)
+    assert "Warning: 16 calibration tokens" in words(run("inspect", out).output)
+
+
+MISTAKES = [
+    (["compress", "nowhere/such-model", "-o", "{out}"], "no hub model"),
+    (["compress", "{tmp}", "-o", "{out}"], "no config.json"),
+    (["compress", "{tmp}/x.gguf", "-o", "{out}"], "There is no file"),
+    (["compress", "{model}", "-o", "{out}", "--keep", "0"], "above 0 and at most 1; found 0"),
+    (["compress", "{model}", "-o", "{out}", "--keep", "1.5"], "above 0 and at most 1; found 1.5"),
+    (["compress", "{model}", "-o", "{out}", "--keep", "half"], "number"),
+    (["compress", "{model}", "-o", "{out}", "--recipe", "svdllm"], "did you mean 'svd-llm'"),
+    (["compress", "{model}", "-o", "{out}", "--set", "objectiv=anchored"], "did you mean 'objective'"),
+    (["compress", "{model}", "-o", "{out}", "--device", "gpu"], "No device is called 'gpu'"),
+    (["compress", "{model}", "-o", "{out}", "--calibration", "nowhere.txt"], "No text is called"),
+    (["compress", "{model}", "-o", "{out}", "--calibration", "{tmp}/empty.txt"], "is empty"),
+    (["compress", "{model}", "-o", "{out}", "--calibration", "{tmp}/short.txt", "--length", "64"], "too short"),
+    (["compress", "{model}", "-o", "{out}", "--length", "1024"], "context of 128"),
+    (["compress", "{model}", "-o", "{model}"], "exists"),
+    (["eval", "{model}", "--text", "nowhere.txt"], "No text is called"),
+    (["eval", "{model}", "--text", "{tmp}/short.txt", "--length", "64"], "one window is 64"),
+    (["eval", "nowhere/such-model", "--text", "{tmp}/short.txt"], "no hub model"),
+    (["inspect", "{model}"], "expected a folder that `eckart compress` wrote"),
+    (["merge", "{model}", "-o", "{out}"], "nothing to multiply back"),
+    (["recipes", "svdllm"], "did you mean 'svd-llm'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES, ids=lambda value: " ".join(value)[:60])
+def test_mistakes_get_a_message_and_exit_code_2(
+    arguments: list[str], message: str, model_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "short.txt").write_text("too short")
+    result = run(*(a.format(out=tmp_path / "out", model=model_folder, tmp=tmp_path) for a in arguments))
+    assert result.exit_code == 2, result.output
+    assert message in words(result.stderr)
+    assert "Traceback" not in result.output
+    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.glob(".out*"))
+
+
+def test_a_model_with_nan_weights_is_named(model_folder: Path, tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(model_folder)
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[0, 0] = torch.nan
+    model.save_pretrained(tmp_path / "broken")
+    result = run("compress", tmp_path / "broken", "-o", tmp_path / "out", "--recipe", "svd")
+    assert result.exit_code == 2
+    assert "model.layers.1.mlp.up_proj is NaN or infinite" in words(result.stderr)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_is_said(model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000})())
+    result = run("compress", model_folder, "-o", tmp_path / "out", "--recipe", "svd")
+    assert result.exit_code == 2
+    assert "No space for" in words(result.stderr)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a signal")
+def test_ctrl_c_leaves_no_folder_and_no_traceback(model_folder: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from eckart.cli import main; main()"]
+    command += ["compress", str(model_folder), "-o", str(tmp_path / "out"), "--recipe", "aa-svd-layer"]
+    # A long run on a tiny model: many samples.
+    command += ["--samples", "20000", "--length", "100"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    time.sleep(12)
+    assert process.poll() is None, process.communicate()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Interrupted. Nothing was written." in errors
+    assert "Traceback" not in errors
+    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.glob(".out*"))

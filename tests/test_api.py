@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+import eckart
+from eckart.errors import CalibrationError, EckartError
+
+
+def test_the_readme_lines(model_folder: Path, text_file: Path, tmp_path: Path) -> None:
+    model = eckart.load_model(model_folder)
+    tokenizer = eckart.load_tokenizer(model_folder)
+    report = eckart.compress(
+        model, keep=0.6, calibration=str(text_file), tokenizer=tokenizer, samples=4, length=64, seed=1
+    )
+    eckart.save(model, report, tmp_path / "small", tokenizer=tokenizer)
+    assert report.calibration is not None
+    assert report.calibration.tokens == 256
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "small").num_parameters() == report.parameters_after
+
+
+def test_the_tokenizer_is_found_beside_the_model(model_folder: Path, text_file: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(model_folder)
+    report = eckart.compress(model, keep=0.6, calibration=str(text_file), samples=2, length=64)
+    assert report.calibration is not None
+    # The way to a local folder is nobody's business.
+    assert model.config.quantization_config.provenance["source"] == "dense"
+
+
+def test_no_tokenizer_is_said(llama: PreTrainedModel) -> None:
+    with pytest.raises(CalibrationError, match="needs the model's tokenizer"):
+        eckart.compress(llama, keep=0.6, samples=2, length=16)
+
+
+def test_a_recipe_without_data_reads_none(llama: PreTrainedModel) -> None:
+    report = eckart.compress(llama, "svd", 0.6, calibration="nowhere.txt")
+    assert report.calibration is None
+    assert llama.config.quantization_config.calibration is None
+
+
+@pytest.mark.parametrize("keep", [0, -0.1, 1.01, float("nan"), float("inf")])
+def test_keep_out_of_range(keep: float, llama: PreTrainedModel) -> None:
+    with pytest.raises(EckartError, match="above 0 and at most 1"):
+        eckart.compress(llama, "svd", keep)
+
+
+def test_what_is_left_after_a_refusal_is_the_model_as_it_was(
+    llama: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, tokens: torch.Tensor
+) -> None:
+    before = {name: t.clone() for name, t in llama.state_dict().items()}
+    with pytest.raises(EckartError):
+        eckart.compress(llama, "svd-llm", 0.6, "nowhere.txt", tokenizer=tokenizer)
+    assert getattr(llama, "hf_quantizer", None) is None
+    assert llama.state_dict().keys() == before.keys()
+    assert all(torch.equal(t, before[name]) for name, t in llama.state_dict().items())
+
+
+def test_overrides_are_written_into_the_result(llama: PreTrainedModel, tokens: torch.Tensor) -> None:
+    report = eckart.compress(llama, "svd-llm", 0.6, tokens, overrides=["objective.shrinkage=0.1"])
+    assert report.recipe.objective.model_dump() == {"name": "input-aware", "shrinkage": 0.1}
+    assert llama.config.quantization_config.recipe["objective"]["shrinkage"] == 0.1
+
+
+def test_records_arrive_in_order_of_execution(llama: PreTrainedModel, tokens: torch.Tensor) -> None:
+    seen: list[str] = []
+    report = eckart.compress(llama, "aa-svd-layer", 0.6, tokens, on_layer=lambda record: seen.append(record.path))
+    assert seen == [layer.path for layer in report.layers]
+    assert [name.split(".")[-1] for name in seen[:7]] == [
+        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"
+    ]  # fmt: skip

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import hashlib
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from eckart.calibration import Calibration, calibrate, draw_samples, tokenize
+from eckart.errors import CalibrationError
+
+
+def test_windows_do_not_overlap_while_there_is_enough_text() -> None:
+    ids = torch.arange(1000)
+    samples = draw_samples(ids, samples=10, length=100, seed=0, source="x")
+    assert sorted(samples.flatten().tolist()) == ids.tolist()
+    assert (samples.diff(dim=1) == 1).all()
+
+
+def test_a_short_text_gives_overlapping_windows() -> None:
+    samples = draw_samples(torch.arange(150), samples=10, length=100, seed=0, source="x")
+    assert samples.shape == (10, 100)
+    assert (samples.diff(dim=1) == 1).all()
+
+
+def test_the_seed_decides() -> None:
+    ids = torch.arange(5000)
+    draws = [draw_samples(ids, samples=4, length=50, seed=seed, source="x") for seed in (1, 1, 2)]
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+
+
+def test_too_little_text() -> None:
+    with pytest.raises(CalibrationError, match=r"too short: 99 tokens, and one sample is 100"):
+        draw_samples(torch.arange(99), samples=1, length=100, seed=0, source="x")
+
+
+def test_a_file_to_tokens(text_file: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    calibration = calibrate(str(text_file), samples=3, length=50, seed=5, tokenizer=tokenizer)
+    assert calibration.tokens.shape == (3, 50)
+    record = calibration.record
+    assert (record.source, record.samples, record.length, record.tokens, record.seed) == (str(text_file), 3, 50, 150, 5)
+    ids = calibration.tokens.flatten().tolist()
+    assert record.sha256 == hashlib.sha256(struct.pack("<150q", *ids)).hexdigest()
+
+
+def test_token_ids_above_16_bits_survive() -> None:
+    tokens = torch.tensor([[70_000, 262_143]])
+    calibration = calibrate(tokens, samples=0, length=0, seed=0)
+    assert calibration.tokens.tolist() == [[70_000, 262_143]]
+    assert calibration.record.sha256 == hashlib.sha256(struct.pack("<2q", 70_000, 262_143)).hexdigest()
+
+
+@pytest.mark.parametrize("tokens", [torch.zeros(3), torch.zeros(2, 2), torch.zeros(0, 4, dtype=torch.int64)])
+def test_token_ids_of_another_kind(tokens: torch.Tensor) -> None:
+    with pytest.raises(CalibrationError, match="integers of shape"):
+        calibrate(tokens, samples=1, length=8, seed=0)
+
+
+def test_text_sampled_from_the_model_itself(llama: PreTrainedModel) -> None:
+    draws = [calibrate("self", samples=3, length=20, seed=seed, model=llama).tokens for seed in (1, 1, 2)]
+    assert draws[0].shape == (3, 20)
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+    # It is the model's own distribution: greedy decoding of the same model finds the samples likelier than noise.
+    noise = torch.randint(256, (3, 20), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert llama(draws[0], labels=draws[0]).loss < llama(noise, labels=noise).loss
+
+
+def test_sampling_leaves_the_global_seed_alone(llama: PreTrainedModel) -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    calibrate("self", samples=1, length=4, seed=1, model=llama)
+    assert torch.equal(torch.rand(1), expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"source": "python-docs"}, "needs the model's tokenizer"),
+        ({"source": "self"}, "no model was given"),
+        ({"source": "python-docs", "samples": 0}, "at least 1 sample of 2 tokens"),
+        ({"source": "python-docs", "length": 1}, "at least 1 sample of 2 tokens"),
+    ],
+)
+def test_bad_arguments(arguments: dict, message: str) -> None:
+    with pytest.raises(CalibrationError, match=message):
+        calibrate(**{"samples": 2, "length": 8, "seed": 0, **arguments})
+
+
+def test_samples_longer_than_the_context(llama: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(CalibrationError, match=r"context of 128\. Use --length 128"):
+        calibrate("python-docs", samples=1, length=129, seed=0, tokenizer=tokenizer, model=llama)
+
+
+def test_batches_hold_every_sample_once() -> None:
+    tokens = torch.arange(7 * 600).reshape(7, 600)
+    batches = list(Calibration(tokens, "x", 0).batches())
+    assert torch.equal(torch.cat(batches), tokens)
+    assert [len(batch) for batch in batches] == [3, 3, 1]
+    assert len(list(Calibration(tokens.reshape(1, -1), "x", 0).batches())) == 1
+
+
+def test_tokenize_gives_64_bit_ids(tokenizer: PreTrainedTokenizerFast) -> None:
+    ids = tokenize("abc", tokenizer)
+    assert ids.dtype is torch.int64
+    assert tokenizer.decode(ids) == "abc"

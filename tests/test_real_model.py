@@ -1,0 +1,100 @@
+"""Real weights, real text: what random models cannot show, that the methods do what they are for."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from tests.conftest import needs_smollm2, smollm2
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+import eckart
+from eckart.calibration import tokenize
+from eckart.checkpoint.load import load_model, load_tokenizer
+from eckart.text import read_text
+
+DATA = Path(os.environ.get("ECKART_DATA", Path(__file__).parents[2] / "shared" / "data"))
+STORIES = DATA / "models" / "stories260k"
+needs_stories = pytest.mark.skipif(
+    not STORIES.is_dir(), reason="needs the stories260k model (set ECKART_DATA to the folder that holds models/)"
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2-135M-Instruct as a dense folder in bfloat16, converted from its GGUF file."""
+    source = smollm2()
+    assert source is not None
+    out = tmp_path_factory.mktemp("smollm2")
+    load_model(source).save_pretrained(out)
+    tokenizer = load_tokenizer(source)
+    assert tokenizer is not None
+    tokenizer.save_pretrained(out)
+    return out
+
+
+def held_out_loss(model: PreTrainedModel, folder: Path) -> float:
+    tokenizer = load_tokenizer(folder)
+    assert tokenizer is not None
+    ids = tokenize(read_text("python-docs:held-out"), tokenizer)
+    return eckart.perplexity(model, ids, length=256, windows=4).log_perplexity
+
+
+@needs_smollm2
+@pytest.mark.real_model
+@pytest.mark.filterwarnings("default")
+def test_a_gguf_file_becomes_a_plain_model(folder: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    assert not hasattr(model.config, "quantization_config")
+    assert {p.dtype for p in load_model(folder).parameters()} == {torch.bfloat16}
+    tokenizer = load_tokenizer(folder)
+    assert tokenizer is not None
+    # Digits are split one by one, as the model was trained.
+    assert [tokenizer.decode(i) for i in tokenizer("in 2024")["input_ids"]] == ["in", " ", "2", "0", "2", "4"]
+    text = tokenizer("The capital of France is", return_tensors="pt")
+    tokens = model.generate(**text, do_sample=False, max_new_tokens=4, pad_token_id=0)
+    assert "Paris" in tokenizer.decode(tokens[0])
+    assert held_out_loss(model, folder) < math.log(30)
+
+
+@needs_smollm2
+@pytest.mark.real_model
+@pytest.mark.filterwarnings("default")
+def test_looking_at_the_inputs_is_worth_a_lot_and_survives_the_disk(folder: Path, tmp_path: Path) -> None:
+    losses = {}
+    for recipe in ("svd", "svd-llm"):
+        model = load_model(folder)
+        report = eckart.compress(model, recipe, 0.9, samples=4, length=512)
+        assert 0.895 < report.keep <= 0.9
+        assert {layer.rank for layer in report.layers if layer.path.endswith("k_proj")} == {129}
+        eckart.save(model, report, tmp_path / recipe)
+        loaded = AutoModelForCausalLM.from_pretrained(tmp_path / recipe, dtype=torch.float32)
+        tokens = torch.arange(100, 164)[None]
+        with torch.no_grad():
+            ours, theirs = model.to(torch.float32)(tokens).logits, loaded(tokens).logits
+        assert (ours - theirs).abs().max() <= 1e-5 * ours.abs().max()
+        losses[recipe] = held_out_loss(loaded, folder)
+    assert losses["svd-llm"] < math.log(200)
+    assert losses["svd"] > losses["svd-llm"] + 3
+
+
+@needs_stories
+@pytest.mark.real_model
+def test_every_recipe_on_a_small_real_model(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(STORIES)
+    assert tokenizer is not None
+    ids = tokenize(read_text(f"{DATA}/text/tinystories.head.txt:raw"), tokenizer)
+    calibration, held_out = ids[:32_768].reshape(-1, 256), ids[32_768:]
+    dense = eckart.perplexity(load_model(STORIES), held_out, length=256, windows=20).log_perplexity
+    excess = {}
+    for recipe in eckart.RECIPES:
+        model = load_model(STORIES)
+        report = eckart.compress(model, recipe, 0.8, calibration)
+        eckart.save(model, report, tmp_path / recipe)
+        loaded = load_model(tmp_path / recipe)
+        excess[recipe] = eckart.perplexity(loaded, held_out, length=256, windows=20).log_perplexity - dense
+    assert max(excess, key=excess.__getitem__) == "svd"
+    assert all(0 < value < 1.5 for name, value in excess.items() if name != "svd"), excess

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from eckart.errors import RecipeError
+from eckart.objectives import Anchored, Blended, InputAware
+from eckart.recipe import DEFAULT_RECIPE, RECIPES, Recipe, load_recipe
+
+
+def test_the_named_recipes() -> None:
+    assert set(RECIPES) == {"svd", "svd-llm", "dobi-shift", "aa-svd-layer", "saes-svd"}
+    assert DEFAULT_RECIPE in RECIPES
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_round_trip_through_yaml_and_json(name: str, tmp_path: Path) -> None:
+    recipe = RECIPES[name]
+    path = tmp_path / "mine.yaml"
+    path.write_text(recipe.to_yaml())
+    assert load_recipe(path) == recipe
+    assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
+
+
+def test_published_recipes_do_not_shrink() -> None:
+    for recipe in RECIPES.values():
+        assert getattr(recipe.objective, "shrinkage", 0.0) == 0.0
+
+
+def test_a_choice_by_its_name_alone(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("objective: anchored\n")
+    recipe = load_recipe(path)
+    assert recipe.objective == Anchored()
+    assert recipe.name == "mine"
+
+
+def test_overrides() -> None:
+    assert load_recipe("svd-llm", ["objective=anchored"]).objective == Anchored()
+    assert load_recipe("svd-llm", ["objective.shrinkage=0.03"]).objective == InputAware(shrinkage=0.03)
+    assert load_recipe("svd-llm", ["objective={name: blended, beta_min: 0.5}"]).objective == Blended(beta_min=0.5)
+    assert load_recipe("svd-llm", ["objective=anchored"]).name == "svd-llm (objective=anchored)"
+
+
+@pytest.mark.parametrize(
+    ("source", "overrides", "message"),
+    [
+        ("svd-lm", [], r"No recipe is called 'svd-lm'; did you mean 'svd-llm'"),
+        ("nowhere.yaml", [], r"cannot be read"),
+        ("svd-llm", ["objective=anchord"], r"Unknown objective 'anchord' .*did you mean 'anchored'"),
+        ("svd-llm", ["objectiv=anchored"], r"no field 'objectiv'; did you mean 'objective'"),
+        ("svd-llm", ["objective.shrink=1"], r"no field 'objective.shrink'; did you mean 'objective.shrinkage'"),
+        ("svd-llm", ["objective.shrinkage.x=1"], r"no field 'objective.shrinkage.x'"),
+        ("svd-llm", ["objective.shrinkage=-1"], r"greater than or equal to 0, found -1"),
+        ("svd-llm", ["objective.shrinkage=lots"], r"valid number.*found 'lots'"),
+        ("svd-llm", ["objective"], r"takes key=value"),
+        ("svd-llm", ["objective={name: anchored, shrinkag: 1}"], r"did you mean 'shrinkage'"),
+        ("saes-svd", ["objective.beta_min=0.9"], r"beta_min \(0.9\) is above beta_max \(0.75\)"),
+        ("svd-llm", ["allocation=even"], r"allocation.*'uniform'"),
+    ],
+)
+def test_mistakes_are_named_with_the_nearest_choice(source: str, overrides: list[str], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(source, overrides)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("objective: anchored\nobjektive: x\n", r"Unknown recipe field 'objektive' .*did you mean 'objective'"),
+        ("name: x\n", "lacks the field 'objective'"),
+        ("- a\n", "holds list"),
+        ("a: [\n", "is not YAML"),
+        ("objective: anchored\nversion: 2\n", "'version'.*found 2"),
+    ],
+)
+def test_mistakes_in_a_file(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(path)
