@@ -9,16 +9,9 @@ from dataclasses import dataclass, field
 import torch
 from transformers import PreTrainedModel
 
-from eckart.blocks import (
-    Block,
-    BlockCall,
-    Group,
-    Target,
-    capture_calls,
-    check_calls_are_independent_of_tokens,
-    find_block_list,
-)
+from eckart.blocks import Block, Group, Target, find_block_list
 from eckart.calibration import Calibration
+from eckart.calls import BlockCall, capture_calls, check_calls_are_independent_of_tokens
 from eckart.device import moment_device
 from eckart.errors import CalibrationError, NonFiniteError
 from eckart.layers import LowRankLinear, weight_matrix
@@ -84,9 +77,9 @@ def _embed(model: PreTrainedModel, calibration: Calibration, device: torch.devic
     stream = []
     calls: list[dict[torch.Size, BlockCall]] = [{} for _ in blocks]
     with placed(model, device, skip=(*blocks[1:], model.get_output_embeddings())):
-        check_calls_are_independent_of_tokens(model, calibration.tokens.shape[1], device)
+        check_calls_are_independent_of_tokens(model, blocks, calibration.tokens.shape[1], device)
         for batch in calibration.batches():
-            hidden, batch_calls = capture_calls(model, batch.to(device))
+            hidden, batch_calls = capture_calls(model, blocks, batch.to(device))
             for known, call in zip(calls, batch_calls, strict=True):
                 known.setdefault(batch.shape, call)
             stream.append(hidden.cpu())

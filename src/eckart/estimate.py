@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from time import perf_counter
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from eckart.blocks import Block, capture_calls, find_block_list
+from eckart.blocks import Block, Target, find_block_list
 from eckart.calibration import Calibration
+from eckart.calls import capture_calls
 from eckart.device import host_memory, moment_device, synchronize
 from eckart.objectives import Streams
 from eckart.placement import placed
@@ -71,12 +73,12 @@ def _statistics_seconds(
     batches = list(calibration.batches())
     _, modules = find_block_list(model)
     with placed(model, device, skip=(*modules[1:], model.get_output_embeddings())), torch.no_grad():
-        hidden, calls = capture_calls(model, batches[0].to(device))
+        hidden, calls = capture_calls(model, modules, batches[0].to(device))
         forward = _seconds(lambda: calls[0](modules[0], hidden), device)
     tokens = hidden.shape[0] * hidden.shape[1]
     sizes = [sum(t.out_features * t.in_features for t in group.targets) for group in block.groups]
     widths = [group.targets[0].in_features for group in block.groups]
-    sample = torch.randn(tokens, max(widths), device=device)
+    sample = _random(tokens, max(widths)).to(device)
     product = _seconds(lambda: sample.T @ sample, device) / max(widths) ** 2
     # How far into the block the passes of the compressed stream run before they stop at each group, and the last one.
     depth = sum(sum(sizes[:index]) for index in range(len(sizes))) / sum(sizes) + 1
@@ -91,20 +93,24 @@ def _factorisation_seconds(block: Block, recipe: Recipe, device: torch.device) -
     targets = [target for group in block.groups for target in group.targets]
     largest = max(targets, key=_svd_cost)
     size = min(max(widths), 768)
-    square = torch.randn(size, size, dtype=torch.float64, device=place)
+    square = _random(size, size).to(place, torch.float64)
     whitening = (
         _seconds(lambda: torch.linalg.eigh(square @ square.T), place) / size**3 if recipe.objective.needs_data else 0
     )
     scale = min(1.0, 768 / max(largest.shape))
     shape = [max(1, round(side * scale)) for side in largest.shape]
-    matrix = torch.randn(*shape, dtype=torch.float64, device=place)
+    matrix = _random(*shape).to(place, torch.float64)
     svd = _seconds(lambda: torch.linalg.svd(matrix, full_matrices=False), place) / (scale**3 * _svd_cost(largest))
     return whitening * sum(width**3 for width in widths) + svd * sum(_svd_cost(target) for target in targets)
 
 
-def _svd_cost(target: object) -> float:
-    rows, columns = target.shape  # type: ignore[attr-defined]
-    return float(rows * columns * min(rows, columns))
+def _svd_cost(target: Target) -> float:
+    return float(target.out_features * target.in_features * min(target.shape))
+
+
+def _random(*shape: int) -> Tensor:
+    # With a generator of its own: an estimate must not move the global seed.
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
 def _seconds(run: Callable[[], object], device: torch.device) -> float:

@@ -6,15 +6,19 @@ held on the host. Calls are looked up by (batch, length), since masks and positi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from eckart.blocks import BlockCall, Group, Target, observe_inputs
+from eckart.blocks import Group, Target, hooks
+from eckart.calls import BlockCall
 from eckart.device import moment_device
 from eckart.errors import UnsupportedModelError
+from eckart.layers import bias_vector
 from eckart.moments import Moments
 
 Stream = Sequence[Tensor]
@@ -108,3 +112,66 @@ def _on_device(calls: Calls, stream: Stream, device: torch.device) -> Iterator[t
 
 def _empty(group: Group, device: torch.device, *, paired: bool) -> Moments:
     return Moments.zeros(group.targets[0].in_features, paired=paired, device=moment_device(device))
+
+
+class _StopForwardError(Exception):
+    """Ends a forward pass as soon as what it was run for is known. Never leaves this module."""
+
+
+def observe_inputs(
+    block: nn.Module,
+    call: BlockCall,
+    hidden: Tensor,
+    groups: tuple[Group, ...],
+    *,
+    stop: bool = False,
+    output_energies: dict[Target, float] | None = None,
+) -> tuple[dict[Group, Tensor], Tensor | None]:
+    """Run a block on one batch and return the inputs of its groups, and the hidden states that it hands on.
+
+    Args:
+        block: the module to run.
+        call: how the model calls it.
+        hidden: (batch, length, width).
+        groups: those whose inputs are wanted.
+        stop: whether to end the pass at the last of ``groups``; then no hidden states are returned.
+        output_energies: is added ``||W x||^2`` of this batch for each linear, if given.
+
+    Returns:
+        The inputs of each group, (tokens, in features); no tokens where a group was not reached.
+    """
+    seen: dict[Group, list[Tensor]] = {group: [] for group in groups}
+    stop_at = groups[-1] if stop and groups[-1].runs_once else None
+
+    def keep(group: Group) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
+            seen[group].append(args[0].flatten(0, -2))
+            if group is stop_at:
+                raise _StopForwardError
+
+        return hook
+
+    def measure(target: Target) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
+        def hook(linear: nn.Module, _: tuple[Any, ...], result: Tensor) -> None:
+            bias = bias_vector(linear)
+            product = result if bias is None else result - bias
+            assert output_energies is not None
+            output_energies[target] = output_energies.get(target, 0.0) + float(product.float().square().sum())
+
+        return hook
+
+    output = None
+    with hooks() as handles, torch.no_grad():
+        if output_energies is not None:
+            for target in (target for group in groups for target in group.targets):
+                handles.append(block.get_submodule(target.name).register_forward_hook(measure(target)))
+        for group in groups:
+            leader = block.get_submodule(group.targets[0].name)
+            handles.append(leader.register_forward_pre_hook(keep(group)))
+        with suppress(_StopForwardError):
+            output = call(block, hidden)
+    inputs = {
+        group: torch.cat(parts) if parts else hidden.new_zeros(0, group.targets[0].in_features)
+        for group, parts in seen.items()
+    }
+    return inputs, output

@@ -1,0 +1,102 @@
+"""How a model calls its blocks, so that each can be run alone on hidden states that are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+from transformers import PreTrainedModel
+
+from eckart.errors import UnsupportedModelError
+
+
+@dataclass(frozen=True)
+class BlockCall:
+    """How the model calls one block: everything but the hidden states, which come first."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def __call__(self, block: nn.Module, hidden: Tensor) -> Tensor:
+        """Run ``block`` on hidden states (batch, length, width) and return those that it hands on."""
+        output = block(hidden, *self.args, **self.kwargs)
+        return cast(Tensor, output[0] if isinstance(output, tuple) else output)
+
+    def to(self, device: torch.device) -> BlockCall:
+        """Return the call with its tensors on ``device``."""
+        return BlockCall(*tree_map_only(Tensor, lambda tensor: tensor.to(device), (self.args, self.kwargs)))
+
+
+@contextmanager
+def _replaced_forwards(
+    blocks: nn.ModuleList, replace: Callable[[int, Callable[..., Any]], Callable[..., Any]]
+) -> Iterator[None]:
+    before = [vars(block).get("forward") for block in blocks]
+    try:
+        for index, block in enumerate(blocks):
+            block.forward = replace(index, block.forward)
+        yield
+    finally:
+        for block, forward in zip(blocks, before, strict=True):
+            if forward is None:
+                del block.forward
+            else:
+                block.forward = forward
+
+
+def capture_calls(model: PreTrainedModel, blocks: nn.ModuleList, tokens: Tensor) -> tuple[Tensor, list[BlockCall]]:
+    """Return what the first block is given for ``tokens`` (batch, length), and how each block is called.
+
+    Only the first block is run; the others hand their input on, so that this costs next to nothing.
+    """
+    calls: list[BlockCall] = []
+    hidden: list[Tensor] = []
+    extra_outputs: list[Any] = []
+
+    def record(index: int, run: Callable[..., Any]) -> Callable[..., Any]:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            if not args:
+                args = (kwargs.pop("hidden_states"),)
+            calls.append(BlockCall(tuple(args[1:]), dict(kwargs)))
+            if index == 0:
+                hidden.append(args[0])
+                output = run(*args, **kwargs)
+                extra_outputs.append(output[1:] if isinstance(output, tuple) else None)
+                return output
+            return args[0] if extra_outputs[0] is None else (args[0], *extra_outputs[0])
+
+        return forward
+
+    with _replaced_forwards(blocks, record), torch.no_grad():
+        model.base_model(input_ids=tokens, use_cache=False)
+    if len(calls) != len(blocks):
+        raise UnsupportedModelError(
+            f"{type(model).__name__} runs {len(calls)} of its {len(blocks)} blocks in a forward pass; "
+            "expected each one exactly once. Layers that are skipped or shared cannot be compressed yet."
+        )
+    return hidden[0], calls
+
+
+def check_calls_are_independent_of_tokens(
+    model: PreTrainedModel, blocks: nn.ModuleList, length: int, device: torch.device
+) -> None:
+    """Raise if blocks are handed tensors that depend on the text, other than hidden states.
+
+    Raises:
+        UnsupportedModelError: naming the argument.
+    """
+    vocabulary = model.get_input_embeddings().num_embeddings
+    one = torch.arange(length, device=device)[None] % vocabulary
+    other = one.flip(1)
+    for ours, theirs in zip(capture_calls(model, blocks, one)[1], capture_calls(model, blocks, other)[1], strict=True):
+        for name, value in ours.kwargs.items():
+            if isinstance(value, Tensor) and not torch.equal(value, theirs.kwargs[name]):
+                raise UnsupportedModelError(
+                    f"{type(model).__name__} hands its blocks {name!r}, which depends on the text; "
+                    "only hidden states may. Such models cannot be compressed yet."
+                )
