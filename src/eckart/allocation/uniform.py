@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Literal
 
-from eckart.objectives.base import Choice
+from eckart.choice import Choice
 from eckart.structure import TwoFactor, dense_bytes
 
 

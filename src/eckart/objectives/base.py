@@ -6,9 +6,10 @@ from enum import Enum, auto
 from typing import ClassVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
+from eckart.choice import Choice
 from eckart.lowrank import Whitening, whiten
 from eckart.moments import Moments
 
@@ -20,14 +21,6 @@ class Streams(Enum):
     ORIGINAL = auto()
     COMPRESSED = auto()
     BOTH = auto()
-
-
-class Choice(BaseModel):
-    """A choice at one of a recipe's places: its name and its numbers, as plain data."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str
 
 
 class Objective(Choice):

@@ -1,0 +1,13 @@
+"""What a recipe is made of."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Choice(BaseModel):
+    """A choice at one of a recipe's places: its name and its numbers, as plain data."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
