@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 
+import psutil
 import torch
 
 from eckart.errors import EckartError
@@ -48,16 +48,16 @@ def synchronize(device: torch.device) -> None:
         torch.accelerator.synchronize(device)
 
 
+def host_memory() -> int:
+    """Return the resident size of this process now, in bytes."""
+    return int(psutil.Process().memory_info().rss)
+
+
 def peak_host_memory() -> int:
     """Return the largest resident size of this process so far, in bytes."""
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource  # not there on Windows
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def host_memory() -> int:
-    """Return the resident size of this process now, in bytes (its peak where the system does not tell)."""
-    try:
-        with open("/proc/self/statm", encoding="ascii") as statm:
-            return int(statm.read().split()[1]) * resource.getpagesize()
-    except OSError:
-        return peak_host_memory()
