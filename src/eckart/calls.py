@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
 from eckart.errors import UnsupportedModelError
@@ -26,10 +26,6 @@ class BlockCall:
         """Run ``block`` on hidden states (batch, length, width) and return those that it hands on."""
         output = block(hidden, *self.args, **self.kwargs)
         return cast(Tensor, output[0] if isinstance(output, tuple) else output)
-
-    def to(self, device: torch.device) -> BlockCall:
-        """Return the call with its tensors on ``device``."""
-        return BlockCall(*tree_map_only(Tensor, lambda tensor: tensor.to(device), (self.args, self.kwargs)))
 
 
 @contextmanager
@@ -60,6 +56,11 @@ def capture_calls(model: PreTrainedModel, blocks: nn.ModuleList, tokens: Tensor)
 
     def record(index: int, run: Callable[..., Any]) -> Callable[..., Any]:
         def forward(*args: Any, **kwargs: Any) -> Any:
+            if not args and "hidden_states" not in kwargs:
+                raise UnsupportedModelError(
+                    f"{type(model).__name__} hands its blocks {sorted(kwargs)}; expected hidden states, as the first "
+                    "argument or by that name."
+                )
             if not args:
                 args = (kwargs.pop("hidden_states"),)
             calls.append(BlockCall(tuple(args[1:]), dict(kwargs)))
@@ -92,11 +93,20 @@ def check_calls_are_independent_of_tokens(
     """
     vocabulary = model.get_input_embeddings().num_embeddings
     one = torch.arange(length, device=device)[None] % vocabulary
-    other = one.flip(1)
-    for ours, theirs in zip(capture_calls(model, blocks, one)[1], capture_calls(model, blocks, other)[1], strict=True):
-        for name, value in ours.kwargs.items():
-            if isinstance(value, Tensor) and not torch.equal(value, theirs.kwargs[name]):
+    flipped = one.flip(1)
+    for ours, theirs in zip(
+        capture_calls(model, blocks, one)[1], capture_calls(model, blocks, flipped)[1], strict=True
+    ):
+        others = dict(_named_arguments(theirs))
+        for name, value in _named_arguments(ours):
+            leaves = zip(tree_leaves(value), tree_leaves(others[name]), strict=True)
+            if any(isinstance(leaf, Tensor) and not torch.equal(leaf, other) for leaf, other in leaves):
                 raise UnsupportedModelError(
                     f"{type(model).__name__} hands its blocks {name!r}, which depends on the text; "
                     "only hidden states may. Such models cannot be compressed yet."
                 )
+
+
+def _named_arguments(call: BlockCall) -> list[tuple[str, Any]]:
+    positional = [(f"argument {index}", value) for index, value in enumerate(call.args, start=2)]
+    return positional + list(call.kwargs.items())

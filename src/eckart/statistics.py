@@ -25,6 +25,10 @@ Stream = Sequence[Tensor]
 Calls = Mapping[torch.Size, BlockCall]
 
 
+class _StopForwardError(Exception):
+    """Ends a forward pass as soon as what it was run for is known. Never leaves this module."""
+
+
 @dataclass(frozen=True)
 class GroupInputs:
     """The inputs of each group of a block, batch by batch on the host, and ``||W x||^2`` of each linear."""
@@ -112,10 +116,6 @@ def _on_device(calls: Calls, stream: Stream, device: torch.device) -> Iterator[t
 
 def _empty(group: Group, device: torch.device, *, paired: bool) -> Moments:
     return Moments.zeros(group.targets[0].in_features, paired=paired, device=moment_device(device))
-
-
-class _StopForwardError(Exception):
-    """Ends a forward pass as soon as what it was run for is known. Never leaves this module."""
 
 
 def observe_inputs(
