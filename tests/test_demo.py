@@ -23,8 +23,8 @@ def test_the_demo_on_a_tiny_model(model_folder: Path, tmp_path: Path, monkeypatc
         "dense",
         "svd-llm-0.9",
         "svd-llm-0.8",
-        "dobi-shift-0.9",
-        "dobi-shift-0.8",
+        "saes-svd-0.9",
+        "saes-svd-0.8",
     ]
     for row in rows:
         assert row.label in result.output

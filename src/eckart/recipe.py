@@ -68,7 +68,7 @@ RECIPES: dict[str, Recipe] = {
     )
 }
 
-DEFAULT_RECIPE = "svd-llm"
+DEFAULT_RECIPE = "saes-svd"  # the best of them on validation text, see benchmarks/RESULTS.md
 
 
 def load_recipe(source: str | Path | Recipe, overrides: Iterable[str] = ()) -> Recipe:
