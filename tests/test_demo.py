@@ -7,7 +7,7 @@ from tests.conftest import needs_smollm2
 from typer.testing import CliRunner
 
 from eckart import demo
-from eckart.cli import app
+from eckart.cli.main import app
 from eckart.errors import CheckpointError
 
 

@@ -97,4 +97,4 @@ def test_every_recipe_on_a_small_real_model(tmp_path: Path) -> None:
         loaded = load_model(tmp_path / recipe)
         excess[recipe] = eckart.perplexity(loaded, held_out, length=256, windows=20).log_perplexity - dense
     assert max(excess, key=excess.__getitem__) == "svd"
-    assert all(0 < value < 1.5 for name, value in excess.items() if name != "svd"), excess
+    assert all(0 < value < excess["svd"] - 1 for name, value in excess.items() if name != "svd"), excess

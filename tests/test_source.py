@@ -39,7 +39,9 @@ def test_devices_are_named_in_one_module_only(path: Path) -> None:
         assert not [text for text in strings_and_names(path) if ACCELERATORS.search(text)]
 
 
-@pytest.mark.parametrize("name", ["blocks", "statistics", "compress", "plan", "placement", "lowrank", "moments", "api"])
+@pytest.mark.parametrize(
+    "name", ["blocks", "statistics", "calls", "walk", "plan", "placement", "lowrank", "moments", "api"]
+)
 def test_the_engine_names_no_architecture(name: str) -> None:
     assert not [text for text in strings_and_names(SOURCE / f"{name}.py") if ARCHITECTURES.search(text)]
 

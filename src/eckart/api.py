@@ -13,7 +13,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from eckart.calibration import Calibration, calibrate
 from eckart.checkpoint.load import check_compressible, load_tokenizer
 from eckart.checkpoint.save import describe
-from eckart.compress import compress_blocks
 from eckart.device import resolve_device
 from eckart.errors import EckartWarning
 from eckart.estimate import Estimate, estimate
@@ -21,6 +20,7 @@ from eckart.plan import Plan, make_plan
 from eckart.recipe import DEFAULT_RECIPE, Recipe, load_recipe
 from eckart.report import LayerRecord, Report
 from eckart.text import PYTHON_DOCS
+from eckart.walk import compress_blocks
 
 DEFAULT_KEEP = 0.8
 DEFAULT_SAMPLES = 64

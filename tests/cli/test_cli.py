@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner, Result
 
 import eckart
-from eckart.cli import app
+from eckart.cli.main import app
 
 
 def run(*arguments: object) -> Result:
@@ -166,7 +166,7 @@ def test_a_full_disk_is_said(model_folder: Path, tmp_path: Path, monkeypatch: py
 
 @pytest.mark.skipif(os.name != "posix", reason="sends a signal")
 def test_ctrl_c_leaves_no_folder_and_no_traceback(model_folder: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", "from eckart.cli import main; main()"]
+    command = [sys.executable, "-c", "from eckart.cli.main import main; main()"]
     command += ["compress", str(model_folder), "-o", str(tmp_path / "out"), "--recipe", "aa-svd-layer"]
     # A long run on a tiny model: many samples.
     command += ["--samples", "20000", "--length", "100"]

@@ -180,8 +180,8 @@ def test_an_activation_that_is_infinite_is_named(llama: PreTrainedModel, tokens:
 
 
 def test_an_objective_that_needs_tokens_says_so(llama: PreTrainedModel) -> None:
-    from eckart.compress import compress_blocks
     from eckart.plan import make_plan
+    from eckart.walk import compress_blocks
 
     recipe = eckart.RECIPES["svd-llm"]
     with pytest.raises(CalibrationError, match="needs calibration text"):

@@ -1,0 +1,32 @@
+"""All commands together: what ``eckart`` runs."""
+
+from __future__ import annotations
+
+import typer
+
+from eckart.cli.compress import compress
+from eckart.cli.demo import demo
+from eckart.cli.evaluate import evaluate
+from eckart.cli.inspect import inspect
+from eckart.cli.merge import merge
+from eckart.cli.recipes import recipes
+
+app = typer.Typer(
+    name="eckart",
+    help="Makes pretrained transformers smaller by low-rank factorisation after training.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode="markdown",
+)
+app.command("compress")(compress)
+app.command("eval")(evaluate)
+app.command("inspect")(inspect)
+app.command("merge")(merge)
+app.command("recipes")(recipes)
+app.command("demo")(demo)
+
+
+def main() -> None:
+    """Run the command."""
+    app()
