@@ -23,7 +23,7 @@ from eckart.text import PYTHON_DOCS
 from eckart.walk import compress_blocks
 
 DEFAULT_KEEP = 0.8
-DEFAULT_SAMPLES = 64
+DEFAULT_SAMPLES = 32
 
 
 def compress(
