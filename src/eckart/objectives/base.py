@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from enum import Enum, auto
 from typing import ClassVar
 
@@ -33,6 +34,7 @@ class Objective(Choice):
         """Whether calibration tokens are looked at."""
         return self.streams is not Streams.NONE
 
+    @abstractmethod
     def whitening(self, moments: Moments | None, in_features: int, device: torch.device) -> Whitening:
         """Return the root of ``S``, shared by the linears of a group.
 
@@ -41,7 +43,6 @@ class Objective(Choice):
             in_features: n.
             device: where the result is needed.
         """
-        raise NotImplementedError
 
     def cross_moment(self, weight: Tensor, moments: Moments, whitening: Whitening, rank: int) -> Tensor | None:
         """Return ``P = T Z^T``, (m, n) float64, for one linear; None stands for ``W S``.
