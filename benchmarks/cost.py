@@ -20,6 +20,7 @@ import eckart
 from eckart.calibration import Calibration, calibrate
 from eckart.device import host_memory, peak_host_memory
 from eckart.estimate import Estimate
+from eckart.plan import Plan
 
 
 def forward_seconds(model: str, calibration: Calibration) -> float:
@@ -38,6 +39,16 @@ def measure_forward(model: str, source: str, samples: int, length: int) -> float
     return forward_seconds(model, _calibration(model, source, samples, length))
 
 
+class Listener(eckart.Observer):
+    """Keeps the estimate that a run starts with."""
+
+    def __init__(self, expected: list[Estimate]) -> None:
+        self.expected = expected
+
+    def on_start(self, plan: Plan, cost: Estimate, finished: int) -> None:
+        self.expected.append(cost)
+
+
 def measure(model: str, recipe: str, keep: float, source: str, samples: int, length: int) -> dict[str, float]:
     """Compress once, and return seconds and bytes."""
     warnings.simplefilter("ignore")
@@ -45,7 +56,7 @@ def measure(model: str, recipe: str, keep: float, source: str, samples: int, len
     tokens = _calibration(model, source, samples, length).tokens
     candidate = eckart.load_model(model)
     loaded = host_memory()
-    report = eckart.compress(candidate, recipe, keep, tokens, on_start=lambda plan, cost: expected.append(cost))
+    report = eckart.compress(candidate, recipe, keep, tokens, observer=Listener(expected))
     return {
         "statistics": report.timings.statistics,
         "factorisation": report.timings.factorisation,

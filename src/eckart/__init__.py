@@ -17,7 +17,9 @@ from eckart.checkpoint import load_tokenizer as load_tokenizer
 from eckart.checkpoint import register, save
 from eckart.errors import EckartError as EckartError
 from eckart.evaluate import perplexity as perplexity
+from eckart.job import compress_checkpoint as compress_checkpoint
 from eckart.layers import LowRankLinear as LowRankLinear
+from eckart.observer import Observer as Observer
 from eckart.recipe import RECIPES as RECIPES
 from eckart.recipe import Recipe as Recipe
 from eckart.recipe import load_recipe as load_recipe
@@ -28,9 +30,11 @@ __all__ = [
     "RECIPES",
     "EckartError",
     "LowRankLinear",
+    "Observer",
     "Recipe",
     "Report",
     "compress",
+    "compress_checkpoint",
     "load_model",
     "load_recipe",
     "load_tokenizer",

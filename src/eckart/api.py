@@ -1,29 +1,37 @@
-"""The public verb: one call on a model in memory."""
+"""The public verb for a model in memory, and what it shares with the one for models on disk."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eckart.calibration import Calibration, calibrate
 from eckart.checkpoint.load import check_compressible, load_tokenizer
-from eckart.checkpoint.save import describe
-from eckart.device import resolve_device
+from eckart.checkpoint.quantizer import attach
+from eckart.checkpoint.save import description
+from eckart.device import free_memory, host_memory, resolve_device
 from eckart.errors import EckartWarning
 from eckart.estimate import Estimate, estimate
+from eckart.observer import Observer
+from eckart.placement import ResidentWeights, Weights
 from eckart.plan import Plan, make_plan
 from eckart.recipe import DEFAULT_RECIPE, Recipe, load_recipe
-from eckart.report import LayerRecord, Report
+from eckart.refinement import BlockRefinement
+from eckart.report import Report
+from eckart.spool import Workspace
 from eckart.text import PYTHON_DOCS
-from eckart.walk import compress_blocks
+from eckart.walk import Journal, compress_blocks
 
 DEFAULT_KEEP = 0.8
 DEFAULT_SAMPLES = 32
+FEW_STEPS = 100  # of the optimiser in a block's refinement; AA-SVD takes 200
 
 
 def compress(
@@ -38,14 +46,14 @@ def compress(
     seed: int = 0,
     device: str = "auto",
     overrides: Iterable[str] = (),
+    memory: int | None = None,
     source: str | None = None,
-    on_start: Callable[[Plan, Estimate], None] = lambda plan, cost: None,
-    on_layer: Callable[[LayerRecord], None] = lambda record: None,
+    observer: Observer | None = None,
 ) -> Report:
     """Compress a causal language model in place.
 
     The model then saves with :func:`eckart.save` (or its own ``save_pretrained``), and loads with ``from_pretrained``
-    wherever ``eckart`` was imported.
+    wherever ``eckart`` was imported. For a model that is larger than memory see :func:`eckart.compress_checkpoint`.
 
     Args:
         model: of transformers, with ``nn.Linear`` or ``Conv1D`` layers in its blocks.
@@ -56,12 +64,13 @@ def compress(
         tokenizer: of the model; by default the one beside the files that the model was loaded from.
         samples: how many calibration samples to draw.
         length: tokens in each; by default 1024, or the model's context if that is shorter.
-        seed: of the draw.
+        seed: of the draw, and of the order of training.
         device: ``auto``, ``cpu`` or the name of an accelerator.
         overrides: changes to the recipe, such as ``objective.shrinkage=0.03``.
+        memory: bytes that the process may take; hidden states go to temporary files if they would not fit. By default
+            what is free.
         source: name of the model for the record; by default the one it was loaded by.
-        on_start: is called once with the plan and the estimate of memory and time.
-        on_layer: is called with the record of each linear layer as it is done.
+        observer: is told what happens.
 
     Returns:
         The ranks, bytes and errors of all layers, and what it took.
@@ -76,18 +85,78 @@ def compress(
     model.eval()
     plan = make_plan(model, chosen, keep)
     tokens: Calibration | None = None
-    if chosen.objective.needs_data:
+    if chosen.needs_data:
         if tokenizer is None and isinstance(calibration, str) and model.config.name_or_path:
             tokenizer = load_tokenizer(model.config.name_or_path)
         tokens = calibrate(calibration, samples=samples, length=length, seed=seed, tokenizer=tokenizer, model=model)
-    notes = token_warnings(plan, tokens)
-    for note in notes:
-        warnings.warn(note, EckartWarning, stacklevel=2)
-    on_start(plan, estimate(model, chosen, plan, tokens, place))
-    report = compress_blocks(model, chosen, plan, tokens, device=place, on_layer=on_layer)
-    report.warnings.extend(notes)
-    describe(model, report, source or _name_of(model))
+    job = Job(model, ResidentWeights(), chosen, plan, tokens, place, observer or Observer())
+    job.warn()
+    report = job.run(job.estimate(memory))
+    attach(model, description(model, report, source or _name_of(model)))
     return report
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that is known before the first block is touched."""
+
+    model: PreTrainedModel
+    weights: Weights
+    recipe: Recipe
+    plan: Plan
+    calibration: Calibration | None
+    device: torch.device
+    observer: Observer
+
+    def notes(self) -> list[str]:
+        """Return what the user should know about the choice of data and numbers."""
+        return token_warnings(self.plan, self.calibration) + step_warnings(self.recipe, self.calibration)
+
+    def warn(self) -> None:
+        """Say the notes."""
+        for note in self.notes():
+            warnings.warn(note, EckartWarning, stacklevel=3)
+
+    def estimate(self, memory: int | None) -> Estimate:
+        """Return what the run will take, if the process may take ``memory`` bytes of the host."""
+        here = self.device.type == "cpu"
+        return estimate(
+            self.model,
+            self.recipe,
+            self.plan,
+            self.calibration,
+            self.device,
+            weights=self.weights,
+            limit=memory if memory is not None else host_memory() + free_memory(torch.device("cpu")),
+            device_limit=None if here else free_memory(self.device),
+        )
+
+    def run(
+        self, cost: Estimate, *, streams: Path | None = None, journal: Journal | None = None, finished: int = 0
+    ) -> Report:
+        """Compress the blocks.
+
+        Args:
+            cost: from :meth:`estimate`.
+            streams: folder for the files of the streams; a temporary one by default.
+            journal: keeps the finished blocks.
+            finished: blocks that it has already.
+        """
+        self.observer.on_start(self.plan, cost, finished)
+        report = compress_blocks(
+            self.model,
+            self.recipe,
+            self.plan,
+            self.calibration,
+            device=self.device,
+            weights=self.weights,
+            workspace=Workspace(cost.in_memory, streams),
+            journal=journal,
+            checkpoint_activations=cost.checkpoint_activations,
+            observer=self.observer,
+        )
+        report.warnings.extend(self.notes())
+        return report
 
 
 def token_warnings(plan: Plan, calibration: Calibration | None) -> list[str]:
@@ -103,6 +172,21 @@ def token_warnings(plan: Plan, calibration: Calibration | None) -> list[str]:
         f"{tokens} calibration tokens are fewer than the input features of {len(starved)} layers, such as "
         f"{widest.path} with {widest.in_features}: their errors on other text will be larger. "
         "Use more samples, longer ones, or some shrinkage (--set objective.shrinkage=0.03)."
+    ]
+
+
+def step_warnings(recipe: Recipe, calibration: Calibration | None) -> list[str]:
+    """Return a warning if a block's refinement takes very few optimiser steps."""
+    if calibration is None or not isinstance(recipe.refinement, BlockRefinement):
+        return []
+    samples = len(calibration.tokens)
+    steps = recipe.refinement.steps(samples)
+    if steps >= FEW_STEPS:
+        return []
+    smaller = max(1, recipe.refinement.batch * steps // 200)
+    return [
+        f"The refinement of a block takes at most {steps} optimiser steps on {samples} samples; published results "
+        f"took 200. Use more samples, or smaller batches (--set refinement.batch={smaller})."
     ]
 
 

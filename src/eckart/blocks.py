@@ -20,8 +20,10 @@ from transformers import PreTrainedModel
 from eckart.calls import BlockCall, capture_calls
 from eckart.errors import UnsupportedModelError
 from eckart.layers import LowRankLinear, is_linear, weight_matrix
+from eckart.placement import Weights
 
 PROBE_TOKENS = 16
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,11 @@ class Target:
         """(out features, in features)."""
         return self.out_features, self.in_features
 
+    @property
+    def size(self) -> int:
+        """Numbers in the dense weight."""
+        return self.out_features * self.in_features
+
 
 @dataclass(frozen=True)
 class Group:
@@ -61,6 +68,11 @@ class Block:
     path: str
     module: nn.Module
     groups: tuple[Group, ...]
+
+    @property
+    def targets(self) -> list[Target]:
+        """The linears of all groups, in order of execution."""
+        return [target for group in self.groups for target in group.targets]
 
 
 def find_block_list(model: nn.Module) -> tuple[str, nn.ModuleList]:
@@ -86,17 +98,22 @@ def find_block_list(model: nn.Module) -> tuple[str, nn.ModuleList]:
     return max(found, key=lambda item: (len(item[1]), sum(p.numel() for p in item[1].parameters())))
 
 
-def find_blocks(model: PreTrainedModel) -> list[Block]:
-    """Return the blocks of a model with their groups, found by one short probe run of each block.
+def find_blocks(model: PreTrainedModel, weights: Weights) -> list[Block]:
+    """Return the blocks of a model with their groups, found by one short probe run of each block on the CPU.
 
     Linears that the probe does not reach are in no group and stay dense.
+
+    Args:
+        model: to look into.
+        weights: where its tensors are.
 
     Raises:
         UnsupportedModelError: no blocks, or a linear layer that two blocks share.
     """
     path, modules = find_block_list(model)
     vocabulary = model.get_input_embeddings().num_embeddings
-    hidden, calls = capture_calls(model, modules, torch.arange(PROBE_TOKENS)[None] % vocabulary)
+    with weights.lend(model, CPU, skip=(*modules[1:], model.get_output_embeddings())):
+        hidden, calls = capture_calls(model, modules, torch.arange(PROBE_TOKENS)[None] % vocabulary)
     blocks: list[Block] = []
     owners: dict[int, str] = {}
     for index, (module, call) in enumerate(zip(modules, calls, strict=True)):
@@ -106,7 +123,8 @@ def find_blocks(model: PreTrainedModel) -> list[Block]:
                 f"{block_path} is already compressed. Start from the original model, or multiply the factors back "
                 "with `eckart merge`."
             )
-        groups = _find_groups(module, block_path, call, hidden)
+        with weights.lend(module, CPU):
+            groups = _find_groups(module, block_path, call, hidden)
         for target in (target for group in groups for target in group.targets):
             owner = owners.setdefault(id(module.get_submodule(target.name)), target.path)
             if owner != target.path:

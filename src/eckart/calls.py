@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -22,7 +22,7 @@ class BlockCall:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
-    def __call__(self, block: nn.Module, hidden: Tensor) -> Tensor:
+    def __call__(self, block: Callable[..., Any], hidden: Tensor) -> Tensor:
         """Run ``block`` on hidden states (batch, length, width) and return those that it hands on."""
         output = block(hidden, *self.args, **self.kwargs)
         return cast(Tensor, output[0] if isinstance(output, tuple) else output)
@@ -81,6 +81,26 @@ def capture_calls(model: PreTrainedModel, blocks: nn.ModuleList, tokens: Tensor)
             "expected each one exactly once. Layers that are skipped or shared cannot be compressed yet."
         )
     return hidden[0], calls
+
+
+def calls_by_shape(
+    model: PreTrainedModel, blocks: nn.ModuleList, batches: Iterable[int], length: int, device: torch.device
+) -> list[dict[torch.Size, BlockCall]]:
+    """Return how each block is called for sequences of ``length`` tokens, by (batch, length).
+
+    Args:
+        model: its embedding and its first block must be on ``device``.
+        blocks: of the model.
+        batches: how many sequences are run at once.
+        length: tokens in each.
+        device: where the blocks will be run.
+    """
+    found: list[dict[torch.Size, BlockCall]] = [{} for _ in blocks]
+    for batch in sorted(set(batches)):
+        tokens = torch.zeros(batch, length, dtype=torch.int64, device=device)
+        for calls, call in zip(found, capture_calls(model, blocks, tokens)[1], strict=True):
+            calls[tokens.shape] = call
+    return found
 
 
 def check_calls_are_independent_of_tokens(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import sys
+from pathlib import Path
+from time import perf_counter
 
 import psutil
 import torch
@@ -30,11 +33,36 @@ def resolve_device(name: str = "auto") -> torch.device:
 
 
 def compute_dtype(stored: torch.dtype, device: torch.device) -> torch.dtype:
-    """Return the dtype to run forward passes in: float32 on a CPU, the stored dtype on an accelerator.
+    """Return the dtype to run forward passes in: the stored one, or float32 on a CPU that only emulates it.
 
     Many CPUs emulate 16-bit matrix products, at up to a hundredth of the float32 speed.
     """
-    return torch.float32 if device.type == "cpu" else stored
+    is_half = stored.is_floating_point and stored.itemsize == 2
+    return torch.float32 if is_half and device.type == "cpu" and is_emulated(stored) else stored
+
+
+@functools.cache
+def is_emulated(dtype: torch.dtype) -> bool:
+    """Return whether this CPU multiplies matrices of ``dtype`` slower than those of float32; measured once."""
+    return _product_seconds(dtype) > _product_seconds(torch.float32)
+
+
+def _product_seconds(dtype: torch.dtype) -> float:
+    """Return the seconds of one matrix product on the CPU, the best of several."""
+    matrix = torch.ones(384, 384, dtype=dtype)
+    best = float("inf")
+    for _ in range(8):
+        start = perf_counter()
+        matrix @ matrix
+        best = min(best, perf_counter() - start)
+        if best > 0.1:  # the answer is clear, and each repetition slow
+            break
+    return best
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """Return a context in which the matrix products of float32 tensors are computed in ``dtype``."""
+    return torch.autocast(device.type, dtype, enabled=dtype.itemsize == 2)
 
 
 def moment_device(device: torch.device) -> torch.device:
@@ -61,3 +89,21 @@ def peak_host_memory() -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def peak_device_memory(device: torch.device) -> int | None:
+    """Return the largest number of bytes allocated on an accelerator so far; None for the CPU."""
+    return None if device.type == "cpu" else int(torch.accelerator.max_memory_allocated(device))
+
+
+def free_memory(device: torch.device) -> int:
+    """Return the bytes that can still be taken on ``device``: for the CPU, within the limit of its control group."""
+    if device.type != "cpu":
+        return int(torch.accelerator.get_memory_info(device)[0])
+    free = int(psutil.virtual_memory().available)
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        path = Path(limit)
+        text = path.read_text().strip() if path.is_file() else "max"
+        if text.isdigit():
+            free = min(free, max(0, int(text) - host_memory()))
+    return free

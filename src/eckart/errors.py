@@ -34,6 +34,10 @@ class CheckpointError(EckartError):
     """A folder that cannot be read or written as a compressed model."""
 
 
+class InterruptedRun(KeyboardInterrupt):
+    """Ctrl-C during a run that may have finished some of its work; the message says what is kept."""
+
+
 def suggest(name: str, choices: Iterable[str]) -> str:
     """Return ``'; did you mean ...? Choices: ...'`` for a name that is not among ``choices``."""
     known = sorted(choices)

@@ -2,96 +2,223 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from time import perf_counter
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from eckart.blocks import Block, Target, find_block_list
 from eckart.calibration import Calibration
-from eckart.calls import capture_calls
-from eckart.device import host_memory, moment_device, synchronize
+from eckart.calls import BlockCall, capture_calls
+from eckart.device import autocast, compute_dtype, host_memory, moment_device, synchronize
+from eckart.layers import LowRankLinear
+from eckart.memory import memory_of_run
 from eckart.objectives import Streams
-from eckart.placement import placed
+from eckart.placement import ResidentWeights, Weights
 from eckart.plan import Plan
 from eckart.recipe import Recipe
+from eckart.refinement import BlockRefinement
+from eckart.refinement.activations import checkpointed, saved_bytes
 
-FLOAT32, FLOAT64 = 4, 8
+PROBE_TOKENS = 64  # of the pass in which a block's activations are counted
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run is expected to take: peak resident memory of the process in bytes, and seconds."""
+    """What a run is expected to take.
+
+    Attributes:
+        host_bytes: peak resident memory of the process.
+        device_bytes: peak memory on the accelerator; None without one.
+        block_seconds: for one block.
+        seconds: for all blocks.
+        in_memory: whether the streams fit into memory; else they go to files.
+        checkpoint_activations: whether a refinement must compute activations twice to fit.
+    """
 
     host_bytes: int
+    device_bytes: int | None
+    block_seconds: float
     seconds: float
+    in_memory: bool
+    checkpoint_activations: bool
 
 
 def estimate(
-    model: PreTrainedModel, recipe: Recipe, plan: Plan, calibration: Calibration | None, device: torch.device
-) -> Estimate:
-    """Return the expected memory and time; runs one batch through the first block, and one factorisation."""
-    streams = recipe.objective.streams
-    block = max(plan.blocks, key=lambda b: sum(t.out_features * t.in_features for g in b.groups for t in g.targets))
-    seconds = len(plan.blocks) * _factorisation_seconds(block, recipe, device)
-    if calibration is not None:
-        seconds += len(plan.blocks) * _statistics_seconds(model, block, streams, plan.keep, calibration, device)
-    return Estimate(host_memory() + _extra_bytes(model, block, streams, calibration), seconds)
-
-
-def _extra_bytes(model: PreTrainedModel, block: Block, streams: Streams, calibration: Calibration | None) -> int:
-    """Return the bytes that a run holds at once beyond the model itself."""
-    both = streams is Streams.BOTH
-    copies = FLOAT32 * sum(parameter.numel() for parameter in block.module.parameters()) * (2 if both else 1)
-    widths = [group.targets[0].in_features for group in block.groups]
-    largest = max(widths)
-    solver = FLOAT64 * max(4 * largest**2 + 6 * t.out_features * t.in_features for g in block.groups for t in g.targets)
-    if calibration is None:
-        return copies + solver
-    tokens = calibration.tokens.numel()
-    width = int(model.get_input_embeddings().embedding_dim)
-    # A stream is held while the next one is written; the embedding is widened while the first one is made.
-    stream = FLOAT32 * tokens * width * (3 if both else 2)
-    inputs = FLOAT32 * tokens * sum(widths) if both else 0
-    observed = widths if streams is Streams.ORIGINAL else [largest]
-    moments = FLOAT64 * sum(w**2 for w in observed) * (2 if both else 1)
-    embedding = FLOAT32 * int(model.get_input_embeddings().weight.numel())
-    return max(embedding + stream, copies + stream + inputs + moments + solver)
-
-
-def _statistics_seconds(
     model: PreTrainedModel,
-    block: Block,
-    streams: Streams,
-    keep: float,
-    calibration: Calibration,
+    recipe: Recipe,
+    plan: Plan,
+    calibration: Calibration | None,
     device: torch.device,
-) -> float:
-    batches = list(calibration.batches())
-    _, modules = find_block_list(model)
-    with placed(model, device, skip=(*modules[1:], model.get_output_embeddings())), torch.no_grad():
-        hidden, calls = capture_calls(model, modules, batches[0].to(device))
-        forward = _seconds(lambda: calls[0](modules[0], hidden), device)
-    tokens = hidden.shape[0] * hidden.shape[1]
-    sizes = [sum(t.out_features * t.in_features for t in group.targets) for group in block.groups]
-    widths = [group.targets[0].in_features for group in block.groups]
-    sample = _random(tokens, max(widths)).to(device)
-    product = _seconds(lambda: sample.T @ sample, device) / max(widths) ** 2
-    # How far into the block the passes of the compressed stream run before they stop at each group, and the last one.
-    depth = sum(sum(sizes[:index]) for index in range(len(sizes))) / sum(sizes) + 1
-    passes = {Streams.ORIGINAL: 1.0, Streams.COMPRESSED: keep * depth, Streams.BOTH: 1 + keep * depth}[streams]
-    moments = sum(width**2 for width in widths) * (2 if streams is Streams.BOTH else 1)
-    return len(batches) * (passes * forward + moments * product)
+    *,
+    weights: Weights | None = None,
+    limit: int | None = None,
+    device_limit: int | None = None,
+) -> Estimate:
+    """Return the expected memory and time; runs one batch through the first block, and one factorisation.
+
+    Args:
+        model: to be compressed.
+        recipe: what is to be done to it.
+        plan: blocks and ranks.
+        calibration: the tokens; None if the recipe looks at no data.
+        device: where blocks will be run.
+        weights: where the model's tensors are; in memory by default.
+        limit: bytes of resident memory that the process may take; None for no limit.
+        device_limit: bytes that may be allocated on the accelerator; None for no limit.
+    """
+    probe = _Probe(model, recipe, plan, calibration, device, weights or ResidentWeights())
+    base = host_memory()
+    activations = probe.activation_bytes()
+    memory = memory_of_run(
+        model,
+        recipe,
+        plan,
+        calibration,
+        compute_dtype(model.dtype, device),
+        on_host=device.type == "cpu",
+        resident=isinstance(probe.weights, ResidentWeights),
+        activations=activations,
+    )
+    limits = limit, device_limit
+    in_memory = memory.fits(base, *limits)
+    if not in_memory:
+        memory = replace(memory, streams=0)
+    checkpoint = not memory.fits(base, *limits) and activations > 0
+    if checkpoint:
+        memory = replace(memory, activations=memory.activations // 2)
+    seconds = probe.block_seconds(checkpoint)
+    return Estimate(
+        base + memory.host,
+        memory.device if device.type != "cpu" else None,
+        seconds,
+        seconds * len(plan.blocks),
+        in_memory,
+        checkpoint,
+    )
+
+
+@dataclass
+class _Probe:
+    """Short runs of the first block, as it is and as it will be."""
+
+    model: PreTrainedModel
+    recipe: Recipe
+    plan: Plan
+    calibration: Calibration | None
+    device: torch.device
+    weights: Weights
+
+    def activation_bytes(self) -> int:
+        """Return what a refinement holds between the forward and the backward pass of one batch of sequences."""
+        if self.calibration is None or not self.recipe.refinement.needs_data:
+            return 0
+        batch = next(self.calibration.batches())
+        tokens = batch[:1, :PROBE_TOKENS]
+        with self._first_block(tokens) as (block, call, hidden):
+            sample = _trainable(self._factored(block))
+            held = saved_bytes(lambda: self._forward(sample, call, hidden), list(sample.parameters()))
+        return held * batch.numel() // tokens.numel()
+
+    def block_seconds(self, checkpoint: bool) -> float:
+        """Return the seconds of all that is done to one block."""
+        block = max(self.plan.blocks, key=lambda b: sum(t.size for t in b.targets))
+        seconds = _factorisation_seconds(block, self.recipe, self.device)
+        if self.calibration is None:
+            return seconds
+        batches = list(self.calibration.batches())
+        with self._first_block(batches[0]) as (dense, call, hidden):
+            factored = self._factored(dense)
+            with torch.no_grad():
+                passes = [_seconds(lambda: call(dense, hidden), self.device)]
+                passes.append(_seconds(lambda: call(factored, hidden), self.device))
+            refinement = self.recipe.refinement
+            if isinstance(refinement, BlockRefinement):
+                factored = _trainable(factored)
+                with checkpointed(factored) if checkpoint else nullcontext():
+                    both = _seconds(lambda: self._forward_and_backward(factored, call, hidden), self.device)
+                trained_on, held_out = refinement.split(len(self.calibration.tokens))
+                seconds += refinement.epochs * (both * trained_on + passes[1] * held_out) / len(batches[0])
+            seconds += self._statistics_seconds(block, passes, hidden) * len(batches)
+        return seconds
+
+    def _statistics_seconds(self, block: Block, passes: list[float], hidden: Tensor) -> float:
+        """Return the seconds that the statistics of a block take for one batch."""
+        streams, refined = self.recipe.objective.streams, self.recipe.refinement.needs_data
+        sizes = [sum(t.size for t in group.targets) for group in block.groups]
+        widths = [group.targets[0].in_features for group in block.groups]
+        sample = _random(hidden.shape[0] * hidden.shape[1], max(widths)).to(self.device)
+        product = _seconds(lambda: sample.T @ sample, self.device) / max(widths) ** 2
+        original = streams in (Streams.ORIGINAL, Streams.BOTH) or refined
+        in_order = streams in (Streams.COMPRESSED, Streams.BOTH)
+        # How far into the block the passes of the compressed stream run before they stop at each group.
+        depth = sum(sum(sizes[:index]) for index in range(len(sizes))) / sum(sizes)
+        moments = {Streams.NONE: 0, Streams.ORIGINAL: 1, Streams.COMPRESSED: 1, Streams.BOTH: 2}[streams]
+        return (
+            passes[0] * original
+            + passes[1] * (depth * in_order + (in_order or refined))
+            + product * moments * sum(width**2 for width in widths)
+        )
+
+    def _first_block(self, tokens: Tensor) -> _FirstBlock:
+        return _FirstBlock(self.model, self.weights, tokens, self.device)
+
+    def _factored(self, block: nn.Module) -> nn.Module:
+        """Return a copy of a block with factors of the planned ranks, their numbers without meaning."""
+        sample = copy.deepcopy(block)
+        for target in self.plan.blocks[0].targets:
+            rank = self.plan.ranks[target.path]
+            if rank is not None:
+                layer = LowRankLinear.empty_like(sample.get_submodule(target.name), rank)
+                with torch.no_grad():
+                    for parameter in layer.parameters():
+                        parameter.fill_(0.01)
+                sample.set_submodule(target.name, layer)
+        return sample
+
+    def _forward_and_backward(self, block: nn.Module, call: BlockCall, hidden: Tensor) -> None:
+        self._forward(block, call, hidden).sum().backward()  # type: ignore[no-untyped-call]
+
+    def _forward(self, block: nn.Module, call: BlockCall, hidden: Tensor) -> Tensor:
+        with autocast(self.device, compute_dtype(self.model.dtype, self.device)):
+            return call(block, hidden.float()).float()
+
+
+@dataclass
+class _FirstBlock:
+    """Lends the first block with a call of it and the hidden states in front of it."""
+
+    model: PreTrainedModel
+    weights: Weights
+    tokens: Tensor
+    device: torch.device
+
+    def __enter__(self) -> tuple[nn.Module, BlockCall, Tensor]:
+        _, modules = find_block_list(self.model)
+        self._lent = self.weights.lend(self.model, self.device, (*modules[1:], self.model.get_output_embeddings()))
+        self._lent.__enter__()
+        hidden, calls = capture_calls(self.model, modules, self.tokens.to(self.device))
+        return modules[0], calls[0], hidden
+
+    def __exit__(self, *error: object) -> None:
+        self._lent.__exit__(None, None, None)
+
+
+def _trainable(block: nn.Module) -> nn.Module:
+    for parameter in block.float().parameters():
+        parameter.requires_grad_(True)
+    return block
 
 
 def _factorisation_seconds(block: Block, recipe: Recipe, device: torch.device) -> float:
     place = moment_device(device)
     widths = [group.targets[0].in_features for group in block.groups]
-    targets = [target for group in block.groups for target in group.targets]
-    largest = max(targets, key=_svd_cost)
+    largest = max(block.targets, key=_svd_cost)
     size = min(max(widths), 768)
     square = _random(size, size).to(place, torch.float64)
     whitening = (
@@ -101,11 +228,11 @@ def _factorisation_seconds(block: Block, recipe: Recipe, device: torch.device) -
     shape = [max(1, round(side * scale)) for side in largest.shape]
     matrix = _random(*shape).to(place, torch.float64)
     svd = _seconds(lambda: torch.linalg.svd(matrix, full_matrices=False), place) / (scale**3 * _svd_cost(largest))
-    return whitening * sum(width**3 for width in widths) + svd * sum(_svd_cost(target) for target in targets)
+    return whitening * sum(width**3 for width in widths) + svd * sum(_svd_cost(target) for target in block.targets)
 
 
 def _svd_cost(target: Target) -> float:
-    return float(target.out_features * target.in_features * min(target.shape))
+    return float(target.size * min(target.shape))
 
 
 def _random(*shape: int) -> Tensor:

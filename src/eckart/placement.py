@@ -1,10 +1,15 @@
-"""Lends a module to a device and a compute dtype, and gives each tensor back as it was."""
+"""Lends a module to a device and a compute dtype, and gives each tensor back as it was.
+
+Between two loans the tensors of a model are in memory (:class:`ResidentWeights`) or in files (see
+:mod:`eckart.checkpoint.source`). Whoever borrows a module cannot tell.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -23,46 +28,86 @@ class Placement:
         """Return the dtype in which the tensor ``name`` is stored."""
         return self.homes[name][1]
 
+    @property
+    def dtypes(self) -> dict[str, torch.dtype]:
+        """The dtype in which each tensor is stored."""
+        return {name: dtype for name, (_, dtype) in self.homes.items()}
+
     def replace(self, name: str, layer: nn.Module) -> None:
         """Put ``layer`` in the place of the child ``name``; its tensors go where that child's weight came from."""
         home = self.homes[f"{name}.weight"]
         self.module.set_submodule(name, layer)
-        for child, _ in _tensors(layer):
+        for child, _ in named_tensors(layer):
             self.homes[f"{name}.{child}"] = home
 
+    def stored(self) -> dict[str, Tensor]:
+        """Return what is to be saved of the module, by name: contiguous, on the host, in the stored dtypes."""
+        return {
+            name: tensor.detach().to("cpu", self.homes[name][1]).contiguous()
+            for name, tensor in self.module.state_dict().items()
+        }
 
-@contextmanager
-def placed(module: nn.Module, device: torch.device, skip: Sequence[nn.Module | None] = ()) -> Iterator[Placement]:
-    """Move ``module`` to ``device``, its 16-bit floats in the compute dtype, and back again at the end.
 
-    Buffers and parameters keep a wider dtype of their own, such as the float32 frequencies of rotary positions.
+class Weights(Protocol):
+    """Where the tensors of a model are while they are not used."""
 
-    Args:
-        module: is changed in place.
-        device: where it will be used.
-        skip: parts of it to leave where they are, unless they share their tensors with the rest.
-    """
+    @contextmanager
+    def lend(
+        self, module: nn.Module, device: torch.device, skip: Sequence[nn.Module | None] = ()
+    ) -> Iterator[Placement]:
+        """Give ``module``, a part of the model, with its tensors on ``device``, and take them back at the end.
+
+        16-bit floats come in the compute dtype. Buffers and parameters keep a wider dtype of their own, such as the
+        float32 frequencies of rotary positions.
+
+        Args:
+            module: is changed in place.
+            device: where it will be used.
+            skip: parts of it to leave where they are, unless they share their tensors with the rest.
+        """
+        ...
+
+
+class ResidentWeights:
+    """The tensors of a model in memory. What is changed while a module is lent stays changed."""
+
+    @contextmanager
+    def lend(
+        self, module: nn.Module, device: torch.device, skip: Sequence[nn.Module | None] = ()
+    ) -> Iterator[Placement]:
+        """See :meth:`Weights.lend`."""
+        wanted = wanted_tensors(module, skip)
+        homes: dict[str, tuple[torch.device, torch.dtype]] = {}
+        for name, tensor in named_tensors(module):
+            if id(tensor) in wanted:
+                homes[name] = (tensor.device, tensor.dtype)
+                tensor.data = tensor.data.to(device, computing_dtype(tensor, device))
+        try:
+            yield Placement(module, homes)
+        finally:
+            for name, tensor in named_tensors(module):
+                if name in homes:
+                    tensor.data = tensor.data.to(*homes[name])
+
+
+def wanted_tensors(module: nn.Module, skip: Sequence[nn.Module | None]) -> set[int]:
+    """Return the ids of the tensors of ``module`` that are not only in the parts to skip."""
     skipped = {id(part) for root in skip if root is not None for part in root.modules()}
-    rest = {id(t) for part in module.modules() if id(part) not in skipped for _, t in _tensors(part, recurse=False)}
-    homes: dict[str, tuple[torch.device, torch.dtype]] = {}
-    for name, tensor in _tensors(module):
-        if id(tensor) in rest:
-            homes[name] = (tensor.device, tensor.dtype)
-            tensor.data = tensor.data.to(device, _computing_dtype(tensor, device))
-    placement = Placement(module, homes)
-    try:
-        yield placement
-    finally:
-        for name, tensor in _tensors(module):
-            if name in homes:
-                tensor.data = tensor.data.to(*homes[name])
+    return {
+        id(tensor)
+        for part in module.modules()
+        if id(part) not in skipped
+        for _, tensor in named_tensors(part, recurse=False)
+    }
 
 
-def _computing_dtype(tensor: Tensor, device: torch.device) -> torch.dtype:
+def computing_dtype(tensor: Tensor, device: torch.device) -> torch.dtype:
+    """Return the dtype in which ``tensor`` is lent."""
     is_half = tensor.is_floating_point() and tensor.dtype.itemsize == 2
     return compute_dtype(tensor.dtype, device) if is_half else tensor.dtype
 
 
-def _tensors(module: nn.Module, *, recurse: bool = True) -> Iterator[tuple[str, Tensor]]:
+def named_tensors(module: nn.Module, *, recurse: bool = True) -> Iterator[tuple[str, Tensor]]:
+    """Yield the parameters and buffers of a module, each once."""
     yield from module.named_parameters(recurse=recurse)
     yield from module.named_buffers(recurse=recurse)

@@ -8,7 +8,9 @@ from transformers import PreTrainedModel
 
 from eckart.blocks import Block, Target, find_blocks
 from eckart.errors import EckartError, UnsupportedModelError
+from eckart.placement import ResidentWeights, Weights
 from eckart.recipe import Recipe
+from eckart.structure import TwoFactor
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,11 @@ class Plan:
     @property
     def targets(self) -> list[Target]:
         """All target linears, in order of execution."""
-        return [target for block in self.blocks for group in block.groups for target in group.targets]
+        return [target for block in self.blocks for target in block.targets]
+
+    def parameters_after(self, structure: TwoFactor) -> int:
+        """Return the parameters of the whole model with the targets at their ranks."""
+        return self.parameters + sum(structure.numbers(*t.shape, self.ranks[t.path]) - t.size for t in self.targets)
 
 
 def check_keep(keep: float) -> None:
@@ -39,16 +45,22 @@ def check_keep(keep: float) -> None:
         raise EckartError(f"keep is the share of the bytes to keep, above 0 and at most 1; found {keep:g}.")
 
 
-def make_plan(model: PreTrainedModel, recipe: Recipe, keep: float) -> Plan:
+def make_plan(model: PreTrainedModel, recipe: Recipe, keep: float, weights: Weights | None = None) -> Plan:
     """Find the target linears of ``model`` and give each a rank.
+
+    Args:
+        model: to be compressed.
+        recipe: what is to be done to it.
+        keep: bytes of the targets to keep, as a share.
+        weights: where the model's tensors are; in memory by default.
 
     Raises:
         EckartError: ``keep`` is not in (0, 1].
         UnsupportedModelError: the model has no blocks of linears that could be factored.
     """
     check_keep(keep)
-    blocks = find_blocks(model)
-    shapes = {t.path: t.shape for block in blocks for group in block.groups for t in group.targets}
+    blocks = find_blocks(model, weights or ResidentWeights())
+    shapes = {t.path: t.shape for block in blocks for t in block.targets}
     if not shapes:
         raise UnsupportedModelError(f"The blocks of {type(model).__name__} run no linear layer that can be factored.")
     ranks = recipe.allocation.ranks(shapes, keep, recipe.structure)

@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 from eckart.allocation import Uniform
 from eckart.errors import RecipeError, suggest
 from eckart.objectives import Anchored, AnyObjective, Blended, InputAware, ShiftAware, Weight
+from eckart.refinement import AnyRefinement, BlockRefinement, NoRefinement
 from eckart.structure import TwoFactor
 
 
@@ -31,6 +32,14 @@ class Recipe(BaseModel):
     objective: Annotated[AnyObjective, Discriminator("name"), BeforeValidator(_expand_name)]
     allocation: Annotated[Uniform, BeforeValidator(_expand_name)] = Field(default_factory=Uniform)
     structure: Annotated[TwoFactor, BeforeValidator(_expand_name)] = Field(default_factory=TwoFactor)
+    refinement: Annotated[AnyRefinement, Discriminator("name"), BeforeValidator(_expand_name)] = Field(
+        default_factory=NoRefinement
+    )
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether calibration tokens are looked at."""
+        return self.objective.needs_data or self.refinement.needs_data
 
     def to_yaml(self) -> str:
         """Return the recipe as YAML that :func:`load_recipe` reads back."""
@@ -59,6 +68,18 @@ RECIPES: dict[str, Recipe] = {
             name="aa-svd-layer",
             reference="AA-SVD (arXiv 2604.02119), anchored objective without block refinement",
             objective=Anchored(),
+        ),
+        Recipe(
+            name="aa-svd",
+            reference="AA-SVD (arXiv 2604.02119), input-aware objective with block refinement: its headline",
+            objective=InputAware(),
+            refinement=BlockRefinement(),
+        ),
+        Recipe(
+            name="aa-svd-anchored",
+            reference="AA-SVD (arXiv 2604.02119), anchored objective with block refinement",
+            objective=Anchored(),
+            refinement=BlockRefinement(),
         ),
         Recipe(
             name="saes-svd",
@@ -159,7 +180,12 @@ def _describe(item: Any, data: dict[str, Any], where: str) -> str:
 
 def _fields_beside(path: list[str], data: dict[str, Any]) -> list[str]:
     """Return the fields of the choice that the last part of ``path`` is not a field of."""
-    place = {"objective": AnyObjective.__args__, "allocation": (Uniform,), "structure": (TwoFactor,)}
+    place = {
+        "objective": AnyObjective.__args__,
+        "allocation": (Uniform,),
+        "structure": (TwoFactor,),
+        "refinement": AnyRefinement.__args__,
+    }
     choice = data.get(path[0])
     name = choice.get("name") if isinstance(choice, dict) else choice
     for model in place.get(path[0], ()):

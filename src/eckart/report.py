@@ -9,6 +9,7 @@ from time import perf_counter
 from pydantic import BaseModel, ConfigDict, Field
 
 from eckart.recipe import Recipe
+from eckart.refinement.record import RefinementRecord
 from eckart.structure import dense_bytes
 
 REPORT_NAME = "eckart_report.json"
@@ -50,10 +51,12 @@ class LayerRecord(BaseModel):
 
 
 class Timings(BaseModel):
-    """Wall-clock seconds of a run, by what they were spent on."""
+    """Wall-clock seconds of a run, by what they were spent on; ``files`` is reading and writing them."""
 
     statistics: float = 0.0
     factorisation: float = 0.0
+    refinement: float = 0.0
+    files: float = 0.0
     total: float = 0.0
 
     @contextmanager
@@ -74,6 +77,7 @@ class Report(BaseModel):
         requested_keep: what was asked for.
         calibration: None if the recipe looks at no data.
         layers: every target linear, in order of execution.
+        refinements: every block that was refined, in order of execution.
         parameters: of the whole model, before.
         parameters_after: of the whole model, after.
         warnings: what the user was told.
@@ -84,6 +88,7 @@ class Report(BaseModel):
     requested_keep: float
     calibration: CalibrationRecord | None
     layers: list[LayerRecord]
+    refinements: list[RefinementRecord] = []
     parameters: int
     parameters_after: int
     warnings: list[str] = []

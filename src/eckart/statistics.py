@@ -1,12 +1,12 @@
 """Runs a block over a stream of hidden states and collects what the objectives need: passes, nothing else.
 
-A stream is the hidden states of all calibration tokens between two blocks: one (batch, length, width) tensor a batch,
-held on the host. Calls are looked up by (batch, length), since masks and positions depend on it.
+A stream is the hidden states of all calibration tokens between two blocks, in the model's dtype: one
+(batch, length, width) tensor a batch. Calls are looked up by (batch, length), since masks and positions depend on it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -16,12 +16,13 @@ from torch import Tensor, nn
 
 from eckart.blocks import Group, Target, hooks
 from eckart.calls import BlockCall
-from eckart.device import moment_device
+from eckart.device import compute_dtype, moment_device
 from eckart.errors import UnsupportedModelError
 from eckart.layers import bias_vector
 from eckart.moments import Moments
+from eckart.spool import Spool
 
-Stream = Sequence[Tensor]
+Stream = Spool
 Calls = Mapping[torch.Size, BlockCall]
 
 
@@ -31,41 +32,57 @@ class _StopForwardError(Exception):
 
 @dataclass(frozen=True)
 class GroupInputs:
-    """The inputs of each group of a block, batch by batch on the host, and ``||W x||^2`` of each linear."""
+    """The inputs of each group of a block, batch by batch, and ``||W x||^2`` of each linear."""
 
-    inputs: dict[Group, list[Tensor]]
+    inputs: dict[Group, Spool]
     output_energies: dict[Target, float]
 
 
 def input_moments(
-    block: nn.Module, groups: tuple[Group, ...], calls: Calls, stream: Stream, device: torch.device
-) -> tuple[dict[Group, Moments], Stream]:
-    """Return the moments of all groups, and the stream behind the block, in one pass."""
+    block: nn.Module, groups: tuple[Group, ...], calls: Calls, stream: Stream, device: torch.device, behind: Stream
+) -> dict[Group, Moments]:
+    """Return the moments of all groups, and write the stream ``behind`` the block, in one pass."""
     moments = {group: _empty(group, device, paired=False) for group in groups}
-    outputs = []
     for call, hidden in _on_device(calls, stream, device):
         inputs, output = observe_inputs(block, call, hidden, groups)
         for group, tokens in inputs.items():
             moments[group].add(tokens)
         assert output is not None
-        outputs.append(output.cpu())
-    return moments, outputs
+        behind.append(output)
+    return moments
 
 
 def group_inputs(
-    block: nn.Module, groups: tuple[Group, ...], calls: Calls, stream: Stream, device: torch.device
-) -> tuple[GroupInputs, Stream]:
-    """Return the inputs of all groups themselves, and the stream behind the block, in one pass."""
-    kept: dict[Group, list[Tensor]] = {group: [] for group in groups}
+    block: nn.Module,
+    groups: tuple[Group, ...],
+    calls: Calls,
+    stream: Stream,
+    device: torch.device,
+    behind: Stream,
+    spool: Callable[[str, torch.dtype], Spool],
+) -> GroupInputs:
+    """Return the inputs of all groups themselves, and write the stream ``behind`` the block, in one pass.
+
+    Args:
+        block: as it is in the original model.
+        groups: whose inputs are kept.
+        calls: how the model calls the block.
+        stream: in front of the block.
+        device: where the block is.
+        behind: an empty spool for the stream behind it.
+        spool: makes a spool from a name and a dtype.
+    """
+    kept: dict[Group, Spool] = {}
     energies: dict[Target, float] = {}
-    outputs = []
     for call, hidden in _on_device(calls, stream, device):
         inputs, output = observe_inputs(block, call, hidden, groups, output_energies=energies)
-        for group, tokens in inputs.items():
-            kept[group].append(tokens.cpu())
+        for index, (group, tokens) in enumerate(inputs.items()):
+            if group not in kept:
+                kept[group] = spool(f"inputs-{index}", tokens.dtype)
+            kept[group].append(tokens)
         assert output is not None
-        outputs.append(output.cpu())
-    return GroupInputs(kept, energies), outputs
+        behind.append(output)
+    return GroupInputs(kept, energies)
 
 
 def group_moments(
@@ -74,7 +91,7 @@ def group_moments(
     calls: Calls,
     stream: Stream,
     device: torch.device,
-    originals: Sequence[Tensor] | None = None,
+    originals: Spool | None = None,
 ) -> Moments:
     """Return the moments of one group, in a pass that ends where the group is reached.
 
@@ -103,15 +120,17 @@ def group_moments(
     return moments
 
 
-def advance(block: nn.Module, calls: Calls, stream: Stream, device: torch.device) -> Stream:
-    """Return the stream behind the block."""
+def advance(block: nn.Module, calls: Calls, stream: Stream, device: torch.device, behind: Stream) -> None:
+    """Write the stream ``behind`` the block."""
     with torch.no_grad():
-        return [call(block, hidden).cpu() for call, hidden in _on_device(calls, stream, device)]
+        for call, hidden in _on_device(calls, stream, device):
+            behind.append(call(block, hidden))
 
 
 def _on_device(calls: Calls, stream: Stream, device: torch.device) -> Iterator[tuple[BlockCall, Tensor]]:
+    dtype = compute_dtype(stream.dtype, device)  # the block's weights have it too
     for hidden in stream:
-        yield calls[hidden.shape[:2]], hidden.to(device)
+        yield calls[hidden.shape[:2]], hidden.to(device, dtype)
 
 
 def _empty(group: Group, device: torch.device, *, paired: bool) -> Moments:

@@ -19,11 +19,13 @@ class TwoFactor(Choice):
 
     name: Literal["two-factor"] = "two-factor"
 
+    def numbers(self, out_features: int, in_features: int, rank: int | None) -> int:
+        """Return how many numbers a weight of ``rank`` is stored as; None stands for dense."""
+        return out_features * in_features if rank is None else rank * (out_features + in_features)
+
     def bytes(self, out_features: int, in_features: int, rank: int | None) -> int:
         """Return the stored bytes of a weight of ``rank``; None stands for dense."""
-        if rank is None:
-            return dense_bytes(out_features, in_features)
-        return BYTES_PER_NUMBER * rank * (out_features + in_features)
+        return BYTES_PER_NUMBER * self.numbers(out_features, in_features, rank)
 
     def largest_rank(self, out_features: int, in_features: int, budget: int) -> int | None:
         """Return the largest rank whose factors take at most ``budget`` bytes and fewer than the dense weight.

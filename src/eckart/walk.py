@@ -2,27 +2,74 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from eckart.blocks import Block, Group, Target, find_block_list
+from eckart.blocks import Block, Group, find_block_list
 from eckart.calibration import Calibration
-from eckart.calls import BlockCall, capture_calls, check_calls_are_independent_of_tokens
-from eckart.device import moment_device
-from eckart.errors import CalibrationError, NonFiniteError
-from eckart.layers import LowRankLinear, weight_matrix
-from eckart.lowrank import Whitening, solve, truncate
-from eckart.moments import Moments, relative_error
+from eckart.calls import calls_by_shape, capture_calls, check_calls_are_independent_of_tokens
+from eckart.device import compute_dtype, moment_device
+from eckart.errors import CalibrationError
+from eckart.factorise import Factoriser
+from eckart.moments import Moments
 from eckart.objectives import Streams
-from eckart.placement import Placement, placed
+from eckart.observer import Observer
+from eckart.placement import Placement, ResidentWeights, Weights
 from eckart.plan import Plan
 from eckart.recipe import Recipe
+from eckart.refinement import NoRefinement
+from eckart.refinement.block import Sequences
+from eckart.refinement.record import RefinementRecord
 from eckart.report import LayerRecord, Report, Timings
+from eckart.spool import Workspace
 from eckart.statistics import Calls, GroupInputs, Stream, advance, group_inputs, group_moments, input_moments
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a walk has come.
+
+    Attributes:
+        finished: blocks that are done.
+        original: the stream of the original model in front of the next block; None if nobody looks at it.
+        compressed: the same of the compressed model; the same object in front of the first block.
+        layers: records of the layers of the finished blocks.
+        refinements: records of their refinements.
+    """
+
+    finished: int = 0
+    original: Stream | None = None
+    compressed: Stream | None = None
+    layers: tuple[LayerRecord, ...] = ()
+    refinements: tuple[RefinementRecord, ...] = ()
+
+    @property
+    def streams(self) -> list[Stream]:
+        """Both streams that there are, or the one."""
+        return [stream for stream in (self.original, self.compressed) if stream is not None]
+
+
+class Journal(Protocol):
+    """Keeps what is finished."""
+
+    def resume(self) -> Position | None:
+        """Return where an earlier walk stopped; None if there was none."""
+        ...
+
+    def keep(self, position: Position, block: Block, tensors: dict[str, Tensor]) -> None:
+        """Keep a finished block.
+
+        Args:
+            position: behind it.
+            block: that was finished.
+            tensors: of the block by their names in it, as they are to be saved.
+        """
+        ...
 
 
 def compress_blocks(
@@ -32,151 +79,191 @@ def compress_blocks(
     calibration: Calibration | None,
     *,
     device: torch.device,
-    on_layer: Callable[[LayerRecord], None] = lambda record: None,
+    weights: Weights | None = None,
+    workspace: Workspace | None = None,
+    journal: Journal | None = None,
+    checkpoint_activations: bool = False,
+    observer: Observer | None = None,
 ) -> Report:
-    """Replace the linears of ``model`` in place, block after block.
+    """Replace the linears of ``model``, block after block.
 
     Args:
         model: in evaluation mode; its blocks are moved to ``device`` one at a time.
         recipe: what to do.
         plan: the blocks and the ranks, from :func:`eckart.plan.make_plan`.
-        calibration: the tokens; may be None if the objective looks at no data.
+        calibration: the tokens; may be None if the recipe looks at no data.
         device: where blocks are run and factored.
-        on_layer: is called with the record of each layer as soon as it is done.
+        weights: where the model's tensors are; in memory by default, and then they are replaced in place.
+        workspace: where the streams live; in memory by default.
+        journal: keeps the finished blocks, and knows those of an earlier run.
+        checkpoint_activations: compute activations twice in a refinement instead of holding them.
+        observer: is told what happens.
 
     Raises:
-        CalibrationError: the objective needs tokens and there are none.
+        CalibrationError: the recipe needs tokens and there are none.
         NonFiniteError: a weight or an activation is NaN or infinite; names the layer.
     """
-    walk = _Walk(recipe, plan, device, on_layer)
-    with walk.timings.measure("total"):
-        original: Stream = []
-        calls: list[Calls] = [{} for _ in plan.blocks]
-        if recipe.objective.needs_data:
-            if calibration is None:
-                raise CalibrationError(f"Recipe {recipe.name!r} looks at activations and needs calibration text.")
-            with walk.timings.measure("statistics"):
-                original, calls = _embed(model, calibration, device)
-        compressed = original
-        for block, block_calls in zip(plan.blocks, calls, strict=True):
-            original, compressed = walk.compress_block(block, block_calls, original, compressed)
-    return Report(
+    if recipe.needs_data and calibration is None:
+        raise CalibrationError(f"Recipe {recipe.name!r} looks at activations and needs calibration text.")
+    walk = _Walk(
+        model=model,
         recipe=recipe,
-        requested_keep=plan.keep,
-        calibration=calibration.record if calibration and recipe.objective.needs_data else None,
-        layers=walk.records,
-        parameters=plan.parameters,
-        parameters_after=sum(parameter.numel() for parameter in model.parameters()),
-        timings=walk.timings,
+        plan=plan,
+        calibration=calibration if recipe.needs_data else None,
+        device=device,
+        weights=weights or ResidentWeights(),
+        workspace=workspace or Workspace(),
+        journal=journal,
+        checkpoint_activations=checkpoint_activations,
+        observer=observer or Observer(),
     )
-
-
-def _embed(model: PreTrainedModel, calibration: Calibration, device: torch.device) -> tuple[Stream, list[Calls]]:
-    """Return the stream in front of block 0, and how each block is called for each shape of batch."""
-    _, blocks = find_block_list(model)
-    stream = []
-    calls: list[dict[torch.Size, BlockCall]] = [{} for _ in blocks]
-    with placed(model, device, skip=(*blocks[1:], model.get_output_embeddings())):
-        check_calls_are_independent_of_tokens(model, blocks, calibration.tokens.shape[1], device)
-        for batch in calibration.batches():
-            hidden, batch_calls = capture_calls(model, blocks, batch.to(device))
-            for known, call in zip(calls, batch_calls, strict=True):
-                known.setdefault(batch.shape, call)
-            stream.append(hidden.cpu())
-    return stream, list(calls)
+    return walk.run()
 
 
 @dataclass
 class _Walk:
-    """One walk: what it was told, and what it has done so far."""
+    """One walk: what it was told, and what it has measured."""
 
+    model: PreTrainedModel
     recipe: Recipe
     plan: Plan
+    calibration: Calibration | None
     device: torch.device
-    on_layer: Callable[[LayerRecord], None]
-    records: list[LayerRecord] = field(default_factory=list)
+    weights: Weights
+    workspace: Workspace
+    journal: Journal | None
+    checkpoint_activations: bool
+    observer: Observer
     timings: Timings = field(default_factory=Timings)
 
-    def compress_block(self, block: Block, calls: Calls, original: Stream, compressed: Stream) -> tuple[Stream, Stream]:
-        """Replace the linears of one block, and return both streams behind it."""
-        streams = self.recipe.objective.streams
-        with placed(block.module, self.device) as placement:
-            moments: dict[Group, Moments] = {}
-            originals: GroupInputs | None = None
-            with self.timings.measure("statistics"):
-                if streams is Streams.ORIGINAL:
-                    moments, original = input_moments(block.module, block.groups, calls, original, self.device)
-                elif streams is Streams.BOTH:
-                    untouched = copy.deepcopy(block.module)
-                    originals, original = group_inputs(untouched, block.groups, calls, original, self.device)
-                    del untouched
-            in_order = streams in (Streams.COMPRESSED, Streams.BOTH)
-            for group in block.groups:
-                if in_order:
-                    with self.timings.measure("statistics"):
-                        inputs = originals.inputs.pop(group) if originals else None
-                        moments[group] = group_moments(block.module, group, calls, compressed, self.device, inputs)
-                self._compress_group(block, group, moments.pop(group, None), originals, placement)
-            if in_order:
-                with self.timings.measure("statistics"):
-                    compressed = advance(block.module, calls, compressed, self.device)
-        return original, compressed
+    def __post_init__(self) -> None:
+        self.dtype: torch.dtype = self.model.dtype  # read now: it is another one while the model is lent
+        self.factoriser = Factoriser(self.recipe, self.plan, moment_device(self.device))
 
-    def _compress_group(
-        self,
-        block: Block,
-        group: Group,
-        moments: Moments | None,
-        originals: GroupInputs | None,
-        placement: Placement,
-    ) -> None:
-        paths = ", ".join(target.path for target in group.targets)
-        if moments is not None and not moments.is_finite():
-            raise NonFiniteError(f"The input of {paths} is NaN or infinite on the calibration tokens.")
-        with self.timings.measure("factorisation"):
-            ranks = [self.plan.ranks[target.path] for target in group.targets]
-            whitening = None
-            if any(rank is not None for rank in ranks):
-                whitening = self.recipe.objective.whitening(
-                    moments, group.targets[0].in_features, moment_device(self.device)
-                )
-            for target, rank in zip(group.targets, ranks, strict=True):
-                energy = originals.output_energies.get(target, 0.0) if originals else 0.0
-                record = self._compress_linear(block, target, rank, moments, whitening, energy, placement)
-                self.records.append(record)
-                self.on_layer(record)
-
-    def _compress_linear(
-        self,
-        block: Block,
-        target: Target,
-        rank: int | None,
-        moments: Moments | None,
-        whitening: Whitening | None,
-        output_energy: float,
-        placement: Placement,
-    ) -> LayerRecord:
-        linear = block.module.get_submodule(target.name)
-        weight = weight_matrix(linear).detach().to(moment_device(self.device), torch.float64)
-        if not torch.isfinite(weight).all():
-            raise NonFiniteError(f"The weight of {target.path} is NaN or infinite. The model is not usable as it is.")
-        product = weight
-        if rank is not None:
-            assert whitening is not None
-            cross_moment = None
-            if moments is not None:
-                cross_moment = self.recipe.objective.cross_moment(weight, moments, whitening, rank)
-            second, first = truncate(solve(whitening, cross_moment, weight), rank)
-            stored = placement.dtype(f"{target.name}.weight")
-            # The next layers must see the numbers that will be stored, not those before rounding.
-            layer = LowRankLinear.from_factors(linear, second.to(stored), first.to(stored))
-            placement.replace(target.name, layer)
-            product = layer.product().to(weight.device)
-        return LayerRecord(
-            path=target.path,
-            out_features=target.out_features,
-            in_features=target.in_features,
-            rank=rank,
-            bytes=self.recipe.structure.bytes(target.out_features, target.in_features, rank),
-            error=relative_error(weight, product, moments, output_energy),
+    def run(self) -> Report:
+        """Walk over all blocks that are not finished yet."""
+        with self.timings.measure("total"):
+            position = self.journal.resume() if self.journal else None
+            blocks = self.plan.blocks
+            calls: list[Calls] = [{} for _ in blocks]
+            if self.calibration is not None and (position is None or position.finished < len(blocks)):
+                calls, first = self._enter(self.calibration)
+                position = position or first
+            position = position or Position()
+            while position.finished < len(blocks):
+                position = self._advance(position, blocks[position.finished], calls[position.finished])
+                self.observer.on_block(position.finished)
+        return Report(
+            recipe=self.recipe,
+            requested_keep=self.plan.keep,
+            calibration=self.calibration.record if self.calibration else None,
+            layers=list(position.layers),
+            refinements=list(position.refinements),
+            parameters=self.plan.parameters,
+            parameters_after=self.plan.parameters_after(self.recipe.structure),
+            timings=self.timings,
         )
+
+    def _enter(self, calibration: Calibration) -> tuple[list[Calls], Position]:
+        """Return how each block is called, and the position in front of block 0."""
+        _, blocks = find_block_list(self.model)
+        samples, length = calibration.tokens.shape
+        sizes = {len(batch) for batch in calibration.batches()}
+        sizes |= self.recipe.refinement.batch_sizes(samples, max(sizes))
+        skip = (*blocks[1:], self.model.get_output_embeddings())
+        with self.timings.measure("statistics"), self.weights.lend(self.model, self.device, skip):
+            check_calls_are_independent_of_tokens(self.model, blocks, length, self.device)
+            calls = calls_by_shape(self.model, blocks, sizes, length, self.device)
+            stream = self._stream("original", 0)
+            for batch in calibration.batches():
+                stream.append(capture_calls(self.model, blocks, batch.to(self.device))[0])
+        refined, streams = self.recipe.refinement.needs_data, self.recipe.objective.streams
+        return list(calls), Position(
+            original=stream if refined or streams in (Streams.ORIGINAL, Streams.BOTH) else None,
+            compressed=stream if refined or streams in (Streams.COMPRESSED, Streams.BOTH) else None,
+        )
+
+    def _advance(self, position: Position, block: Block, calls: Calls) -> Position:
+        """Compress one block and return the position behind it."""
+        with ExitStack() as stack:
+            with self.timings.measure("files"):
+                placement = stack.enter_context(self.weights.lend(block.module, self.device))
+            behind = self._compress(position, block, calls, placement)
+            with self.timings.measure("files"):
+                if self.journal is not None:
+                    self.journal.keep(behind, block, placement.stored())
+        for stream in position.streams:
+            stream.delete()
+        return behind
+
+    def _compress(self, position: Position, block: Block, calls: Calls, placement: Placement) -> Position:
+        """Factor the linears of a block group by group, refine it, and move the streams behind it."""
+        looks_at = self.recipe.objective.streams
+        number = position.finished + 1
+        moments: dict[Group, Moments] = {}
+        inputs = GroupInputs({}, {})
+        original = compressed = None
+        with self.timings.measure("statistics"):
+            if position.original is not None:
+                original = self._stream("original", number)
+                passing = (block.module, block.groups, calls, position.original, self.device, original)
+                if looks_at is Streams.ORIGINAL:
+                    moments.update(input_moments(*passing))
+                elif looks_at is Streams.BOTH:
+                    inputs = group_inputs(*passing, self.workspace.spool)
+                else:
+                    advance(block.module, calls, position.original, self.device, original)
+        layers: list[LayerRecord] = []
+        for group in block.groups:
+            if looks_at in (Streams.COMPRESSED, Streams.BOTH):
+                assert position.compressed is not None
+                with self.timings.measure("statistics"):
+                    kept = inputs.inputs.get(group)
+                    moments[group] = group_moments(block.module, group, calls, position.compressed, self.device, kept)
+                    if kept is not None:
+                        kept.delete()
+            with self.timings.measure("factorisation"):
+                records = self.factoriser.replace_group(
+                    placement, group, moments.pop(group, None), inputs.output_energies
+                )
+            layers += records
+            for layer in records:
+                self.observer.on_layer(layer)
+        behind = replace(position, finished=number, layers=(*position.layers, *layers), original=original)
+        refinement = self._refine(position, behind, block, calls, placement)
+        with self.timings.measure("statistics"):
+            if position.compressed is not None:
+                compressed = self._stream("compressed", number)
+                advance(block.module, calls, position.compressed, self.device, compressed)
+        return replace(behind, compressed=compressed, refinements=(*position.refinements, *refinement))
+
+    def _refine(
+        self, before: Position, behind: Position, block: Block, calls: Calls, placement: Placement
+    ) -> list[RefinementRecord]:
+        """Refine a block if the recipe says so, and if anything was lost so far."""
+        refinement = self.recipe.refinement
+        if isinstance(refinement, NoRefinement) or all(layer.rank is None for layer in behind.layers):
+            return []
+        assert self.calibration is not None
+        assert before.original is not None
+        assert before.compressed is not None
+        assert behind.original is not None
+        with self.timings.measure("refinement"):
+            record = refinement.refine(
+                block.module,
+                block.path,
+                calls,
+                Sequences(before.compressed, before.original, behind.original, self.device),
+                stored=placement.dtypes,
+                compute=compute_dtype(self.dtype, self.device),
+                # Each block has an order of its own, which does not depend on where a run was resumed.
+                seed=self.calibration.seed * len(self.plan.blocks) + before.finished,
+                checkpoint_activations=self.checkpoint_activations,
+                on_epoch=lambda number, epoch: self.observer.on_epoch(block.path, number, epoch),
+            )
+        self.observer.on_refinement(record)
+        return [record]
+
+    def _stream(self, name: str, number: int) -> Stream:
+        """Return an empty stream for in front of block ``number``."""
+        return self.workspace.spool(f"{name}-{number:05d}", self.dtype)

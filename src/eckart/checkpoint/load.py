@@ -20,12 +20,14 @@ from eckart.checkpoint.quantizer import METHOD
 from eckart.errors import CheckpointError, EckartError, UnsupportedModelError
 
 
-def load_model(source: str | Path, *, dtype: torch.dtype | None = None) -> PreTrainedModel:
+def load_model(source: str | Path, *, dtype: torch.dtype | None = None, offload: Path | None = None) -> PreTrainedModel:
     """Return the causal language model at ``source``, on the CPU, in evaluation mode.
 
     Args:
         source: a local folder (dense or compressed), a hub id, or a ``.gguf`` file.
         dtype: of its weights; None for the dtype that they are stored in (bfloat16 for a GGUF file).
+        offload: leave the weights in their files, to be read when they are used, and write those that are not stored
+            as the model has them in memory into this folder. Not for ``.gguf`` files.
 
     Raises:
         CheckpointError: there is no such model, or it cannot be read.
@@ -38,9 +40,10 @@ def load_model(source: str | Path, *, dtype: torch.dtype | None = None) -> PreTr
         return load_gguf_model(path, dtype or torch.bfloat16).eval()
     config = _load_config(source)
     _check_causal(config, source)
+    placement = {} if offload is None else {"device_map": {"": "disk"}, "offload_folder": offload}
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
-            source, config=config, dtype=dtype or "auto", output_loading_info=True
+            source, config=config, dtype=dtype or "auto", output_loading_info=True, **placement
         )
     except EckartError:
         raise

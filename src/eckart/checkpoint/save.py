@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
-import platform
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.core_model_loading import revert_weight_conversion
 
+from eckart.blocks import find_block_list
 from eckart.checkpoint.card import model_card
-from eckart.checkpoint.quantizer import EckartConfig, attach
+from eckart.checkpoint.files import INDEX_NAME, PREFIX, rename_shards, write_index, write_shard
+from eckart.checkpoint.identity import versions
+from eckart.checkpoint.quantizer import EckartConfig
+from eckart.checkpoint.source import FileWeights
 from eckart.errors import CheckpointError
 from eckart.report import REPORT_NAME, Report
 
-INDEX_NAME = "eckart.safetensors.index.json"
 MAX_SHARD_SIZE = "5GB"
+PARCEL_BYTES = 500_000_000  # of tensors outside the blocks that are read and written together
 
 
 def save(
@@ -55,35 +58,87 @@ def save(
             model.save_pretrained(partial, max_shard_size=max_shard_size)
         finally:
             config.weights = None
-        _rename_shards(partial)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(partial)
-        (partial / REPORT_NAME).write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        (partial / "README.md").write_text(model_card(model, report), encoding="utf-8")
+        rename_shards(partial)
+        write_documents(partial, model, report, tokenizer)
 
 
-def describe(model: PreTrainedModel, report: Report, source: str) -> None:
-    """Write into the model's config what was done to it.
+def save_all_but_blocks(
+    folder: Path,
+    model: PreTrainedModel,
+    weights: FileWeights,
+    report: Report,
+    tokenizer: PreTrainedTokenizerBase | None,
+) -> None:
+    """Write what belongs to a compressed model beside the shards of its blocks, which are in ``folder`` already.
 
     Args:
-        model: as compressed.
+        folder: of the model.
+        model: with its :func:`description` in its config; its tensors are in files.
+        weights: where.
+        report: of the run.
+        tokenizer: is written beside the model.
+    """
+    for number, names in enumerate(_parcels(model)):
+        # A buffer is in the model itself; a parameter is in its file.
+        tensors = {name: weights.read(name) if tensor.is_meta else tensor for name, tensor in names.items()}
+        tensors = revert_weight_conversion(model, {name: tensor.contiguous() for name, tensor in tensors.items()})
+        write_shard(folder / f"{PREFIX}rest-{number:05d}.safetensors", tensors)
+    write_index(folder)
+    config = model.config.quantization_config
+    config.weights = INDEX_NAME
+    try:
+        model.save_pretrained(folder, state_dict={})
+    finally:
+        config.weights = None
+    write_documents(folder, model, report, tokenizer)
+
+
+def _parcels(model: PreTrainedModel) -> list[dict[str, Tensor]]:
+    """Return the tensors of a model that are in none of its blocks, in parcels that can be held at once."""
+    path, _ = find_block_list(model)
+    ignored = {*(model._keys_to_ignore_on_save or ()), *(getattr(model, "all_tied_weights_keys", None) or {})}
+    parcels: list[dict[str, Tensor]] = [{}]
+    for name, tensor in model.state_dict().items():
+        if name.startswith(f"{path}.") or name in ignored:
+            continue
+        if parcels[-1] and sum(t.nbytes for t in parcels[-1].values()) + tensor.nbytes > PARCEL_BYTES:
+            parcels.append({})
+        parcels[-1][name] = tensor
+    return parcels
+
+
+def write_documents(
+    folder: Path, model: PreTrainedModel, report: Report, tokenizer: PreTrainedTokenizerBase | None
+) -> None:
+    """Write the tokenizer, the report and the model card."""
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+    (folder / REPORT_NAME).write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(model_card(model, report), encoding="utf-8")
+
+
+def description(
+    model: PreTrainedModel, report: Report, source: str, identity: dict[str, Any] | None = None
+) -> EckartConfig:
+    """Return what is written into the model's config of what was done to it.
+
+    Args:
+        model: that was compressed.
         report: of the run.
         source: name of the original model.
+        identity: of the run, if the model was compressed from its files.
     """
-    provenance: dict[str, Any] = {
-        "source": source,
-        "revision": getattr(model.config, "_commit_hash", None),
-        "keep": report.requested_keep,
-        "versions": {
-            "python": platform.python_version(),
-            **{package: version(package) for package in ("eckart", "torch", "transformers")},
+    return EckartConfig(
+        ranks=report.ranks,
+        recipe=report.recipe.model_dump(mode="json"),
+        calibration=report.calibration.model_dump() if report.calibration else None,
+        provenance={
+            "source": source,
+            "keep": report.requested_keep,
+            "model": identity["model"] if identity else {"revision": getattr(model.config, "_commit_hash", None)},
+            "versions": versions(),
         },
-    }
-    calibration = report.calibration.model_dump() if report.calibration else None
-    config = EckartConfig(
-        ranks=report.ranks, recipe=report.recipe.model_dump(), calibration=calibration, provenance=provenance
     )
-    attach(model, config)
 
 
 def check_output(folder: str | Path, *, overwrite: bool, needed: int = 0) -> None:
@@ -121,37 +176,12 @@ def new_folder(folder: str | Path, *, overwrite: bool, needed: int = 0) -> Itera
         else:
             partial.rename(folder)
     except (OSError, SafetensorError) as error:
-        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
-        reason = "the disk is full" if full else str(error)
-        raise CheckpointError(f"{folder} could not be written: {reason}. Nothing was left behind.") from error
+        raise CheckpointError(f"{folder} could not be written: {reason_of(error)}. Nothing was left behind.") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _rename_shards(folder: Path) -> None:
-    """Give the weight files names that only this library finds, and an index in any case."""
-    shards = sorted(folder.glob("model*.safetensors"))
-    standard_index = folder / "model.safetensors.index.json"
-    names = {
-        shard.name: f"eckart-{number:05d}-of-{len(shards):05d}.safetensors"
-        for number, shard in enumerate(shards, start=1)
-    }
-    if standard_index.exists():
-        index = json.loads(standard_index.read_text(encoding="utf-8"))
-        index["weight_map"] = {key: names[name] for key, name in index["weight_map"].items()}
-        standard_index.unlink()
-    else:
-        index = _index_of_one_file(shards[0], names[shards[0].name])
-    for old, new in names.items():
-        (folder / old).rename(folder / new)
-        # Some versions of safetensors write files that only their owner can read.
-        (folder / new).chmod((folder / "config.json").stat().st_mode)
-    (folder / INDEX_NAME).write_text(json.dumps(index, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _index_of_one_file(path: Path, name: str) -> dict[str, Any]:
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as shard:
-        keys = list(shard.keys())
-    return {"metadata": {"total_size": path.stat().st_size}, "weight_map": dict.fromkeys(keys, name)}
+def reason_of(error: Exception) -> str:
+    """Return why something could not be written."""
+    full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+    return "the disk is full" if full else str(error)

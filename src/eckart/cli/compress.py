@@ -6,21 +6,18 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from eckart.api import DEFAULT_KEEP, DEFAULT_SAMPLES
-from eckart.api import compress as compress_model
 from eckart.calibration import DEFAULT_LENGTH
-from eckart.checkpoint import load_model, load_tokenizer, save
-from eckart.checkpoint.save import check_output
-from eckart.cli.console import command, duration, megabytes, messages, output
+from eckart.cli.console import command, duration, megabytes, output
+from eckart.cli.progress import ProgressBar, progress_bar
 from eckart.cli.tables import layer_kinds
-from eckart.device import peak_host_memory, resolve_device
-from eckart.estimate import Estimate
-from eckart.plan import Plan, check_keep
+from eckart.device import peak_device_memory, peak_host_memory, resolve_device
+from eckart.errors import EckartError
+from eckart.job import compress_checkpoint
+from eckart.memory import parse_bytes
 from eckart.recipe import DEFAULT_RECIPE, load_recipe
-from eckart.report import LayerRecord
-from eckart.structure import dense_bytes
+from eckart.report import Report
 from eckart.text import PYTHON_DOCS
 
 EPILOG = """
@@ -28,7 +25,9 @@ Examples:
 
     eckart compress HuggingFaceTB/SmolLM2-135M -o smaller --keep 0.8
 
-    eckart compress model.gguf -o smaller --recipe aa-svd-layer --calibration texts.jsonl:text --samples 128
+    eckart compress model.gguf -o smaller --recipe aa-svd --calibration texts.jsonl:text --samples 256
+
+    eckart compress large -o smaller --memory 8GB --resume
 """
 
 
@@ -50,80 +49,90 @@ def compress(
         int | None,
         typer.Option(help=f"Tokens in each.  [default: {DEFAULT_LENGTH}, or the model's context]", show_default=False),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the draw, and of the order of training.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, or the name of an accelerator.")] = "auto",
     override: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Change a field of the recipe: objective=anchored, objective.shrinkage=0.03."),
+        typer.Option("--set", help="Change a field of the recipe: objective=anchored, refinement=block."),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output folder.")] = False,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            help="Memory that the process may take, such as 8GB; hidden states go to files where it is too little.  "
+            "[default: what is free]",
+            show_default=False,
+        ),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the output folder and an unfinished run.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")] = False,
 ) -> None:
     """Make a model smaller, and write it as a folder that loads with from_pretrained."""
     chosen = load_recipe(recipe, override or [])
-    check_keep(keep)
-    resolve_device(device)
-    check_output(out, overwrite=overwrite)
-    original = load_model(model)
-    original_bytes = sum(parameter.numel() * parameter.element_size() for parameter in original.parameters())
-    tokenizer = load_tokenizer(model)
-
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("error {task.fields[error]}"),
-        TimeRemainingColumn(),
-        console=messages,
-        disable=quiet,
-        transient=True,
-    ) as progress:
-        task = progress.add_task("preparing", total=None, error="-", start=False)
-
-        def on_start(plan: Plan, cost: Estimate) -> None:
-            saved = sum(
-                dense_bytes(*t.shape) - chosen.structure.bytes(*t.shape, plan.ranks[t.path]) for t in plan.targets
-            )
-            check_output(out, overwrite=overwrite, needed=original_bytes - saved)
-            if not quiet:
-                messages.print(
-                    f"{len(plan.targets)} linear layers in {len(plan.blocks)} blocks, recipe {chosen.name}, "
-                    f"keep {keep:g}. Expected: {megabytes(cost.host_bytes)} of memory, {duration(cost.seconds)}."
-                )
-            progress.update(task, total=len(plan.targets))
-            progress.start_task(task)
-
-        def on_layer(record: LayerRecord) -> None:
-            progress.update(task, advance=1, description=record.path, error=f"{record.error:.3f}")
-
-        report = compress_model(
-            original,
+    limit = _bytes(memory)
+    with progress_bar(quiet=quiet) as progress:
+        bar = ProgressBar(chosen, progress, quiet=quiet)
+        report = compress_checkpoint(
+            model,
+            out,
             chosen,
             keep,
             calibration,
-            tokenizer=tokenizer,
             samples=samples,
             length=length,
             seed=seed,
             device=device,
-            source=Path(model).name if Path(model).exists() else model,
-            on_start=on_start,
-            on_layer=on_layer,
+            memory=limit,
+            resume=resume,
+            overwrite=overwrite,
+            observer=bar,
         )
-    save(original, report, out, tokenizer=tokenizer, overwrite=overwrite)
     if quiet:
         return
+    if bar.cost is None:
+        output.print(f"{out} is finished already.", soft_wrap=True)
+        return
+    _print_result(report, out, device)
+
+
+def _print_result(report: Report, out: Path, device: str) -> None:
     output.print(layer_kinds(report.layers))
+    if report.refinements:
+        before, after = ([getattr(r, name) for r in report.refinements] for name in ("before", "after"))
+        if None not in before:
+            output.print(
+                f"Refinement: mean loss of a block on held-out samples, relative to what the block changes: "
+                f"{sum(before) / len(before):.4f} before, {sum(after) / len(after):.4f} after."
+            )
     output.print(
         f"Kept {report.keep:.2%} of the bytes of the linear layers, {report.keep_whole_model:.2%} of the parameters "
         f"of the whole model ({report.parameters:,} to {report.parameters_after:,})."
     )
+    spent = report.timings
+    parts = {
+        "statistics": spent.statistics,
+        "factorisation": spent.factorisation,
+        "refinement": spent.refinement,
+        "files": spent.files,
+    }
+    on_device = peak_device_memory(resolve_device(device))
     output.print(
-        f"Took {duration(report.timings.total)}: statistics {duration(report.timings.statistics)}, "
-        f"factorisation {duration(report.timings.factorisation)}; peak memory {megabytes(peak_host_memory())}."
+        f"Took {duration(spent.total)}: "
+        + ", ".join(f"{name} {duration(seconds)}" for name, seconds in parts.items() if seconds)
+        + f"; peak memory {megabytes(peak_host_memory())}"
+        + ("." if on_device is None else f", {megabytes(on_device)} on the accelerator.")
     )
     written = sum(path.stat().st_size for path in out.glob("*.safetensors"))
     output.print(f"Wrote {out}: {megabytes(written)} of weights.", soft_wrap=True)
+
+
+def _bytes(size: str | None) -> int | None:
+    try:
+        return None if size is None else parse_bytes(size)
+    except (ValueError, KeyError):
+        raise EckartError(f"--memory takes a size such as 8GB or 500MB, found {size!r}.") from None
 
 
 compress.__doc__ = f"{compress.__doc__}\n{EPILOG}"

@@ -41,8 +41,8 @@ def command(run: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
                 messages.print("[bold red]Error:[/] ", end="")
                 messages.print(str(error), markup=False)
                 raise typer.Exit(2) from None
-            except KeyboardInterrupt:
-                messages.print("Interrupted. Nothing was written.")
+            except KeyboardInterrupt as interrupt:
+                messages.print(str(interrupt) or "Interrupted. Nothing was written.", markup=False)
                 raise typer.Exit(INTERRUPTED) from None
 
     return wrapper

@@ -1,0 +1,87 @@
+"""Weight files under names that only this library looks for, written so that they are whole or not there."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+PREFIX = "eckart-"
+INDEX_NAME = "eckart.safetensors.index.json"
+
+
+def write_shard(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write tensors into a safetensors file, by name; it appears under its name when it is whole and on the disk."""
+    partial = path.with_suffix(".partial")
+    save_file(tensors, partial, metadata={"format": "pt"})
+    _let_others_read(partial)
+    put_in_place(partial, path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file; it appears under its name when it is whole and on the disk."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(text, encoding="utf-8")
+    put_in_place(partial, path)
+
+
+def put_in_place(partial: Path, path: Path) -> None:
+    """Rename a file once its bytes are on the disk."""
+    sync(partial)
+    partial.rename(path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    if path.is_dir() and os.name != "posix":
+        return  # folders cannot be opened there, and need not be
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_index(folder: Path) -> None:
+    """Write the index of the weight files in ``folder``: which tensor is in which."""
+    weight_map: dict[str, str] = {}
+    size = 0
+    for path in sorted(folder.glob(f"{PREFIX}*.safetensors")):
+        with safe_open(path, framework="pt") as shard:
+            weight_map.update(dict.fromkeys(shard.keys(), path.name))
+        size += path.stat().st_size
+    index = {"metadata": {"total_size": size}, "weight_map": weight_map}
+    write_text(folder / INDEX_NAME, json.dumps(index, indent=1, sort_keys=True) + "\n")
+
+
+def rename_shards(folder: Path) -> None:
+    """Give the weight files that transformers wrote names that only this library finds, and an index in any case."""
+    shards = sorted(folder.glob("model*.safetensors"))
+    for number, shard in enumerate(shards, start=1):
+        renamed = shard.rename(folder / f"{PREFIX}{number:05d}-of-{len(shards):05d}.safetensors")
+        _let_others_read(renamed)
+    (folder / "model.safetensors.index.json").unlink(missing_ok=True)
+    write_index(folder)
+
+
+def delete_all_but(folder: Path, names: Iterable[str]) -> None:
+    """Delete the files in ``folder`` that are not called one of ``names``."""
+    wanted = set(names)
+    for path in folder.iterdir():
+        if path.name not in wanted:
+            path.unlink()
+
+
+def _let_others_read(path: Path) -> None:
+    # Some versions of safetensors write files that only their owner can read.
+    if os.name == "posix":
+        mask = os.umask(0)
+        os.umask(mask)
+        path.chmod((stat.S_IRUSR | stat.S_IWUSR | stat.S_IRGRP | stat.S_IWGRP | stat.S_IROTH | stat.S_IWOTH) & ~mask)

@@ -1,0 +1,65 @@
+"""What makes two runs the same run: recipe, model, data, seed and versions. It is written into what is made."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from eckart.calibration import Calibration
+from eckart.recipe import Recipe
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the software that numbers depend on."""
+    return {
+        "python": platform.python_version(),
+        **{package: version(package) for package in ("eckart", "torch", "transformers")},
+    }
+
+
+def identity_of_run(
+    recipe: Recipe, keep: float, calibration: Calibration | None, model: PreTrainedModel, files: Sequence[Path]
+) -> dict[str, Any]:
+    """Return the identity of a run, as plain data.
+
+    Args:
+        recipe: what is done.
+        keep: bytes to keep, as a share.
+        calibration: the tokens, or None if the recipe looks at none.
+        model: that it is done to.
+        files: of the model's weights; they are read in full.
+    """
+    config = model.config.to_json_string(use_diff=False)
+    return {
+        "recipe": recipe.model_dump(mode="json"),
+        "keep": keep,
+        "calibration": calibration.record.model_dump() if calibration else None,
+        "model": {
+            "revision": getattr(model.config, "_commit_hash", None),
+            "config": hashlib.sha256(config.encode()).hexdigest(),
+            "files": {path.name: _sha256(path) for path in files},
+        },
+        "versions": versions(),
+    }
+
+
+def differences(before: Any, now: Any, name: str = "") -> list[str]:
+    """Return, for each field in which two identities differ, its name and both values."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        return [
+            line
+            for key in sorted(before.keys() | now.keys())
+            for line in differences(before.get(key), now.get(key), f"{name}.{key}" if name else key)
+        ]
+    return [] if before == now else [f"{name} was {before!r} and is {now!r}"]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

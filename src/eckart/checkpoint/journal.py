@@ -1,0 +1,198 @@
+"""The folder of a run that is not finished: its blocks so far, its streams, and a manifest of both.
+
+After each block its shard, the streams behind it and the manifest are on the disk, in this order. A run that is killed
+at any moment goes on from its last manifest, and then writes the same bytes as one that was not.
+
+    OUTPUT.unfinished/manifest.json   what is finished, and of which run
+    OUTPUT.unfinished/streams/        hidden states in front of the next block
+    OUTPUT.unfinished/model/          becomes OUTPUT when all is done
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, ValidationError
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.core_model_loading import revert_weight_conversion
+
+from eckart.blocks import Block
+from eckart.checkpoint.files import PREFIX, delete_all_but, sync, write_shard, write_text
+from eckart.checkpoint.identity import differences
+from eckart.errors import CheckpointError
+from eckart.refinement.record import RefinementRecord
+from eckart.report import LayerRecord
+from eckart.spool import Spool, SpoolRecord, Workspace
+from eckart.walk import Position
+
+SUFFIX = ".unfinished"
+
+
+class Manifest(BaseModel):
+    """What is on the disk of an unfinished run.
+
+    Attributes:
+        identity: of the run.
+        finished: blocks whose shards are written.
+        layers: records of their layers.
+        refinements: records of their refinements.
+        original: the original model's stream behind them, if the run keeps one.
+        compressed: the compressed model's.
+    """
+
+    identity: dict[str, Any]
+    finished: int
+    layers: list[LayerRecord]
+    refinements: list[RefinementRecord]
+    original: SpoolRecord | None
+    compressed: SpoolRecord | None
+
+
+class RunFolder:
+    """The folder beside the output in which a run works, and a lock on it.
+
+    Args:
+        output: the folder that is to be made.
+    """
+
+    def __init__(self, output: Path) -> None:
+        self.output = output
+        self.path = output.with_name(output.name + SUFFIX)
+        self.manifest = self.path / "manifest.json"
+        self.model = self.path / "model"
+        self.streams = self.path / "streams"
+        self.offload = self.path / "offload"
+        self.converted = self.path / "converted"
+        self._lock = FileLock(self.path / "lock", blocking=False)
+
+    def open(self) -> None:
+        """Make the folder, and keep other processes out of it.
+
+        Raises:
+            CheckpointError: another process works in it.
+        """
+        for folder in (self.model, self.streams):
+            folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire()
+        except Timeout as error:
+            raise CheckpointError(f"Another process is at work in {self.path}. Wait for it, or stop it.") from error
+
+    def close(self) -> None:
+        """Let others in; delete the folder if nothing in it is finished."""
+        self._lock.release()
+        if not self.manifest.exists():
+            shutil.rmtree(self.path, ignore_errors=True)
+
+    def publish(self) -> None:
+        """Turn the finished model into the output, and delete the rest."""
+        for path in self.model.iterdir():
+            sync(path)
+        sync(self.model)
+        if self.output.exists():
+            self.output.rename(self.path / "replaced")
+        self.model.rename(self.output)
+        sync(self.output.parent)
+        self.manifest.unlink()
+        self.close()
+
+
+class DiskJournal:
+    """Keeps finished blocks in a :class:`RunFolder`.
+
+    Args:
+        folder: open.
+        identity: of the run.
+        model: whose blocks they are.
+        workspace: where the streams live; its folder is that of the run.
+    """
+
+    def __init__(self, folder: RunFolder, identity: dict[str, Any], model: PreTrainedModel, workspace: Workspace):
+        self.folder = folder
+        self.identity = identity
+        self.model = model
+        self.workspace = workspace
+
+    def resume(self) -> Position | None:
+        """Return where the run stopped; None if nothing is finished.
+
+        Raises:
+            CheckpointError: the folder is of another run, or it is damaged.
+        """
+        manifest = read_manifest(self.folder)
+        if manifest is None:
+            return None
+        check_same_run(manifest.identity, self.identity, self.folder.path)
+        try:
+            streams = [self._load(record) for record in (manifest.original, manifest.compressed)]
+        except OSError as error:
+            raise CheckpointError(f"{self.folder.path} is damaged: {error}. Start again with --overwrite.") from error
+        for number in range(manifest.finished):
+            if not self._shard(number).exists():
+                raise CheckpointError(f"{self._shard(number)} is gone. Start again with --overwrite.")
+        return Position(
+            finished=manifest.finished,
+            original=streams[0],
+            compressed=streams[1],
+            layers=tuple(manifest.layers),
+            refinements=tuple(manifest.refinements),
+        )
+
+    def keep(self, position: Position, block: Block, tensors: dict[str, Tensor]) -> None:
+        """Write a finished block, the streams behind it and the manifest; see :meth:`eckart.walk.Journal.keep`."""
+        named = {f"{block.path}.{name}": tensor for name, tensor in tensors.items()}
+        write_shard(self._shard(position.finished - 1), revert_weight_conversion(self.model, named))
+        records = [self._save(name, position) for name in ("original", "compressed")]
+        sync(self.folder.streams)
+        manifest = Manifest(
+            identity=self.identity,
+            finished=position.finished,
+            layers=list(position.layers),
+            refinements=list(position.refinements),
+            original=records[0],
+            compressed=records[1],
+        )
+        write_text(self.folder.manifest, manifest.model_dump_json(indent=1) + "\n")
+        delete_all_but(self.folder.streams, [record.file for record in records if record])
+
+    def _save(self, name: str, position: Position) -> SpoolRecord | None:
+        stream: Spool | None = getattr(position, name)
+        return None if stream is None else stream.save(self.workspace.path(f"{name}-{position.finished:05d}"))
+
+    def _load(self, record: SpoolRecord | None) -> Spool | None:
+        if record is None:
+            return None
+        return Spool.load(record, self.folder.streams, in_memory=self.workspace.in_memory)
+
+    def _shard(self, number: int) -> Path:
+        return self.folder.model / f"{PREFIX}block-{number:05d}.safetensors"
+
+
+def read_manifest(folder: RunFolder) -> Manifest | None:
+    """Return the manifest of an unfinished run, or None if there is none.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    try:
+        return Manifest.model_validate_json(folder.manifest.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise CheckpointError(
+            f"{folder.manifest} is no manifest of an unfinished run: {error}. Start again with --overwrite."
+        ) from error
+
+
+def check_same_run(before: dict[str, Any], now: dict[str, Any], place: Path) -> None:
+    """Raise if ``place`` is of another run than the one that is asked for, and name what is different."""
+    found = differences(before, now)
+    if found:
+        raise CheckpointError(
+            f"{place} is of another run: {'; '.join(found)}. Ask for the same as before, use another output, "
+            "or start again with --overwrite."
+        )

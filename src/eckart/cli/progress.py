@@ -1,0 +1,80 @@
+"""The progress bar of ``eckart compress``."""
+
+from __future__ import annotations
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from eckart.cli.console import duration, megabytes, messages
+from eckart.estimate import Estimate
+from eckart.observer import Observer
+from eckart.plan import Plan
+from eckart.recipe import Recipe
+from eckart.refinement import BlockRefinement
+from eckart.refinement.record import EpochRecord, RefinementRecord
+from eckart.report import LayerRecord
+
+
+class ProgressBar(Observer):
+    """Shows the layer or the block that is worked on, its error, and the time left; counts layers and epochs.
+
+    Args:
+        recipe: what is done.
+        progress: where it is shown, entered.
+        quiet: whether nothing is to be printed.
+    """
+
+    def __init__(self, recipe: Recipe, progress: Progress, *, quiet: bool) -> None:
+        self.recipe, self.progress, self.quiet = recipe, progress, quiet
+        self.task = progress.add_task("preparing", total=None, error="-", start=False)
+        refinement = recipe.refinement
+        self.epochs = refinement.epochs if isinstance(refinement, BlockRefinement) else 0
+        self.cost: Estimate | None = None
+
+    def on_start(self, plan: Plan, cost: Estimate, finished: int) -> None:
+        """Print what is expected, and start the bar."""
+        self.cost = cost
+        blocks = len(plan.blocks)
+        if not self.quiet:
+            device = "" if cost.device_bytes is None else f", {megabytes(cost.device_bytes)} on the accelerator"
+            spilled = "" if cost.in_memory else " Hidden states go to files."
+            again = " Activations are computed twice." if cost.checkpoint_activations else ""
+            done = f" {finished} blocks are finished already." if finished else ""
+            messages.print(
+                f"{len(plan.targets)} linear layers in {blocks} blocks, recipe {self.recipe.name}, keep {plan.keep:g}. "
+                f"Expected: {megabytes(cost.host_bytes)} of memory{device}, {duration(cost.block_seconds)} a block, "
+                f"{duration(cost.block_seconds * (blocks - finished))} in all.{spilled}{again}{done}"
+            )
+        done_layers = sum(len(block.targets) for block in plan.blocks[:finished])
+        self.progress.update(
+            self.task,
+            total=len(plan.targets) + blocks * self.epochs,
+            completed=done_layers + finished * self.epochs,
+        )
+        self.progress.start_task(self.task)
+
+    def on_layer(self, record: LayerRecord) -> None:
+        """Advance by one layer."""
+        self.progress.update(self.task, advance=1, description=record.path, error=f"{record.error:.3f}")
+
+    def on_epoch(self, block: str, number: int, record: EpochRecord) -> None:
+        """Advance by one epoch."""
+        loss = record.training if record.held_out is None else record.held_out
+        self.progress.update(self.task, advance=1, description=f"{block} epoch {number}", error=f"{loss:.4f}")
+
+    def on_refinement(self, record: RefinementRecord) -> None:
+        """Advance by the epochs that were not needed."""
+        self.progress.update(self.task, advance=self.epochs - len(record.epochs))
+
+
+def progress_bar(*, quiet: bool) -> Progress:
+    """Return an empty progress display on standard error."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("error {task.fields[error]}"),
+        TimeRemainingColumn(),
+        console=messages,
+        disable=quiet,
+        transient=True,
+    )

@@ -1,0 +1,97 @@
+"""Replaces the linears of one group by factors, from the moments of their input."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from eckart.blocks import Group, Target
+from eckart.errors import NonFiniteError
+from eckart.layers import LowRankLinear, weight_matrix
+from eckart.lowrank import Whitening, solve, truncate
+from eckart.moments import Moments, relative_error
+from eckart.placement import Placement
+from eckart.plan import Plan
+from eckart.recipe import Recipe
+from eckart.report import LayerRecord
+
+
+@dataclass(frozen=True)
+class Factoriser:
+    """Solves the equation for the linears of a model.
+
+    Attributes:
+        recipe: its objective says what is minimised.
+        plan: the ranks.
+        device: where float64 factorisations run.
+    """
+
+    recipe: Recipe
+    plan: Plan
+    device: torch.device
+
+    def replace_group(
+        self, placement: Placement, group: Group, moments: Moments | None, output_energies: dict[Target, float]
+    ) -> list[LayerRecord]:
+        """Replace the linears of ``group`` that have a rank, and return a record of each of its linears.
+
+        Args:
+            placement: the block, lent.
+            group: of the block.
+            moments: of the group's inputs; None if the objective looks at no data.
+            output_energies: ``||W X||^2`` of each linear in the original model, if both streams are observed.
+
+        Raises:
+            NonFiniteError: a weight or an input is NaN or infinite.
+        """
+        if moments is not None and not moments.is_finite():
+            paths = ", ".join(target.path for target in group.targets)
+            raise NonFiniteError(f"The input of {paths} is NaN or infinite on the calibration tokens.")
+        whitening = None
+        if any(self.plan.ranks[target.path] is not None for target in group.targets):
+            whitening = self.recipe.objective.whitening(moments, group.targets[0].in_features, self.device)
+        return [
+            self._replace_linear(placement, target, moments, whitening, output_energies.get(target, 0.0))
+            for target in group.targets
+        ]
+
+    def _replace_linear(
+        self,
+        placement: Placement,
+        target: Target,
+        moments: Moments | None,
+        whitening: Whitening | None,
+        output_energy: float,
+    ) -> LayerRecord:
+        linear = placement.module.get_submodule(target.name)
+        rank = self.plan.ranks[target.path]
+        weight = weight_matrix(linear).detach().to(self.device, torch.float64)
+        if not torch.isfinite(weight).all():
+            raise NonFiniteError(f"The weight of {target.path} is NaN or infinite. The model is not usable as it is.")
+        product = weight
+        if rank is not None:
+            assert whitening is not None
+            second, first = self._factors(weight, moments, whitening, rank)
+            stored = placement.dtype(f"{target.name}.weight")
+            # The next layers must see the numbers that will be stored, not those before rounding.
+            layer = LowRankLinear.from_factors(linear, second.to(stored), first.to(stored))
+            placement.replace(target.name, layer)
+            product = layer.product().to(weight.device)
+        return LayerRecord(
+            path=target.path,
+            out_features=target.out_features,
+            in_features=target.in_features,
+            rank=rank,
+            bytes=self.recipe.structure.bytes(target.out_features, target.in_features, rank),
+            error=relative_error(weight, product, moments, output_energy),
+        )
+
+    def _factors(
+        self, weight: Tensor, moments: Moments | None, whitening: Whitening, rank: int
+    ) -> tuple[Tensor, Tensor]:
+        cross_moment = None
+        if moments is not None:
+            cross_moment = self.recipe.objective.cross_moment(weight, moments, whitening, rank)
+        return truncate(solve(whitening, cross_moment, weight), rank)

@@ -1,0 +1,216 @@
+"""The public verb for a model on disk: it is read, compressed and written block by block, and can be resumed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from eckart.api import DEFAULT_KEEP, DEFAULT_SAMPLES, Job
+from eckart.calibration import SELF, Calibration, calibrate
+from eckart.checkpoint.gguf import load_gguf_model
+from eckart.checkpoint.identity import identity_of_run
+from eckart.checkpoint.journal import DiskJournal, RunFolder, check_same_run, read_manifest
+from eckart.checkpoint.load import check_compressible, load_model, load_tokenizer
+from eckart.checkpoint.save import MAX_SHARD_SIZE, check_output, description, reason_of, save_all_but_blocks
+from eckart.checkpoint.source import open_model
+from eckart.device import free_memory, host_memory, resolve_device
+from eckart.errors import CheckpointError, EckartError, InterruptedRun
+from eckart.observer import Observer
+from eckart.plan import check_keep, make_plan
+from eckart.recipe import DEFAULT_RECIPE, Recipe, load_recipe
+from eckart.report import REPORT_NAME, Report
+from eckart.spool import Workspace
+from eckart.text import PYTHON_DOCS
+
+
+def compress_checkpoint(
+    source: str | Path,
+    output: str | Path,
+    recipe: str | Path | Recipe = DEFAULT_RECIPE,
+    keep: float = DEFAULT_KEEP,
+    calibration: str = PYTHON_DOCS,
+    *,
+    samples: int = DEFAULT_SAMPLES,
+    length: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    overrides: Iterable[str] = (),
+    memory: int | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    observer: Observer | None = None,
+) -> Report:
+    """Compress a model on disk into a new folder, holding one block of it at a time.
+
+    The work goes on in ``OUTPUT.unfinished``. What is finished there is kept if the run stops for any reason, and a
+    run with ``resume`` goes on behind it; the result is the same to the byte. ``OUTPUT`` appears when all is done.
+
+    Args:
+        source: a local folder, a hub id, or a ``.gguf`` file (which is converted first, in memory).
+        output: the folder to make.
+        recipe: as for :func:`eckart.compress`, like all that follow up to ``overrides``.
+        keep: bytes to keep.
+        calibration: text to calibrate on.
+        samples: how many calibration samples to draw.
+        length: tokens in each.
+        seed: of the draw, and of the order of training.
+        device: where blocks are run.
+        overrides: changes to the recipe.
+        memory: bytes that the process may take; hidden states go to files if they would not fit. By default what is
+            free.
+        resume: go on with an unfinished run, if there is one.
+        overwrite: replace ``output``, and start again if there is an unfinished run.
+        observer: is told what happens.
+
+    Returns:
+        The ranks, bytes and errors of all layers, and what this run took.
+
+    Raises:
+        EckartError: with a message that says what to do. The source is never touched.
+        InterruptedRun: Ctrl-C; says what is kept.
+    """
+    chosen = load_recipe(recipe, overrides)
+    check_keep(keep)
+    place = resolve_device(device)
+    output = Path(output)
+    folder = RunFolder(output)
+    unfinished = folder.path.exists()
+    if unfinished and not resume:
+        if not overwrite:
+            raise CheckpointError(
+                f"An unfinished run is in {folder.path}. Add --resume to go on with it, or --overwrite to start again."
+            )
+        shutil.rmtree(folder.path)
+    finished_before = resume and output.is_dir() and not (folder.model.exists() and folder.manifest.exists())
+    check_output(output, overwrite=overwrite or finished_before)
+    with _kept_on_failure(folder):
+        folder.open()
+        files, model_folder = _as_folder(source, folder)
+        model, weights = open_model(model_folder, folder.offload)
+        check_compressible(model)
+        plan = make_plan(model, chosen, keep, weights)
+        tokenizer = load_tokenizer(source)
+        tokens = None
+        if chosen.needs_data:
+            limit = memory if memory is not None else host_memory() + free_memory(torch.device("cpu"))
+            tokens = _calibrate(calibration, model_folder, model, tokenizer, samples, length, seed, limit)
+        identity = identity_of_run(chosen, keep, tokens, model, files or weights.files)
+        if finished_before:
+            return _finished_report(output, identity)
+        job = Job(model, weights, chosen, plan, tokens, place, observer or Observer())
+        job.warn()
+        manifest = read_manifest(folder)
+        if manifest is not None:
+            check_same_run(manifest.identity, identity, folder.path)
+        cost = job.estimate(memory)
+        journal = DiskJournal(folder, identity, model, Workspace(cost.in_memory, folder.streams))
+        _check_space(job, folder)
+        report = job.run(cost, streams=folder.streams, journal=journal, finished=manifest.finished if manifest else 0)
+        model.config.quantization_config = description(model, report, _name_of(source), identity)
+        with report.timings.measure("files"):
+            save_all_but_blocks(folder.model, model, weights, report, tokenizer)
+            folder.publish()
+        return report
+
+
+@contextmanager
+def _kept_on_failure(folder: RunFolder) -> Iterator[None]:
+    """Say after a failure what is kept, and leave nothing behind if nothing is."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise InterruptedRun(f"Interrupted. {_kept(folder)}") from None
+    except EckartError as error:
+        if folder.manifest.exists():
+            raise type(error)(f"{error} {_kept(folder)}") from error
+        raise
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{folder.output} could not be written: {reason_of(error)}. {_kept(folder)}") from error
+    finally:
+        folder.close()
+
+
+def _kept(folder: RunFolder) -> str:
+    try:
+        manifest = read_manifest(folder)
+    except CheckpointError:
+        manifest = None
+    if manifest is None:
+        return "Nothing was written."
+    return f"{manifest.finished} finished blocks are kept in {folder.path}: go on with --resume."
+
+
+def _as_folder(source: str | Path, folder: RunFolder) -> tuple[list[Path], str | Path]:
+    """Return a folder or hub id with the model, and the file that it was converted from, if it was."""
+    path = Path(source)
+    if path.suffix != ".gguf":
+        return [], source
+    if not path.is_file():
+        raise CheckpointError(f"There is no file {path}.")
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    converted = folder.path / f"converted-{digest[:16]}"
+    if not converted.exists():
+        partial = folder.path / "converting"
+        shutil.rmtree(partial, ignore_errors=True)
+        load_gguf_model(path, torch.bfloat16).save_pretrained(partial, max_shard_size=MAX_SHARD_SIZE)
+        partial.rename(converted)
+    return [path], converted
+
+
+def _calibrate(
+    calibration: str,
+    source: str | Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    samples: int,
+    length: int | None,
+    seed: int,
+    limit: int,
+) -> Calibration:
+    if calibration == SELF:
+        # Text is sampled token by token, and each needs every weight: from files that would take forever.
+        needed = 2 * sum(p.numel() * p.element_size() for p in model.parameters())
+        if host_memory() + needed > limit:
+            raise EckartError(
+                f"Text sampled from the model needs the whole model in memory, about {needed / 1e9:.1f} GB, which is "
+                "more than there is. Calibrate on a text instead (--calibration FILE)."
+            )
+        model = load_model(source)
+    return calibrate(calibration, samples=samples, length=length, seed=seed, tokenizer=tokenizer, model=model)
+
+
+def _check_space(job: Job, folder: RunFolder) -> None:
+    """Raise if what will be written does not fit on the disk."""
+    needed = job.plan.parameters_after(job.recipe.structure) * job.model.dtype.itemsize
+    if job.calibration is not None:
+        width = int(job.model.get_input_embeddings().embedding_dim)
+        needed += 4 * job.calibration.tokens.numel() * width * job.model.dtype.itemsize
+    written = sum(path.stat().st_size for path in folder.model.iterdir())
+    check_output(folder.output, overwrite=True, needed=max(0, needed - written))
+
+
+def _finished_report(output: Path, identity: dict[str, object]) -> Report:
+    """Return the report of a finished run, if it was the one that is asked for."""
+    report = Report.model_validate_json((output / REPORT_NAME).read_text(encoding="utf-8"))
+    config = json.loads((output / "config.json").read_text(encoding="utf-8"))["quantization_config"]
+    before = {
+        "recipe": config["recipe"],
+        "calibration": config["calibration"],
+        **{key: config["provenance"].get(key) for key in ("keep", "model", "versions")},
+    }
+    check_same_run(before, identity, output)
+    return report
+
+
+def _name_of(source: str | Path) -> str:
+    # Of a local folder, the name and not the way to it: what is made here is passed on to others.
+    return Path(source).name if Path(source).exists() else str(source)

@@ -1,0 +1,153 @@
+"""How many bytes a run holds at once, from shapes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel
+
+from eckart.blocks import Block
+from eckart.calibration import Calibration
+from eckart.objectives import Streams
+from eckart.plan import Plan
+from eckart.recipe import Recipe
+
+FLOAT32, FLOAT64 = 4, 8
+UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that a run holds at once, beyond what the process holds before.
+
+    Attributes:
+        weights: the block that is worked on, in the dtype that it is computed in.
+        streams: hidden states and inputs of linears of all calibration tokens; on the host.
+        embedding: while the first stream is made.
+        statistics: moments and what is summed into them.
+        solver: while a linear is factored.
+        training: float32 weights, gradients and optimiser of a refinement.
+        activations: of a batch of sequences in a refinement.
+        on_host: whether blocks are run on the host.
+    """
+
+    weights: int
+    streams: int
+    embedding: int
+    statistics: int
+    solver: int
+    training: int
+    activations: int
+    on_host: bool
+
+    @property
+    def working(self) -> int:
+        """What is held where blocks are run."""
+        return max(
+            self.embedding,
+            self.weights + max(self.statistics, self.solver, self.training + self.activations),
+        )
+
+    @property
+    def host(self) -> int:
+        """What is held on the host."""
+        return self.streams + (self.working if self.on_host else self.weights)
+
+    @property
+    def device(self) -> int:
+        """What is held on the accelerator."""
+        return 0 if self.on_host else self.working
+
+    def fits(self, base: int, limit: int | None, device_limit: int | None) -> bool:
+        """Return whether it fits beside the ``base`` bytes that the process holds already."""
+        host = limit is None or base + self.host <= limit
+        return host and (device_limit is None or self.device <= device_limit)
+
+
+def memory_of_run(
+    model: PreTrainedModel,
+    recipe: Recipe,
+    plan: Plan,
+    calibration: Calibration | None,
+    compute: torch.dtype,
+    *,
+    on_host: bool,
+    resident: bool,
+    activations: int,
+) -> Memory:
+    """Return the bytes that a run will hold.
+
+    Args:
+        model: to be compressed.
+        recipe: what is to be done to it.
+        plan: its blocks and ranks.
+        calibration: None if the recipe looks at no data.
+        compute: dtype of forward passes.
+        on_host: whether blocks are run on the host.
+        resident: whether the model is in memory; then what is not widened is not copied.
+        activations: that a refinement holds for one batch of sequences.
+    """
+    block = max(plan.blocks, key=_parameters)
+    parameters = _parameters(block)
+    stored = model.dtype.itemsize
+    copied = not (resident and on_host and compute.itemsize == stored)
+    widths = [group.targets[0].in_features for group in block.groups]
+    largest = max(widths)
+    solver = FLOAT64 * max(
+        # The scaled moment, its eigenvectors, the root, its inverse; a weight, its least squares, the SVD's work.
+        (5 * t.in_features**2 if recipe.objective.needs_data else 0) + 8 * t.size + 3 * min(t.shape) ** 2
+        for t in block.targets
+    )
+    streams = embedding = statistics = training = 0
+    if calibration is not None:
+        tokens = calibration.tokens.numel()
+        batch = next(calibration.batches()).numel()
+        width = int(model.get_input_embeddings().embedding_dim)
+        looks_at = recipe.objective.streams
+        both = looks_at is Streams.BOTH or recipe.refinement.needs_data
+        # In front of a block and behind it; both streams are one in front of the first block only.
+        streams = stored * tokens * width * (4 if both else 2)
+        if looks_at is Streams.BOTH:
+            streams += compute.itemsize * tokens * sum(widths)
+        observed = widths if looks_at is Streams.ORIGINAL else [largest]
+        moments = FLOAT64 * sum(w**2 for w in observed) * (2 if looks_at is Streams.BOTH else 1)
+        # A product is summed in float32 and added in float64.
+        product = (FLOAT32 + FLOAT64) * largest**2 + FLOAT32 * batch * largest * 2
+        forward = 3 * compute.itemsize * batch * max(max(t.out_features for t in block.targets), largest)
+        statistics = moments + product + forward
+        solver += moments
+        embedding = (compute.itemsize + (0 if resident else stored)) * int(
+            math.prod(model.get_input_embeddings().weight.shape)
+        )
+        if recipe.refinement.needs_data:
+            numbers = recipe.structure.numbers
+            trained = parameters + sum(numbers(*t.shape, plan.ranks[t.path]) - t.size for t in block.targets)
+            # Weights, gradients and two moments of the optimiser; the best state and the present one; its float32 copy.
+            training = trained * (4 * FLOAT32 + 2 * stored + FLOAT32)
+    return Memory(
+        weights=parameters * ((compute.itemsize if copied else 0) + (0 if resident else stored)),
+        streams=streams,
+        embedding=embedding,
+        statistics=statistics,
+        solver=solver,
+        training=training,
+        activations=activations,
+        on_host=on_host,
+    )
+
+
+def parse_bytes(text: str) -> int:
+    """Return the bytes that a size such as ``8GB`` or ``500 MB`` stands for.
+
+    Raises:
+        ValueError: it is no size.
+    """
+    number = text.strip().upper().rstrip("KMGTB")
+    unit = text.strip().upper()[len(number) :] or "B"
+    return int(float(number) * UNITS[unit if unit.endswith("B") else f"{unit}B"])
+
+
+def _parameters(block: Block) -> int:
+    return sum(parameter.numel() for parameter in block.module.parameters())
