@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 import eckart
 from eckart.errors import CalibrationError, EckartError
+from eckart.report import LayerRecord
 
 
 def test_the_readme_lines(model_folder: Path, text_file: Path, tmp_path: Path) -> None:
@@ -66,7 +67,12 @@ def test_overrides_are_written_into_the_result(llama: PreTrainedModel, tokens: t
 
 def test_records_arrive_in_order_of_execution(llama: PreTrainedModel, tokens: torch.Tensor) -> None:
     seen: list[str] = []
-    report = eckart.compress(llama, "aa-svd-layer", 0.6, tokens, on_layer=lambda record: seen.append(record.path))
+
+    class Listener(eckart.Observer):
+        def on_layer(self, record: LayerRecord) -> None:
+            seen.append(record.path)
+
+    report = eckart.compress(llama, "aa-svd-layer", 0.6, tokens, observer=Listener())
     assert seen == [layer.path for layer in report.layers]
     assert [name.split(".")[-1] for name in seen[:7]] == [
         "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"

@@ -6,7 +6,16 @@ import sys
 import pytest
 import torch
 
-from eckart.device import compute_dtype, host_memory, peak_host_memory, resolve_device
+from eckart.device import (
+    autocast,
+    compute_dtype,
+    free_memory,
+    host_memory,
+    is_emulated,
+    peak_device_memory,
+    peak_host_memory,
+    resolve_device,
+)
 from eckart.errors import EckartError
 
 
@@ -28,8 +37,42 @@ def test_a_device_that_is_not_here() -> None:
         resolve_device("cuda")
 
 
-def test_a_cpu_computes_in_float32() -> None:
-    assert compute_dtype(torch.bfloat16, torch.device("cpu")) is torch.float32
+@pytest.mark.parametrize("emulated", [True, False])
+def test_a_cpu_computes_halves_in_float32_if_it_only_emulates_them(
+    emulated: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eckart.device.is_emulated", lambda dtype: emulated)
+    cpu = torch.device("cpu")
+    assert compute_dtype(torch.bfloat16, cpu) is (torch.float32 if emulated else torch.bfloat16)
+    assert compute_dtype(torch.float32, cpu) is torch.float32
+    assert compute_dtype(torch.bfloat16, torch.device("meta")) is torch.bfloat16
+
+
+def test_emulation_is_a_slower_product_and_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[torch.dtype] = []
+
+    def seconds(dtype: torch.dtype) -> float:
+        measured.append(dtype)
+        return {torch.float32: 1.0, torch.bfloat16: 100.0, torch.float16: 0.3}[dtype]
+
+    monkeypatch.setattr("eckart.device._product_seconds", seconds)
+    is_emulated.cache_clear()
+    assert [is_emulated(torch.bfloat16), is_emulated(torch.bfloat16)] == [True, True]
+    assert not is_emulated(torch.float16)
+    assert measured.count(torch.bfloat16) == 1
+    is_emulated.cache_clear()
+
+
+def test_autocast_only_narrows() -> None:
+    matrix = torch.ones(4, 4)
+    for dtype in (torch.float32, torch.bfloat16):
+        with autocast(torch.device("cpu"), dtype):
+            assert (matrix @ matrix).dtype is dtype
+
+
+def test_free_memory_is_positive() -> None:
+    assert 0 < free_memory(torch.device("cpu")) < 10**14
+    assert peak_device_memory(torch.device("cpu")) is None
 
 
 def test_memory_is_counted_in_bytes() -> None:

@@ -8,7 +8,7 @@ import eckart
 from eckart.calibration import Calibration
 from eckart.device import host_memory
 from eckart.estimate import Estimate, estimate
-from eckart.plan import make_plan
+from eckart.plan import Plan, make_plan
 
 CPU = torch.device("cpu")
 
@@ -19,33 +19,47 @@ def test_every_recipe_has_one_and_leaves_the_model_alone(
 ) -> None:
     before = {name: t.clone() for name, t in llama.state_dict().items()}
     chosen = eckart.RECIPES[recipe]
-    calibration = Calibration(tokens, "x", 0) if chosen.objective.needs_data else None
+    calibration = Calibration(tokens, "x", 0) if chosen.needs_data else None
     cost = estimate(llama, chosen, make_plan(llama, chosen, 0.6), calibration, CPU)
-    assert cost.seconds > 0
+    assert cost.seconds == pytest.approx(3 * cost.block_seconds)
+    assert cost.block_seconds > 0
     assert cost.host_bytes > 0.9 * host_memory()
+    assert cost.device_bytes is None
     assert all(torch.equal(t, before[name]) for name, t in llama.state_dict().items())
+    assert not any(parameter.requires_grad and parameter.grad is not None for parameter in llama.parameters())
 
 
-def test_streams_and_inputs_are_counted(llama: PreTrainedModel) -> None:
-    recipe = eckart.RECIPES["aa-svd-layer"]
+def test_a_refinement_takes_longer(llama: PreTrainedModel, tokens: torch.Tensor) -> None:
+    def seconds(*overrides: str) -> float:
+        recipe = eckart.load_recipe("aa-svd", overrides)
+        return estimate(llama, recipe, make_plan(llama, recipe, 0.6), Calibration(tokens, "x", 0), CPU).seconds
+
+    assert seconds("refinement=none") < seconds("refinement.epochs=25") < seconds("refinement.epochs=250")
+
+
+def test_what_does_not_fit_goes_to_files_and_activations_are_computed_twice(
+    llama: PreTrainedModel, tokens: torch.Tensor
+) -> None:
+    recipe = eckart.RECIPES["aa-svd"]
     plan = make_plan(llama, recipe, 0.6)
 
-    def extra(samples: int) -> int:
-        tokens = torch.zeros(samples, 32, dtype=torch.int64)
-        base = host_memory()
-        return estimate(llama, recipe, plan, Calibration(tokens, "x", 0), CPU).host_bytes - base
+    def choices(limit: int | None) -> tuple[bool, bool]:
+        cost = estimate(llama, recipe, plan, Calibration(tokens, "x", 0), CPU, limit=limit)
+        return cost.in_memory, cost.checkpoint_activations
 
-    # Three streams of width 32, and the inputs of groups of widths 32, 32, 32, 48, in float32.
-    expected = 4 * 32 * (3 * 32 + 32 + 32 + 32 + 48) * 9_000
-    assert extra(10_000) - extra(1_000) == pytest.approx(expected, rel=0.1)
+    assert choices(None) == (True, False)
+    assert choices(10**12) == (True, False)
+    assert choices(1) == (False, True)
 
 
 def test_api_hands_it_out_before_anything_is_done(llama: PreTrainedModel, tokens: torch.Tensor) -> None:
     seen: list[Estimate] = []
 
-    def on_start(plan: object, cost: Estimate) -> None:
-        assert not any(isinstance(m, eckart.LowRankLinear) for m in llama.modules())
-        seen.append(cost)
+    class Listener(eckart.Observer):
+        def on_start(self, plan: Plan, cost: Estimate, finished: int) -> None:
+            assert not any(isinstance(m, eckart.LowRankLinear) for m in llama.modules())
+            assert finished == 0
+            seen.append(cost)
 
-    eckart.compress(llama, "svd-llm", 0.6, tokens, on_start=on_start)
+    eckart.compress(llama, "svd-llm", 0.6, tokens, observer=Listener())
     assert len(seen) == 1

@@ -10,7 +10,7 @@ from eckart.recipe import DEFAULT_RECIPE, RECIPES, Recipe, load_recipe
 
 
 def test_the_named_recipes() -> None:
-    assert set(RECIPES) == {"svd", "svd-llm", "dobi-shift", "aa-svd-layer", "saes-svd"}
+    assert set(RECIPES) == {"svd", "svd-llm", "dobi-shift", "aa-svd-layer", "aa-svd", "aa-svd-anchored", "saes-svd"}
     assert DEFAULT_RECIPE in RECIPES
 
 
@@ -26,6 +26,25 @@ def test_round_trip_through_yaml_and_json(name: str, tmp_path: Path) -> None:
 def test_published_recipes_do_not_shrink() -> None:
     for recipe in RECIPES.values():
         assert getattr(recipe.objective, "shrinkage", 0.0) == 0.0
+
+
+def test_the_refinement_of_the_paper_is_the_default() -> None:
+    refinement = RECIPES["aa-svd"].refinement
+    assert RECIPES["aa-svd"].objective == InputAware()
+    assert RECIPES["aa-svd-anchored"].refinement == refinement
+    published = {
+        "epochs": 25,
+        "batch": 32,
+        "learning_rate": 1e-4,
+        "betas": (0.9, 0.999),
+        "weight_decay": 0.01,
+        "warmup": 0.1,
+        "final_learning_rate": 0.1,
+        "gradient_norm": 1.0,
+    }
+    assert refinement.model_dump(include=set(published)) == published
+    assert not RECIPES["svd"].needs_data
+    assert load_recipe("svd", ["refinement=block"]).needs_data
 
 
 def test_a_choice_by_its_name_alone(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_equals_the_literal_implementation(kind: str, recipe: str, objective: st
     assert (ours - theirs).norm() < 1e-2 * theirs.norm()
 
 
-@pytest.mark.parametrize("recipe", eckart.RECIPES)
+@pytest.mark.parametrize("recipe", [name for name, r in eckart.RECIPES.items() if not r.refinement.needs_data])
 def test_reported_errors_are_those_of_the_outputs(recipe: str, llama: PreTrainedModel, tokens: Tensor) -> None:
     original = copy.deepcopy(llama)
     report = eckart.compress(llama, recipe, KEEP, tokens)
@@ -93,6 +93,7 @@ def test_reported_errors_are_those_of_the_outputs(recipe: str, llama: PreTrained
         assert layer.error == pytest.approx(float(expected), rel=1e-3, abs=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore::eckart.errors.EckartWarning")
 @pytest.mark.parametrize("recipe", eckart.RECIPES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_every_tensor_keeps_its_dtype(recipe: str, dtype: torch.dtype, llama: PreTrainedModel, tokens: Tensor) -> None:

@@ -143,18 +143,22 @@ class Job:
             finished: blocks that it has already.
         """
         self.observer.on_start(self.plan, cost, finished)
-        report = compress_blocks(
-            self.model,
-            self.recipe,
-            self.plan,
-            self.calibration,
-            device=self.device,
-            weights=self.weights,
-            workspace=Workspace(cost.in_memory, streams),
-            journal=journal,
-            checkpoint_activations=cost.checkpoint_activations,
-            observer=self.observer,
-        )
+        workspace = Workspace(cost.in_memory, streams)
+        try:
+            report = compress_blocks(
+                self.model,
+                self.recipe,
+                self.plan,
+                self.calibration,
+                device=self.device,
+                weights=self.weights,
+                workspace=workspace,
+                journal=journal,
+                checkpoint_activations=cost.checkpoint_activations,
+                observer=self.observer,
+            )
+        finally:
+            workspace.close()
         report.warnings.extend(self.notes())
         return report
 

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from eckart.calls import BlockCall, capture_calls
 from eckart.errors import UnsupportedModelError
 from eckart.layers import LowRankLinear, is_linear, weight_matrix
-from eckart.placement import Weights
+from eckart.placement import ResidentWeights, Weights
 
 PROBE_TOKENS = 16
 CPU = torch.device("cpu")
@@ -98,20 +98,21 @@ def find_block_list(model: nn.Module) -> tuple[str, nn.ModuleList]:
     return max(found, key=lambda item: (len(item[1]), sum(p.numel() for p in item[1].parameters())))
 
 
-def find_blocks(model: PreTrainedModel, weights: Weights) -> list[Block]:
+def find_blocks(model: PreTrainedModel, weights: Weights | None = None) -> list[Block]:
     """Return the blocks of a model with their groups, found by one short probe run of each block on the CPU.
 
     Linears that the probe does not reach are in no group and stay dense.
 
     Args:
         model: to look into.
-        weights: where its tensors are.
+        weights: where its tensors are; in memory by default.
 
     Raises:
         UnsupportedModelError: no blocks, or a linear layer that two blocks share.
     """
     path, modules = find_block_list(model)
     vocabulary = model.get_input_embeddings().num_embeddings
+    weights = weights or ResidentWeights()
     with weights.lend(model, CPU, skip=(*modules[1:], model.get_output_embeddings())):
         hidden, calls = capture_calls(model, modules, torch.arange(PROBE_TOKENS)[None] % vocabulary)
     blocks: list[Block] = []

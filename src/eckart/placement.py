@@ -45,6 +45,7 @@ class Placement:
         return {
             name: tensor.detach().to("cpu", self.homes[name][1]).contiguous()
             for name, tensor in self.module.state_dict().items()
+            if name in self.homes  # a tensor with two names is saved under one
         }
 
 

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from eckart.blocks import Block, Target, find_blocks
 from eckart.errors import EckartError, UnsupportedModelError
-from eckart.placement import ResidentWeights, Weights
+from eckart.placement import Weights
 from eckart.recipe import Recipe
 from eckart.structure import TwoFactor
 
@@ -59,7 +59,7 @@ def make_plan(model: PreTrainedModel, recipe: Recipe, keep: float, weights: Weig
         UnsupportedModelError: the model has no blocks of linears that could be factored.
     """
     check_keep(keep)
-    blocks = find_blocks(model, weights or ResidentWeights())
+    blocks = find_blocks(model, weights)
     shapes = {t.path: t.shape for block in blocks for t in block.targets}
     if not shapes:
         raise UnsupportedModelError(f"The blocks of {type(model).__name__} run no linear layer that can be factored.")

@@ -109,6 +109,8 @@ def load_recipe(source: str | Path | Recipe, overrides: Iterable[str] = ()) -> R
     data = recipe.model_dump()
     for override in overrides:
         _override(data, override)
+        # A choice that was set by its name gets its numbers, which the next override may set.
+        data = _validate(data, "after --set").model_dump()
     data["name"] = f"{recipe.name} ({', '.join(overrides)})"
     return _validate(data, "after --set")
 

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, overload
+from typing import overload
 
 import numpy as np
 import torch
@@ -43,17 +43,19 @@ class Spool(Sequence[Tensor]):
         self._shapes: list[tuple[int, ...]] = []
         self._offsets: list[int] = [0]
         self._tensors: list[Tensor] = []
-        self._file = path.open("wb") if path is not None else None
+        if path is not None:
+            path.write_bytes(b"")
 
     def append(self, tensor: Tensor) -> None:
         """Add a tensor at the end; it is copied to the host."""
         host = tensor.detach().to("cpu", self.dtype).contiguous()
         self._shapes.append(tuple(host.shape))
         self._offsets.append(self._offsets[-1] + host.nbytes)
-        if self._file is None:
+        if self.path is None:
             self._tensors.append(host)
         else:
-            self._file.write(_bytes(host))
+            with self.path.open("ab") as file:
+                file.write(_bytes(host))
 
     def __len__(self) -> int:
         return len(self._shapes)
@@ -72,8 +74,6 @@ class Spool(Sequence[Tensor]):
             raise IndexError(index)
         if self.path is None:
             return self._tensors[index]
-        if self._file is not None:
-            self._file.flush()
         start, end, shape = self._offsets[index], self._offsets[index + 1], self._shapes[index]
         if start == end:
             return torch.empty(shape, dtype=self.dtype)
@@ -91,17 +91,12 @@ class Spool(Sequence[Tensor]):
 
     def save(self, path: Path) -> SpoolRecord:
         """Make sure that the spool is in the file ``path``, down to the disk, and return how to open it again."""
-        if self.path is None:
-            with path.open("wb") as file:
-                for tensor in self._tensors:
-                    file.write(_bytes(tensor))
-                _sync(file)
-        else:
-            assert path == self.path, f"{path} is not {self.path}"
-            if self._file is not None:
-                _sync(self._file)
-                self._file.close()
-                self._file = None
+        assert self.path in (None, path), f"{path} is not {self.path}"
+        with path.open("wb" if self.path is None else "ab") as file:
+            for tensor in self._tensors:
+                file.write(_bytes(tensor))
+            file.flush()
+            os.fsync(file.fileno())
         return SpoolRecord(file=path.name, dtype=str(self.dtype).removeprefix("torch."), shapes=self._shapes)
 
     @staticmethod
@@ -127,9 +122,6 @@ class Spool(Sequence[Tensor]):
     def delete(self) -> None:
         """Give back the memory or the file."""
         self._tensors.clear()
-        if self._file is not None:
-            self._file.close()
-            self._file = None
         if self.path is not None:
             self.path.unlink(missing_ok=True)
 
@@ -151,6 +143,11 @@ class Workspace:
         """Return an empty spool."""
         return Spool(dtype, None if self.in_memory else self.path(name))
 
+    def close(self) -> None:
+        """Delete the temporary folder, if there is one."""
+        if self._temporary is not None:
+            self._temporary.cleanup()
+
     def path(self, name: str) -> Path:
         """Return the file of the spool ``name``."""
         if self.folder is None:
@@ -162,8 +159,3 @@ class Workspace:
 def _bytes(tensor: Tensor) -> memoryview:
     # numpy knows no bfloat16, so the bytes are handed over as such.
     return tensor.reshape(-1).view(torch.uint8).numpy().data
-
-
-def _sync(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())

@@ -122,6 +122,13 @@ MISTAKES = [
     (["compress", "{model}", "-o", "{out}", "--calibration", "{tmp}/short.txt", "--length", "64"], "too short"),
     (["compress", "{model}", "-o", "{out}", "--length", "1024"], "context of 128"),
     (["compress", "{model}", "-o", "{model}"], "exists"),
+    (["compress", "{model}", "-o", "{out}", "--memory", "much"], "takes a size such as 8GB or 500MB, found 'much'"),
+    (["compress", "{model}", "-o", "{out}", "--set", "refinement=blok"], "did you mean 'block'"),
+    (
+        ["compress", "{model}", "-o", "{out}", "--set", "refinement.epochs=0"],
+        "This recipe has no field 'refinement.epochs'",
+    ),
+    (["compress", "{model}", "-o", "{out}", "--recipe", "aa-svd", "--set", "refinement.epochs=0"], "greater than"),
     (["eval", "{model}", "--text", "nowhere.txt"], "No text is called"),
     (["eval", "{model}", "--text", "{tmp}/short.txt", "--length", "64"], "one window is 64"),
     (["eval", "nowhere/such-model", "--text", "{tmp}/short.txt"], "no hub model"),

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import copy
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+import eckart
+from eckart.calibration import Calibration
+from eckart.checkpoint.identity import differences, identity_of_run
+
+
+def test_it_is_plain_data_with_hashes_of_all_that_matters(
+    llama: PreTrainedModel, tokens: torch.Tensor, tmp_path: Path
+) -> None:
+    (tmp_path / "w.safetensors").write_bytes(b"abc")
+    recipe = eckart.RECIPES["aa-svd"]
+    identity = identity_of_run(recipe, 0.6, Calibration(tokens, "text", 3), llama, [tmp_path / "w.safetensors"])
+    assert eckart.Recipe.model_validate(identity["recipe"]) == recipe
+    assert identity["model"]["files"] == {"w.safetensors": hashlib.sha256(b"abc").hexdigest()}
+    assert identity["calibration"]["seed"] == 3
+    assert set(identity["versions"]) == {"python", "eckart", "torch", "transformers"}
+    again = identity_of_run(recipe, 0.6, Calibration(tokens, "text", 3), llama, [tmp_path / "w.safetensors"])
+    assert differences(identity, again) == []
+    llama.config.hidden_act = "gelu"
+    other = identity_of_run(recipe, 0.6, Calibration(tokens, "text", 3), llama, [tmp_path / "w.safetensors"])
+    assert [line.split()[0] for line in differences(identity, other)] == ["model.config"]
+
+
+@pytest.mark.parametrize(
+    ("path", "value"), [(("a", "b"), 2), (("a", "c"), None), (("d",), [1, 2]), (("e",), "new")], ids=str
+)
+def test_differences_are_named_with_both_values(path: tuple[str, ...], value: object) -> None:
+    before = {"a": {"b": 1, "c": {"x": 1}}, "d": [1], "f": 0.5}
+    now = copy.deepcopy(before)
+    place = now
+    for key in path[:-1]:
+        place = place[key]  # type: ignore[assignment]
+    place[path[-1]] = value  # type: ignore[assignment]
+    (line,) = differences(before, now)
+    assert line.startswith(".".join(path) + " was ")
+    assert line.endswith(f"is {value!r}")

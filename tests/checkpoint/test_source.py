@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tests.conftest import CONFIGS, make_model
+from transformers import AutoModelForCausalLM, MixtralConfig
+
+from eckart.blocks import find_block_list
+from eckart.checkpoint.source import FileWeights, open_model
+from eckart.device import compute_dtype
+from eckart.errors import CheckpointError
+from eckart.layers import LowRankLinear
+
+CPU = torch.device("cpu")
+
+
+def stored(kind: str, folder: Path, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
+    model = make_model(kind).to(dtype)
+    model.save_pretrained(folder, max_shard_size="20KB")
+    assert len(list(folder.glob("*.safetensors"))) > 1
+    return model
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_the_model_lent_as_a_whole_is_the_model(kind: str, tmp_path: Path, tokens: torch.Tensor) -> None:
+    expected = stored(kind, tmp_path / "model")
+    model, weights = open_model(tmp_path / "model", tmp_path / "offload")
+    assert all(parameter.is_meta for parameter in model.parameters())
+    with weights.lend(model, CPU) as placement, torch.no_grad():
+        assert torch.equal(model(tokens).logits, expected(tokens).logits)
+        state = placement.stored()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in expected.named_parameters())
+    assert all(parameter.is_meta for parameter in model.parameters())
+    assert {path.parent for path in weights.files} == {tmp_path / "model"}
+
+
+def test_only_what_is_lent_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored("llama", tmp_path / "model")
+    model, weights = open_model(tmp_path / "model", tmp_path / "offload")
+    read: list[str] = []
+    plain = weights.read
+    monkeypatch.setattr(weights, "read", lambda name: read.append(name) or plain(name))
+    _, blocks = find_block_list(model)
+    with weights.lend(blocks[1], CPU):
+        assert all(parameter.is_meta for parameter in blocks[0].parameters())
+    assert len(read) == 9
+    assert all(name.startswith("model.layers.1.") for name in read)
+    read.clear()
+    with weights.lend(model, CPU, skip=(*blocks, model.get_output_embeddings())):
+        pass
+    assert sorted(read) == ["model.embed_tokens.weight", "model.norm.weight"]
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "gemma3", "opt", "gpt2"])
+def test_tied_tensors_are_read_once_and_stay_tied(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored(kind, tmp_path / "model")
+    model, weights = open_model(tmp_path / "model", tmp_path / "offload")
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    _, blocks = find_block_list(model)
+    read: list[str] = []
+    plain = weights.read
+    monkeypatch.setattr(weights, "read", lambda name: read.append(name) or plain(name))
+    with weights.lend(model, CPU, skip=(*blocks, head)):
+        assert head.weight is embedding.weight
+        assert not head.weight.is_meta
+    assert len(read) == len(set(read))
+    assert head.weight is embedding.weight
+    assert head.weight.is_meta
+
+
+def test_halves_come_in_the_compute_dtype(tmp_path: Path) -> None:
+    stored("llama", tmp_path / "model", torch.bfloat16)
+    model, weights = open_model(tmp_path / "model", tmp_path / "offload")
+    _, blocks = find_block_list(model)
+    with weights.lend(blocks[0], CPU) as placement:
+        assert blocks[0].mlp.up_proj.weight.dtype is compute_dtype(torch.bfloat16, CPU)
+        assert placement.dtype("mlp.up_proj.weight") is torch.bfloat16
+        placement.replace("mlp.up_proj", LowRankLinear.empty_like(blocks[0].mlp.up_proj, 3))
+        assert {tensor.dtype for tensor in placement.stored().values()} == {torch.bfloat16}
+    assert all(parameter.is_meta for parameter in blocks[0].parameters())
+    assert isinstance(blocks[0].mlp.up_proj, LowRankLinear)
+
+
+def test_fused_experts_are_read_as_the_model_has_them(tmp_path: Path, tokens: torch.Tensor) -> None:
+    torch.manual_seed(0)
+    config = MixtralConfig(
+        vocab_size=256,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        num_local_experts=4,
+    )
+    expected = AutoModelForCausalLM.from_config(config).eval()
+    expected.save_pretrained(tmp_path / "model")
+    model, weights = open_model(tmp_path / "model", tmp_path / "offload")
+    with weights.lend(model, CPU), torch.no_grad():
+        assert torch.equal(model(tokens).logits, expected(tokens).logits)
+
+
+def shards(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.safetensors"))
+
+
+def test_damaged_files_are_said_before_anything_is_done(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    stored("llama", folder)
+    whole = shards(folder)[1].read_bytes()
+    for damaged in (whole[: len(whole) // 2], b"", b"\xff" * 64, b"\x10" + whole[1:]):
+        shards(folder)[1].write_bytes(damaged)
+        with pytest.raises(CheckpointError, match="cannot be loaded"):
+            open_model(folder, tmp_path / "offload")
+    shards(folder)[1].unlink()
+    with pytest.raises(CheckpointError, match="cannot be loaded"):
+        open_model(folder, tmp_path / "offload")
+
+
+def test_a_file_that_goes_away_later_is_said(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    stored("llama", folder)
+    model, weights = open_model(folder, tmp_path / "offload")
+    for shard in shards(folder):
+        shard.unlink()
+    with pytest.raises(CheckpointError, match="cannot be read from the model's files"), weights.lend(model, CPU):
+        pass
+    assert isinstance(weights, FileWeights)
+    assert all(parameter.is_meta for parameter in model.parameters())
