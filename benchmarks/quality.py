@@ -84,6 +84,8 @@ def main(
                         "seconds": perf_counter() - start,
                         "statistics_seconds": report.timings.statistics,
                         "factorisation_seconds": report.timings.factorisation,
+                        "refinement_seconds": report.timings.refinement,
+                        "refinements": [record.model_dump(exclude={"epochs"}) for record in report.refinements],
                         "peak_bytes": peak_host_memory(),
                         "log_perplexity": measure(candidate, number),
                     }

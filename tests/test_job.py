@@ -228,7 +228,41 @@ class TestResume:
                     with pytest.raises(CheckpointError, match="Another process is at work"):
                         run(resume=True)
 
+            def on_start(self, plan: object, cost: object, finished: int) -> None:
+                # Nothing is finished, and the folder must survive the refusal all the same.
+                with pytest.raises(CheckpointError, match="Another process is at work"):
+                    run(resume=True)
+
         run(observer=Second())
+
+    @pytest.mark.filterwarnings("ignore::eckart.errors.EckartWarning")
+    @pytest.mark.parametrize("overwritten", [True, False])
+    @pytest.mark.parametrize("step", ["rename", "unlink"])
+    def test_stopped_while_it_publishes(
+        self,
+        overwritten: bool,
+        step: str,
+        run: Callable[..., eckart.Report],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        run("whole")
+        if overwritten:
+            run(recipe="svd", overrides=[])
+        plain = getattr(Path, step)
+
+        def stop(path: Path, *args: object, **kwargs: object) -> Path | None:
+            if (path.name, path.parent.name) in (("model", "out.unfinished"), ("manifest.json", "out.unfinished")):
+                raise KeyboardInterrupt
+            return plain(path, *args, **kwargs)  # type: ignore[no-any-return]
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, step, stop)
+            with pytest.raises(InterruptedRun, match="3 finished blocks"):
+                run(overwrite=True)
+        run(resume=True)
+        assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+        assert not unfinished(tmp_path / "out").exists()
 
     @pytest.mark.filterwarnings("ignore::eckart.errors.EckartWarning")
     def test_a_full_disk_keeps_what_is_finished(

@@ -91,8 +91,8 @@ def compress_checkpoint(
         shutil.rmtree(folder.path)
     finished_before = resume and output.is_dir() and not (folder.model.exists() and folder.manifest.exists())
     check_output(output, overwrite=overwrite or finished_before)
-    with _kept_on_failure(folder):
-        folder.open()
+    folder.open()
+    try:
         files, model_folder = _as_folder(source, folder)
         model, weights = open_model(model_folder, folder.offload)
         check_compressible(model)
@@ -104,38 +104,41 @@ def compress_checkpoint(
             tokens = _calibrate(calibration, model_folder, model, tokenizer, samples, length, seed, limit)
         identity = identity_of_run(chosen, keep, tokens, model, files or weights.files)
         if finished_before:
-            return _finished_report(output, identity)
-        job = Job(model, weights, chosen, plan, tokens, place, observer or Observer())
-        job.warn()
+            report = _finished_report(output, identity)
+            folder.forget()
+            return report
         manifest = read_manifest(folder)
         if manifest is not None:
             check_same_run(manifest.identity, identity, folder.path)
+        job = Job(model, weights, chosen, plan, tokens, place, observer or Observer())
+        job.warn()
         cost = job.estimate(memory)
         journal = DiskJournal(folder, identity, model, Workspace(cost.in_memory, folder.streams))
         _check_space(job, folder)
-        report = job.run(cost, streams=folder.streams, journal=journal, finished=manifest.finished if manifest else 0)
-        model.config.quantization_config = description(model, report, _name_of(source), identity)
-        with report.timings.measure("files"):
-            save_all_but_blocks(folder.model, model, weights, report, tokenizer)
-            folder.publish()
+        with _what_is_kept_is_said(folder):
+            report = job.run(
+                cost, streams=folder.streams, journal=journal, finished=manifest.finished if manifest else 0
+            )
+            model.config.quantization_config = description(model, report, _name_of(source), identity)
+            with report.timings.measure("files"):
+                save_all_but_blocks(folder.model, model, weights, report, tokenizer)
+                folder.publish()
         return report
+    finally:
+        folder.close()
 
 
 @contextmanager
-def _kept_on_failure(folder: RunFolder) -> Iterator[None]:
-    """Say after a failure what is kept, and leave nothing behind if nothing is."""
+def _what_is_kept_is_said(folder: RunFolder) -> Iterator[None]:
+    """Say after a failure which blocks are finished."""
     try:
         yield
     except KeyboardInterrupt:
         raise InterruptedRun(f"Interrupted. {_kept(folder)}") from None
     except EckartError as error:
-        if folder.manifest.exists():
-            raise type(error)(f"{error} {_kept(folder)}") from error
-        raise
+        raise type(error)(f"{error} {_kept(folder)}") from error
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{folder.output} could not be written: {reason_of(error)}. {_kept(folder)}") from error
-    finally:
-        folder.close()
 
 
 def _kept(folder: RunFolder) -> str:
@@ -144,7 +147,7 @@ def _kept(folder: RunFolder) -> str:
     except CheckpointError:
         manifest = None
     if manifest is None:
-        return "Nothing was written."
+        return "No block was finished, and nothing was written."
     return f"{manifest.finished} finished blocks are kept in {folder.path}: go on with --resume."
 
 

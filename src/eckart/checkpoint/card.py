@@ -37,7 +37,8 @@ factors back into a dense model that loads anywhere.
 | bytes of the linear layers kept | {keep:.2%} |
 | parameters of the whole model kept | {whole:.2%} ({before:,} to {after:,}) |
 | calibration | {calibration} |
-| mean relative error of the layers on it | {error:.3f} |
+| mean relative error of the layers on it, as factored | {error:.3f} |
+| refined afterwards | {refined} |
 
 The recipe and the versions of the software are in `config.json`, the ranks and errors of all layers in
 `eckart_report.json`. The licence is that of the original model.
@@ -66,5 +67,6 @@ def model_card(model: PreTrainedModel, report: Report) -> str:
         before=report.parameters,
         after=report.parameters_after,
         calibration=calibration,
+        refined=f"{len(report.refinements)} blocks, as a whole" if report.refinements else "no",
         error=sum(layer.error for layer in report.layers) / len(report.layers),
     )

@@ -84,12 +84,12 @@ class RunFolder:
 
     def close(self) -> None:
         """Let others in; delete the folder if nothing in it is finished."""
-        self._lock.release()
         if not self.manifest.exists():
             shutil.rmtree(self.path, ignore_errors=True)
+        self._lock.release()
 
     def publish(self) -> None:
-        """Turn the finished model into the output, and delete the rest."""
+        """Turn the finished model into the output, and mark the rest for deletion."""
         for path in self.model.iterdir():
             sync(path)
         sync(self.model)
@@ -97,8 +97,11 @@ class RunFolder:
             self.output.rename(self.path / "replaced")
         self.model.rename(self.output)
         sync(self.output.parent)
-        self.manifest.unlink()
-        self.close()
+        self.forget()
+
+    def forget(self) -> None:
+        """Take it that nothing in the folder is worth keeping."""
+        self.manifest.unlink(missing_ok=True)
 
 
 class DiskJournal:

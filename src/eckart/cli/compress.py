@@ -11,7 +11,7 @@ from eckart.api import DEFAULT_KEEP, DEFAULT_SAMPLES
 from eckart.calibration import DEFAULT_LENGTH
 from eckart.cli.console import command, duration, megabytes, output
 from eckart.cli.progress import ProgressBar, progress_bar
-from eckart.cli.tables import layer_kinds
+from eckart.cli.tables import layer_kinds, refinements
 from eckart.device import peak_device_memory, peak_host_memory, resolve_device
 from eckart.errors import EckartError
 from eckart.job import compress_checkpoint
@@ -94,18 +94,16 @@ def compress(
     if bar.cost is None:
         output.print(f"{out} is finished already.", soft_wrap=True)
         return
-    _print_result(report, out, device)
-
-
-def _print_result(report: Report, out: Path, device: str) -> None:
     output.print(layer_kinds(report.layers))
     if report.refinements:
-        before, after = ([getattr(r, name) for r in report.refinements] for name in ("before", "after"))
-        if None not in before:
-            output.print(
-                f"Refinement: mean loss of a block on held-out samples, relative to what the block changes: "
-                f"{sum(before) / len(before):.4f} before, {sum(after) / len(after):.4f} after."
-            )
+        output.print(refinements(report.refinements))
+    _print_costs(report, bar, device)
+    written = sum(path.stat().st_size for path in out.glob("*.safetensors"))
+    output.print(f"Wrote {out}: {megabytes(written)} of weights.", soft_wrap=True)
+
+
+def _print_costs(report: Report, bar: ProgressBar, device: str) -> None:
+    assert bar.cost is not None
     output.print(
         f"Kept {report.keep:.2%} of the bytes of the linear layers, {report.keep_whole_model:.2%} of the parameters "
         f"of the whole model ({report.parameters:,} to {report.parameters_after:,})."
@@ -117,15 +115,15 @@ def _print_result(report: Report, out: Path, device: str) -> None:
         "refinement": spent.refinement,
         "files": spent.files,
     }
+    memory = f"{megabytes(peak_host_memory())} (expected {megabytes(bar.cost.host_bytes)})"
     on_device = peak_device_memory(resolve_device(device))
+    if on_device is not None:
+        memory += f", {megabytes(on_device)} on the accelerator (expected {megabytes(bar.cost.device_bytes or 0)})"
     output.print(
-        f"Took {duration(spent.total)}: "
+        f"Took {duration(spent.total)} (expected {duration(bar.expected_seconds)}): "
         + ", ".join(f"{name} {duration(seconds)}" for name, seconds in parts.items() if seconds)
-        + f"; peak memory {megabytes(peak_host_memory())}"
-        + ("." if on_device is None else f", {megabytes(on_device)} on the accelerator.")
+        + f". Peak memory {memory}."
     )
-    written = sum(path.stat().st_size for path in out.glob("*.safetensors"))
-    output.print(f"Wrote {out}: {megabytes(written)} of weights.", soft_wrap=True)
 
 
 def _bytes(size: str | None) -> int | None:

@@ -10,7 +10,7 @@ import typer
 from pydantic import ValidationError
 
 from eckart.cli.console import command, megabytes, output
-from eckart.cli.tables import all_layers
+from eckart.cli.tables import all_layers, refinements
 from eckart.errors import CheckpointError
 from eckart.report import REPORT_NAME, Report
 
@@ -34,6 +34,8 @@ def inspect(
         output.print_json(json.dumps({**summary, **json.loads(report.model_dump_json())}))
         return
     output.print(all_layers(report.layers))
+    if report.refinements:
+        output.print(refinements(report.refinements))
     output.print(
         f"Recipe {report.recipe.name}. Kept {report.keep:.2%} of the bytes of the linear layers and "
         f"{report.keep_whole_model:.2%} of all parameters; {megabytes(written)} on disk."

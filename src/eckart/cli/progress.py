@@ -17,6 +17,10 @@ from eckart.report import LayerRecord
 class ProgressBar(Observer):
     """Shows the layer or the block that is worked on, its error, and the time left; counts layers and epochs.
 
+    Attributes:
+        cost: what was expected at the start; None until then.
+        expected_seconds: of it, for the blocks that are not finished yet.
+
     Args:
         recipe: what is done.
         progress: where it is shown, entered.
@@ -29,11 +33,13 @@ class ProgressBar(Observer):
         refinement = recipe.refinement
         self.epochs = refinement.epochs if isinstance(refinement, BlockRefinement) else 0
         self.cost: Estimate | None = None
+        self.expected_seconds = 0.0
 
     def on_start(self, plan: Plan, cost: Estimate, finished: int) -> None:
         """Print what is expected, and start the bar."""
         self.cost = cost
         blocks = len(plan.blocks)
+        self.expected_seconds = cost.block_seconds * (blocks - finished)
         if not self.quiet:
             device = "" if cost.device_bytes is None else f", {megabytes(cost.device_bytes)} on the accelerator"
             spilled = "" if cost.in_memory else " Hidden states go to files."
@@ -42,7 +48,7 @@ class ProgressBar(Observer):
             messages.print(
                 f"{len(plan.targets)} linear layers in {blocks} blocks, recipe {self.recipe.name}, keep {plan.keep:g}. "
                 f"Expected: {megabytes(cost.host_bytes)} of memory{device}, {duration(cost.block_seconds)} a block, "
-                f"{duration(cost.block_seconds * (blocks - finished))} in all.{spilled}{again}{done}"
+                f"{duration(self.expected_seconds)} in all.{spilled}{again}{done}"
             )
         done_layers = sum(len(block.targets) for block in plan.blocks[:finished])
         self.progress.update(

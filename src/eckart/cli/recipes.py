@@ -20,8 +20,9 @@ def recipes(
     if name is not None:
         output.print(load_recipe(name).to_yaml(), end="", markup=False)
         return
-    table = Table("recipe", "objective", "allocation", "structure", "reference", box=box.SIMPLE)
+    table = Table("recipe", "objective", "allocation", "structure", "refinement", "reference", box=box.SIMPLE)
     for recipe in RECIPES.values():
         label = f"{recipe.name} (default)" if recipe.name == DEFAULT_RECIPE else recipe.name
-        table.add_row(label, recipe.objective.name, recipe.allocation.name, recipe.structure.name, recipe.reference)
+        places = (recipe.objective, recipe.allocation, recipe.structure, recipe.refinement)
+        table.add_row(label, *(choice.name for choice in places), recipe.reference)
     output.print(table)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from rich import box
 from rich.table import Table
 
+from eckart.refinement.record import RefinementRecord
 from eckart.report import LayerRecord
 
 
@@ -39,6 +40,16 @@ def all_layers(layers: Sequence[LayerRecord]) -> Table:
         rank = "dense" if layer.rank is None else str(layer.rank)
         share = f"{layer.bytes / layer.dense_bytes:.1%}"
         table.add_row(layer.path, _shape(layer), rank, f"{layer.bytes:,}", share, f"{layer.error:.3f}")
+    return table
+
+
+def refinements(records: Sequence[RefinementRecord]) -> Table:
+    """Return one row a refined block."""
+    table = Table("block", "loss before", "loss after", "epochs", "kept", box=box.SIMPLE)
+    for record in records:
+        losses = ["-" if loss is None else f"{loss:.4f}" for loss in (record.before, record.after)]
+        table.add_row(record.block, *losses, str(len(record.epochs)), str(record.kept_epoch))
+    table.caption = "Loss on held-out samples, relative to what the block changes in its input."
     return table
 
 
