@@ -225,8 +225,9 @@ class TestResume:
         class Second(eckart.Observer):
             def on_block(self, finished: int) -> None:
                 if finished == 1:
-                    with pytest.raises(CheckpointError, match="Another process is at work"):
-                        run(resume=True)
+                    for options in ({"resume": True}, {"overwrite": True}):
+                        with pytest.raises(CheckpointError, match="Another process is at work"):
+                            run(**options)
 
             def on_start(self, plan: object, cost: object, finished: int) -> None:
                 # Nothing is finished, and the folder must survive the refusal all the same.

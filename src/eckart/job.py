@@ -82,16 +82,15 @@ def compress_checkpoint(
     place = resolve_device(device)
     output = Path(output)
     folder = RunFolder(output)
-    unfinished = folder.path.exists()
-    if unfinished and not resume:
-        if not overwrite:
-            raise CheckpointError(
-                f"An unfinished run is in {folder.path}. Add --resume to go on with it, or --overwrite to start again."
-            )
-        shutil.rmtree(folder.path)
+    if folder.path.exists() and not (resume or overwrite):
+        raise CheckpointError(
+            f"An unfinished run is in {folder.path}. Add --resume to go on with it, or --overwrite to start again."
+        )
+    if Path(source).resolve() in (output.resolve(), *output.resolve().parents):
+        raise CheckpointError(f"The output {output} is the model itself or inside it. Use another folder.")
     finished_before = resume and output.is_dir() and not (folder.model.exists() and folder.manifest.exists())
     check_output(output, overwrite=overwrite or finished_before)
-    folder.open()
+    folder.open(clear=not resume)
     try:
         files, model_folder = _as_folder(source, folder)
         model, weights = open_model(model_folder, folder.offload)
@@ -102,7 +101,7 @@ def compress_checkpoint(
         if chosen.needs_data:
             limit = memory if memory is not None else host_memory() + free_memory(torch.device("cpu"))
             tokens = _calibrate(calibration, model_folder, model, tokenizer, samples, length, seed, limit)
-        identity = identity_of_run(chosen, keep, tokens, model, files or weights.files)
+        identity = identity_of_run(chosen, keep, tokens, model, files or weights.files, place)
         if finished_before:
             report = _finished_report(output, identity)
             folder.forget()
@@ -208,7 +207,7 @@ def _finished_report(output: Path, identity: dict[str, object]) -> Report:
     before = {
         "recipe": config["recipe"],
         "calibration": config["calibration"],
-        **{key: config["provenance"].get(key) for key in ("keep", "model", "versions")},
+        **{key: config["provenance"].get(key) for key in ("keep", "model", "compute", "versions")},
     }
     check_same_run(before, identity, output)
     return report

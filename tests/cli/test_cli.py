@@ -121,7 +121,9 @@ MISTAKES = [
     (["compress", "{model}", "-o", "{out}", "--calibration", "{tmp}/empty.txt"], "is empty"),
     (["compress", "{model}", "-o", "{out}", "--calibration", "{tmp}/short.txt", "--length", "64"], "too short"),
     (["compress", "{model}", "-o", "{out}", "--length", "1024"], "context of 128"),
-    (["compress", "{model}", "-o", "{model}"], "exists"),
+    (["compress", "{model}", "-o", "{model}"], "is the model itself"),
+    (["compress", "{model}", "-o", "{model}/small", "--overwrite"], "is the model itself or inside it"),
+    (["compress", "{model}", "-o", "{tmp}/short.txt"], "exists"),
     (["compress", "{model}", "-o", "{out}", "--memory", "much"], "takes a size such as 8GB or 500MB, found 'much'"),
     (["compress", "{model}", "-o", "{out}", "--set", "refinement=blok"], "did you mean 'block'"),
     (

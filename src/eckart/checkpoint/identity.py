@@ -1,4 +1,4 @@
-"""What makes two runs the same run: recipe, model, data, seed and versions. It is written into what is made."""
+"""What makes two runs the same run, from the recipe to the versions of the software; written into what is made."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel
 
 from eckart.calibration import Calibration
+from eckart.device import compute_dtype
 from eckart.recipe import Recipe
 
 
@@ -24,7 +26,12 @@ def versions() -> dict[str, str]:
 
 
 def identity_of_run(
-    recipe: Recipe, keep: float, calibration: Calibration | None, model: PreTrainedModel, files: Sequence[Path]
+    recipe: Recipe,
+    keep: float,
+    calibration: Calibration | None,
+    model: PreTrainedModel,
+    files: Sequence[Path],
+    device: torch.device,
 ) -> dict[str, Any]:
     """Return the identity of a run, as plain data.
 
@@ -34,6 +41,7 @@ def identity_of_run(
         calibration: the tokens, or None if the recipe looks at none.
         model: that it is done to.
         files: of the model's weights; they are read in full.
+        device: where blocks are run.
     """
     config = model.config.to_json_string(use_diff=False)
     return {
@@ -45,6 +53,7 @@ def identity_of_run(
             "config": hashlib.sha256(config.encode()).hexdigest(),
             "files": {path.name: _sha256(path) for path in files},
         },
+        "compute": f"{compute_dtype(model.dtype, device)} on {device.type}".removeprefix("torch."),
         "versions": versions(),
     }
 

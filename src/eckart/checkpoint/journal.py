@@ -69,18 +69,26 @@ class RunFolder:
         self.converted = self.path / "converted"
         self._lock = FileLock(self.path / "lock", blocking=False)
 
-    def open(self) -> None:
+    def open(self, *, clear: bool) -> None:
         """Make the folder, and keep other processes out of it.
+
+        Args:
+            clear: delete what is in it.
 
         Raises:
             CheckpointError: another process works in it.
         """
-        for folder in (self.model, self.streams):
-            folder.mkdir(parents=True, exist_ok=True)
+        self.path.mkdir(parents=True, exist_ok=True)
         try:
             self._lock.acquire()
         except Timeout as error:
             raise CheckpointError(f"Another process is at work in {self.path}. Wait for it, or stop it.") from error
+        if clear:
+            self.forget()  # first, so that nobody takes what is left for more than it is
+            for path in (self.model, self.streams):
+                shutil.rmtree(path, ignore_errors=True)
+        for path in (self.model, self.streams):
+            path.mkdir(exist_ok=True)
 
     def close(self) -> None:
         """Let others in; delete the folder if nothing in it is finished."""

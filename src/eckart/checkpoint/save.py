@@ -136,6 +136,7 @@ def description(
             "source": source,
             "keep": report.requested_keep,
             "model": identity["model"] if identity else {"revision": getattr(model.config, "_commit_hash", None)},
+            "compute": identity["compute"] if identity else None,
             "versions": versions(),
         },
     )
