@@ -14,6 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from time import perf_counter
 from typing import Annotated
+from unittest import mock
 
 import torch
 import typer
@@ -52,9 +53,13 @@ class Listener(eckart.Observer):
         self.expected.append(cost)
 
 
-def measure(model: str, recipe: str, keep: float, source: str, samples: int, length: int) -> dict[str, float]:
+def measure(
+    model: str, recipe: str, keep: float, source: str, samples: int, length: int, float32: bool
+) -> dict[str, float]:
     """Compress once, from disk to disk as the command does, and return seconds and bytes."""
     warnings.simplefilter("ignore")
+    if float32:
+        mock.patch("eckart.device.is_emulated", return_value=True).start()
     expected: list[Estimate] = []
     name, *overrides = recipe.split("+")
     imported = host_memory()
@@ -86,6 +91,9 @@ def main(
     keep: float = 0.8,
     samples: int = 16,
     length: int = 1024,
+    float32: Annotated[
+        bool, typer.Option("--float32", help="Compute as on a CPU that only emulates 16-bit matrix products.")
+    ] = False,
 ) -> None:
     """Print one row a recipe."""
     context = multiprocessing.get_context("spawn")
@@ -96,7 +104,7 @@ def main(
         columns += ["expected", "peak memory", "expected", "at import"]
         print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
         for name in recipe:
-            row = pool.submit(measure, model, name, keep, calibration, samples, length).result()
+            row = pool.submit(measure, model, name, keep, calibration, samples, length, float32).result()
             phases = [f"{row[phase]:.1f} s" for phase in ("factorisation", "refinement", "files", "total")]
             sizes = [f"{row[size] / 1e6:.0f} MB" for size in ("peak_bytes", "expected_bytes", "imported_bytes")]
             expected = f"{row['expected_seconds']:.1f} s"

@@ -86,7 +86,7 @@ def compress_checkpoint(
         raise CheckpointError(
             f"An unfinished run is in {folder.path}. Add --resume to go on with it, or --overwrite to start again."
         )
-    if Path(source).resolve() in (output.resolve(), *output.resolve().parents):
+    if (Path(source) / "config.json").exists() and output.resolve().is_relative_to(Path(source).resolve()):
         raise CheckpointError(f"The output {output} is the model itself or inside it. Use another folder.")
     finished_before = resume and output.is_dir() and not (folder.model.exists() and folder.manifest.exists())
     check_output(output, overwrite=overwrite or finished_before)

@@ -185,7 +185,7 @@ def test_ctrl_c_leaves_no_folder_and_no_traceback(model_folder: Path, tmp_path: 
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "Interrupted. Nothing was written." in errors
+    assert "Interrupted. No block was finished, and nothing was written." in errors
     assert "Traceback" not in errors
     assert not (tmp_path / "out").exists()
     assert not list(tmp_path.glob(".out*"))

@@ -194,8 +194,11 @@ def read_manifest(folder: RunFolder) -> Manifest | None:
     except FileNotFoundError:
         return None
     except (ValidationError, UnicodeDecodeError) as error:
+        first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
+        where = ".".join(map(str, first["loc"])) or "file"
         raise CheckpointError(
-            f"{folder.manifest} is no manifest of an unfinished run: {error}. Start again with --overwrite."
+            f"{folder.manifest} is no manifest of an unfinished run ({where}: {first['msg']}). "
+            "Start again with --overwrite."
         ) from error
 
 

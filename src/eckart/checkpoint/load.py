@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -48,7 +49,9 @@ def load_model(source: str | Path, *, dtype: torch.dtype | None = None, offload:
     except EckartError:
         raise
     except Exception as error:  # OSError for absent files, SafetensorError for damaged ones, RuntimeError for shapes
-        raise CheckpointError(f"The weights of {source} cannot be loaded: {error}") from error
+        damaged = _damaged_file(Path(source))
+        which = f" ({damaged.name} is damaged)" if damaged else ""
+        raise CheckpointError(f"The weights of {source} cannot be loaded{which}: {error}") from error
     missing = sorted(info["missing_keys"])
     if missing:
         raise CheckpointError(
@@ -81,6 +84,17 @@ def check_compressible(model: PreTrainedModel) -> None:
             "`eckart merge` first."
         )
     raise UnsupportedModelError(f"The model is quantized ({method}). Start from the original 16-bit or 32-bit one.")
+
+
+def _damaged_file(folder: Path) -> Path | None:
+    """Return the first safetensors file in ``folder`` that is truncated or no such file at all."""
+    for path in sorted(folder.glob("*.safetensors")) if folder.is_dir() else ():
+        try:
+            with safe_open(path, framework="pt"):
+                pass
+        except (OSError, SafetensorError):
+            return path
+    return None
 
 
 def _load_config(source: str | Path) -> Any:

@@ -122,7 +122,7 @@ def _print_costs(report: Report, bar: ProgressBar, device: str) -> None:
     output.print(
         f"Took {duration(spent.total)} (expected {duration(bar.expected_seconds)}): "
         + ", ".join(f"{name} {duration(seconds)}" for name, seconds in parts.items() if seconds)
-        + f". Peak memory {memory}."
+        + f"; peak memory {memory}."
     )
 
 

@@ -44,12 +44,11 @@ def all_layers(layers: Sequence[LayerRecord]) -> Table:
 
 
 def refinements(records: Sequence[RefinementRecord]) -> Table:
-    """Return one row a refined block."""
-    table = Table("block", "loss before", "loss after", "epochs", "kept", box=box.SIMPLE)
+    """Return one row a refined block; losses are on held-out samples, relative to what the block changes."""
+    table = Table("block", "held-out loss before", "after", "epochs", "best", box=box.SIMPLE)
     for record in records:
         losses = ["-" if loss is None else f"{loss:.4f}" for loss in (record.before, record.after)]
         table.add_row(record.block, *losses, str(len(record.epochs)), str(record.kept_epoch))
-    table.caption = "Loss on held-out samples, relative to what the block changes in its input."
     return table
 
 
