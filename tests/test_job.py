@@ -18,11 +18,14 @@ from pathlib import Path
 import pytest
 import torch
 from tests.conftest import CONFIGS, make_model, needs_smollm2, smollm2
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 import eckart
+from eckart import job
+from eckart.checkpoint.source import FileWeights
 from eckart.errors import CalibrationError, CheckpointError, EckartError, InterruptedRun, NonFiniteError
 from eckart.job import compress_checkpoint
+from eckart.report import LayerRecord
 
 OPTIONS = {"samples": 6, "length": 24}
 KILLS = int(os.environ.get("ECKART_KILLS", "3"))
@@ -286,6 +289,37 @@ class TestResume:
                 run()
         run(resume=True)
         assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+@pytest.mark.filterwarnings("ignore::eckart.errors.EckartWarning")
+def test_one_block_is_in_memory_at_a_time(
+    model_folder: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models: list[PreTrainedModel] = []
+    plain = job.open_model
+
+    def open_model(source: str | Path, offload: Path) -> tuple[PreTrainedModel, FileWeights]:
+        model, weights = plain(source, offload)
+        models.append(model)
+        return model, weights
+
+    class Watcher(eckart.Observer):
+        def present(self) -> list[str]:
+            return [name for name, parameter in models[0].named_parameters() if not parameter.is_meta]
+
+        def on_layer(self, record: LayerRecord) -> None:
+            block = ".".join(record.path.split(".")[:3])
+            assert self.present()
+            assert all(name.startswith(f"{block}.") for name in self.present())
+
+        def on_block(self, finished: int) -> None:
+            assert self.present() == []
+
+    monkeypatch.setattr(job, "open_model", open_model)
+    compress_checkpoint(
+        model_folder, tmp_path / "out", "aa-svd", 0.6, str(text_file), overrides=REFINED, observer=Watcher(), **OPTIONS
+    )
+    assert len(models) == 1
 
 
 @pytest.mark.parametrize(

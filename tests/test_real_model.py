@@ -81,8 +81,39 @@ def test_looking_at_the_inputs_is_worth_a_lot_and_survives_the_disk(folder: Path
     assert losses["svd"] > losses["svd-llm"] + 3
 
 
+@needs_smollm2
+@pytest.mark.real_model
+@pytest.mark.filterwarnings("default")
+def test_refinement_brings_the_first_blocks_nearer_to_the_original_on_other_text(folder: Path, tmp_path: Path) -> None:
+    original = load_model(folder)
+    original.model.layers = original.model.layers[:2]
+    original.config.num_hidden_layers = 2
+    original.config.layer_types = None
+    original.save_pretrained(tmp_path / "two-blocks")
+    tokenizer = load_tokenizer(folder)
+    assert tokenizer is not None
+    tokenizer.save_pretrained(tmp_path / "two-blocks")
+    other = tokenize(read_text("python-docs:held-out"), tokenizer)[:2048].reshape(8, 256)
+    errors = {}
+    for name, overrides in (("refined", ["refinement.epochs=8", "refinement.batch=1"]), ("plain", ["refinement=none"])):
+        report = eckart.compress_checkpoint(
+            tmp_path / "two-blocks", tmp_path / name, "aa-svd", 0.6, samples=16, length=256, overrides=overrides
+        )
+        for record in report.refinements:
+            assert record.before is not None
+            assert record.after is not None
+            assert record.after < record.before
+        loaded = load_model(tmp_path / name, dtype=torch.float32)
+        with torch.no_grad():
+            ours = loaded.model(other).last_hidden_state
+            theirs = load_model(tmp_path / "two-blocks", dtype=torch.float32).model(other).last_hidden_state
+        errors[name] = float((ours - theirs).norm() / theirs.norm())
+    assert errors["refined"] < 0.97 * errors["plain"]
+
+
 @needs_stories
 @pytest.mark.real_model
+@pytest.mark.filterwarnings("ignore::eckart.errors.EckartWarning")
 def test_every_recipe_on_a_small_real_model(tmp_path: Path) -> None:
     tokenizer = load_tokenizer(STORIES)
     assert tokenizer is not None
@@ -92,7 +123,8 @@ def test_every_recipe_on_a_small_real_model(tmp_path: Path) -> None:
     excess = {}
     for recipe in eckart.RECIPES:
         model = load_model(STORIES)
-        report = eckart.compress(model, recipe, 0.8, calibration)
+        overrides = ["refinement.epochs=2"] if eckart.RECIPES[recipe].refinement.needs_data else []
+        report = eckart.compress(model, recipe, 0.8, calibration, overrides=overrides)
         eckart.save(model, report, tmp_path / recipe)
         loaded = load_model(tmp_path / recipe)
         excess[recipe] = eckart.perplexity(loaded, held_out, length=256, windows=20).log_perplexity - dense

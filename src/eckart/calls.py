@@ -29,20 +29,27 @@ class BlockCall:
 
 
 @contextmanager
-def _replaced_forwards(
-    blocks: nn.ModuleList, replace: Callable[[int, Callable[..., Any]], Callable[..., Any]]
+def replaced_forwards(
+    modules: Iterable[nn.Module], replace: Callable[[int, Callable[..., Any]], Callable[..., Any]]
 ) -> Iterator[None]:
-    before = [vars(block).get("forward") for block in blocks]
+    """Give modules other forward methods, and their own back at the end.
+
+    Args:
+        modules: to change.
+        replace: makes the new method of a module from its number and its own one.
+    """
+    modules = list(modules)
+    before = [vars(module).get("forward") for module in modules]
     try:
-        for index, block in enumerate(blocks):
-            block.forward = replace(index, block.forward)
+        for index, module in enumerate(modules):
+            module.forward = replace(index, module.forward)
         yield
     finally:
-        for block, forward in zip(blocks, before, strict=True):
+        for module, forward in zip(modules, before, strict=True):
             if forward is None:
-                del block.forward
+                vars(module).pop("forward", None)
             else:
-                block.forward = forward
+                module.forward = forward
 
 
 def capture_calls(model: PreTrainedModel, blocks: nn.ModuleList, tokens: Tensor) -> tuple[Tensor, list[BlockCall]]:
@@ -73,7 +80,7 @@ def capture_calls(model: PreTrainedModel, blocks: nn.ModuleList, tokens: Tensor)
 
         return forward
 
-    with _replaced_forwards(blocks, record), torch.no_grad():
+    with replaced_forwards(blocks, record), torch.no_grad():
         model.base_model(input_ids=tokens, use_cache=False)
     if len(calls) != len(blocks):
         raise UnsupportedModelError(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from time import perf_counter
 
@@ -165,8 +165,14 @@ class _Probe:
             + product * moments * sum(width**2 for width in widths)
         )
 
-    def _first_block(self, tokens: Tensor) -> _FirstBlock:
-        return _FirstBlock(self.model, self.weights, tokens, self.device)
+    @contextmanager
+    def _first_block(self, tokens: Tensor) -> Iterator[tuple[nn.Module, BlockCall, Tensor]]:
+        """Lend the first block, with a call of it and the hidden states in front of it."""
+        _, modules = find_block_list(self.model)
+        skip = (*modules[1:], self.model.get_output_embeddings())
+        with self.weights.lend(self.model, self.device, skip):
+            hidden, calls = capture_calls(self.model, modules, tokens.to(self.device))
+            yield modules[0], calls[0], hidden
 
     def _factored(self, block: nn.Module) -> nn.Module:
         """Return a copy of a block with factors of the planned ranks, their numbers without meaning."""
@@ -187,26 +193,6 @@ class _Probe:
     def _forward(self, block: nn.Module, call: BlockCall, hidden: Tensor) -> Tensor:
         with autocast(self.device, compute_dtype(self.model.dtype, self.device)):
             return call(block, hidden.float()).float()
-
-
-@dataclass
-class _FirstBlock:
-    """Lends the first block with a call of it and the hidden states in front of it."""
-
-    model: PreTrainedModel
-    weights: Weights
-    tokens: Tensor
-    device: torch.device
-
-    def __enter__(self) -> tuple[nn.Module, BlockCall, Tensor]:
-        _, modules = find_block_list(self.model)
-        self._lent = self.weights.lend(self.model, self.device, (*modules[1:], self.model.get_output_embeddings()))
-        self._lent.__enter__()
-        hidden, calls = capture_calls(self.model, modules, self.tokens.to(self.device))
-        return modules[0], calls[0], hidden
-
-    def __exit__(self, *error: object) -> None:
-        self._lent.__exit__(None, None, None)
 
 
 def _trainable(block: nn.Module) -> nn.Module:

@@ -121,6 +121,15 @@ def compress_blocks(
 
 
 @dataclass
+class _OriginalPass:
+    """What a pass of the original stream through a block gave."""
+
+    behind: Stream | None = None
+    moments: dict[Group, Moments] = field(default_factory=dict)
+    inputs: GroupInputs = field(default_factory=lambda: GroupInputs({}, {}))
+
+
+@dataclass
 class _Walk:
     """One walk: what it was told, and what it has measured."""
 
@@ -198,44 +207,55 @@ class _Walk:
 
     def _compress(self, position: Position, block: Block, calls: Calls, placement: Placement) -> Position:
         """Factor the linears of a block group by group, refine it, and move the streams behind it."""
-        looks_at = self.recipe.objective.streams
-        number = position.finished + 1
-        moments: dict[Group, Moments] = {}
-        inputs = GroupInputs({}, {})
-        original = compressed = None
         with self.timings.measure("statistics"):
-            if position.original is not None:
-                original = self._stream("original", number)
-                passing = (block.module, block.groups, calls, position.original, self.device, original)
-                if looks_at is Streams.ORIGINAL:
-                    moments.update(input_moments(*passing))
-                elif looks_at is Streams.BOTH:
-                    inputs = group_inputs(*passing, self.workspace.spool)
-                else:
-                    advance(block.module, calls, position.original, self.device, original)
+            seen = self._observe_original(position, block, calls)
         layers: list[LayerRecord] = []
         for group in block.groups:
-            if looks_at in (Streams.COMPRESSED, Streams.BOTH):
-                assert position.compressed is not None
-                with self.timings.measure("statistics"):
-                    kept = inputs.inputs.get(group)
-                    moments[group] = group_moments(block.module, group, calls, position.compressed, self.device, kept)
-                    if kept is not None:
-                        kept.delete()
+            with self.timings.measure("statistics"):
+                moments = self._moments(position, block, group, calls, seen)
             with self.timings.measure("factorisation"):
-                records = self.factoriser.replace_group(
-                    placement, group, moments.pop(group, None), inputs.output_energies
-                )
+                records = self.factoriser.replace_group(placement, group, moments, seen.inputs.output_energies)
             layers += records
             for layer in records:
                 self.observer.on_layer(layer)
-        behind = replace(position, finished=number, layers=(*position.layers, *layers), original=original)
-        refinement = self._refine(position, behind, block, calls, placement)
+        behind = replace(
+            position, finished=position.finished + 1, layers=(*position.layers, *layers), original=seen.behind
+        )
+        refinements = (*position.refinements, *self._refine(position, behind, block, calls, placement))
+        compressed = None
         with self.timings.measure("statistics"):
             if position.compressed is not None:
-                compressed = self._stream("compressed", number)
+                compressed = self._stream("compressed", behind.finished)
                 advance(block.module, calls, position.compressed, self.device, compressed)
-        return replace(behind, compressed=compressed, refinements=(*position.refinements, *refinement))
+        return replace(behind, compressed=compressed, refinements=refinements)
+
+    def _observe_original(self, position: Position, block: Block, calls: Calls) -> _OriginalPass:
+        """Run the block as it is in the original model over that model's stream, if anybody looks at it."""
+        seen = _OriginalPass()
+        if position.original is None:
+            return seen
+        seen.behind = self._stream("original", position.finished + 1)
+        passing = (block.module, block.groups, calls, position.original, self.device, seen.behind)
+        if self.recipe.objective.streams is Streams.ORIGINAL:
+            seen.moments = input_moments(*passing)
+        elif self.recipe.objective.streams is Streams.BOTH:
+            seen.inputs = group_inputs(*passing, self.workspace.spool)
+        else:
+            advance(block.module, calls, position.original, self.device, seen.behind)
+        return seen
+
+    def _moments(
+        self, position: Position, block: Block, group: Group, calls: Calls, seen: _OriginalPass
+    ) -> Moments | None:
+        """Return the moments of a group's input that the objective asks for."""
+        if self.recipe.objective.streams not in (Streams.COMPRESSED, Streams.BOTH):
+            return seen.moments.pop(group, None)
+        assert position.compressed is not None
+        originals = seen.inputs.inputs.get(group)
+        moments = group_moments(block.module, group, calls, position.compressed, self.device, originals)
+        if originals is not None:
+            originals.delete()
+        return moments
 
     def _refine(
         self, before: Position, behind: Position, block: Block, calls: Calls, placement: Placement

@@ -107,6 +107,31 @@ def test_fewer_tokens_than_features_warn_and_work(model_folder: Path, text_file:
     assert "Warning: 16 calibration tokens" in words(run("inspect", out).output)
 
 
+def test_a_refined_run_is_shown_and_can_be_resumed(model_folder: Path, text_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ["compress", model_folder, "-o", out, "--recipe", "aa-svd", "--calibration", text_file, "--keep", 0.6]
+    arguments += ["--samples", 6, "--length", 32, "--set", "refinement.epochs=2", "--set", "refinement.batch=1"]
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    text = words(result.output)
+    for part in ("held-out loss before", "refinement", "at most 10 optimiser steps", "a block", "(expected"):
+        assert part in text, text
+    assert "held-out loss before" in words(run("inspect", out).output)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    again = run(*arguments, "--resume")
+    assert (again.exit_code, words(again.stdout)) == (0, f"{out} is finished already.")
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    other = run(*arguments, "--resume", "--seed", 1)
+    assert other.exit_code == 2
+    assert "calibration.seed was 0 and is 1" in words(other.stderr)
+
+
+def test_recipes_show_their_choices() -> None:
+    listed = words(run("recipes").output)
+    assert "aa-svd-anchored anchored uniform two-factor block AA-SVD" in listed
+    assert "learning_rate: 0.0001" in run("recipes", "aa-svd").output
+
+
 MISTAKES = [
     (["compress", "nowhere/such-model", "-o", "{out}"], "no hub model"),
     (["compress", "{tmp}", "-o", "{out}"], "no config.json"),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
+
+from eckart.calls import replaced_forwards
 
 
 def saved_bytes(run: Callable[[], object], parameters: list[nn.Parameter]) -> int:
@@ -28,22 +30,11 @@ def saved_bytes(run: Callable[[], object], parameters: list[nn.Parameter]) -> in
     return sum(tensor.untyped_storage().nbytes() for tensor in held.values())
 
 
-@contextmanager
-def checkpointed(block: nn.Module) -> Iterator[None]:
+def checkpointed(block: nn.Module) -> AbstractContextManager[None]:
     """Let each child of ``block`` hold only its inputs, and compute the rest again in the backward pass."""
-    children = [child for child in block.children() if any(True for _ in child.parameters())]
-    before = [vars(child).get("forward") for child in children]
 
-    def wrap(forward: Callable[..., Any]) -> Callable[..., Any]:
+    def again(_: int, forward: Callable[..., Any]) -> Callable[..., Any]:
         return lambda *args, **kwargs: checkpoint(forward, *args, use_reentrant=False, **kwargs)
 
-    try:
-        for child in children:
-            child.forward = wrap(child.forward)
-        yield
-    finally:
-        for child, forward in zip(children, before, strict=True):
-            if forward is None:
-                del child.forward
-            else:
-                child.forward = forward
+    children = [child for child in block.children() if next(child.parameters(), None) is not None]
+    return replaced_forwards(children, again)
