@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import sys
+from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
 
@@ -74,6 +76,14 @@ def synchronize(device: torch.device) -> None:
     """Wait until ``device`` has done what it was asked, so that a clock tells the truth."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
+
+
+def give_back_memory(device: torch.device) -> None:
+    """Let the system have what was freed: allocators keep it, in pieces that larger tensors do not fit into."""
+    if device.type != "cpu":
+        torch.accelerator.empty_cache()
+    with suppress(OSError, AttributeError):  # the C library is another one than GNU's
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def host_memory() -> int:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from time import perf_counter
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from eckart.blocks import Block, Target, find_block_list
+from eckart.blocks import Block, find_block_list
 from eckart.calibration import Calibration
 from eckart.calls import BlockCall, capture_calls
-from eckart.device import autocast, compute_dtype, host_memory, moment_device, synchronize
+from eckart.device import (
+    autocast,
+    compute_dtype,
+    give_back_memory,
+    host_memory,
+    peak_host_memory,
+)
 from eckart.layers import LowRankLinear
 from eckart.memory import memory_of_run
 from eckart.objectives import Streams
@@ -24,6 +29,7 @@ from eckart.plan import Plan
 from eckart.recipe import Recipe
 from eckart.refinement import BlockRefinement
 from eckart.refinement.activations import checkpointed, saved_bytes
+from eckart.timing import factorisation_seconds, random_matrix, seconds_of
 
 PROBE_TOKENS = 64  # of the pass in which a block's activations are counted
 
@@ -73,8 +79,11 @@ def estimate(
         device_limit: bytes that may be allocated on the accelerator; None for no limit.
     """
     probe = _Probe(model, recipe, plan, calibration, device, weights or ResidentWeights())
-    base = host_memory()
     activations = probe.activation_bytes()
+    seconds = probe.block_seconds(checkpoint=False)
+    # Taken now: the short runs loaded the libraries that the long one needs too.
+    give_back_memory(device)
+    base = host_memory()
     memory = memory_of_run(
         model,
         recipe,
@@ -92,9 +101,9 @@ def estimate(
     checkpoint = not memory.fits(base, *limits) and activations > 0
     if checkpoint:
         memory = replace(memory, activations=memory.activations // 2)
-    seconds = probe.block_seconds(checkpoint)
+        seconds = probe.block_seconds(checkpoint=True)
     return Estimate(
-        base + memory.host,
+        max(base + memory.host, peak_host_memory()),
         memory.device if device.type != "cpu" else None,
         seconds,
         seconds * len(plan.blocks),
@@ -125,23 +134,23 @@ class _Probe:
             held = saved_bytes(lambda: self._forward(sample, call, hidden), list(sample.parameters()))
         return held * batch.numel() // tokens.numel()
 
-    def block_seconds(self, checkpoint: bool) -> float:
+    def block_seconds(self, *, checkpoint: bool) -> float:
         """Return the seconds of all that is done to one block."""
         block = max(self.plan.blocks, key=lambda b: sum(t.size for t in b.targets))
-        seconds = _factorisation_seconds(block, self.recipe, self.device)
+        seconds = factorisation_seconds(block, self.plan, self.recipe, self.device)
         if self.calibration is None:
             return seconds
         batches = list(self.calibration.batches())
         with self._first_block(batches[0]) as (dense, call, hidden):
             factored = self._factored(dense)
             with torch.no_grad():
-                passes = [_seconds(lambda: call(dense, hidden), self.device)]
-                passes.append(_seconds(lambda: call(factored, hidden), self.device))
+                passes = [seconds_of(lambda: call(dense, hidden), self.device)]
+                passes.append(seconds_of(lambda: call(factored, hidden), self.device))
             refinement = self.recipe.refinement
             if isinstance(refinement, BlockRefinement):
                 factored = _trainable(factored)
                 with checkpointed(factored) if checkpoint else nullcontext():
-                    both = _seconds(lambda: self._forward_and_backward(factored, call, hidden), self.device)
+                    both = seconds_of(lambda: self._forward_and_backward(factored, call, hidden), self.device)
                 trained_on, held_out = refinement.split(len(self.calibration.tokens))
                 seconds += refinement.epochs * (both * trained_on + passes[1] * held_out) / len(batches[0])
             seconds += self._statistics_seconds(block, passes, hidden) * len(batches)
@@ -152,8 +161,8 @@ class _Probe:
         streams, refined = self.recipe.objective.streams, self.recipe.refinement.needs_data
         sizes = [sum(t.size for t in group.targets) for group in block.groups]
         widths = [group.targets[0].in_features for group in block.groups]
-        sample = _random(hidden.shape[0] * hidden.shape[1], max(widths)).to(self.device)
-        product = _seconds(lambda: sample.T @ sample, self.device) / max(widths) ** 2
+        sample = random_matrix(hidden.shape[0] * hidden.shape[1], max(widths)).to(self.device)
+        product = seconds_of(lambda: sample.T @ sample, self.device) / max(widths) ** 2
         original = streams in (Streams.ORIGINAL, Streams.BOTH) or refined
         in_order = streams in (Streams.COMPRESSED, Streams.BOTH)
         # How far into the block the passes of the compressed stream run before they stop at each group.
@@ -199,37 +208,3 @@ def _trainable(block: nn.Module) -> nn.Module:
     for parameter in block.float().parameters():
         parameter.requires_grad_(True)
     return block
-
-
-def _factorisation_seconds(block: Block, recipe: Recipe, device: torch.device) -> float:
-    place = moment_device(device)
-    widths = [group.targets[0].in_features for group in block.groups]
-    largest = max(block.targets, key=_svd_cost)
-    size = min(max(widths), 768)
-    square = _random(size, size).to(place, torch.float64)
-    whitening = (
-        _seconds(lambda: torch.linalg.eigh(square @ square.T), place) / size**3 if recipe.objective.needs_data else 0
-    )
-    scale = min(1.0, 768 / max(largest.shape))
-    shape = [max(1, round(side * scale)) for side in largest.shape]
-    matrix = _random(*shape).to(place, torch.float64)
-    svd = _seconds(lambda: torch.linalg.svd(matrix, full_matrices=False), place) / (scale**3 * _svd_cost(largest))
-    return whitening * sum(width**3 for width in widths) + svd * sum(_svd_cost(target) for target in block.targets)
-
-
-def _svd_cost(target: Target) -> float:
-    return float(target.size * min(target.shape))
-
-
-def _random(*shape: int) -> Tensor:
-    # With a generator of its own: an estimate must not move the global seed.
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
-
-
-def _seconds(run: Callable[[], object], device: torch.device) -> float:
-    run()
-    synchronize(device)
-    start = perf_counter()
-    run()
-    synchronize(device)
-    return perf_counter() - start

@@ -73,7 +73,7 @@ class Factoriser:
         product = weight
         if rank is not None:
             assert whitening is not None
-            second, first = self._factors(weight, moments, whitening, rank)
+            second, first = self.factors(weight, moments, whitening, rank)
             stored = placement.dtype(f"{target.name}.weight")
             # The next layers must see the numbers that will be stored, not those before rounding.
             layer = LowRankLinear.from_factors(linear, second.to(stored), first.to(stored))
@@ -88,9 +88,10 @@ class Factoriser:
             error=relative_error(weight, product, moments, output_energy),
         )
 
-    def _factors(
+    def factors(
         self, weight: Tensor, moments: Moments | None, whitening: Whitening, rank: int
     ) -> tuple[Tensor, Tensor]:
+        """Return ``second`` (m, rank) and ``first`` (rank, n), float64, for a weight (m, n) float64."""
         cross_moment = None
         if moments is not None:
             cross_moment = self.recipe.objective.cross_moment(weight, moments, whitening, rank)

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from eckart.blocks import Block, Group, find_block_list
 from eckart.calibration import Calibration
 from eckart.calls import calls_by_shape, capture_calls, check_calls_are_independent_of_tokens
-from eckart.device import compute_dtype, moment_device
+from eckart.device import compute_dtype, give_back_memory, moment_device
 from eckart.errors import CalibrationError
 from eckart.factorise import Factoriser
 from eckart.moments import Moments
@@ -203,6 +203,7 @@ class _Walk:
                     self.journal.keep(behind, block, placement.stored())
         for stream in position.streams:
             stream.delete()
+        give_back_memory(self.device)
         return behind
 
     def _compress(self, position: Position, block: Block, calls: Calls, placement: Placement) -> Position:
@@ -215,6 +216,8 @@ class _Walk:
                 moments = self._moments(position, block, group, calls, seen)
             with self.timings.measure("factorisation"):
                 records = self.factoriser.replace_group(placement, group, moments, seen.inputs.output_energies)
+                del moments
+                give_back_memory(self.device)
             layers += records
             for layer in records:
                 self.observer.on_layer(layer)
