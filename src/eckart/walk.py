@@ -23,8 +23,8 @@ from eckart.placement import Placement, ResidentWeights, Weights
 from eckart.plan import Plan
 from eckart.recipe import Recipe
 from eckart.refinement import NoRefinement
-from eckart.refinement.block import Sequences
 from eckart.refinement.record import RefinementRecord
+from eckart.refinement.training import Sequences
 from eckart.report import LayerRecord, Report, Timings
 from eckart.spool import Workspace
 from eckart.statistics import Calls, GroupInputs, Stream, advance, group_inputs, group_moments, input_moments

@@ -15,22 +15,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import nn
 
-from eckart.calls import BlockCall
-from eckart.device import autocast
 from eckart.errors import CalibrationError
 from eckart.refinement.activations import checkpointed
 from eckart.refinement.base import Refinement
 from eckart.refinement.record import EpochRecord, RefinementRecord
 from eckart.refinement.schedule import learning_rate_factor
-from eckart.statistics import Calls, Stream
+from eckart.refinement.training import Sequences, Training, is_finite
+from eckart.statistics import Calls
 
 
 class BlockRefinement(Refinement):
@@ -83,6 +80,10 @@ class BlockRefinement(Refinement):
         training, _ = self.split(samples)
         return self.epochs * -(-training // self.batch)
 
+    def optimiser(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        """Return the optimiser of one block's parameters."""
+        return torch.optim.AdamW(parameters, self.learning_rate, self.betas, weight_decay=self.weight_decay)
+
     def batch_sizes(self, samples: int, batch: int) -> set[int]:
         """See :meth:`Refinement.batch_sizes`."""
         training, held_out = self.split(samples)
@@ -114,12 +115,12 @@ class BlockRefinement(Refinement):
             checkpoint_activations: compute what the children of the block hold twice, instead of holding it.
             on_epoch: is called with the number of each finished epoch, from 1, and its losses.
         """
-        training = _Training(self, block, calls, sequences, stored, compute)
+        training = Training(self.optimiser, self.gradient_norm, block, calls, sequences, stored, compute)
         with checkpointed(block) if checkpoint_activations else nullcontext():
             return self._train(training, path, seed, on_epoch)
 
     def _train(
-        self, training: _Training, path: str, seed: int, on_epoch: Callable[[int, EpochRecord], None]
+        self, training: Training, path: str, seed: int, on_epoch: Callable[[int, EpochRecord], None]
     ) -> RefinementRecord:
         samples = len(training.sequences)
         generator = torch.Generator().manual_seed(seed)
@@ -139,7 +140,7 @@ class BlockRefinement(Refinement):
                 step += 1
             state = training.rounded()
             now = training.loss(held_out, state)
-            if not math.isfinite(error if now is None else now):
+            if not (math.isfinite(error) and math.isfinite(now or 0) and is_finite(state)):
                 break  # it diverged; what was best so far is kept
             epochs.append(EpochRecord(training=error / training.change(order), held_out=now))
             on_epoch(number, epochs[-1])
@@ -149,118 +150,3 @@ class BlockRefinement(Refinement):
                 break
         training.finish(best)
         return RefinementRecord(block=path, before=before, after=lowest, kept_epoch=kept, epochs=epochs)
-
-
-@dataclass(frozen=True)
-class Sequences:
-    """Calibration sequences around a block, one at a time.
-
-    Attributes:
-        inputs: the stream in front of the block, of the compressed model.
-        original_inputs: the same, of the original model.
-        targets: the stream behind the block, of the original model.
-        device: where batches are put together.
-    """
-
-    inputs: Stream
-    original_inputs: Stream
-    targets: Stream
-    device: torch.device
-
-    def __len__(self) -> int:
-        return sum(batch.shape[0] for batch in self.inputs)
-
-    @property
-    def batch(self) -> int:
-        """How many sequences are run through a block at once."""
-        return int(self.inputs[0].shape[0])
-
-    def gather(self, stream: Stream, indices: Tensor) -> Tensor:
-        """Return the sequences ``indices`` of a stream, (sequences, length, width) float32 on the device."""
-        rows = [stream[index // self.batch][index % self.batch] for index in indices.tolist()]
-        return torch.stack(rows).to(self.device).float()
-
-
-class _Training:
-    """The state of one block's training: float32 weights and the optimiser."""
-
-    def __init__(
-        self,
-        settings: BlockRefinement,
-        block: nn.Module,
-        calls: Calls,
-        sequences: Sequences,
-        stored: Mapping[str, torch.dtype],
-        compute: torch.dtype,
-    ) -> None:
-        self.settings, self.block, self.calls, self.sequences = settings, block, calls, sequences
-        self.stored, self.compute = stored, compute
-        self.lent = {name: parameter.dtype for name, parameter in block.named_parameters()}
-        for parameter in block.parameters():
-            parameter.data = parameter.data.float()
-            parameter.requires_grad_(True)
-        self.parameters = list(block.parameters())
-        self.optimiser = torch.optim.AdamW(
-            self.parameters, settings.learning_rate, settings.betas, weight_decay=settings.weight_decay
-        )
-        self.changes: dict[int, float] = {}
-
-    def step(self, batch: Tensor, learning_rate: float) -> float:
-        """Take one optimiser step on the sequences ``batch``, and return their squared error before it."""
-        error = 0.0
-        for part in torch.split(batch, self.sequences.batch):
-            squares = self._squared_error(part, self.block)
-            (squares / self._elements(batch)).backward()  # type: ignore[no-untyped-call]
-            error += float(squares.detach())
-        nn.utils.clip_grad_norm_(self.parameters, self.settings.gradient_norm)
-        for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate
-        self.optimiser.step()
-        self.optimiser.zero_grad()
-        return error
-
-    def loss(self, indices: Tensor, state: Mapping[str, Tensor]) -> float | None:
-        """Return the squared error of the block with the weights ``state``, relative to what the block changes.
-
-        None if there are no sequences.
-        """
-        if not len(indices):
-            return None
-
-        def block(*args: object, **kwargs: object) -> object:
-            return functional_call(self.block, {name: t.float() for name, t in state.items()}, args, kwargs)
-
-        with torch.no_grad():
-            errors = [float(self._squared_error(part, block)) for part in torch.split(indices, self.sequences.batch)]
-        return sum(errors) / self.change(indices)
-
-    def change(self, indices: Tensor) -> float:
-        """Return ``||B(x) - x||^2`` over sequences of the original stream."""
-        for index in indices.tolist():
-            if index not in self.changes:
-                one = torch.tensor([index])
-                target = self.sequences.gather(self.sequences.targets, one)
-                difference = target - self.sequences.gather(self.sequences.original_inputs, one)
-                self.changes[index] = float(difference.double().square().sum())
-        return sum(self.changes[index] for index in indices.tolist()) or 1.0
-
-    def rounded(self) -> dict[str, Tensor]:
-        """Return the weights as they would be stored."""
-        return {n: p.detach().to(self.stored[n], copy=True) for n, p in self.block.named_parameters()}
-
-    def finish(self, state: Mapping[str, Tensor]) -> None:
-        """Leave the block with the weights ``state``, in the dtypes in which it came."""
-        for name, parameter in self.block.named_parameters():
-            parameter.requires_grad_(False)
-            parameter.grad = None
-            parameter.data = state[name].to(self.lent[name])
-
-    def _squared_error(self, indices: Tensor, block: Callable[..., object]) -> Tensor:
-        inputs = self.sequences.gather(self.sequences.inputs, indices)
-        call: BlockCall = self.calls[inputs.shape[:2]]
-        with autocast(self.sequences.device, self.compute):
-            output = call(block, inputs)
-        return (output.float() - self.sequences.gather(self.sequences.targets, indices)).square().sum()
-
-    def _elements(self, indices: Tensor) -> int:
-        return len(indices) * self.sequences.inputs[0][0].numel()
