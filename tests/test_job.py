@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 import eckart
 from eckart import job
 from eckart.checkpoint.source import FileWeights
-from eckart.errors import CalibrationError, CheckpointError, EckartError, InterruptedRun, NonFiniteError
+from eckart.errors import CalibrationError, CheckpointError, EckartError, EckartWarning, InterruptedRun, NonFiniteError
 from eckart.job import compress_checkpoint
 from eckart.report import LayerRecord
 
@@ -320,6 +320,13 @@ def test_one_block_is_in_memory_at_a_time(
         model_folder, tmp_path / "out", "aa-svd", 0.6, str(text_file), overrides=REFINED, observer=Watcher(), **OPTIONS
     )
     assert len(models) == 1
+
+
+def test_too_little_memory_is_said(model_folder: Path, text_file: Path, tmp_path: Path) -> None:
+    with pytest.warns(EckartWarning, match=r"expected to take .* more than the 0\.1 GB"):
+        compress_checkpoint(
+            model_folder, tmp_path / "out", "svd-llm", 0.6, str(text_file), memory=100_000_000, **OPTIONS
+        )
 
 
 @pytest.mark.parametrize(

@@ -119,17 +119,25 @@ class Job:
 
     def estimate(self, memory: int | None) -> Estimate:
         """Return what the run will take, if the process may take ``memory`` bytes of the host."""
-        here = self.device.type == "cpu"
-        return estimate(
+        limit = memory if memory is not None else host_memory() + free_memory(torch.device("cpu"))
+        cost = estimate(
             self.model,
             self.recipe,
             self.plan,
             self.calibration,
             self.device,
             weights=self.weights,
-            limit=memory if memory is not None else host_memory() + free_memory(torch.device("cpu")),
-            device_limit=None if here else free_memory(self.device),
+            limit=limit,
+            device_limit=None if self.device.type == "cpu" else free_memory(self.device),
         )
+        if cost.host_bytes > limit:
+            warnings.warn(
+                f"The run is expected to take {cost.host_bytes / 1e9:.1f} GB of memory, more than the "
+                f"{limit / 1e9:.1f} GB that it may. Shorter calibration samples (--length) take less.",
+                EckartWarning,
+                stacklevel=3,
+            )
+        return cost
 
     def run(
         self, cost: Estimate, *, streams: Path | None = None, journal: Journal | None = None, finished: int = 0

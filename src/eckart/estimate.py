@@ -79,11 +79,6 @@ def estimate(
         device_limit: bytes that may be allocated on the accelerator; None for no limit.
     """
     probe = _Probe(model, recipe, plan, calibration, device, weights or ResidentWeights())
-    activations = probe.activation_bytes()
-    seconds = probe.block_seconds(checkpoint=False)
-    # Taken now: the short runs loaded the libraries that the long one needs too.
-    give_back_memory(device)
-    base = host_memory()
     memory = memory_of_run(
         model,
         recipe,
@@ -92,18 +87,21 @@ def estimate(
         compute_dtype(model.dtype, device),
         on_host=device.type == "cpu",
         resident=isinstance(probe.weights, ResidentWeights),
-        activations=activations,
+        activations=probe.activation_bytes(),
     )
-    limits = limit, device_limit
-    in_memory = memory.fits(base, *limits)
+    give_back_memory(device)
+    base = host_memory()
+    in_memory = memory.fits(base, limit, device_limit)
     if not in_memory:
         memory = replace(memory, streams=0)
-    checkpoint = not memory.fits(base, *limits) and activations > 0
+    checkpoint = memory.activations > 0 and not memory.fits(base, limit, device_limit)
     if checkpoint:
         memory = replace(memory, activations=memory.activations // 2)
-        seconds = probe.block_seconds(checkpoint=True)
+    seconds = probe.block_seconds(checkpoint=checkpoint)
+    # Read again: the short runs loaded libraries that the long one needs too.
+    give_back_memory(device)
     return Estimate(
-        max(base + memory.host, peak_host_memory()),
+        max(host_memory() + memory.host, peak_host_memory()),
         memory.device if device.type != "cpu" else None,
         seconds,
         seconds * len(plan.blocks),
