@@ -1,7 +1,8 @@
 """Measures the peak memory of compressing a model from disk against its depth, or under a hard limit.
 
     python benchmarks/memory.py --blocks 8 --blocks 16 --blocks 32
-    python benchmarks/memory.py --blocks 64 --recipe svd-llm --limit 1GB     # as root: makes a memory control group
+    # as root, since it makes a memory control group:
+    python benchmarks/memory.py --blocks 192 --hidden 512 --recipe svd-llm --samples 8 --limit 800MB
 
 Makes random Llama models in bfloat16, one shard a block, in a temporary folder, and compresses each in a process of
 its own. Run nothing else meanwhile.
