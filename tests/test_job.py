@@ -28,7 +28,7 @@ from eckart.job import compress_checkpoint
 from eckart.report import LayerRecord
 
 OPTIONS = {"samples": 6, "length": 24}
-KILLS = int(os.environ.get("ECKART_KILLS", "3"))
+KILLS = int(os.environ.get("ECKART_KILLS", "2"))
 REFINED = ["refinement.epochs=2", "refinement.batch=2"]
 
 
@@ -392,18 +392,14 @@ eckart.compress_checkpoint({str(model_folder)!r}, {str(out)!r}, "aa-svd", 0.6, {
     assert whole is not None
     expected = contents(out)
     moments = random.Random(KILLS)
-    kills = 0
-    while kills < KILLS:
-        if not unfinished(out).exists():
-            shutil.rmtree(out)
-        if run(moments.uniform(0, whole)) is None:
-            kills += 1
-            print(f"kill {kills}:", sorted(p.name for p in unfinished(out).rglob("*.safetensors")), flush=True)
-        else:
-            assert contents(out) == expected
-    run()
-    assert contents(out) == expected
-    assert not unfinished(out).exists()
+    for number in range(1, KILLS + 1):
+        shutil.rmtree(out)
+        if run(moments.uniform(0, 0.95 * whole)) is None:
+            shards = [path.name for path in unfinished(out).rglob("*.safetensors")]
+            print(f"kill {number}: {len(shards)} blocks were written", flush=True)
+            run()
+        assert contents(out) == expected
+        assert not unfinished(out).exists()
 
 
 @needs_smollm2

@@ -47,7 +47,7 @@ class Spool(Sequence[Tensor]):
             path.write_bytes(b"")
 
     def append(self, tensor: Tensor) -> None:
-        """Add a tensor at the end; it is copied to the host."""
+        """Add a tensor at the end. It must not be written to afterwards."""
         host = tensor.detach().to("cpu", self.dtype).contiguous()
         self._shapes.append(tuple(host.shape))
         self._offsets.append(self._offsets[-1] + host.nbytes)

@@ -130,7 +130,8 @@ def advance(block: nn.Module, calls: Calls, stream: Stream, device: torch.device
 def _on_device(calls: Calls, stream: Stream, device: torch.device) -> Iterator[tuple[BlockCall, Tensor]]:
     dtype = compute_dtype(stream.dtype, device)  # the block's weights have it too
     for hidden in stream:
-        yield calls[hidden.shape[:2]], hidden.to(device, dtype)
+        # A copy, since a block may write into what it is given.
+        yield calls[hidden.shape[:2]], hidden.to(device, dtype, copy=True)
 
 
 def _empty(group: Group, device: torch.device, *, paired: bool) -> Moments:
