@@ -40,6 +40,9 @@ def main(
         bool, typer.Option("--on-calibration", help="Measure on the calibration tokens too, to see over-fitting.")
     ] = False,
     output: Annotated[Path | None, typer.Option(help="Append the JSON lines to this file.")] = None,
+    baseline_from: Annotated[
+        Path | None, typer.Option(help="Take the dense model's numbers from these JSON lines of an earlier run.")
+    ] = None,
 ) -> None:
     """Measure perplexity of the dense model and of each recipe at each size."""
     warnings.simplefilter("ignore")
@@ -57,7 +60,12 @@ def main(
             for name, ids in {**texts, **known}.items()
         }
 
-    baseline = measure(copy.deepcopy(dense), seed[0])
+    if baseline_from is not None:
+        earlier = [json.loads(line) for line in baseline_from.read_text(encoding="utf-8").splitlines()]
+        baseline = next(row["log_perplexity"] for row in earlier if row["recipe"] == "dense")
+        assert baseline.keys() == texts.keys(), f"{baseline_from} is of other texts: {', '.join(baseline)}"
+    else:
+        baseline = measure(copy.deepcopy(dense), seed[0])
     rows = [{"recipe": "dense", "keep": 1.0, "seed": None, "log_perplexity": baseline}]
     _emit(rows[-1], output)
     for name in recipe:
