@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 import eckart
 from eckart.errors import CalibrationError, EckartError
+from eckart.objectives import InputAware
 from eckart.report import LayerRecord
 
 
@@ -61,7 +62,7 @@ def test_what_is_left_after_a_refusal_is_the_model_as_it_was(
 
 def test_overrides_are_written_into_the_result(llama: PreTrainedModel, tokens: torch.Tensor) -> None:
     report = eckart.compress(llama, "svd-llm", 0.6, tokens, overrides=["objective.shrinkage=0.1"])
-    assert report.recipe.objective.model_dump() == {"name": "input-aware", "shrinkage": 0.1}
+    assert report.recipe.objective == InputAware(shrinkage=0.1)
     assert llama.config.quantization_config.recipe["objective"]["shrinkage"] == 0.1
 
 

@@ -10,7 +10,10 @@ from eckart.recipe import DEFAULT_RECIPE, RECIPES, Recipe, load_recipe
 
 
 def test_the_named_recipes() -> None:
-    assert set(RECIPES) == {"svd", "svd-llm", "dobi-shift", "aa-svd-layer", "aa-svd", "aa-svd-anchored", "saes-svd"}
+    before = {"svd", "svd-llm", "dobi-shift", "aa-svd-layer", "aa-svd", "aa-svd-anchored", "saes-svd"}
+    assert set(RECIPES) == before | {
+        "asvd", "svd-llm-v2", "adasvd", "dobi-svd", "zs-svd", "zs-svd-staged", "io-svd"
+    }  # fmt: skip
     assert DEFAULT_RECIPE in RECIPES
 
 
@@ -76,7 +79,7 @@ def test_overrides() -> None:
         ("svd-llm", ["objective"], r"takes key=value"),
         ("svd-llm", ["objective={name: anchored, shrinkag: 1}"], r"did you mean 'shrinkage'"),
         ("saes-svd", ["objective.beta_min=0.9"], r"beta_min \(0.9\) is above beta_max \(0.75\)"),
-        ("svd-llm", ["allocation=even"], r"allocation.*'uniform'"),
+        ("svd-llm", ["allocation=even"], r"Unknown allocation 'even'.*uniform"),
     ],
 )
 def test_mistakes_are_named_with_the_nearest_choice(source: str, overrides: list[str], message: str) -> None:

@@ -14,6 +14,7 @@ import eckart
 from eckart.blocks import find_blocks
 from eckart.errors import CalibrationError, NonFiniteError
 from eckart.layers import LowRankLinear, weight_matrix
+from eckart.plan import make_plan
 
 KEEP = 0.6
 
@@ -29,9 +30,10 @@ def inputs_of(model: PreTrainedModel, path: str, tokens: Tensor) -> Tensor:
     return torch.cat(seen).double().T
 
 
-def literal(model: PreTrainedModel, objective: str, tokens: Tensor) -> PreTrainedModel:
+def literal(model: PreTrainedModel, recipe: str, objective: str, tokens: Tensor) -> PreTrainedModel:
     """Compress group by group with full forward passes of two whole models and an SVD of the raw inputs."""
     original, compressed = copy.deepcopy(model), copy.deepcopy(model)
+    ranks = make_plan(model, eckart.RECIPES[recipe], KEEP).ranks
     for block in find_blocks(model):
         for group in block.groups:
             leader = group.targets[0].path
@@ -41,7 +43,7 @@ def literal(model: PreTrainedModel, objective: str, tokens: Tensor) -> PreTraine
                 linear = compressed.get_submodule(target.path)
                 weight = weight_matrix(linear).double()
                 goal = weight @ (z if objective == "shift-aware" else x)
-                rank = int(KEEP * target.out_features * target.in_features / sum(target.shape))
+                rank = ranks[target.path]
                 scale = z.norm(dim=1, keepdim=True).clamp_min(1e-12)
                 directions, sizes, basis = torch.linalg.svd(z / scale, full_matrices=False)
                 # Attention over few values gives inputs that do not span all directions.
@@ -59,7 +61,7 @@ def literal(model: PreTrainedModel, objective: str, tokens: Tensor) -> PreTraine
 )
 def test_equals_the_literal_implementation(kind: str, recipe: str, objective: str, tokens: Tensor) -> None:
     model = make_model(kind)
-    expected = literal(model, objective, tokens)
+    expected = literal(model, recipe, objective, tokens)
     eckart.compress(model, recipe, KEEP, tokens)
     for block in find_blocks(make_model(kind)):
         for target in (target for group in block.groups for target in group.targets):
@@ -75,14 +77,21 @@ def test_equals_the_literal_implementation(kind: str, recipe: str, objective: st
     assert (ours - theirs).norm() < 1e-2 * theirs.norm()
 
 
-@pytest.mark.parametrize("recipe", [name for name, r in eckart.RECIPES.items() if not r.refinement.needs_data])
+def has_comparable_errors(recipe: eckart.Recipe) -> bool:
+    """Refinement comes after the errors; staging factors other weights than the original ones."""
+    return not recipe.refinement.needs_data and getattr(recipe.allocation, "stages", 1) == 1
+
+
+@pytest.mark.filterwarnings("ignore::eckart.errors.EckartWarning")
+@pytest.mark.parametrize("recipe", [name for name, r in eckart.RECIPES.items() if has_comparable_errors(r)])
 def test_reported_errors_are_those_of_the_outputs(recipe: str, llama: PreTrainedModel, tokens: Tensor) -> None:
     original = copy.deepcopy(llama)
     report = eckart.compress(llama, recipe, KEEP, tokens)
     streams = eckart.RECIPES[recipe].objective.streams.name
     for layer in report.layers:
         weight = weight_matrix(original.get_submodule(layer.path)).detach().double()
-        product = llama.get_submodule(layer.path).product()
+        layer_now = llama.get_submodule(layer.path)
+        product = weight if layer.rank is None else layer_now.product()
         if streams == "NONE":
             expected = (weight - product).norm() / weight.norm()
         else:

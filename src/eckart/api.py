@@ -6,12 +6,14 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from eckart.allocate import allocate
 from eckart.calibration import Calibration, calibrate
 from eckart.checkpoint.load import check_compressible, load_tokenizer
 from eckart.checkpoint.quantizer import attach
@@ -153,7 +155,8 @@ class Job:
         self.observer.on_start(self.plan, cost, finished)
         workspace = Workspace(cost.in_memory, streams)
         try:
-            report = compress_blocks(
+            start = perf_counter()
+            allocated = allocate(
                 self.model,
                 self.recipe,
                 self.plan,
@@ -161,10 +164,24 @@ class Job:
                 device=self.device,
                 weights=self.weights,
                 workspace=workspace,
+                progress=self.observer.on_profile,
+            )
+            seconds = perf_counter() - start
+            report = compress_blocks(
+                self.model,
+                self.recipe,
+                allocated.plan,
+                self.calibration,
+                device=self.device,
+                weights=allocated.weights,
+                workspace=workspace,
                 journal=journal,
                 checkpoint_activations=cost.checkpoint_activations,
                 observer=self.observer,
+                metrics=allocated.metrics,
             )
+            report.timings.allocation = seconds
+            report.timings.total += seconds
         finally:
             workspace.close()
         report.warnings.extend(self.notes())

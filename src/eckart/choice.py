@@ -5,6 +5,11 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 
 
+def expand_name(value: object) -> object:
+    """Let ``objective: anchored`` stand for ``objective: {name: anchored}``."""
+    return {"name": value} if isinstance(value, str) else value
+
+
 class Choice(BaseModel):
     """A choice at one of a recipe's places: its name and its numbers, as plain data."""
 

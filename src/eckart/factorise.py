@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from eckart.blocks import Group, Target
 from eckart.errors import NonFiniteError
 from eckart.layers import LowRankLinear, weight_matrix
-from eckart.lowrank import Whitening, solve, truncate
+from eckart.lowrank import Whitening, truncate
 from eckart.moments import Moments, relative_error
 from eckart.placement import Placement
 from eckart.plan import Plan
@@ -26,14 +27,21 @@ class Factoriser:
         recipe: its objective says what is minimised.
         plan: the ranks.
         device: where float64 factorisations run.
+        metrics: second moment (m, m) of each linear's output gradients, by path, if the objective has an output metric.
     """
 
     recipe: Recipe
     plan: Plan
     device: torch.device
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
 
     def replace_group(
-        self, placement: Placement, group: Group, moments: Moments | None, output_energies: dict[Target, float]
+        self,
+        placement: Placement,
+        group: Group,
+        moments: Moments | None,
+        output_energies: Mapping[Target, float],
+        projectors: Mapping[Target, Tensor],
     ) -> list[LayerRecord]:
         """Replace the linears of ``group`` that have a rank, and return a record of each of its linears.
 
@@ -42,6 +50,7 @@ class Factoriser:
             group: of the block.
             moments: of the group's inputs; None if the objective looks at no data.
             output_energies: ``||W X||^2`` of each linear in the original model, if both streams are observed.
+            projectors: on the leading output directions of each linear, (m, m), if the objective observes outputs.
 
         Raises:
             NonFiniteError: a weight or an input is NaN or infinite.
@@ -53,7 +62,9 @@ class Factoriser:
         if any(self.plan.ranks[target.path] is not None for target in group.targets):
             whitening = self.recipe.objective.whitening(moments, group.targets[0].in_features, self.device)
         return [
-            self._replace_linear(placement, target, moments, whitening, output_energies.get(target, 0.0))
+            self._replace_linear(
+                placement, target, moments, whitening, output_energies.get(target, 0.0), projectors.get(target)
+            )
             for target in group.targets
         ]
 
@@ -64,6 +75,7 @@ class Factoriser:
         moments: Moments | None,
         whitening: Whitening | None,
         output_energy: float,
+        projectors: Tensor | None,
     ) -> LayerRecord:
         linear = placement.module.get_submodule(target.name)
         rank = self.plan.ranks[target.path]
@@ -73,7 +85,8 @@ class Factoriser:
         product = weight
         if rank is not None:
             assert whitening is not None
-            second, first = self.factors(weight, moments, whitening, rank)
+            metric = self._metric_root(target.path, weight.device)
+            second, first = self.factors(weight, moments, whitening, rank, metric, projectors)
             stored = placement.dtype(f"{target.name}.weight")
             # The next layers must see the numbers that will be stored, not those before rounding.
             layer = LowRankLinear.from_factors(linear, second.to(stored), first.to(stored))
@@ -89,10 +102,20 @@ class Factoriser:
         )
 
     def factors(
-        self, weight: Tensor, moments: Moments | None, whitening: Whitening, rank: int
+        self,
+        weight: Tensor,
+        moments: Moments | None,
+        whitening: Whitening,
+        rank: int,
+        metric: Whitening | None = None,
+        projectors: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return ``second`` (m, rank) and ``first`` (rank, n), float64, for a weight (m, n) float64."""
-        cross_moment = None
-        if moments is not None:
-            cross_moment = self.recipe.objective.cross_moment(weight, moments, whitening, rank)
-        return truncate(solve(whitening, cross_moment, weight), rank)
+        solution = self.recipe.objective.solution(
+            weight, moments, whitening, rank, metric=metric, projectors=projectors
+        )
+        return truncate(solution, rank)
+
+    def _metric_root(self, path: str, device: torch.device) -> Whitening | None:
+        chosen = self.recipe.objective.output_metric
+        return None if chosen is None else chosen.root(self.metrics[path].to(device, torch.float64))

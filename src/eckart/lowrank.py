@@ -13,6 +13,9 @@ from the two moments ``S = Z Z^T`` (n, n) and ``P = T Z^T`` (m, n) alone. With `
 which is the same matrix where ``S`` is regular, needs no inverse for ``T = W Z`` (then ``W_ls = W``), and keeps
 ``W`` in the directions that no token has ever reached: the limit of the shrinkage towards ``W`` going to zero.
 
+With an output metric ``G = C C^T`` (m, m) the loss is ``|| C^T (T - W' Z) ||_F^2``; then U are the left singular
+vectors of ``C^T W_ls R`` and ``W' = C^-T U_r U_r^T C^T W_ls`` (IO-SVD, arXiv 2605.15626).
+
 Everything here is a pure function of float64 tensors.
 """
 
@@ -70,43 +73,57 @@ def whiten(second_moment: Tensor) -> Whitening:
 
 @dataclass(frozen=True)
 class Solution:
-    """The equation solved for every rank at once.
+    """The equation solved for every rank at once: ``W' = basis_r dual_r^T W_ls``.
 
     Attributes:
-        left: (m, p) float64, orthonormal columns, p = min(m, n): output directions by falling importance.
-        singular_values: (p,) float64; squared, the part of ``||T||^2`` that each component explains.
+        basis: (m, p) float64, p = min(m, n): output directions by falling importance; orthonormal in the metric.
+        dual: (m, p) float64, ``dual^T basis`` is the identity; the same as ``basis`` without a metric.
+        singular_values: (p,) float64; squared, the part of ``||T||^2`` (in the metric) that each component explains.
         least_squares: (m, n) float64, the minimiser without a constraint on the rank.
     """
 
-    left: Tensor
+    basis: Tensor
+    dual: Tensor
     singular_values: Tensor
     least_squares: Tensor
 
 
-def solve(whitening: Whitening, cross_moment: Tensor | None, weight: Tensor) -> Solution:
+def solve(
+    whitening: Whitening, cross_moment: Tensor | None, weight: Tensor, metric: Whitening | None = None
+) -> Solution:
     """Solve the equation of this module.
 
     Args:
         whitening: the root of ``S``.
         cross_moment: ``P = T Z^T``, (m, n) float64; None stands for ``W S`` (the target is ``W Z``).
         weight: ``W``, (m, n) float64.
+        metric: the root of the output metric, of full rank m; None for the identity.
     """
     root, inverse = whitening.root, whitening.inverse
     least_squares = weight
     if cross_moment is not None:
         least_squares = weight + (cross_moment @ inverse.T - weight @ root) @ inverse
-    left, singular_values, _ = torch.linalg.svd(least_squares @ root, full_matrices=False)
+    seen = least_squares if metric is None else metric.root.T @ least_squares
+    left, singular_values = _left_singular_vectors(seen @ root, seen)
+    if metric is None:
+        return Solution(left, left, singular_values, least_squares)
+    return Solution(metric.inverse.T @ left, metric.root @ left, singular_values, least_squares)
+
+
+def _left_singular_vectors(whitened: Tensor, unwhitened: Tensor) -> tuple[Tensor, Tensor]:
+    """Return min(m, n) left singular vectors and values of ``whitened``, those of zero values from ``unwhitened``."""
+    left, singular_values, _ = torch.linalg.svd(whitened, full_matrices=False)
     explained = int((singular_values > 1e-12 * singular_values.max()).sum()) if singular_values.numel() else 0
-    size = min(weight.shape)
+    size = min(unwhitened.shape)
     if explained < size:
         # The tokens do not span enough directions to rank the rest: order it by the weight itself.
         left = left[:, :explained]
-        rest = least_squares - left @ (left.T @ least_squares)
+        rest = unwhitened - left @ (left.T @ unwhitened)
         left = torch.cat([left, torch.linalg.svd(rest, full_matrices=False)[0][:, : size - explained]], dim=1)
         left = torch.linalg.qr(left)[0]
         padding = singular_values.new_zeros(size - explained)
         singular_values = torch.cat([singular_values[:explained], padding])
-    return Solution(left, singular_values, least_squares)
+    return left, singular_values
 
 
 def truncate(solution: Solution, rank: int) -> tuple[Tensor, Tensor]:
@@ -114,11 +131,12 @@ def truncate(solution: Solution, rank: int) -> tuple[Tensor, Tensor]:
 
     Each component's norm is split evenly between the two, which keeps both within the range of 16-bit floats.
     """
-    left = solution.left[:, :rank]
-    first = left.T @ solution.least_squares
-    norms = first.norm(dim=1)
-    split = torch.where(norms > 0, norms, torch.ones_like(norms)).sqrt()
-    return left * split, first / split[:, None]
+    second = solution.basis[:, :rank]
+    first = solution.dual[:, :rank].T @ solution.least_squares
+    sizes = second.norm(dim=0), first.norm(dim=1)
+    empty = (sizes[0] == 0) | (sizes[1] == 0)
+    split = torch.where(empty, torch.ones_like(sizes[0]), sizes[1] / sizes[0]).sqrt()
+    return second * split, first / split[:, None]
 
 
 def minimum_loss(solution: Solution, rank: int, target_energy: Tensor) -> Tensor:

@@ -16,11 +16,13 @@ class Moments:
         second: ``Z Z^T``, (n, n) float64, where Z is X' if the compressed stream is observed, else X.
         shift: ``(X - X') X'^T``, (n, n) float64, or None if only one stream is observed. Summed as a difference of
             paired tokens: ``X X'^T - X' X'^T`` afterwards would lose the digits in which nearly equal streams differ.
+        absolute: sum of ``|Z|`` over the tokens, (n,) float64.
         tokens: how many tokens were summed.
     """
 
     second: Tensor
     shift: Tensor | None
+    absolute: Tensor
     tokens: int = 0
 
     @staticmethod
@@ -28,7 +30,7 @@ class Moments:
         """Return empty sums for inputs of ``in_features`` features; ``paired`` if both streams are observed."""
         shape = (in_features, in_features)
         second = torch.zeros(shape, dtype=torch.float64, device=device)
-        return Moments(second, torch.zeros_like(second) if paired else None)
+        return Moments(second, torch.zeros_like(second) if paired else None, torch.zeros_like(second[0]))
 
     def add(self, inputs: Tensor, original: Tensor | None = None) -> None:
         """Add a batch of tokens.
@@ -39,6 +41,7 @@ class Moments:
         """
         inputs = inputs.float()
         self.second += (inputs.T @ inputs).to(self.second.device)
+        self.absolute += inputs.abs().sum(dim=0).to(self.absolute.device)
         if self.shift is not None:
             if original is None or original.shape != inputs.shape:
                 found = None if original is None else tuple(original.shape)

@@ -24,6 +24,9 @@ class Observer:
             finished: blocks that an earlier run has done already.
         """
 
+    def on_profile(self, done: int, total: int) -> None:
+        """Hear how far the measurement of the original model has come, which the ranks follow from."""
+
     def on_layer(self, record: LayerRecord) -> None:
         """Hear that a linear layer is factored."""
 

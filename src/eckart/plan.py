@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedModel
 
+from eckart.allocation import LinearEvidence, Uniform
 from eckart.blocks import Block, Target, find_blocks
 from eckart.errors import EckartError, UnsupportedModelError
 from eckart.placement import Weights
@@ -39,6 +41,16 @@ class Plan:
         return self.parameters + sum(structure.numbers(*t.shape, self.ranks[t.path]) - t.size for t in self.targets)
 
 
+def shapes_of(blocks: Sequence[Block]) -> tuple[LinearEvidence, ...]:
+    """Return all that is known of the linears without a measurement, in order of execution."""
+    groups = [group for block in blocks for group in block.groups]
+    return tuple(
+        LinearEvidence(target.path, target.shape, number, target.name)
+        for number, group in enumerate(groups)
+        for target in group.targets
+    )
+
+
 def check_keep(keep: float) -> None:
     """Raise unless ``keep`` is a share of bytes that can be kept."""
     if not 0 < keep <= 1:
@@ -46,7 +58,7 @@ def check_keep(keep: float) -> None:
 
 
 def make_plan(model: PreTrainedModel, recipe: Recipe, keep: float, weights: Weights | None = None) -> Plan:
-    """Find the target linears of ``model`` and give each a rank.
+    """Find the target linears of ``model`` and give each a rank: a uniform one, until :mod:`eckart.allocate` is asked.
 
     Args:
         model: to be compressed.
@@ -55,14 +67,17 @@ def make_plan(model: PreTrainedModel, recipe: Recipe, keep: float, weights: Weig
         weights: where the model's tensors are; in memory by default.
 
     Raises:
-        EckartError: ``keep`` is not in (0, 1].
+        EckartError: ``keep`` is not in (0, 1], or the smallest ranks allowed take more.
         UnsupportedModelError: the model has no blocks of linears that could be factored.
     """
     check_keep(keep)
     blocks = find_blocks(model, weights)
-    shapes = {t.path: t.shape for block in blocks for t in block.targets}
-    if not shapes:
+    linears = shapes_of(blocks)
+    if not linears:
         raise UnsupportedModelError(f"The blocks of {type(model).__name__} run no linear layer that can be factored.")
-    ranks = recipe.allocation.ranks(shapes, keep, recipe.structure)
+    allocation = recipe.allocation
+    # Uniform ranks under the same constraints: known at once, so that what cannot be done is refused at once.
+    first = Uniform(multiple=allocation.multiple, floor=allocation.floor, fused_groups=allocation.fused_groups)
+    ranks = first.ranks(linears, keep, recipe.structure)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return Plan(keep, blocks, ranks, parameters)

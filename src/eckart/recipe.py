@@ -9,16 +9,31 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, ValidationError
 
-from eckart.allocation import Uniform
+from eckart.allocation import (
+    AnyAllocation,
+    Curvature,
+    Importance,
+    Learned,
+    Search,
+    TruncationLoss,
+    Uniform,
+    ZeroSum,
+)
+from eckart.choice import expand_name
 from eckart.errors import RecipeError, suggest
-from eckart.objectives import Anchored, AnyObjective, Blended, InputAware, ShiftAware, Weight
+from eckart.metric import Fisher
+from eckart.objectives import (
+    ActivationScaled,
+    Anchored,
+    AnyObjective,
+    Blended,
+    InputAware,
+    PrincipalOutputs,
+    ShiftAware,
+    Weight,
+)
 from eckart.refinement import AnyRefinement, BlockRefinement, NoRefinement
 from eckart.structure import TwoFactor
-
-
-def _expand_name(value: object) -> object:
-    """Let ``objective: anchored`` stand for ``objective: {name: anchored}``."""
-    return {"name": value} if isinstance(value, str) else value
 
 
 class Recipe(BaseModel):
@@ -29,22 +44,26 @@ class Recipe(BaseModel):
     version: Literal[1] = 1
     name: str = "custom"
     reference: str = ""
-    objective: Annotated[AnyObjective, Discriminator("name"), BeforeValidator(_expand_name)]
-    allocation: Annotated[Uniform, BeforeValidator(_expand_name)] = Field(default_factory=Uniform)
-    structure: Annotated[TwoFactor, BeforeValidator(_expand_name)] = Field(default_factory=TwoFactor)
-    refinement: Annotated[AnyRefinement, Discriminator("name"), BeforeValidator(_expand_name)] = Field(
+    objective: Annotated[AnyObjective, Discriminator("name"), BeforeValidator(expand_name)]
+    allocation: Annotated[AnyAllocation, Discriminator("name"), BeforeValidator(expand_name)] = Field(
+        default_factory=Uniform
+    )
+    structure: Annotated[TwoFactor, BeforeValidator(expand_name)] = Field(default_factory=TwoFactor)
+    refinement: Annotated[AnyRefinement, Discriminator("name"), BeforeValidator(expand_name)] = Field(
         default_factory=NoRefinement
     )
 
     @property
     def needs_data(self) -> bool:
         """Whether calibration tokens are looked at."""
-        return self.objective.needs_data or self.refinement.needs_data
+        return self.objective.needs_data or self.allocation.needs_data or self.refinement.needs_data
 
     def to_yaml(self) -> str:
         """Return the recipe as YAML that :func:`load_recipe` reads back."""
         return yaml.safe_dump(self.model_dump(), sort_keys=False)
 
+
+AS_PUBLISHED = Uniform(multiple=1)  # papers do not round ranks
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
@@ -53,38 +72,87 @@ RECIPES: dict[str, Recipe] = {
             name="svd",
             reference="Eckart and Young 1936: truncated SVD of the weight",
             objective=Weight(),
+            allocation=AS_PUBLISHED,
         ),
         Recipe(
             name="svd-llm",
             reference="SVD-LLM (arXiv 2403.07378), whitening only",
             objective=InputAware(),
+            allocation=AS_PUBLISHED,
         ),
         Recipe(
             name="dobi-shift",
             reference="the shift-aware objective of Dobi-SVD (arXiv 2502.02723) and AA-SVD, uniform ranks",
             objective=ShiftAware(),
+            allocation=AS_PUBLISHED,
         ),
         Recipe(
             name="aa-svd-layer",
             reference="AA-SVD (arXiv 2604.02119), anchored objective without block refinement",
             objective=Anchored(),
+            allocation=AS_PUBLISHED,
         ),
         Recipe(
             name="aa-svd",
             reference="AA-SVD (arXiv 2604.02119), input-aware objective with block refinement: its headline",
             objective=InputAware(),
+            allocation=AS_PUBLISHED,
             refinement=BlockRefinement(),
         ),
         Recipe(
             name="aa-svd-anchored",
             reference="AA-SVD (arXiv 2604.02119), anchored objective with block refinement",
             objective=Anchored(),
+            allocation=AS_PUBLISHED,
             refinement=BlockRefinement(),
         ),
         Recipe(
             name="saes-svd",
             reference="SAES-SVD (arXiv 2602.03051), cumulative errors with adaptive blend",
             objective=Blended(),
+            allocation=AS_PUBLISHED,
+        ),
+        Recipe(
+            name="asvd",
+            reference="ASVD (arXiv 2312.05821), activation-scaled with searched ranks",
+            objective=ActivationScaled(),
+            allocation=Search(multiple=1),
+        ),
+        Recipe(
+            name="svd-llm-v2",
+            reference="SVD-LLM V2 (arXiv 2503.12340), ranks by truncation loss",
+            objective=InputAware(),
+            allocation=TruncationLoss(multiple=1),
+        ),
+        Recipe(
+            name="adasvd",
+            reference="AdaSVD (arXiv 2502.01403), ranks by importance; its alternating update ends at input-aware",
+            objective=InputAware(),
+            allocation=Importance(multiple=1),
+        ),
+        Recipe(
+            name="dobi-svd",
+            reference="Dobi-SVD (arXiv 2502.02723), trained truncation positions",
+            objective=PrincipalOutputs(),
+            allocation=Learned(multiple=1),
+        ),
+        Recipe(
+            name="zs-svd",
+            reference="ZS-SVD (arXiv 2602.02848), one shot",
+            objective=InputAware(),
+            allocation=ZeroSum(multiple=1),
+        ),
+        Recipe(
+            name="zs-svd-staged",
+            reference="ZS-SVD (arXiv 2602.02848), truncate, correct, truncate again: its 5x",
+            objective=InputAware(),
+            allocation=ZeroSum(multiple=1, stages=6),
+        ),
+        Recipe(
+            name="io-svd",
+            reference="IO-SVD (arXiv 2605.15626), input and output curvature; ranks on the convex hull",
+            objective=InputAware(metric=Fisher(top_k=5)),
+            allocation=Curvature(multiple=1),
         ),
     )
 }
@@ -184,7 +252,7 @@ def _fields_beside(path: list[str], data: dict[str, Any]) -> list[str]:
     """Return the fields of the choice that the last part of ``path`` is not a field of."""
     place = {
         "objective": AnyObjective.__args__,
-        "allocation": (Uniform,),
+        "allocation": AnyAllocation.__args__,
         "structure": (TwoFactor,),
         "refinement": AnyRefinement.__args__,
     }

@@ -53,6 +53,7 @@ class LayerRecord(BaseModel):
 class Timings(BaseModel):
     """Wall-clock seconds of a run, by what they were spent on; ``files`` is reading and writing them."""
 
+    allocation: float = 0.0
     statistics: float = 0.0
     factorisation: float = 0.0
     refinement: float = 0.0

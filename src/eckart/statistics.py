@@ -20,6 +20,7 @@ from eckart.device import compute_dtype, moment_device
 from eckart.errors import UnsupportedModelError
 from eckart.layers import bias_vector
 from eckart.moments import Moments
+from eckart.soft_truncation import add_projector
 from eckart.spool import Spool
 
 Stream = Spool
@@ -39,16 +40,22 @@ class GroupInputs:
 
 
 def input_moments(
-    block: nn.Module, groups: tuple[Group, ...], calls: Calls, stream: Stream, device: torch.device, behind: Stream
+    block: nn.Module,
+    groups: tuple[Group, ...],
+    calls: Calls,
+    stream: Stream,
+    device: torch.device,
+    behind: Stream | None = None,
 ) -> dict[Group, Moments]:
-    """Return the moments of all groups, and write the stream ``behind`` the block, in one pass."""
+    """Return the moments of all groups, and write the stream ``behind`` the block if it is wanted, in one pass."""
     moments = {group: _empty(group, device, paired=False) for group in groups}
-    for call, hidden in _on_device(calls, stream, device):
+    for call, hidden in on_device(calls, stream, device):
         inputs, output = observe_inputs(block, call, hidden, groups)
         for group, tokens in inputs.items():
             moments[group].add(tokens)
-        assert output is not None
-        behind.append(output)
+        if behind is not None:
+            assert output is not None
+            behind.append(output)
     return moments
 
 
@@ -74,7 +81,7 @@ def group_inputs(
     """
     kept: dict[Group, Spool] = {}
     energies: dict[Target, float] = {}
-    for call, hidden in _on_device(calls, stream, device):
+    for call, hidden in on_device(calls, stream, device):
         inputs, output = observe_inputs(block, call, hidden, groups, output_energies=energies)
         for index, (group, tokens) in enumerate(inputs.items()):
             if group not in kept:
@@ -107,7 +114,7 @@ def group_moments(
         UnsupportedModelError: the two streams hand different tokens to the group, as routed experts do.
     """
     moments = _empty(group, device, paired=originals is not None)
-    for index, (call, hidden) in enumerate(_on_device(calls, stream, device)):
+    for index, (call, hidden) in enumerate(on_device(calls, stream, device)):
         inputs, _ = observe_inputs(block, call, hidden, (group,), stop=True)
         original = None if originals is None else originals[index].to(device)
         if original is not None and original.shape != inputs[group].shape:
@@ -120,14 +127,52 @@ def group_moments(
     return moments
 
 
+def output_projectors(
+    block: nn.Module, ranks: Mapping[Target, int], calls: Calls, stream: Stream, device: torch.device
+) -> dict[Target, Tensor]:
+    """Return, for each linear, the sum over sequences of the projectors on their leading output directions.
+
+    Args:
+        block: as it is in the original model.
+        ranks: how many directions of each sequence are taken.
+        calls: how the model calls the block.
+        stream: in front of the block.
+        device: where the block is.
+
+    Returns:
+        (m, m) float64 for each linear.
+    """
+    totals = {
+        target: torch.zeros(target.out_features, target.out_features, dtype=torch.float64, device=moment_device(device))
+        for target in ranks
+    }
+
+    def add(target: Target) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
+        def hook(linear: nn.Module, _: tuple[Any, ...], output: Tensor) -> None:
+            bias = bias_vector(linear)
+            product = output if bias is None else output - bias
+            for sequence in product.reshape(-1, *product.shape[-2:]):
+                add_projector(totals[target], sequence, ranks[target])
+
+        return hook
+
+    with hooks() as handles, torch.no_grad():
+        for target in ranks:
+            handles.append(block.get_submodule(target.name).register_forward_hook(add(target)))
+        for call, hidden in on_device(calls, stream, device):
+            call(block, hidden)
+    return totals
+
+
 def advance(block: nn.Module, calls: Calls, stream: Stream, device: torch.device, behind: Stream) -> None:
     """Write the stream ``behind`` the block."""
     with torch.no_grad():
-        for call, hidden in _on_device(calls, stream, device):
+        for call, hidden in on_device(calls, stream, device):
             behind.append(call(block, hidden))
 
 
-def _on_device(calls: Calls, stream: Stream, device: torch.device) -> Iterator[tuple[BlockCall, Tensor]]:
+def on_device(calls: Calls, stream: Stream, device: torch.device) -> Iterator[tuple[BlockCall, Tensor]]:
+    """Yield each batch of a stream, as the block's weights are placed, and how the block is called for it."""
     dtype = compute_dtype(stream.dtype, device)  # the block's weights have it too
     for hidden in stream:
         # A copy, since a block may write into what it is given.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from eckart.choice import Choice
@@ -37,3 +38,9 @@ class TwoFactor(Choice):
         rank = budget // (BYTES_PER_NUMBER * (out_features + in_features))
         dense_is_cheaper = self.bytes(out_features, in_features, 1) >= dense_bytes(out_features, in_features)
         return None if dense_is_cheaper else max(rank, 1)
+
+    def rank_of_share(self, out_features: int, in_features: int, share: float) -> int | None:
+        """Return the largest rank whose factors take at most ``share`` of the dense bytes; None (dense) from 1 on."""
+        # The floor must not fall one byte short because 0.6 * 10 is 5.999... in binary.
+        budget = math.floor(share * dense_bytes(out_features, in_features) + 1e-6)
+        return self.largest_rank(out_features, in_features, budget)

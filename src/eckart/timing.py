@@ -53,7 +53,9 @@ def _group_seconds(group: Group, solver: Factoriser, known: dict[tuple[int, ...]
             shape = (max(1, min(target.out_features * size // width, LARGEST_SIDE)), size)
             weight = random_matrix(*shape).to(solver.device, torch.float64)
             small = max(1, rank * min(shape) // min(target.shape))
-            once = seconds_of(partial(solver.factors, weight, moments, whitening, small), solver.device)
+            projectors = weight @ weight.T if objective.observes_outputs else None
+            factor = partial(solver.factors, weight, moments, whitening, small, projectors=projectors)
+            once = seconds_of(factor, solver.device)
             known[target.shape] = once * _svd_operations(target.shape) / _svd_operations(shape)
         seconds += known[target.shape]
     return seconds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from eckart.blocks import Block, Group, find_block_list
+from eckart.blocks import Block, Group, Target, find_block_list
 from eckart.calibration import Calibration
 from eckart.calls import calls_by_shape, capture_calls, check_calls_are_independent_of_tokens
 from eckart.device import compute_dtype, give_back_memory, moment_device
@@ -27,7 +28,16 @@ from eckart.refinement.record import RefinementRecord
 from eckart.refinement.training import Sequences
 from eckart.report import LayerRecord, Report, Timings
 from eckart.spool import Workspace
-from eckart.statistics import Calls, GroupInputs, Stream, advance, group_inputs, group_moments, input_moments
+from eckart.statistics import (
+    Calls,
+    GroupInputs,
+    Stream,
+    advance,
+    group_inputs,
+    group_moments,
+    input_moments,
+    output_projectors,
+)
 
 
 @dataclass(frozen=True)
@@ -84,6 +94,7 @@ def compress_blocks(
     journal: Journal | None = None,
     checkpoint_activations: bool = False,
     observer: Observer | None = None,
+    metrics: Mapping[str, Tensor] | None = None,
 ) -> Report:
     """Replace the linears of ``model``, block after block.
 
@@ -98,6 +109,7 @@ def compress_blocks(
         journal: keeps the finished blocks, and knows those of an earlier run.
         checkpoint_activations: compute activations twice in a refinement instead of holding them.
         observer: is told what happens.
+        metrics: second moment of each linear's output gradients, from :mod:`eckart.allocate`.
 
     Raises:
         CalibrationError: the recipe needs tokens and there are none.
@@ -116,6 +128,7 @@ def compress_blocks(
         journal=journal,
         checkpoint_activations=checkpoint_activations,
         observer=observer or Observer(),
+        metrics=metrics or {},
     )
     return walk.run()
 
@@ -127,6 +140,7 @@ class _OriginalPass:
     behind: Stream | None = None
     moments: dict[Group, Moments] = field(default_factory=dict)
     inputs: GroupInputs = field(default_factory=lambda: GroupInputs({}, {}))
+    projectors: Mapping[Target, Tensor] = field(default_factory=dict)
 
 
 @dataclass
@@ -143,11 +157,12 @@ class _Walk:
     journal: Journal | None
     checkpoint_activations: bool
     observer: Observer
+    metrics: Mapping[str, Tensor]
     timings: Timings = field(default_factory=Timings)
 
     def __post_init__(self) -> None:
         self.dtype: torch.dtype = self.model.dtype  # read now: it is another one while the model is lent
-        self.factoriser = Factoriser(self.recipe, self.plan, moment_device(self.device))
+        self.factoriser = Factoriser(self.recipe, self.plan, moment_device(self.device), self.metrics)
 
     def run(self) -> Report:
         """Walk over all blocks that are not finished yet."""
@@ -215,7 +230,9 @@ class _Walk:
             with self.timings.measure("statistics"):
                 moments = self._moments(position, block, group, calls, seen)
             with self.timings.measure("factorisation"):
-                records = self.factoriser.replace_group(placement, group, moments, seen.inputs.output_energies)
+                records = self.factoriser.replace_group(
+                    placement, group, moments, seen.inputs.output_energies, seen.projectors
+                )
                 del moments
                 give_back_memory(self.device)
             layers += records
@@ -241,6 +258,9 @@ class _Walk:
         passing = (block.module, block.groups, calls, position.original, self.device, seen.behind)
         if self.recipe.objective.streams is Streams.ORIGINAL:
             seen.moments = input_moments(*passing)
+            if self.recipe.objective.observes_outputs:
+                ranks = {target: rank for target in block.targets if (rank := self.plan.ranks[target.path])}
+                seen.projectors = output_projectors(block.module, ranks, calls, position.original, self.device)
         elif self.recipe.objective.streams is Streams.BOTH:
             seen.inputs = group_inputs(*passing, self.workspace.spool)
         else:

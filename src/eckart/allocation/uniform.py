@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from typing import Literal
 
-from eckart.choice import Choice
-from eckart.structure import TwoFactor, dense_bytes
+from eckart.allocation.base import Allocation, worth_of_shares
+from eckart.allocation.problem import Problem, Ranks
+from eckart.allocation.settle import Worth
 
 
-class Uniform(Choice):
-    """The rank of each linear is the largest that keeps its share: ``floor(keep m n / (m + n))`` for two factors."""
+class Uniform(Allocation):
+    """The rank of each linear is the largest that keeps its share: ``floor(keep m n / (m + n))`` for two factors.
+
+    What the rounding leaves of the budget goes, step by step, to the linears that it left furthest behind.
+    """
 
     name: Literal["uniform"] = "uniform"
 
-    def ranks(self, shapes: Mapping[str, tuple[int, int]], keep: float, structure: TwoFactor) -> dict[str, int | None]:
-        """Return a rank for each linear, or None where it stays dense.
+    def choose(self, problem: Problem) -> Ranks:
+        """Return the rank of the same share for all."""
+        return {linear.path: problem.rank_of_share(linear, problem.keep) for linear in problem.linears}
 
-        Args:
-            shapes: name -> (out features, in features).
-            keep: bytes to keep, as a share of the dense 16-bit bytes, in (0, 1].
-            structure: what a rank costs.
-        """
-        # The floor must not fall one byte short because 0.6 * 10 is 5.999... in binary.
-        budgets = {name: math.floor(keep * dense_bytes(*shape) + 1e-6) for name, shape in shapes.items()}
-        return {name: structure.largest_rank(*shape, budgets[name]) for name, shape in shapes.items()}
+    def worth(self, problem: Problem) -> Worth:
+        """Return how far a step starts below the share."""
+        return worth_of_shares(problem, {linear.path: problem.keep for linear in problem.linears})

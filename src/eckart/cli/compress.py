@@ -110,6 +110,7 @@ def _print_costs(report: Report, bar: ProgressBar, device: str) -> None:
     )
     spent = report.timings
     parts = {
+        "allocation": spent.allocation,
         "statistics": spent.statistics,
         "factorisation": spent.factorisation,
         "refinement": spent.refinement,

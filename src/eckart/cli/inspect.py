@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from io import BytesIO
 from pathlib import Path
 from typing import Annotated
 
@@ -10,17 +11,31 @@ import typer
 from pydantic import ValidationError
 
 from eckart.cli.console import command, megabytes, output
+from eckart.cli.rank_map import figure, terminal_map
 from eckart.cli.tables import all_layers, refinements
-from eckart.errors import CheckpointError
+from eckart.errors import CheckpointError, EckartError
 from eckart.report import REPORT_NAME, Report
+
+IMAGE_SUFFIXES = (".png", ".svg")
 
 
 @command
 def inspect(
     folder: Annotated[Path, typer.Argument(help="A folder that `eckart compress` wrote.", show_default=False)],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_map: Annotated[
+        bool, typer.Option("--map", help="Show the ranks as a map, blocks by kinds of layers, in place of the table.")
+    ] = False,
+    map_image: Annotated[
+        Path | None, typer.Option(help="Draw that map into a .png or .svg file. Needs eckart[plots].")
+    ] = None,
 ) -> None:
     """Show what was done to a model: rank, bytes and error of every layer."""
+    if as_json and as_map:
+        raise EckartError("--json and --map both say what to print; found both. Choose one of them.")
+    if map_image and map_image.suffix.lower() not in IMAGE_SUFFIXES:
+        expected = " or ".join(IMAGE_SUFFIXES)
+        raise EckartError(f"--map-image takes a file that ends in {expected}; found {map_image}. Change the ending.")
     path = folder / REPORT_NAME
     if not path.is_file():
         raise CheckpointError(f"{folder} holds no {REPORT_NAME}; expected a folder that `eckart compress` wrote.")
@@ -29,11 +44,18 @@ def inspect(
     except (ValidationError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     written = sum(shard.stat().st_size for shard in folder.glob("*.safetensors"))
+    if map_image:
+        _save_image(report, map_image)
     if as_json:
         summary = {"keep": report.keep, "keep_whole_model": report.keep_whole_model, "bytes_on_disk": written}
         output.print_json(json.dumps({**summary, **json.loads(report.model_dump_json())}))
         return
-    output.print(all_layers(report.layers))
+    if as_map:
+        for line in terminal_map(report, output.width):
+            output.print(line)
+        output.print()
+    else:
+        output.print(all_layers(report.layers))
     if report.refinements:
         output.print(refinements(report.refinements))
     output.print(
@@ -48,3 +70,23 @@ def inspect(
         )
     for warning in report.warnings:
         output.print(f"Warning: {warning}")
+    if map_image:
+        output.print(f"The map is in {map_image}.", markup=False)
+
+
+def _save_image(report: Report, path: Path) -> None:
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise EckartError(f"Drawing the map needs an extra: pip install 'eckart[plots]'. ({error})") from error
+    kind = path.suffix.lower().removeprefix(".")
+    buffer = BytesIO()  # a drawing that fails leaves no half a file
+    # Without a date and with names that are not drawn by chance, the same report gives the same bytes.
+    with matplotlib.rc_context({"svg.hashsalt": "eckart"}):
+        metadata = {"Date": None} if kind == "svg" else None
+        figure(report).savefig(buffer, format=kind, metadata=metadata)
+    try:
+        path.write_bytes(buffer.getvalue())
+    except OSError as error:
+        reason = error.strerror or error
+        raise CheckpointError(f"{path} cannot be written: {reason}. Choose a file in an existing folder.") from error

@@ -58,6 +58,10 @@ class ProgressBar(Observer):
         )
         self.progress.start_task(self.task)
 
+    def on_profile(self, done: int, total: int) -> None:
+        """Show how far the measurement for the ranks has come."""
+        self.progress.update(self.task, description=f"measuring for ranks: {done} of {total}")
+
     def on_layer(self, record: LayerRecord) -> None:
         """Advance by one layer."""
         self.progress.update(self.task, advance=1, description=record.path, error=f"{record.error:.3f}")

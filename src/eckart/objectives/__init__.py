@@ -7,7 +7,9 @@ from eckart.objectives.base import Objective as Objective
 from eckart.objectives.base import Streams as Streams
 from eckart.objectives.blended import Blended as Blended
 from eckart.objectives.input_aware import InputAware as InputAware
+from eckart.objectives.principal_outputs import PrincipalOutputs as PrincipalOutputs
+from eckart.objectives.scaled import ActivationScaled as ActivationScaled
 from eckart.objectives.shift_aware import ShiftAware as ShiftAware
 from eckart.objectives.weight import Weight as Weight
 
-AnyObjective = Weight | InputAware | ShiftAware | Anchored | Blended
+AnyObjective = Weight | ActivationScaled | InputAware | PrincipalOutputs | ShiftAware | Anchored | Blended

@@ -1,0 +1,89 @@
+"""What every allocator answers: a rank for each linear, of evidence that was measured on the original model."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import ClassVar
+
+from pydantic import Field
+from torch import Tensor
+
+from eckart.allocation.problem import Evidence, LinearEvidence, Problem, Ranks
+from eckart.allocation.settle import Worth, settle
+from eckart.choice import Choice
+from eckart.structure import TwoFactor
+
+
+class Allocation(Choice):
+    """A choice of which rank goes where.
+
+    Attributes:
+        multiple: ranks are multiples of this; matrix products are fast at multiples of 8.
+        floor: least rank of a factored linear, as a share of the largest one that saves bytes.
+        fused_groups: whether linears that share an input are all factored or all dense, as serving engines want them.
+    """
+
+    evidence: ClassVar[Evidence] = Evidence.NONE
+
+    multiple: int = Field(8, ge=1)
+    floor: float = Field(0.0, ge=0.0, le=1.0)
+    fused_groups: bool = False
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether calibration tokens are looked at, if the objective looks at any."""
+        return self.evidence not in (Evidence.NONE, Evidence.SPECTRUM)
+
+    def ranks(self, linears: tuple[LinearEvidence, ...], keep: float, structure: TwoFactor) -> dict[str, int | None]:
+        """Return a rank for each linear by path, or None where it stays dense.
+
+        Their bytes are at most the budget, and no linear could take one step more within it.
+
+        Args:
+            linears: with the evidence that :attr:`evidence` asks for.
+            keep: bytes to keep, as a share of the dense 16-bit bytes, in (0, 1].
+            structure: what a rank costs.
+
+        Raises:
+            EckartError: the smallest ranks allowed exceed the budget.
+        """
+        problem = Problem(linears, keep, structure, self.multiple, self.floor, self.fused_groups)
+        if problem.budget >= problem.dense_bytes:
+            return {linear.path: None for linear in linears}
+        problem.check()
+        return settle(problem, self.choose(problem), self.worth(problem))
+
+    @abstractmethod
+    def choose(self, problem: Problem) -> Ranks:
+        """Return the ranks by the allocator's own rule, which need not be options nor meet the budget exactly."""
+
+    def worth(self, problem: Problem) -> Worth:
+        """Return what a step is worth when the choice is brought to the budget: relative energy a byte."""
+        return worth_of(problem, problem.losses(relative_energy))
+
+
+def relative_energy(linear: LinearEvidence) -> Tensor:
+    """Return the share of a linear's output energy that each component carries, (p,)."""
+    assert linear.energy is not None, f"{linear.path} has no spectrum"
+    total = linear.energy.sum()
+    return linear.energy / total if total > 0 else linear.energy
+
+
+def worth_of(problem: Problem, losses: dict[str, list[float]]) -> Worth:
+    """Return the loss saved a byte, for a loss at each option of each linear."""
+
+    def worth(path: str, low: int, high: int) -> float:
+        options = problem.options[path]
+        return (losses[path][low] - losses[path][high]) / (options[high].bytes - options[low].bytes)
+
+    return worth
+
+
+def worth_of_shares(problem: Problem, shares: dict[str, float]) -> Worth:
+    """Return how far a step starts below the share of its bytes that each linear was to get, by path."""
+
+    def worth(path: str, low: int, high: int) -> float:
+        options = problem.options[path]
+        return shares[path] - (options[low].bytes + options[high].bytes) / (2 * options[-1].bytes)
+
+    return worth

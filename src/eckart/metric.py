@@ -1,0 +1,73 @@
+"""The output metric: which errors of a linear's output weigh how much, measured by gradients of the model's loss."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+
+from eckart.choice import Choice
+from eckart.lowrank import Whitening, whiten
+
+
+class NoMetric(Choice):
+    """All errors of an output weigh the same."""
+
+    name: Literal["none"] = "none"
+
+
+class Fisher(Choice):
+    """The second moment of the loss's gradients at a linear's output, (m, m): the curvature of the loss there.
+
+    With labels sampled from the model itself it is, in expectation, the curvature of the KL divergence from the
+    original model's predictions (the Fisher information), which depends on no text's next token.
+
+    Attributes:
+        labels: ``sampled`` from the model's own predictions, or the text's ``next`` tokens (the empirical Fisher).
+        top_k: sampled labels are among this many of the most likely; None for all. IO-SVD (arXiv 2605.15626) takes 5.
+        samples: calibration samples whose gradients are taken; None for all.
+        shrinkage: share of the mean diagonal that is added to the diagonal: errors that no gradient saw cost a little.
+    """
+
+    name: Literal["fisher"] = "fisher"
+
+    labels: Literal["sampled", "next"] = "sampled"
+    top_k: int | None = Field(None, ge=2)
+    samples: int | None = Field(None, ge=1)
+    shrinkage: float = Field(0.01, gt=0.0)
+
+    def root(self, second_moment: Tensor) -> Whitening:
+        """Return the root of the metric, of full rank, from the gradients' second moment (m, m) float64."""
+        mean = second_moment.diagonal().mean()
+        if mean == 0:  # no gradient reaches the linear: no error matters more than another
+            return Whitening.identity(len(second_moment), second_moment.device)
+        eye = torch.eye(len(second_moment), dtype=second_moment.dtype, device=second_moment.device)
+        return whiten(second_moment + self.shrinkage * mean * eye)
+
+
+AnyMetric = NoMetric | Fisher
+
+
+def label_loss(logits: Tensor, tokens: Tensor, metric: Fisher | None, generator: torch.Generator) -> tuple[Tensor, int]:
+    """Return the summed cross-entropy of one batch, in nats, and how many tokens were predicted.
+
+    Args:
+        logits: (batch, length, vocabulary).
+        tokens: (batch, length) int64.
+        metric: says where the labels come from; None for the text's next tokens.
+        generator: on the CPU, for sampled labels.
+    """
+    logits = logits.float()
+    if metric is None or metric.labels == "next":
+        logits, labels = logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()
+    else:
+        logits = logits.flatten(0, 1)
+        if metric.top_k is not None:
+            # The curvature of the distribution over the leading tokens alone.
+            logits = logits.topk(min(metric.top_k, logits.shape[-1]), dim=-1).values
+        odds = logits.detach().softmax(-1).cpu()
+        labels = torch.multinomial(odds, 1, generator=generator)[:, 0].to(logits.device)
+    return functional.cross_entropy(logits, labels, reduction="sum"), len(labels)

@@ -1,0 +1,40 @@
+"""Principal outputs: Dobi-SVD's weight update (arXiv 2502.02723, section 3.2)."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from eckart.lowrank import Solution, Whitening
+from eckart.moments import Moments
+from eckart.objectives.base import DataAwareObjective, Streams
+from eckart.soft_truncation import leading_subspace
+
+
+class PrincipalOutputs(DataAwareObjective):
+    """``W' = Q Q^T W``, Q the principal subspace of the leading output directions of all calibration sequences.
+
+    The outputs of a sequence, (tokens, m), have leading right singular vectors V, as many as the rank. Q are the
+    principal components of those of all sequences, each direction counting the same however large the outputs along it
+    are. The paper finds Q by incremental PCA; the sum of ``V V^T`` adds over sequences and gives it exactly.
+    """
+
+    name: Literal["principal-outputs"] = "principal-outputs"
+    streams: ClassVar[Streams] = Streams.ORIGINAL
+    observes_outputs: ClassVar[bool] = True
+
+    def solution(
+        self,
+        weight: Tensor,
+        moments: Moments | None,
+        whitening: Whitening,
+        rank: int,
+        *,
+        metric: Whitening | None = None,
+        projectors: Tensor | None = None,
+    ) -> Solution:
+        """Return the projection on the principal outputs; see :meth:`Objective.solution`."""
+        assert projectors is not None
+        basis = leading_subspace(projectors.to(weight.device), rank).to(weight)
+        return Solution(basis, basis, weight.new_ones(rank), weight)

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from tests.conftest import make_model
+from tests.profiling.helpers import original_of
+from torch.nn import functional
+
+from eckart.allocation import Evidence
+from eckart.errors import NonFiniteError
+from eckart.layers import weight_matrix
+from eckart.lowrank import solve, whiten
+from eckart.metric import Fisher
+from eckart.objectives import InputAware, Weight
+from eckart.profiling.measure import Profile, Request, first_order_changes, measure
+
+PATH = "model.layers.1.self_attn.q_proj"
+ALL = Evidence.SPECTRUM | Evidence.FIRST_ORDER | Evidence.CURVATURE | Evidence.SIMILARITY
+
+
+def profile_of(model, tokens, objective=None, evidence=ALL, metric=None) -> Profile:
+    request = Request(objective or InputAware(), evidence, metric or Fisher(), keep_bases=True)
+    return measure(original_of(model, tokens), request, lambda done, total: None)
+
+
+def evidence_on(profile: Profile, path: str = PATH):
+    return next(linear for linear in profile.linears if linear.path == path)
+
+
+def inputs_of(model, path, tokens) -> torch.Tensor:
+    seen = []
+    handle = model.get_submodule(path).register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    with torch.no_grad():
+        model(input_ids=tokens, use_cache=False)
+    handle.remove()
+    return seen[0].flatten(0, -2).double()
+
+
+def mean_loss(model, tokens) -> torch.Tensor:
+    logits = model(input_ids=tokens, use_cache=False).logits[:, :-1].flatten(0, 1)
+    return functional.cross_entropy(logits, tokens[:, 1:].flatten())
+
+
+def test_energies_are_the_truncation_losses_of_the_outputs(llama, tokens):
+    profile = profile_of(llama, tokens)
+    inputs = inputs_of(llama, PATH, tokens)
+    weight = weight_matrix(llama.get_submodule(PATH)).detach().double()
+    basis, dual = (tensor.double() for tensor in profile.solutions[PATH])
+    for rank in (3, 10):
+        truncated = basis[:, :rank] @ dual[:, :rank].T @ weight
+        expected = ((weight - truncated) @ inputs.T).square().sum() / len(inputs)
+        assert float(evidence_on(profile).energy[rank:].sum()) == pytest.approx(float(expected), rel=1e-3)
+
+
+@pytest.mark.parametrize("objective", [InputAware(), InputAware(metric=Fisher()), Weight()])
+def test_first_order_change_is_the_derivative_of_the_loss_along_a_component(objective, tokens):
+    model = make_model("llama").double()
+    profile = profile_of(model, tokens, objective)
+    weight = model.get_submodule(PATH).weight
+    basis, dual = (tensor.double() for tensor in profile.solutions[PATH])
+    (gradient,) = torch.autograd.grad(mean_loss(model, tokens), weight)
+    changes = evidence_on(profile).first_order
+    for component in (0, 5, 20):
+        removed = torch.outer(basis[:, component], dual[:, component] @ weight.detach())
+        expected = -float((gradient * removed).sum())
+        # Gradients are summed in float32: small changes are differences of larger numbers.
+        assert float(changes[component]) == pytest.approx(expected, rel=1e-3, abs=1e-3 * float(changes.abs().max()))
+
+
+def test_first_order_change_is_the_published_formula():
+    """``- s_i u_i^T G S^-T v_i`` with S a root of the inputs' second moment, in float64."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(5, 8, dtype=torch.float64, generator=generator)
+    gradient = torch.randn(5, 8, dtype=torch.float64, generator=generator)
+    inputs = torch.randn(8, 50, dtype=torch.float64, generator=generator)
+    root = torch.linalg.cholesky(inputs @ inputs.T)
+    left, values, right = torch.linalg.svd(weight @ root, full_matrices=False)
+    whitened_gradient = gradient @ torch.linalg.inv(root).T
+    expected = torch.stack([-s * (u @ whitened_gradient @ v) for s, u, v in zip(values, left.T, right, strict=True)])
+    solution = solve(whiten(inputs @ inputs.T), None, weight)
+    torch.testing.assert_close(first_order_changes(solution, weight, gradient), expected)
+
+
+def test_curvature_is_that_of_the_kronecker_factors(llama, tokens):
+    """1/2 tr(G D S D^T) for D what truncation takes off, whichever basis it is taken in."""
+    plain = profile_of(llama, tokens)
+    metric = profile_of(llama, tokens, InputAware(metric=Fisher()))
+    second = metric.metrics[PATH].double()
+    inputs = inputs_of(llama, PATH, tokens)
+    moment = inputs.T @ inputs / len(inputs)
+    weight = weight_matrix(llama.get_submodule(PATH)).detach().double()
+    basis, dual = (tensor.double() for tensor in plain.solutions[PATH])
+    removed = weight - basis[:, :7] @ dual[:, :7].T @ weight
+    expected = float((second @ removed @ moment @ removed.T).trace()) / 2
+    assert float(evidence_on(plain).curvature[7:].sum()) == pytest.approx(expected, rel=1e-3)
+    # In the metric's own basis the loss of a rank is the least of all, up to the metric's shrinkage.
+    assert float(evidence_on(metric).curvature[7:].sum()) < expected * 1.02
+    assert not plain.metrics
+
+
+def test_curvature_predicts_the_divergence_from_the_original_model(tokens):
+    """With labels sampled from the model, for a small change of the last block's last linear alone."""
+    model = make_model("llama").double()
+    path = "model.layers.2.mlp.down_proj"
+    many = tokens.repeat(60, 1)  # more draws of the labels
+    profile = profile_of(model, many, InputAware(), Evidence.SPECTRUM | Evidence.CURVATURE)
+    linear = model.get_submodule(path)
+    weight = linear.weight.detach().clone()
+    basis, dual = (tensor.double() for tensor in profile.solutions[path])
+    share = 0.05
+    with torch.no_grad():
+        before = model(input_ids=tokens).logits.log_softmax(-1)
+        found = []
+        for component in range(4):
+            linear.weight.copy_(weight - share * torch.outer(basis[:, component], dual[:, component] @ weight))
+            after = model(input_ids=tokens).logits.log_softmax(-1)
+            found.append(float((before.exp() * (before - after)).sum(-1).mean()) / share**2)
+    predicted = evidence_on(profile, path).curvature[:4].tolist()
+    # The Kronecker factors take inputs and gradients to be independent, so only roughly.
+    for real, expected in zip(found, predicted, strict=True):
+        assert 0.4 < real / expected < 2.5
+
+
+def test_similarity_is_that_of_the_hidden_states_around_a_block(llama, tokens):
+    with torch.no_grad():
+        states = llama(input_ids=tokens, output_hidden_states=True).hidden_states
+    expected = float(functional.cosine_similarity(states[1], states[2], dim=-1).mean())
+    assert evidence_on(profile_of(llama, tokens)).similarity == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_basis_and_its_dual_are_inverse_in_any_metric(llama, tokens):
+    for objective in (InputAware(), InputAware(metric=Fisher())):
+        basis, dual = (tensor.double() for tensor in profile_of(llama, tokens, objective).solutions[PATH])
+        torch.testing.assert_close(dual.T @ basis, torch.eye(basis.shape[1], dtype=torch.float64), atol=1e-4, rtol=0)
+
+
+def test_spectra_of_weights_need_no_data(llama):
+    original = original_of(llama, torch.zeros(0, 0, dtype=torch.int64))
+    original.calibration = None
+    profile = measure(original, Request(Weight(), Evidence.SPECTRUM), lambda done, total: None)
+    weight = weight_matrix(llama.get_submodule(PATH)).detach().double()
+    torch.testing.assert_close(evidence_on(profile).energy, torch.linalg.svdvals(weight).square())
+
+
+def test_a_weight_that_is_not_finite_is_named(llama, tokens):
+    with torch.no_grad():
+        llama.get_submodule(PATH).weight[0, 0] = math.nan
+    with pytest.raises(NonFiniteError):
+        profile_of(llama, tokens)
+
+
+def test_blocks_are_counted_while_they_are_measured(llama, tokens):
+    seen = []
+    request = Request(InputAware(), Evidence.SPECTRUM)
+    measure(original_of(llama, tokens), request, lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 3), (2, 3), (3, 3)]
