@@ -60,7 +60,13 @@ def test_which_number_is_the_block(paths: list[str], blocks: tuple[str, ...], ki
 
 @pytest.mark.parametrize(
     ("ranks", "scale"),
-    [((40, 40), (0.6, 1.0)), ((39, 39), (0.6, 0.9)), ((None, None), (0.7, 1.0)), ((1, 1), (0.0, 0.3)), ((35, 40), (0.6, 0.9))],
+    [
+        ((40, 40), (0.6, 1.0)),
+        ((39, 39), (0.6, 0.9)),
+        ((None, None), (0.7, 1.0)),
+        ((1, 1), (0.0, 0.3)),
+        ((35, 40), (0.6, 0.9)),
+    ],
 )
 def test_the_scale_is_never_so_narrow_that_roundings_look_like_differences(
     ranks: tuple[int | None, ...], scale: tuple[float, float]

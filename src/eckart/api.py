@@ -142,18 +142,25 @@ class Job:
         return cost
 
     def run(
-        self, cost: Estimate, *, streams: Path | None = None, journal: Journal | None = None, finished: int = 0
+        self,
+        cost: Estimate,
+        *,
+        streams: Path | None = None,
+        profile: Path | None = None,
+        journal: Journal | None = None,
+        finished: int = 0,
     ) -> Report:
         """Compress the blocks.
 
         Args:
             cost: from :meth:`estimate`.
             streams: folder for the files of the streams; a temporary one by default.
+            profile: folder for the files of what is measured before; a temporary one by default.
             journal: keeps the finished blocks.
             finished: blocks that it has already.
         """
         self.observer.on_start(self.plan, cost, finished)
-        workspace = Workspace(cost.in_memory, streams)
+        workspace, measured = Workspace(cost.in_memory, streams), Workspace(cost.in_memory, profile)
         try:
             start = perf_counter()
             allocated = allocate(
@@ -163,7 +170,7 @@ class Job:
                 self.calibration,
                 device=self.device,
                 weights=self.weights,
-                workspace=workspace,
+                workspace=measured,
                 progress=self.observer.on_profile,
             )
             seconds = perf_counter() - start
@@ -184,6 +191,7 @@ class Job:
             report.timings.total += seconds
         finally:
             workspace.close()
+            measured.close()
         report.warnings.extend(self.notes())
         return report
 

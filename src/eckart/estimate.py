@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from eckart.allocate import needs_profile
 from eckart.blocks import Block, find_block_list
 from eckart.calibration import Calibration
 from eckart.calls import BlockCall, capture_calls
@@ -26,6 +27,7 @@ from eckart.memory import memory_of_run
 from eckart.objectives import Streams
 from eckart.placement import ResidentWeights, Weights
 from eckart.plan import Plan
+from eckart.profiling.cost import Passes, profile_seconds
 from eckart.recipe import Recipe
 from eckart.refinement import BlockRefinement
 from eckart.refinement.activations import checkpointed, saved_bytes
@@ -41,14 +43,16 @@ class Estimate:
     Attributes:
         host_bytes: peak resident memory of the process.
         device_bytes: peak memory on the accelerator; None without one.
+        allocation_seconds: for the measurement that the ranks follow from.
         block_seconds: for one block.
-        seconds: for all blocks.
+        seconds: for all blocks, without the allocation.
         in_memory: whether the streams fit into memory; else they go to files.
         checkpoint_activations: whether a refinement must compute activations twice to fit.
     """
 
     host_bytes: int
     device_bytes: int | None
+    allocation_seconds: float
     block_seconds: float
     seconds: float
     in_memory: bool
@@ -98,11 +102,13 @@ def estimate(
     if checkpoint:
         memory = replace(memory, activations=memory.activations // 2)
     seconds = probe.block_seconds(checkpoint=checkpoint)
+    allocation_seconds = probe.allocation_seconds()
     # Read again: the short runs loaded libraries that the long one needs too.
     give_back_memory(device)
     return Estimate(
         max(host_memory() + memory.host, peak_host_memory()),
         memory.device if device.type != "cpu" else None,
+        allocation_seconds,
         seconds,
         seconds * len(plan.blocks),
         in_memory,
@@ -153,6 +159,26 @@ class _Probe:
                 seconds += refinement.epochs * (both * trained_on + passes[1] * held_out) / len(batches[0])
             seconds += self._statistics_seconds(block, passes, hidden) * len(batches)
         return seconds
+
+    def allocation_seconds(self) -> float:
+        """Return the seconds of what is measured before the ranks are known."""
+        if not needs_profile(self.recipe, self.plan.keep):
+            return 0.0
+        block = max(self.plan.blocks, key=lambda b: sum(t.size for t in b.targets))
+        passes = None
+        if self.calibration is not None:
+            batch = next(self.calibration.batches())
+            with self._first_block(batch) as (dense, call, hidden), torch.no_grad():
+                once = seconds_of(lambda: call(dense, hidden), self.device)
+                widths = [group.targets[0].in_features for group in block.groups]
+                sample = random_matrix(batch.numel(), max(widths)).to(self.device)
+                product = seconds_of(lambda: sample.T @ sample, self.device) / max(widths) ** 2
+                embedding = self.model.get_input_embeddings()
+                width, vocabulary = int(embedding.embedding_dim), int(embedding.num_embeddings)
+                passes = Passes(
+                    once, product * sum(width**2 for width in widths), product * width * vocabulary, batch.numel()
+                )
+        return profile_seconds(block, self.recipe, self.plan, self.calibration, passes, self.device)
 
     def _statistics_seconds(self, block: Block, passes: list[float], hidden: Tensor) -> float:
         """Return the seconds that the statistics of a block take for one batch."""

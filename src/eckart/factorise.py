@@ -82,6 +82,7 @@ class Factoriser:
         weight = weight_matrix(linear).detach().to(self.device, torch.float64)
         if not torch.isfinite(weight).all():
             raise NonFiniteError(f"The weight of {target.path} is NaN or infinite. The model is not usable as it is.")
+        original = placement.originals.get(target.name, weight).to(weight)
         product = weight
         if rank is not None:
             assert whitening is not None
@@ -98,7 +99,8 @@ class Factoriser:
             in_features=target.in_features,
             rank=rank,
             bytes=self.recipe.structure.bytes(target.out_features, target.in_features, rank),
-            error=relative_error(weight, product, moments, output_energy),
+            # What is lost counts from the model as it was, also where other weights are factored.
+            error=relative_error(original, product, moments, output_energy),
         )
 
     def factors(

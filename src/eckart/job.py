@@ -116,7 +116,11 @@ def compress_checkpoint(
         _check_space(job, folder)
         with _what_is_kept_is_said(folder):
             report = job.run(
-                cost, streams=folder.streams, journal=journal, finished=manifest.finished if manifest else 0
+                cost,
+                streams=folder.streams,
+                profile=folder.profile,
+                journal=journal,
+                finished=manifest.finished if manifest else 0,
             )
             model.config.quantization_config = description(model, report, _name_of(source), identity)
             with report.timings.measure("files"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -19,10 +19,17 @@ from eckart.device import compute_dtype
 
 @dataclass
 class Placement:
-    """What the tensors of a module were before it was placed, and what new ones become when it is given back."""
+    """What the tensors of a module were before it was placed, and what new ones become when it is given back.
+
+    Attributes:
+        module: that is lent.
+        homes: device and dtype of each tensor that is placed.
+        originals: by the name of a linear, its own weight (m, n), in whose place another one is lent.
+    """
 
     module: nn.Module
     homes: dict[str, tuple[torch.device, torch.dtype]]
+    originals: dict[str, Tensor] = field(default_factory=dict)
 
     def dtype(self, name: str) -> torch.dtype:
         """Return the dtype in which the tensor ``name`` is stored."""

@@ -32,7 +32,12 @@ def report(blocks: int, kinds: list[str], size: int = 4096) -> Report:
                 LayerRecord(path=path, out_features=size, in_features=size, rank=rank, bytes=stored, error=0.1)
             )
     return Report(
-        recipe=load_recipe("svd"), requested_keep=0.5, calibration=None, layers=layers, parameters=100, parameters_after=60
+        recipe=load_recipe("svd"),
+        requested_keep=0.5,
+        calibration=None,
+        layers=layers,
+        parameters=100,
+        parameters_after=60,
     )
 
 

@@ -5,6 +5,7 @@ at any moment goes on from its last manifest, and then writes the same bytes as 
 
     OUTPUT.unfinished/manifest.json   what is finished, and of which run
     OUTPUT.unfinished/streams/        hidden states in front of the next block
+    OUTPUT.unfinished/profile/        what ranks follow from, measured anew when a run goes on
     OUTPUT.unfinished/model/          becomes OUTPUT when all is done
 """
 
@@ -65,6 +66,7 @@ class RunFolder:
         self.manifest = self.path / "manifest.json"
         self.model = self.path / "model"
         self.streams = self.path / "streams"
+        self.profile = self.path / "profile"
         self.offload = self.path / "offload"
         self.converted = self.path / "converted"
         self._lock = FileLock(self.path / "lock", blocking=False)
@@ -87,7 +89,8 @@ class RunFolder:
             self.forget()  # first, so that nobody takes what is left for more than it is
             for path in (self.model, self.streams):
                 shutil.rmtree(path, ignore_errors=True)
-        for path in (self.model, self.streams):
+        shutil.rmtree(self.profile, ignore_errors=True)  # measured anew by every run
+        for path in (self.model, self.streams, self.profile):
             path.mkdir(exist_ok=True)
 
     def close(self) -> None:

@@ -39,15 +39,17 @@ class ProgressBar(Observer):
         """Print what is expected, and start the bar."""
         self.cost = cost
         blocks = len(plan.blocks)
-        self.expected_seconds = cost.block_seconds * (blocks - finished)
+        self.expected_seconds = cost.allocation_seconds + cost.block_seconds * (blocks - finished)
         if not self.quiet:
             device = "" if cost.device_bytes is None else f", {megabytes(cost.device_bytes)} on the accelerator"
             spilled = "" if cost.in_memory else " Hidden states go to files."
             again = " Activations are computed twice." if cost.checkpoint_activations else ""
+            ranks = f"{duration(cost.allocation_seconds)} for the ranks, " if cost.allocation_seconds else ""
             done = f" {finished} blocks are finished already." if finished else ""
             messages.print(
                 f"{len(plan.targets)} linear layers in {blocks} blocks, recipe {self.recipe.name}, keep {plan.keep:g}. "
-                f"Expected: {megabytes(cost.host_bytes)} of memory{device}, {duration(cost.block_seconds)} a block, "
+                f"Expected: {megabytes(cost.host_bytes)} of memory{device}, {ranks}"
+                f"{duration(cost.block_seconds)} a block, "
                 f"{duration(self.expected_seconds)} in all.{spilled}{again}{done}"
             )
         done_layers = sum(len(block.targets) for block in plan.blocks[:finished])

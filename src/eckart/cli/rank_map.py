@@ -44,7 +44,7 @@ def terminal_map(report: Report, width: int) -> Iterator[Text]:
     low, high = grid.scale
     labels = grid.kind_labels
     first = max(len("block"), *map(len, grid.blocks)) + 1
-    texts = [["" if cell is None else cell.label for cell in column] for column in zip(*grid.rows, strict=True)]
+    texts = [[cell.label for cell in column if cell] for column in zip(*grid.rows, strict=True)]
     longest = [max(map(len, [label, *column])) for label, column in zip(labels, texts, strict=True)]
     space = 2 if sum(longest) + 2 * len(longest) <= width - first else 1
     widths = [size + space for size in longest]
@@ -101,9 +101,8 @@ def figure(report: Report) -> Figure:
     # Besides the cells: the blocks' numbers and the colorbar in width, the kinds' names and the title in height.
     drawing = Figure(figsize=(width + 1.7, height + 1.2), dpi=150, layout="constrained")
     axes = drawing.add_subplot()
-    low, high = grid.scale
     shares = np.array([[np.nan if cell is None else cell.kept for cell in row] for row in grid.rows])
-    image = axes.imshow(shares, cmap="viridis", vmin=low, vmax=high, aspect="auto", interpolation="nearest")
+    image = axes.imshow(shares, cmap="viridis", clim=grid.scale, aspect="auto", interpolation="nearest")
     title = textwrap.fill(caption(report), int(drawing.get_figwidth() * POINTS / (TITLE_SIZE * CHARACTER)))
     drawing.suptitle(f"Rank of every linear layer\n{title}", fontsize=TITLE_SIZE, parse_math=False)
     # Names go upright where they would run into each other; where even lines of text would, some are left out.
@@ -113,11 +112,11 @@ def figure(report: Report) -> Figure:
     shown = range(0, rows, _step(height / rows))
     axes.set_yticks(shown, grid.blocks[:: shown.step], fontsize=FONT_SIZE)
     axes.set_ylabel("block", fontsize=FONT_SIZE)
-    axes.tick_params(length=0)
+    axes.tick_params(which="both", length=0)
     axes.spines[:].set_visible(False)
     # A bar as tall as the cells; its width and its distance are shares of those of the cells.
-    percent = PercentFormatter(1, decimals=0)
-    bar = drawing.colorbar(image, ax=axes, format=percent, fraction=0.3 / width, pad=0.1 / width, aspect=height / 0.2)
+    bar = drawing.colorbar(image, ax=axes, fraction=0.3 / width, pad=0.1 / width, aspect=height / 0.2)
+    bar.ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     bar.set_label("share of bytes kept", fontsize=FONT_SIZE)
     bar.ax.tick_params(labelsize=FONT_SIZE)
     bar.outline.set_visible(False)
@@ -126,7 +125,7 @@ def figure(report: Report) -> Figure:
 
 
 def _step(size: float) -> int:
-    """Return of how many rows of that many inches one can have a line of text."""
+    """Return every how many rows, of that many inches, there is room for a line of text."""
     return math.ceil(1.3 * FONT_SIZE / (size * POINTS))
 
 
@@ -137,18 +136,14 @@ def _write_cells(drawing: Figure, grid: RankMap, colours: NDArray[Any], width: f
     size = min(FONT_SIZE, 0.7 * height * POINTS, 0.9 * width * POINTS / (longest * CHARACTER))
     places = [(x, y, cell) for y, row in enumerate(grid.rows) for x, cell in enumerate(row) if cell is not None]
     if size < SMALLEST_FONT:
-        dense = [(x, y) for x, y, cell in places if cell.rank is None]
-        if dense:
-            across, down = zip(*dense, strict=True)
+        if dense := [(x, y) for x, y, cell in places if cell.rank is None]:
             dot = 0.5 * min(width, height) * POINTS
-            axes.plot(across, down, "o", color="black", markersize=dot, markeredgewidth=0, label="dense")
+            axes.plot(*zip(*dense, strict=True), "o", color="black", markersize=dot, markeredgewidth=0, label="dense")
             drawing.legend(loc="outside lower right", fontsize=FONT_SIZE, frameon=False)
         return
-    for x in range(1, len(grid.kinds)):
-        axes.axvline(x - 0.5, color="white", linewidth=0.8)
-    for y in range(1, len(grid.blocks)):
-        axes.axhline(y - 0.5, color="white", linewidth=0.8)
+    axes.set_xticks(np.arange(1, len(grid.kinds)) - 0.5, minor=True)
+    axes.set_yticks(np.arange(1, len(grid.blocks)) - 0.5, minor=True)
+    axes.grid(which="minor", color="white", linewidth=0.8)
     for x, y, cell in places:
-        weight = "bold" if cell.rank is None else "normal"
-        ink = _ink(*colours[y, x, :3])
-        axes.text(x, y, cell.label, ha="center", va="center", fontsize=size, color=ink, weight=weight)
+        text = axes.text(x, y, cell.label, ha="center", va="center", fontsize=size, color=_ink(*colours[y, x, :3]))
+        text.set_fontweight("bold" if cell.rank is None else "normal")

@@ -142,7 +142,12 @@ class OriginalModel:
                     left -= 1
                     leaf.requires_grad_(True)
                     tokens = batch[row : row + 1].to(self.device)
-                    loss, predicted = label_loss(logits(tokens, leaf), tokens, metric, generator)
+                    found = logits(tokens, leaf)
+                    if not torch.isfinite(found).all():
+                        raise NonFiniteError(
+                            "The gradient of the loss is NaN or infinite on the calibration tokens: so are the logits."
+                        )
+                    loss, predicted = label_loss(found, tokens, metric, generator)
                     parts.append(torch.autograd.grad(loss, leaf)[0].float())
                     count += predicted
                     if not torch.isfinite(parts[-1]).all():

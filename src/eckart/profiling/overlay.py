@@ -35,12 +35,15 @@ class OverlaidWeights:
         with self._inner.lend(module, device, skip) as placement:
             kept: list[tuple[Tensor, Tensor]] = []
             wanted = wanted_tensors(module, skip)
-            for linear in (part for part in module.modules() if id(part) in self._paths):
+            for name, linear in module.named_modules():
+                if id(linear) not in self._paths:
+                    continue
                 parameter = linear.weight
                 assert isinstance(parameter, Tensor)
                 if id(parameter) not in wanted:
                     continue
                 kept.append((parameter, parameter.data))
+                placement.originals[name] = weight_matrix(linear).detach()
                 parameter.data = parameter.data.clone()
                 with torch.no_grad():
                     weight_matrix(linear).copy_(self._others[self._paths[id(linear)]])

@@ -1,0 +1,90 @@
+"""How long the measurement takes that ranks follow from, told beforehand from timings of one block."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from eckart.allocate import needs_profile
+from eckart.allocation import Evidence, Learned, Search, ZeroSum
+from eckart.blocks import Block
+from eckart.calibration import Calibration
+from eckart.plan import Plan
+from eckart.profiling.measure import request_of
+from eckart.recipe import Recipe
+from eckart.soft_truncation import soft_truncate
+from eckart.timing import factorisation_seconds, random_matrix, seconds_of
+
+BACKWARD = 3  # a backward pass with its own forward pass takes about as long as three of those
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Seconds of single things, on this machine.
+
+    Attributes:
+        block: one batch of calibration tokens through one block.
+        moments: the products of that batch for the block's second moments.
+        head: that batch through the head.
+        batch_tokens: in it.
+    """
+
+    block: float
+    moments: float
+    head: float
+    batch_tokens: int
+
+
+def profile_seconds(
+    block: Block,
+    recipe: Recipe,
+    plan: Plan,
+    calibration: Calibration | None,
+    passes: Passes | None,
+    device: torch.device,
+) -> float:
+    """Return the seconds from the start to the ranks; 0 if nothing is measured for them.
+
+    Args:
+        block: the largest one.
+        recipe: whose allocation and output metric say what is measured.
+        plan: the blocks; its ranks do not matter.
+        calibration: the tokens; None if nothing looks at data.
+        passes: timings; None if nothing looks at data.
+        device: where blocks are run.
+    """
+    if not needs_profile(recipe, plan.keep):
+        return 0.0
+    blocks = len(plan.blocks)
+    # Every linear is solved whole, whatever its rank will be.
+    whole = replace(plan, ranks={path: rank or 1 for path, rank in plan.ranks.items()})
+    seconds = factorisation_seconds(block, whole, recipe, device) * blocks
+    if calibration is None or passes is None:
+        return seconds
+    request = request_of(recipe)
+    batches = calibration.tokens.numel() / passes.batch_tokens
+    kinds = (Evidence.FIRST_ORDER in request.evidence) + (request.metric is not None)
+    seconds += blocks * batches * (2 * passes.block + passes.moments + kinds * BACKWARD * passes.block)
+    seconds += kinds * batches * BACKWARD * passes.head
+    allocation = recipe.allocation
+    if isinstance(allocation, ZeroSum):
+        seconds *= allocation.stages
+    if isinstance(allocation, Search):
+        tokens = calibration.tokens[: allocation.trial_samples, : allocation.trial_length].numel()
+        trials = len(plan.targets) * len(allocation.shares)
+        seconds += trials * tokens / passes.batch_tokens * (passes.block * blocks / 2 + passes.head)
+    if isinstance(allocation, Learned):
+        # Unless the objective has a metric, positions are all that is measured.
+        seconds = 0.0 if recipe.objective.output_metric is None else seconds
+        sample = calibration.tokens[: allocation.training_samples, : allocation.training_length]
+        once = sum(_soft_truncation_seconds(sample.shape[1], t.out_features, device) for t in block.targets)
+        share = sample.shape[1] / passes.batch_tokens
+        of_sequence = blocks * (2 * once + (1 + BACKWARD) * passes.block * share) + BACKWARD * passes.head * share
+        seconds += allocation.epochs * len(sample) * of_sequence
+    return seconds
+
+
+def _soft_truncation_seconds(tokens: int, features: int, device: torch.device) -> float:
+    outputs = random_matrix(tokens, features).to(device)
+    return seconds_of(lambda: soft_truncate(outputs, torch.tensor(1.0, device=device)), device)
