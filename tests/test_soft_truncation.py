@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eckart import soft_truncation
-from eckart.soft_truncation import add_projector, gate, leading_subspace, soft_truncate, truncation_position_to_rank
+from eckart.soft_truncation import add_projector, gate, leading_subspace, soft_truncate
 
 DOUBLE = torch.float64
 
@@ -156,17 +156,6 @@ def test_a_steep_gate_is_the_truncated_svd(tokens, features, rank):
     left, values, right = torch.linalg.svd(y, full_matrices=False)
     truncated = left[:, :rank] @ torch.diag(values[:rank]) @ right[:rank]
     torch.testing.assert_close(soft_truncate(y, scalar(rank - 0.5), 1e3), truncated)
-
-
-@given(position=st.one_of(st.integers(-3, 15).map(float), st.floats(-3, 15)), size=st.integers(1, 12))
-def test_the_rank_counts_the_gates_of_a_half_or_more(position, size):
-    count = int((gate(scalar(position), size) >= 0.5).sum())
-    assert truncation_position_to_rank(position, size) == min(max(count, 1), size)
-
-
-@pytest.mark.parametrize(("position", "rank"), [(float("-inf"), 1), (-1.0, 1), (2.0, 3), (2.9, 3), (float("inf"), 8)])
-def test_the_rank_at_some_positions(position, rank):
-    assert truncation_position_to_rank(position, 8) == rank
 
 
 def fail_in(monkeypatch, dtype, error) -> list[torch.dtype]:

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
+from eckart.allocate import needs_profile
+from eckart.allocation import Evidence, ZeroSum
 from eckart.blocks import Block
 from eckart.calibration import Calibration
 from eckart.objectives import Streams
 from eckart.plan import Plan
+from eckart.profiling.measure import request_of
 from eckart.recipe import Recipe
 
 FLOAT32, FLOAT64 = 4, 8
@@ -24,7 +27,8 @@ class Memory:
 
     Attributes:
         weights: the block that is worked on, in the dtype that it is computed in.
-        streams: hidden states and inputs of linears of all calibration tokens; on the host.
+        streams: hidden states and inputs of linears of all calibration tokens, or what is kept while ranks are found;
+            on the host.
         embedding: while the first stream is made.
         statistics: moments and what is summed into them.
         solver: while a linear is factored.
@@ -111,6 +115,7 @@ def memory_of_run(
         streams = stored * tokens * width * (4 if both else 2)
         if looks_at is Streams.BOTH:
             streams += compute.itemsize * tokens * sum(widths)
+        streams = max(streams, _profile_bytes(recipe, plan, tokens * width, stored))
         observed = widths if looks_at is Streams.ORIGINAL else [largest]
         moments = FLOAT64 * sum(w**2 for w in observed) * (2 if looks_at is Streams.BOTH else 1)
         # A product is summed in float32 and added in float64.
@@ -136,6 +141,24 @@ def memory_of_run(
         activations=activations,
         on_host=on_host,
     )
+
+
+def _profile_bytes(recipe: Recipe, plan: Plan, numbers: int, stored: int) -> int:
+    """Return what is kept between blocks while ranks are found, for streams of so many numbers."""
+    if not needs_profile(recipe, plan.keep):
+        return 0
+    request = request_of(recipe)
+    streams = stored * numbers * (len(plan.blocks) + 1)
+    kinds = (Evidence.FIRST_ORDER in request.evidence) + (request.metric is not None)
+    gradients = FLOAT32 * numbers * (kinds + 1 if kinds else 0)
+    metrics = FLOAT32 * sum(t.out_features**2 for t in plan.targets) if recipe.objective.output_metric else 0
+    kept = 0
+    if Evidence.TRIALS in request.evidence:
+        kept = FLOAT32 * 2 * sum(t.out_features * min(t.shape) for t in plan.targets)
+    if isinstance(recipe.allocation, ZeroSum) and recipe.allocation.stages > 1:
+        # Bases of a stage, truncated and corrected weights.
+        kept = FLOAT32 * sum(2 * t.out_features * min(t.shape) + 3 * t.size for t in plan.targets)
+    return streams + gradients + metrics + kept
 
 
 def parse_bytes(text: str) -> int:

@@ -6,7 +6,6 @@ from 1 to 0 around a position that can be trained. Everything here is a pure fun
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -32,14 +31,6 @@ def gate(position: Tensor, size: int, sharpness: float = 10.0) -> Tensor:
     """
     index = torch.arange(size, dtype=position.dtype, device=position.device)
     return 0.5 * torch.tanh(sharpness * (position - index)) + 0.5
-
-
-def truncation_position_to_rank(position: float, size: int) -> int:
-    """Return how many of ``size`` components pass :func:`gate` by half or more, at least 1.
-
-    That is ``floor(position) + 1``, since component 0 passes by half at position 0.
-    """
-    return math.floor(min(max(position, 0.0), size - 1.0)) + 1
 
 
 def soft_truncate(

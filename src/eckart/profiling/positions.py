@@ -19,6 +19,8 @@ from eckart.profiling.original import OriginalModel
 from eckart.soft_truncation import soft_truncate
 from eckart.structure import TwoFactor
 
+HALF = 0.5  # components are counted from 0, so that a position passes half a component more than its number
+
 
 def train_positions(
     original: OriginalModel, allocation: Learned, keep: float, structure: TwoFactor, progress: Progress
@@ -54,7 +56,9 @@ def train_positions(
         progress(step + 1, steps)
     stream.delete()
     return {
-        target.path: min(max(float(training.positions[target.path].detach()) / training.size(target), 0.0), 1.0)
+        target.path: min(
+            max((float(training.positions[target.path].detach()) + HALF) / training.size(target), 0.0), 1.0
+        )
         for target in training.targets
     }
 
@@ -69,7 +73,7 @@ class _Training:
         # All start at the uniform share of the budget.
         self.positions = {
             target.path: torch.tensor(
-                self.size(target) * keep * max(target.shape) / sum(target.shape), requires_grad=True
+                self.size(target) * keep * max(target.shape) / sum(target.shape) - HALF, requires_grad=True
             )
             for target in self.targets
         }
@@ -126,7 +130,7 @@ class _Training:
         total, dense, outside = torch.zeros(()), 0, torch.zeros(())
         for target in self.targets:
             position, size = self.positions[target.path], self.size(target)
-            rank = position / size * min(target.shape)
+            rank = (position + HALF) / size * min(target.shape)
             total = total + torch.clamp(rank * self.structure.numbers(*target.shape, 1), max=target.size)
             dense += target.size
             outside = outside + (-position).relu() + (position - size).relu()
