@@ -10,9 +10,10 @@ from __future__ import annotations
 import copy
 import json
 import math
+import sys
 import warnings
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from functools import reduce
 from operator import or_
 from pathlib import Path
@@ -39,6 +40,7 @@ from eckart.profiling.original import OriginalModel
 from eckart.profiling.positions import train_positions
 from eckart.recipe import Recipe, load_recipe
 from eckart.spool import Workspace
+from eckart.structure import dense_bytes
 from eckart.text import read_text
 from eckart.walk import compress_blocks
 
@@ -59,57 +61,104 @@ def main(
     window_length: int = 1024,
     output: Annotated[Path | None, typer.Option(help="Append the JSON lines to this file.")] = None,
 ) -> None:
-    """Measure perplexity of the dense model and of each allocation at each size."""
+    """Measure perplexity of the dense model and of each allocation at each size; what is in OUTPUT is not repeated."""
     warnings.simplefilter("ignore")
     tokenizer = eckart.load_tokenizer(model)
     assert tokenizer is not None, f"{model} has no tokenizer"
     dense = eckart.load_model(model)
     texts = {Path(name).name: tokenize(read_text(name), tokenizer) for name in text}
+    rows = _Rows(output)
 
     def perplexities(candidate: PreTrainedModel) -> dict[str, float]:
+        candidate.to(torch.float32)
         return {
             name: eckart.perplexity(candidate, ids, length=window_length, windows=windows).log_perplexity
             for name, ids in texts.items()
         }
 
-    def emit(row: dict[str, object]) -> None:
-        rows.append(row)
-        print(json.dumps(row), flush=True)
-        if output is not None:
-            with output.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
-
-    rows: list[dict[str, object]] = []
-    baseline = perplexities(dense)
-    emit({"objective": objective, "allocation": "dense", "log_perplexity": baseline})
+    if ("", "dense", 1.0, 0) not in rows:
+        rows.add(_Row("", "dense", 1.0, 0, 1.0, 0, perplexities(copy.deepcopy(dense))))
     recipes = {name: _recipe(objective, name) for name in allocation}
     for number in seed:
+        wanted = [(n, share) for n in recipes for share in keep if (objective, n, share, number) not in rows]
+        if not wanted:
+            continue
         tokens = calibrate(calibration, samples=samples, length=length, seed=number, tokenizer=tokenizer)
         start = perf_counter()
         original, profile = _profile(dense, list(recipes.values()), tokens)
         shared = perf_counter() - start
-        for name, recipe in recipes.items():
-            for share in keep:
-                start = perf_counter()
-                linears = _own_evidence(original, profile, recipe, share)
-                ranks = recipe.allocation.ranks(linears, share, recipe.structure)
-                allocated = perf_counter() - start
-                start = perf_counter()
-                candidate = _compressed(dense, recipe, share, ranks, profile, tokens)
-                row = {
-                    "objective": objective,
-                    "allocation": name,
-                    "keep": share,
-                    "seed": number,
-                    "kept": sum(recipe.structure.bytes(*e.shape, ranks[e.path]) for e in linears)
-                    / sum(2 * math.prod(e.shape) for e in linears),
-                    "dense_linears": sum(rank is None for rank in ranks.values()),
-                    "shared_seconds": shared,
-                    "allocation_seconds": allocated,
-                    "compression_seconds": perf_counter() - start,
-                }
-                emit({**row, "log_perplexity": perplexities(candidate)})
-    print(_table(rows, baseline))
+        # All that is timed comes before the first evaluation.
+        chosen = list(_allocations(original, profile, recipes, wanted))
+        for name, share, ranks, allocated in chosen:
+            start = perf_counter()
+            candidate = _compressed(dense, recipes[name], share, ranks, profile, tokens)
+            compressed = perf_counter() - start
+            structure = recipes[name].structure
+            kept = sum(structure.bytes(*linear.shape, ranks[linear.path]) for linear in profile.linears)
+            whole = sum(dense_bytes(*linear.shape) for linear in profile.linears)
+            left_dense = sum(rank is None for rank in ranks.values())
+            measured = perplexities(candidate)
+            rows.add(
+                _Row(objective, name, share, number, kept / whole, left_dense, measured, shared, allocated, compressed)
+            )
+    print(_table(rows.rows))
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One measurement; losses in nats a token, by text.
+
+    The seconds are those of the measurement that all allocations share, of what only this one needs, and of making
+    the factors.
+    """
+
+    objective: str
+    allocation: str
+    keep: float
+    seed: int
+    kept: float
+    dense_linears: int
+    log_perplexity: dict[str, float]
+    shared_seconds: float = 0.0
+    allocation_seconds: float = 0.0
+    compression_seconds: float = 0.0
+
+
+class _Rows:
+    """Measurements, those of earlier runs included, and the file that they are appended to."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        lines = path.read_text(encoding="utf-8").splitlines() if path is not None and path.exists() else []
+        self.rows = [_Row(**json.loads(line)) for line in lines]
+
+    def __contains__(self, key: tuple[str, str, float, int]) -> bool:
+        return any((row.objective, row.allocation, row.keep, row.seed) == key for row in self.rows)
+
+    def add(self, row: _Row) -> None:
+        self.rows.append(row)
+        line = json.dumps(asdict(row))
+        print(line, flush=True)
+        if self.path is not None:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+
+
+def _allocations(
+    original: OriginalModel, profile: Profile, recipes: Mapping[str, Recipe], wanted: list[tuple[str, float]]
+) -> Iterator[tuple[str, float, Mapping[str, int | None], float]]:
+    """Yield allocation, size, ranks, and the seconds of what only that allocation needs."""
+    trials: dict[str, tuple[tuple[LinearEvidence, ...], float]] = {}  # the same for all sizes
+    for name, share in wanted:
+        recipe = recipes[name]
+        start = perf_counter()
+        linears, earlier = trials.get(name) or (_own_evidence(original, profile, recipe, share), 0.0)
+        ranks = recipe.allocation.ranks(linears, share, recipe.structure)
+        seconds = perf_counter() - start + earlier
+        if isinstance(recipe.allocation, Search):
+            trials.setdefault(name, (linears, seconds))
+        print(f"{name} at {share:g}: ranks after {seconds:.1f} s", file=sys.stderr, flush=True)
+        yield name, share, ranks, seconds
 
 
 def _recipe(objective: str, allocation: str) -> Recipe:
@@ -173,19 +222,21 @@ def _compressed(
     return candidate
 
 
-def _table(rows: list[dict[str, object]], baseline: dict[str, float]) -> str:
+def _table(rows: list[_Row]) -> str:
+    baseline = next(row.log_perplexity for row in rows if row.allocation == "dense")
     lines = [
-        "| allocation | keep | seed | dense linears | " + " | ".join(f"{n} | excess" for n in baseline) + " | s |",
-        "|---|---|---|---|" + "---|---|" * len(baseline) + "---|",
+        "| objective | allocation | keep | seed | kept | dense linears | "
+        + " | ".join(f"{n} | excess" for n in baseline)
+        + " | s |",
+        "|---|---|---|---|---|---|" + "---|---|" * len(baseline) + "---|",
     ]
     for row in rows:
-        losses = row["log_perplexity"]
-        assert isinstance(losses, dict)
+        losses = row.log_perplexity
         cells = " | ".join(f"{math.exp(losses[n]):.1f} | {losses[n] - baseline[n]:.3f}" for n in baseline)
-        first = " | ".join(str(row.get(key, "")) for key in ("allocation", "keep", "seed", "dense_linears"))
-        seconds = row.get("allocation_seconds", 0.0)
-        assert isinstance(seconds, float)
-        lines.append(f"| {first} | {cells} | {seconds:.1f} |")
+        lines.append(
+            f"| {row.objective} | {row.allocation} | {row.keep:g} | {row.seed} | {row.kept:.4f} | {row.dense_linears} "
+            f"| {cells} | {row.allocation_seconds:.1f} |"
+        )
     return "\n".join(lines)
 
 
