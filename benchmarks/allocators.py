@@ -29,6 +29,7 @@ import eckart
 from eckart.allocate import search_trials
 from eckart.allocation import Evidence, Learned, LinearEvidence, Search, ZeroSum
 from eckart.calibration import Calibration, calibrate, tokenize
+from eckart.device import compute_dtype
 from eckart.layers import LowRankLinear, weight_matrix
 from eckart.lowrank import Solution, truncate
 from eckart.metric import Fisher
@@ -70,7 +71,7 @@ def main(
     rows = _Rows(output)
 
     def perplexities(candidate: PreTrainedModel) -> dict[str, float]:
-        candidate.to(torch.float32)
+        candidate.to(compute_dtype(candidate.dtype, CPU))
         return {
             name: eckart.perplexity(candidate, ids, length=window_length, windows=windows).log_perplexity
             for name, ids in texts.items()

@@ -119,11 +119,13 @@ def draw_scatter(rows: list[dict[str, float]], path: Path) -> None:
     )
     for axis, (x, y, name, label) in zip(figure.subplots(1, 3), panels, strict=True):
         values = [abs(row[key]) for row in rows for key in (x, y)]
-        smallest = sorted(values)[len(values) // 4]
+        smallest, largest = sorted(values)[len(values) // 4], max(values)
         axis.scatter([row[x] for row in rows], [row[y] for row in rows], s=14, alpha=0.7, linewidths=0)
         for set_scale in (axis.set_xscale, axis.set_yscale):
             set_scale("symlog", linthresh=smallest)
-        axis.axline((0, 0), slope=1, color="grey", linewidth=0.8, zorder=0)
+        steps = [largest * 10 ** (-step / 20) for step in range(200)]  # a line is not straight on these axes
+        line = [-step for step in steps] + steps[::-1]
+        axis.plot(line, line, color="grey", linewidth=0.8, zorder=0)
         axis.set_xlabel(f"predicted by {name} (nats/token)")
         axis.set_ylabel(label)
         axis.tick_params(labelsize=7)

@@ -19,6 +19,7 @@ from eckart.errors import EckartError as EckartError
 from eckart.evaluate import perplexity as perplexity
 from eckart.job import compress_checkpoint as compress_checkpoint
 from eckart.layers import LowRankLinear as LowRankLinear
+from eckart.layers import PivotedLinear as PivotedLinear
 from eckart.observer import Observer as Observer
 from eckart.recipe import RECIPES as RECIPES
 from eckart.recipe import Recipe as Recipe
@@ -31,6 +32,7 @@ __all__ = [
     "EckartError",
     "LowRankLinear",
     "Observer",
+    "PivotedLinear",
     "Recipe",
     "Report",
     "compress",

@@ -22,7 +22,6 @@ from eckart.device import (
     host_memory,
     peak_host_memory,
 )
-from eckart.layers import LowRankLinear
 from eckart.memory import memory_of_run
 from eckart.objectives import Streams
 from eckart.placement import ResidentWeights, Weights
@@ -213,7 +212,7 @@ class _Probe:
         for target in self.plan.blocks[0].targets:
             rank = self.plan.ranks[target.path]
             if rank is not None:
-                layer = LowRankLinear.empty_like(sample.get_submodule(target.name), rank)
+                layer = self.recipe.structure.layer.empty_like(sample.get_submodule(target.name), rank)
                 with torch.no_grad():
                     for parameter in layer.parameters():
                         parameter.fill_(0.01)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from eckart.blocks import Group, Target
 from eckart.errors import NonFiniteError
-from eckart.layers import LowRankLinear, weight_matrix
+from eckart.layers import weight_matrix
 from eckart.lowrank import Whitening, truncate
 from eckart.moments import Moments, relative_error
 from eckart.placement import Placement
@@ -90,7 +90,7 @@ class Factoriser:
             second, first = self.factors(weight, moments, whitening, rank, metric, projectors)
             stored = placement.dtype(f"{target.name}.weight")
             # The next layers must see the numbers that will be stored, not those before rounding.
-            layer = LowRankLinear.from_factors(linear, second.to(stored), first.to(stored))
+            layer = self.recipe.structure.layer.from_factors(linear, second, first, stored)
             placement.replace(target.name, layer)
             product = layer.product().to(weight.device)
         return LayerRecord(

@@ -42,10 +42,10 @@ class Placement:
 
     def replace(self, name: str, layer: nn.Module) -> None:
         """Put ``layer`` in the place of the child ``name``; its tensors go where that child's weight came from."""
-        home = self.homes[f"{name}.weight"]
+        device, dtype = self.homes[f"{name}.weight"]
         self.module.set_submodule(name, layer)
-        for child, _ in named_tensors(layer):
-            self.homes[f"{name}.{child}"] = home
+        for child, tensor in named_tensors(layer):
+            self.homes[f"{name}.{child}"] = device, dtype if tensor.is_floating_point() else tensor.dtype
 
     def stored(self) -> dict[str, Tensor]:
         """Return what is to be saved of the module, by name: contiguous, on the host, in the stored dtypes."""

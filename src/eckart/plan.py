@@ -12,7 +12,7 @@ from eckart.blocks import Block, Target, find_blocks
 from eckart.errors import EckartError, UnsupportedModelError
 from eckart.placement import Weights
 from eckart.recipe import Recipe
-from eckart.structure import TwoFactor
+from eckart.structure import Structure
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Plan:
         """All target linears, in order of execution."""
         return [target for block in self.blocks for target in block.targets]
 
-    def parameters_after(self, structure: TwoFactor) -> int:
+    def parameters_after(self, structure: Structure) -> int:
         """Return the parameters of the whole model with the targets at their ranks."""
         return self.parameters + sum(structure.numbers(*t.shape, self.ranks[t.path]) - t.size for t in self.targets)
 

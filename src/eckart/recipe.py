@@ -33,7 +33,7 @@ from eckart.objectives import (
     Weight,
 )
 from eckart.refinement import AnyRefinement, BlockRefinement, NoRefinement
-from eckart.structure import TwoFactor
+from eckart.structure import AnyStructure, TwoFactor
 
 
 class Recipe(BaseModel):
@@ -48,7 +48,9 @@ class Recipe(BaseModel):
     allocation: Annotated[AnyAllocation, Discriminator("name"), BeforeValidator(expand_name)] = Field(
         default_factory=Uniform
     )
-    structure: Annotated[TwoFactor, BeforeValidator(expand_name)] = Field(default_factory=TwoFactor)
+    structure: Annotated[AnyStructure, Discriminator("name"), BeforeValidator(expand_name)] = Field(
+        default_factory=TwoFactor
+    )
     refinement: Annotated[AnyRefinement, Discriminator("name"), BeforeValidator(expand_name)] = Field(
         default_factory=NoRefinement
     )
@@ -253,7 +255,7 @@ def _fields_beside(path: list[str], data: dict[str, Any]) -> list[str]:
     place = {
         "objective": AnyObjective.__args__,
         "allocation": AnyAllocation.__args__,
-        "structure": (TwoFactor,),
+        "structure": AnyStructure.__args__,
         "refinement": AnyRefinement.__args__,
     }
     choice = data.get(path[0])

@@ -18,7 +18,8 @@ import eckart
 from eckart.checkpoint import register
 from eckart.checkpoint.save import INDEX_NAME
 from eckart.errors import CheckpointError
-from eckart.layers import LowRankLinear
+from eckart.layers import FactoredLinear
+from eckart.structure import STRUCTURES
 
 
 def logits(model: PreTrainedModel, tokens: torch.Tensor) -> torch.Tensor:
@@ -30,11 +31,11 @@ def assert_same(ours: torch.Tensor, theirs: torch.Tensor, tolerance: float = 1e-
     assert (ours - theirs).abs().max() <= tolerance * theirs.abs().max()
 
 
-@pytest.fixture
-def saved(tmp_path: Path, tokens: torch.Tensor) -> tuple[Path, PreTrainedModel]:
+@pytest.fixture(params=STRUCTURES)
+def saved(request: pytest.FixtureRequest, tmp_path: Path, tokens: torch.Tensor) -> tuple[Path, PreTrainedModel]:
     """A compressed Llama on disk, and the model in memory that it was written from."""
     model = make_model("llama")
-    report = eckart.compress(model, "aa-svd-layer", 0.6, tokens)
+    report = eckart.compress(model, "aa-svd-layer", 0.6, tokens, overrides=[f"structure={request.param}"])
     eckart.save(model, report, tmp_path / "small")
     return tmp_path / "small", model
 
@@ -55,16 +56,18 @@ def edit_weights(folder: Path, change: object) -> None:
 
 @pytest.mark.parametrize("kind", CONFIGS)
 @pytest.mark.parametrize("recipe", ["svd", "aa-svd-layer"])
-def test_logits_survive_the_disk(kind: str, recipe: str, tmp_path: Path, tokens: torch.Tensor) -> None:
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_logits_survive_the_disk(kind: str, recipe: str, structure: str, tmp_path: Path, tokens: torch.Tensor) -> None:
     model = make_model(kind)
     dense = logits(model, tokens)
-    report = eckart.compress(model, recipe, 0.6, tokens)
+    report = eckart.compress(model, recipe, 0.6, tokens, overrides=[f"structure={structure}"])
     eckart.save(model, report, tmp_path / "small")
     loaded, info = AutoModelForCausalLM.from_pretrained(tmp_path / "small", output_loading_info=True)
     assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     assert_same(logits(loaded, tokens), logits(model, tokens))
     assert not torch.allclose(logits(loaded, tokens), dense, rtol=1e-2)
-    assert sum(isinstance(module, LowRankLinear) for module in loaded.modules()) == len(report.ranks)
+    layer_class = STRUCTURES[structure].layer
+    assert sum(isinstance(module, layer_class) for module in loaded.modules()) == len(report.ranks)
     assert type(loaded).__name__ == loaded.config.architectures[0]
 
 
@@ -126,10 +129,11 @@ def test_a_config_that_was_loaded_can_be_handed_back(saved: tuple[Path, PreTrain
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "gpt2"])
-def test_dequantize_gives_a_dense_model(kind: str, tmp_path: Path, tokens: torch.Tensor) -> None:
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_dequantize_gives_a_dense_model(kind: str, structure: str, tmp_path: Path, tokens: torch.Tensor) -> None:
     model = make_model(kind)
     classes = [type(module) for module in model.modules()]
-    report = eckart.compress(model, "svd-llm", 0.6, tokens)
+    report = eckart.compress(model, "svd-llm", 0.6, tokens, overrides=[f"structure={structure}"])
     eckart.save(model, report, tmp_path / "small")
     dense = AutoModelForCausalLM.from_pretrained(tmp_path / "small").dequantize()
     assert [type(module) for module in dense.modules()] == classes
@@ -142,7 +146,7 @@ def test_dequantize_gives_a_dense_model(kind: str, tmp_path: Path, tokens: torch
 def test_factors_train(saved: tuple[Path, PreTrainedModel], tokens: torch.Tensor) -> None:
     model = AutoModelForCausalLM.from_pretrained(saved[0])
     model(tokens, labels=tokens).loss.backward()
-    layer = next(module for module in model.modules() if isinstance(module, LowRankLinear))
+    layer = next(module for module in model.modules() if isinstance(module, FactoredLinear))
     assert layer.first.weight.grad.norm() > 0
 
 
@@ -174,12 +178,36 @@ def test_a_misshapen_factor_raises(saved: tuple[Path, PreTrainedModel], ignore: 
         AutoModelForCausalLM.from_pretrained(folder, ignore_mismatched_sizes=ignore)
 
 
+@pytest.mark.parametrize("damage", ["twice", "outside", "missing"])
+def test_a_damaged_index_raises(tmp_path: Path, damage: str, tokens: torch.Tensor) -> None:
+    model = make_model("llama")
+    report = eckart.compress(model, "svd-llm", 0.6, tokens, overrides=["structure=pivoted"])
+    eckart.save(model, report, tmp_path / "small")
+    name = "model.layers.1.mlp.up_proj.index"
+
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        if damage == "missing":
+            del tensors[name]
+        else:
+            tensors[name][3] = tensors[name][4] if damage == "twice" else 30_000
+
+    edit_weights(tmp_path / "small", change)
+    with pytest.raises(CheckpointError, match=r"index of model\.layers\.1\.mlp\.up_proj|lack model.*up_proj\.index"):
+        AutoModelForCausalLM.from_pretrained(tmp_path / "small")
+
+
+def test_a_structure_from_the_future_raises(saved: tuple[Path, PreTrainedModel]) -> None:
+    edit_config(saved[0], structure="braided")
+    with pytest.raises(CheckpointError, match="'braided'; this version of eckart knows two-factor, pivoted"):
+        AutoModelForCausalLM.from_pretrained(saved[0])
+
+
 @pytest.mark.parametrize("rank", [0, 33, "9", 1.5])
 def test_a_rank_that_cannot_be_raises(saved: tuple[Path, PreTrainedModel], rank: object) -> None:
     folder, model = saved
     ranks = dict(model.config.quantization_config.ranks)
     edit_config(folder, ranks={**ranks, "model.layers.0.self_attn.q_proj": rank})
-    with pytest.raises(CheckpointError, match="whole number from 1 to 32"):
+    with pytest.raises(CheckpointError, match=r"whole number from 1 to 3[12]"):
         AutoModelForCausalLM.from_pretrained(folder)
 
 

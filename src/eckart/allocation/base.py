@@ -11,7 +11,7 @@ from torch import Tensor
 from eckart.allocation.problem import Evidence, LinearEvidence, Problem, Ranks
 from eckart.allocation.settle import Worth, settle
 from eckart.choice import Choice
-from eckart.structure import TwoFactor
+from eckart.structure import Structure
 
 
 class Allocation(Choice):
@@ -34,7 +34,7 @@ class Allocation(Choice):
         """Whether calibration tokens are looked at, if the objective looks at any."""
         return self.evidence not in (Evidence.NONE, Evidence.SPECTRUM)
 
-    def ranks(self, linears: tuple[LinearEvidence, ...], keep: float, structure: TwoFactor) -> dict[str, int | None]:
+    def ranks(self, linears: tuple[LinearEvidence, ...], keep: float, structure: Structure) -> dict[str, int | None]:
         """Return a rank for each linear by path, or None where it stays dense.
 
         Their bytes are at most the budget, and no linear could take one step more within it.

@@ -11,7 +11,7 @@ from functools import cached_property
 from torch import Tensor
 
 from eckart.errors import EckartError
-from eckart.structure import TwoFactor, dense_bytes
+from eckart.structure import Structure, dense_bytes
 
 Ranks = Mapping[str, int | None]
 
@@ -82,7 +82,7 @@ class Problem:
 
     linears: tuple[LinearEvidence, ...]
     keep: float
-    structure: TwoFactor
+    structure: Structure
     multiple: int = 8
     floor: float = 0.0
     fused_groups: bool = False

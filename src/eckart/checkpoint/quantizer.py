@@ -17,7 +17,8 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from eckart.errors import CheckpointError
-from eckart.layers import LowRankLinear, is_linear, weight_matrix
+from eckart.layers import FactoredLinear, PivotedLinear, is_linear, weight_matrix
+from eckart.structure import STRUCTURES, Structure, TwoFactor
 
 METHOD = "eckart"
 FORMAT_VERSION = 1
@@ -29,6 +30,7 @@ class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
     Attributes:
         format_version: of this record.
         ranks: rank by module path, in the names of the model class that was saved.
+        structure: name of the layout of the factors, of :data:`eckart.structure.STRUCTURES`.
         recipe: what was done, as :class:`eckart.Recipe` writes it.
         calibration: source, size and hash of the calibration tokens, or None.
         provenance: the source model and the versions of the software.
@@ -43,6 +45,7 @@ class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
         calibration: dict[str, Any] | None = None,
         provenance: dict[str, Any] | None = None,
         weights: str | None = None,
+        structure: str = TwoFactor().name,
         **kwargs: Any,
     ) -> None:
         if format_version != FORMAT_VERSION:
@@ -53,6 +56,7 @@ class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
         self.quant_method = METHOD
         self.format_version = format_version
         self.ranks = ranks
+        self.structure = structure
         self.recipe = recipe
         self.calibration = calibration
         self.provenance = provenance
@@ -99,20 +103,22 @@ class EckartQuantizer(HfQuantizer):  # type: ignore[misc]
         return config
 
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
+        structure = _structure(self.quantization_config.structure)
         for path, rank in self.quantization_config.ranks.items():
             name, linear = _find_module(model, path)
             shape = weight_matrix(linear).shape
-            if not isinstance(rank, int) or not 1 <= rank <= min(shape):
+            highest = structure.highest_rank(*shape)
+            if not isinstance(rank, int) or not 1 <= rank <= highest:
                 raise CheckpointError(
-                    f"config.json gives {path} the rank {rank!r}; expected a whole number from 1 to {min(shape)}, "
+                    f"config.json gives {path} the rank {rank!r}; expected a whole number from 1 to {highest}, "
                     f"since its weight is {shape[0]} x {shape[1]}. The file was changed or damaged."
                 )
-            model.set_submodule(name, LowRankLinear.empty_like(linear, rank))
+            model.set_submodule(name, structure.layer.empty_like(linear, rank))
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
         missing = [
             f"{name}.{child}"
-            for name, layer in _low_rank_layers(model)
+            for name, layer in _factored_layers(model)
             for child, parameter in layer.named_parameters()
             # What is offloaded to disk is on the meta device; what no file holds never stays there.
             if not (parameter.is_meta or getattr(parameter, "_is_hf_initialized", False))
@@ -123,18 +129,34 @@ class EckartQuantizer(HfQuantizer):  # type: ignore[misc]
                 f"The weight files lack {shown}, or hold them in another shape. The model is incomplete: "
                 "copy or download its folder again."
             )
+        for name, layer in _factored_layers(model):
+            if isinstance(layer, PivotedLinear) and not (layer.index.is_meta or layer.has_valid_index()):
+                raise CheckpointError(
+                    f"The weight files hold an index of {name} that does not name each of its {layer.out_features} "
+                    "outputs once. They are damaged: copy or download the folder again."
+                )
         # If it is saved by transformers from here, the files get the standard names.
         self.quantization_config.weights = None
         return model
 
     def _dequantize(self, model: PreTrainedModel, dtype: torch.dtype | None = None) -> PreTrainedModel:
-        for name, layer in list(_low_rank_layers(model)):
+        for name, layer in list(_factored_layers(model)):
             model.set_submodule(name, layer.to_dense())
         return model
 
 
-def _low_rank_layers(model: nn.Module) -> list[tuple[str, LowRankLinear]]:
-    return [(name, module) for name, module in model.named_modules() if isinstance(module, LowRankLinear)]
+def _structure(name: object) -> Structure:
+    if name not in STRUCTURES:
+        known = ", ".join(STRUCTURES)
+        raise CheckpointError(
+            f"config.json names the structure {name!r}; this version of eckart knows {known}. "
+            "Install the version of eckart that is named there, or a newer one."
+        )
+    return STRUCTURES[str(name)]
+
+
+def _factored_layers(model: nn.Module) -> list[tuple[str, FactoredLinear]]:
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, FactoredLinear)]
 
 
 def _find_module(model: PreTrainedModel, path: str) -> tuple[str, nn.Module]:

@@ -130,6 +130,7 @@ def description(
     """
     return EckartConfig(
         ranks=report.ranks,
+        structure=report.recipe.structure.name,
         recipe=report.recipe.model_dump(mode="json"),
         calibration=report.calibration.model_dump() if report.calibration else None,
         provenance={

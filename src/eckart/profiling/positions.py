@@ -17,13 +17,13 @@ from eckart.metric import label_loss
 from eckart.profiling.measure import Progress
 from eckart.profiling.original import OriginalModel
 from eckart.soft_truncation import soft_truncate
-from eckart.structure import TwoFactor
+from eckart.structure import Structure, dense_bytes
 
 HALF = 0.5  # components are counted from 0, so that a position passes half a component more than its number
 
 
 def train_positions(
-    original: OriginalModel, allocation: Learned, keep: float, structure: TwoFactor, progress: Progress
+    original: OriginalModel, allocation: Learned, keep: float, structure: Structure, progress: Progress
 ) -> dict[str, float]:
     """Return the trained position of each linear, as a share of min(m, n), by path.
 
@@ -66,14 +66,15 @@ def train_positions(
 class _Training:
     """The positions, and the gradient of the loss with respect to them."""
 
-    def __init__(self, original: OriginalModel, allocation: Learned, keep: float, structure: TwoFactor) -> None:
+    def __init__(self, original: OriginalModel, allocation: Learned, keep: float, structure: Structure) -> None:
         self.original, self.allocation, self.keep, self.structure = original, allocation, keep, structure
         self.targets = [target for block in original.blocks for target in block.targets]
         self.length = original.tokens.shape[1]
         # All start at the uniform share of the budget.
         self.positions = {
             target.path: torch.tensor(
-                self.size(target) * keep * max(target.shape) / sum(target.shape) - HALF, requires_grad=True
+                self.size(target) * (structure.rank_of_share(*target.shape, keep) or 0) / min(target.shape) - HALF,
+                requires_grad=True,
             )
             for target in self.targets
         }
@@ -131,10 +132,17 @@ class _Training:
         for target in self.targets:
             position, size = self.positions[target.path], self.size(target)
             rank = (position + HALF) / size * min(target.shape)
-            total = total + torch.clamp(rank * self.structure.numbers(*target.shape, 1), max=target.size)
-            dense += target.size
+            total = total + self._bytes(target, rank)
+            dense += dense_bytes(*target.shape)
             outside = outside + (-position).relu() + (position - size).relu()
         return self.allocation.penalty * (total / dense - self.keep).abs() + outside
+
+    def _bytes(self, target: Target, rank: Tensor) -> Tensor:
+        """Return the bytes of a linear, a straight line between two whole ranks, so that they have a slope."""
+        highest = self.structure.highest_rank(*target.shape)
+        below = min(max(math.floor(float(rank.detach())), 0), highest - 1)
+        low, high = (self.structure.bytes(*target.shape, r) if r else 0 for r in (below, below + 1))
+        return torch.clamp(low + (high - low) * (rank - below), max=dense_bytes(*target.shape))
 
     @contextmanager
     def _truncating(self, block: Block) -> Iterator[None]:

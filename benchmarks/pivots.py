@@ -1,0 +1,122 @@
+"""Compares pivoted layers with two factors of the same rank on real weights and inputs: rounding, and conditioning.
+
+    python benchmarks/pivots.py MODEL --calibration train.txt
+
+Each linear is truncated by the input-aware objective. Its outputs on the calibration tokens in float64, by the product
+of the factors, are what both layouts are compared with, in three dtypes. Prints a Markdown table.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import defaultdict
+from statistics import median
+from typing import Annotated
+
+import torch
+import typer
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+import eckart
+from eckart.allocation import Evidence
+from eckart.calibration import calibrate
+from eckart.layers import FactoredLinear, LowRankLinear, PivotedLinear, weight_matrix
+from eckart.lowrank import Solution, truncate
+from eckart.objectives import InputAware
+from eckart.pivoting import choose_pivots
+from eckart.placement import ResidentWeights
+from eckart.plan import make_plan
+from eckart.profiling.measure import Profile, Request, measure
+from eckart.profiling.original import OriginalModel
+from eckart.recipe import load_recipe
+from eckart.spool import Workspace
+from eckart.structure import Pivoted
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16)
+LAYERS: tuple[type[FactoredLinear], ...] = (LowRankLinear, PivotedLinear)
+
+
+def main(
+    model: Annotated[str, typer.Argument(help="Local folder or hub id.")],
+    calibration: Annotated[str, typer.Option(help="Text to calibrate and to compare on.")],
+    keep: Annotated[list[float], typer.Option(help="Share of bytes that sets the ranks; may be repeated.")],
+    samples: int = 4,
+    length: int = 512,
+    seed: int = 0,
+) -> None:
+    """Compare all linears of a model."""
+    warnings.simplefilter("ignore")
+    dense = eckart.load_model(model).float()
+    tokens = calibrate(
+        calibration, samples=samples, length=length, seed=seed, tokenizer=eckart.load_tokenizer(model), model=dense
+    )
+    plan = make_plan(dense, load_recipe("svd-llm"), 0.5)
+    original = OriginalModel(dense, plan.blocks, ResidentWeights(), torch.device("cpu"), Workspace(), tokens)
+    request = Request(InputAware(), Evidence.SPECTRUM, keep_bases=True)
+    profile = measure(original, request, lambda done, total: None)
+    errors: dict[tuple[float, torch.dtype, type], list[float]] = defaultdict(list)
+    sizes: dict[float, list[tuple[float, float]]] = defaultdict(list)
+    for path, inputs in inputs_of(dense, [linear.path for linear in profile.linears], tokens.tokens):
+        for share in keep:
+            compare(dense, profile, path, share, inputs, errors, sizes)
+    print("| keep | dtype | two factors, median | worst | pivoted, median | worst | pivoted is nearer |")
+    print("|---|---|---|---|---|---|---|")
+    for share in keep:
+        for dtype in DTYPES:
+            both = [errors[share, dtype, layer] for layer in LAYERS]
+            nearer = sum(b < a for a, b in zip(*both, strict=True)) / len(both[0])
+            cells = " | ".join(f"{median(found):.1e} | {max(found):.1e}" for found in both)
+            print(f"| {share:g} | {str(dtype).removeprefix('torch.')} | {cells} | {nearer:.0%} |")
+    print("\n| keep | largest coefficient | condition number of the pivots, median | worst |")
+    print("|---|---|---|---|")
+    for share in keep:
+        coefficients, conditions = zip(*sizes[share], strict=True)
+        print(f"| {share:g} | {max(coefficients):.2f} | {median(conditions):.1f} | {max(conditions):.1f} |")
+
+
+def compare(
+    dense: PreTrainedModel,
+    profile: Profile,
+    path: str,
+    share: float,
+    inputs: Tensor,
+    errors: dict[tuple[float, torch.dtype, type], list[float]],
+    sizes: dict[float, list[tuple[float, float]]],
+) -> None:
+    """Add the errors of one linear (relative, of its outputs), and the size of its coefficients."""
+    linear = dense.get_submodule(path)
+    weight = weight_matrix(linear).detach().double()
+    rank = Pivoted().rank_of_share(*weight.shape, share)
+    assert rank is not None
+    basis, dual = (tensor.double() for tensor in profile.solutions[path])
+    second, first = truncate(Solution(basis, dual, Tensor(), weight), rank)
+    exact = inputs.double() @ first.T @ second.T
+    for dtype in DTYPES:
+        stand_in = nn.Linear(weight.shape[1], weight.shape[0], bias=False, dtype=dtype)
+        for layer_class in LAYERS:
+            layer = layer_class.from_factors(stand_in, second, first)
+            with torch.no_grad():
+                outputs = layer(inputs.to(dtype)).double()
+            errors[share, dtype, layer_class].append(float((outputs - exact).norm() / exact.norm()))
+    pivots, coefficients = choose_pivots(second)
+    # Of the pivots' rows in an orthonormal basis: how much larger errors of the pivots can get in the other rows.
+    rows = torch.linalg.qr(second)[0][pivots]
+    sizes[share].append((float(coefficients.abs().max()), float(torch.linalg.cond(rows))))
+
+
+def inputs_of(model: PreTrainedModel, paths: list[str], tokens: Tensor) -> list[tuple[str, Tensor]]:
+    """Return what each linear is handed, (tokens, n), rounded to bfloat16 so that all dtypes are given the same."""
+    seen: dict[str, Tensor] = {}
+    for path in paths:
+        module = model.get_submodule(path)
+        module.register_forward_pre_hook(
+            lambda _, args, path=path: seen.__setitem__(path, args[0].flatten(0, -2).bfloat16().float())
+        )
+    with torch.no_grad():
+        model(input_ids=tokens[:1], use_cache=False)
+    return list(seen.items())
+
+
+if __name__ == "__main__":
+    typer.run(main)

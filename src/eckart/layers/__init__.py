@@ -1,0 +1,10 @@
+"""The modules that run in a compressed model, and the linear layers that they replace."""
+
+from __future__ import annotations
+
+from eckart.layers.factored import FactoredLinear as FactoredLinear
+from eckart.layers.linear import bias_vector as bias_vector
+from eckart.layers.linear import is_linear as is_linear
+from eckart.layers.linear import weight_matrix as weight_matrix
+from eckart.layers.pivoted import PivotedLinear as PivotedLinear
+from eckart.layers.two_factor import LowRankLinear as LowRankLinear

@@ -1,0 +1,11 @@
+"""How a low-rank weight is laid out: one file a structure, one line each in the table below."""
+
+from __future__ import annotations
+
+from eckart.structure.base import Structure as Structure
+from eckart.structure.base import dense_bytes as dense_bytes
+from eckart.structure.pivoted import Pivoted as Pivoted
+from eckart.structure.two_factor import TwoFactor as TwoFactor
+
+AnyStructure = TwoFactor | Pivoted
+STRUCTURES: dict[str, Structure] = {choice.name: choice for choice in (TwoFactor(), Pivoted())}

@@ -1,0 +1,33 @@
+"""Pivots: the same matrix in fewer numbers (PIFA, arXiv 2501.19090)."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from eckart.layers import FactoredLinear, PivotedLinear
+from eckart.layers.pivoted import index_dtype
+from eckart.structure.base import BYTES_PER_NUMBER, Structure
+
+
+class Pivoted(Structure):
+    """r rows of the weight, (r, n), and the others as combinations of them, (m - r, r): r (m + n - r) numbers.
+
+    That is less than the dense weight's m n for every r below both m and n: no rank is too large to save something,
+    but for the index of the rows, which is counted too.
+    """
+
+    name: Literal["pivoted"] = "pivoted"
+    layer: ClassVar[type[FactoredLinear]] = PivotedLinear
+
+    def numbers(self, out_features: int, in_features: int, rank: int | None) -> int:
+        """Return ``r (m + n - r)``."""
+        return out_features * in_features if rank is None else rank * (out_features + in_features - rank)
+
+    def bytes(self, out_features: int, in_features: int, rank: int | None) -> int:
+        """Return two bytes a number, and those of the index."""
+        stored = BYTES_PER_NUMBER * self.numbers(out_features, in_features, rank)
+        return stored if rank is None else stored + out_features * index_dtype(out_features).itemsize
+
+    def highest_rank(self, out_features: int, in_features: int) -> int:
+        """Return the largest rank that leaves a row to combine."""
+        return min(out_features - 1, in_features)

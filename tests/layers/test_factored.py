@@ -1,0 +1,91 @@
+"""What holds for every layer that stands for a linear one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from eckart.layers import FactoredLinear, LowRankLinear, PivotedLinear, weight_matrix
+
+LAYERS = [LowRankLinear, PivotedLinear]
+OUT, IN, RANK = 9, 7, 5
+
+
+def linear(kind: str) -> nn.Module:
+    """A linear layer whose weight is of rank RANK."""
+    torch.manual_seed(0)
+    module: nn.Module = Conv1D(OUT, IN) if kind == "conv1d" else nn.Linear(IN, OUT, bias=kind == "bias")
+    if kind != "no-bias":
+        nn.init.normal_(module.bias)
+    with torch.no_grad():
+        weight_matrix(module).copy_(torch.randn(OUT, RANK) @ torch.randn(RANK, IN))
+    return module
+
+
+def factors(module: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+    u, s, vt = torch.linalg.svd(weight_matrix(module).detach().double(), full_matrices=False)
+    return (u * s)[:, :RANK], vt[:RANK]
+
+
+@pytest.mark.parametrize("layer_class", LAYERS)
+@pytest.mark.parametrize("kind", ["bias", "no-bias", "conv1d"])
+def test_a_layer_of_that_rank_is_the_same_and_goes_back_to_it(layer_class: type[FactoredLinear], kind: str) -> None:
+    module = linear(kind)
+    layer = layer_class.from_factors(module, *factors(module))
+    x = torch.randn(2, 3, IN)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), module(x), rtol=1e-4, atol=1e-4)
+        dense = layer.to_dense()
+        assert type(dense) is type(module)
+        torch.testing.assert_close(dense(x), module(x), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(layer.weight, weight_matrix(module), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(layer.product(), weight_matrix(module).double(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("layer_class", LAYERS)
+def test_a_layer_of_a_lower_rank_is_the_product_of_the_factors(layer_class: type[FactoredLinear]) -> None:
+    module = linear("bias").double()
+    second, first = (factor.double() for factor in factors(module))
+    layer = layer_class.from_factors(module, second[:, :3], first[:3])
+    torch.testing.assert_close(layer.product(), second[:, :3] @ first[:3])
+    x = torch.randn(4, IN, dtype=torch.float64)
+    torch.testing.assert_close(layer(x), x @ (second[:, :3] @ first[:3]).T + module.bias)
+    torch.testing.assert_close(layer.to_dense().bias, module.bias)
+
+
+@pytest.mark.parametrize("layer_class", LAYERS)
+def test_children_are_two_plain_linears(layer_class: type[FactoredLinear]) -> None:
+    layer = layer_class.empty_like(linear("bias"), 3)
+    assert [(name, type(child)) for name, child in layer.named_children()] == [
+        ("first", nn.Linear),
+        ("second", nn.Linear),
+    ]
+    assert "rank=3" in repr(layer)
+
+
+@pytest.mark.parametrize("layer_class", LAYERS)
+def test_device_and_dtype_are_those_of_the_replaced_layer(layer_class: type[FactoredLinear]) -> None:
+    layer = layer_class.empty_like(nn.Linear(5, 7, device="meta", dtype=torch.bfloat16), 2)
+    assert all(p.is_meta and p.dtype is torch.bfloat16 for p in layer.parameters())
+    assert all(buffer.is_meta for buffer in layer.buffers())
+
+
+@pytest.mark.parametrize("layer_class", LAYERS)
+def test_numbers_are_those_that_will_be_stored(layer_class: type[FactoredLinear]) -> None:
+    module = linear("bias").bfloat16().float()
+    layer = layer_class.from_factors(module, *factors(module), stored=torch.bfloat16)
+    for parameter in layer.parameters():
+        assert parameter.dtype is torch.float32
+        assert torch.equal(parameter, parameter.bfloat16().float())
+
+
+@pytest.mark.parametrize("layer_class", LAYERS)
+def test_both_children_are_trained(layer_class: type[FactoredLinear]) -> None:
+    module = linear("bias").double()
+    layer = layer_class.from_factors(module, *factors(module))
+    x = torch.randn(4, IN, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(layer, (x,))
+    layer(x).square().sum().backward()
+    assert all(parameter.grad.norm() > 0 for parameter in layer.parameters())

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from eckart.layers import LowRankLinear, PivotedLinear, weight_matrix
+from eckart.layers.pivoted import index_dtype
+
+
+def make(rank: int = 3, **options: object) -> tuple[nn.Linear, PivotedLinear, LowRankLinear]:
+    torch.manual_seed(1)
+    module = nn.Linear(20, 30)
+    second, first = torch.randn(30, rank, dtype=torch.float64), torch.randn(rank, 20, dtype=torch.float64)
+    made = [kind.from_factors(module, second, first, **options) for kind in (PivotedLinear, LowRankLinear)]
+    return module, *made
+
+
+def test_some_outputs_are_those_of_the_first_factor() -> None:
+    module, layer, _ = make()
+    assert {name: tuple(t.shape) for name, t in layer.state_dict().items()} == {
+        "first.weight": (3, 20),
+        "first.bias": (3,),
+        "second.weight": (27, 3),
+        "second.bias": (27,),
+        "index": (30,),
+    }
+    pivots = (layer.index < 3).nonzero()[:, 0]
+    torch.testing.assert_close(layer.product()[pivots].float(), layer.first.weight)
+    torch.testing.assert_close(layer.first.bias, module.bias[pivots])
+    assert layer.second.weight.abs().max() < 1.2
+
+
+@pytest.mark.parametrize("rank", [1, 10, 19])
+def test_in_bfloat16_it_is_as_near_as_two_factors(rank: int) -> None:
+    _, pivoted, two_factor = make(rank, stored=torch.bfloat16)
+    _, exact, _ = make(rank)
+    x = torch.randn(500, 20)
+    with torch.no_grad():
+        errors = [
+            float((layer.bfloat16()(x.bfloat16()).double() - exact.double()(x.double())).norm())
+            for layer in (pivoted, two_factor)
+        ]
+    assert errors[0] < 1.1 * errors[1]
+
+
+def test_a_zero_weight_and_equal_rows_are_laid_out_too() -> None:
+    module = nn.Linear(4, 6)
+    zero = PivotedLinear.from_factors(module, torch.zeros(6, 2), torch.zeros(2, 4))
+    assert torch.equal(zero(torch.ones(1, 4)), module.bias[None])
+    equal = PivotedLinear.from_factors(module, torch.ones(6, 1), torch.ones(1, 4))
+    torch.testing.assert_close(equal.product(), torch.ones(6, 4, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("rank", [7, 8])
+def test_a_rank_that_leaves_no_row_to_combine_is_refused(rank: int) -> None:
+    with pytest.raises(ValueError, match="has a rank below that"):
+        PivotedLinear(9, 7, rank)
+
+
+def test_the_index_is_small_and_keeps_its_dtype() -> None:
+    assert index_dtype(32768) is torch.int16
+    assert index_dtype(32769) is torch.int32
+    largest = PivotedLinear(1, 32768, 1)
+    assert largest.has_valid_index()
+    assert int(largest.index[-1]) == 32767
+    _, layer, _ = make()
+    assert layer.half().index.dtype is torch.int16
+    layer.index[0] = layer.index[1]
+    assert not layer.has_valid_index()
+
+
+def test_it_compiles_and_exports() -> None:
+    _, layer, _ = make()
+    x = torch.randn(2, 3, 20)
+    exported = torch.export.export(layer, (x,)).module()
+    torch.testing.assert_close(exported(x), layer(x))
+    assert weight_matrix(layer).shape == (30, 20)

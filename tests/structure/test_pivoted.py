@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import math
+
+from eckart.structure import Pivoted, TwoFactor
+
+
+def test_ranks_of_a_7b_model_are_the_published_ones() -> None:
+    """``r (m + n - r) = share m n`` solved for r; the index takes less than one of 4096 inputs."""
+    for shape, share, expected in (
+        ((4096, 4096), 0.8, 2264),
+        ((4096, 4096), 0.4, 923),
+        ((11008, 4096), 0.8, 2974),
+        ((11008, 4096), 0.6, 2077),
+    ):
+        m, n = shape
+        root = ((m + n) - math.sqrt((m + n) ** 2 - 4 * share * m * n)) / 2
+        found = Pivoted().rank_of_share(m, n, share)
+        assert root - 2 < found <= root
+        assert abs(found - expected) <= 2
+        assert found > TwoFactor().rank_of_share(m, n, share)
+
+
+def test_almost_every_rank_saves_something() -> None:
+    assert Pivoted().largest_rank(64, 64, 2 * 64 * 64 - 1) == 55
+    assert TwoFactor().largest_rank(64, 64, 2 * 64 * 64 - 1) == 31
