@@ -31,6 +31,7 @@ from eckart.allocation import Evidence, Learned, LinearEvidence, Search, ZeroSum
 from eckart.calibration import Calibration, calibrate, tokenize
 from eckart.device import compute_dtype
 from eckart.layers import LowRankLinear, weight_matrix
+from eckart.layout import dense_bytes
 from eckart.lowrank import Solution, truncate
 from eckart.metric import Fisher
 from eckart.objectives import Streams
@@ -41,7 +42,6 @@ from eckart.profiling.original import OriginalModel
 from eckart.profiling.positions import train_positions
 from eckart.recipe import Recipe, load_recipe
 from eckart.spool import Workspace
-from eckart.structure import dense_bytes
 from eckart.text import read_text
 from eckart.walk import compress_blocks
 
@@ -94,8 +94,8 @@ def main(
             start = perf_counter()
             candidate = _compressed(dense, recipes[name], share, ranks, profile, tokens)
             compressed = perf_counter() - start
-            structure = recipes[name].structure
-            kept = sum(structure.bytes(*linear.shape, ranks[linear.path]) for linear in profile.linears)
+            layout = recipes[name].layout
+            kept = sum(layout.bytes(*linear.shape, ranks[linear.path]) for linear in profile.linears)
             whole = sum(dense_bytes(*linear.shape) for linear in profile.linears)
             left_dense = sum(rank is None for rank in ranks.values())
             measured = perplexities(candidate)
@@ -154,7 +154,7 @@ def _allocations(
         recipe = recipes[name]
         start = perf_counter()
         linears, earlier = trials.get(name) or (_own_evidence(original, profile, recipe, share), 0.0)
-        ranks = recipe.allocation.ranks(linears, share, recipe.structure)
+        ranks = recipe.allocation.ranks(linears, share, recipe.layout)
         seconds = perf_counter() - start + earlier
         if isinstance(recipe.allocation, Search):
             trials.setdefault(name, (linears, seconds))
@@ -194,7 +194,7 @@ def _own_evidence(original: OriginalModel, profile: Profile, recipe: Recipe, kee
         return search_trials(original, recipe, profile, lambda done, total: None)
     if isinstance(allocation, Learned):
         sample = original.cropped(allocation.training_samples, allocation.training_length)
-        positions = train_positions(sample, allocation, keep, recipe.structure, lambda done, total: None)
+        positions = train_positions(sample, allocation, keep, recipe.layout, lambda done, total: None)
         return tuple(replace(linear, position=positions[linear.path]) for linear in profile.linears)
     return profile.linears
 

@@ -22,6 +22,7 @@ import eckart
 from eckart.allocation import Evidence
 from eckart.calibration import calibrate
 from eckart.layers import FactoredLinear, LowRankLinear, PivotedLinear, weight_matrix
+from eckart.layout import Layout
 from eckart.lowrank import Solution, truncate
 from eckart.objectives import InputAware
 from eckart.pivoting import choose_pivots
@@ -87,7 +88,8 @@ def compare(
     """Add the errors of one linear (relative, of its outputs), and the size of its coefficients."""
     linear = dense.get_submodule(path)
     weight = weight_matrix(linear).detach().double()
-    rank = Pivoted().rank_of_share(*weight.shape, share)
+    out_features, in_features = weight.shape
+    rank = Layout(Pivoted()).rank_of_share(out_features, in_features, share)
     assert rank is not None
     basis, dual = (tensor.double() for tensor in profile.solutions[path])
     second, first = truncate(Solution(basis, dual, Tensor(), weight), rank)

@@ -50,12 +50,14 @@ def test_bytes_on_disk_are_at_most_the_budget_and_hardly_less(
         for shard in out.glob("*.safetensors"):
             with safe_open(shard, "pt") as file:
                 for name in file.keys():  # noqa: SIM118
-                    if "_proj." in name and name.endswith("weight"):
+                    if "_proj." in name:
                         tensor = file.get_tensor(name)
                         written += tensor.numel() * tensor.element_size()
         dense = sum(layer.dense_bytes for layer in report.layers)
         assert written == sum(layer.bytes for layer in report.layers)
-        assert keep - 0.005 < written / dense <= keep
+        assert written / dense <= keep
+        # What is not factored at all may take less than was allowed.
+        assert written / dense > keep - 0.005 or not report.ranks
 
 
 @pytest.mark.parametrize("allocation", ALLOCATIONS)
@@ -88,7 +90,7 @@ def test_every_architecture_is_measured(recipe: str, kind: str, tokens: torch.Te
 def test_all_is_kept_where_all_may_be(recipe: str, llama: PreTrainedModel, tokens: torch.Tensor) -> None:
     with torch.no_grad():
         before = llama(tokens).logits
-    report = eckart.compress(llama, recipe, 1.0, tokens, overrides=quick(recipe))
+    report = eckart.compress(llama, recipe, 1.0, tokens, overrides=[*quick(recipe), "precision=16-bit"])
     with torch.no_grad():
         assert torch.equal(llama(tokens).logits, before)
     assert report.ranks == {}

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from eckart.lowrank import Whitening, minimum_loss, solve, truncate, whiten
+from eckart.lowrank import Whitening, minimum_loss, refit, solve, truncate, whiten
 
 sizes = st.integers(2, 9)
 
@@ -127,3 +127,28 @@ def test_factors_share_the_norm_of_each_component_evenly() -> None:
     weight, inputs, targets = problem(6, 5, 30, seed=7)
     second, first = truncate(solve(whiten(inputs @ inputs.T), targets @ inputs.T, weight), 4)
     torch.testing.assert_close(second.norm(dim=0), first.norm(dim=1))
+
+
+@settings(max_examples=60, deadline=None)
+@given(m=sizes, n=sizes, tokens=st.integers(1, 20), rank=st.integers(1, 5), seed=st.integers(0, 1000))
+def test_refit_is_the_least_squares_of_the_outputs(m: int, n: int, tokens: int, rank: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    weight, inputs, _ = problem(m, n, tokens, seed)
+    first = torch.randn(rank, n, generator=generator, dtype=torch.float64)
+    second = torch.randn(m, rank, generator=generator, dtype=torch.float64)
+    found = refit(second, first, weight, inputs @ inputs.T)
+    assert torch.isfinite(found).all()
+    hidden, outputs = first @ inputs, weight @ inputs
+    expected = torch.linalg.lstsq(hidden.T, outputs.T, driver="gelsd").solution.T
+    least = (outputs - expected @ hidden).norm()
+    assert (outputs - found @ hidden).norm() <= least + 1e-3 * outputs.norm()
+    assert (outputs - found @ hidden).norm() <= (outputs - second @ hidden).norm() * (1 + 1e-6)
+
+
+def test_refit_leaves_what_no_input_reaches() -> None:
+    first = torch.eye(3, 5, dtype=torch.float64)
+    second = torch.ones(4, 3, dtype=torch.float64)
+    moment = torch.diag(torch.tensor([1.0, 1, 0, 1, 1], dtype=torch.float64))
+    found = refit(second, first, torch.zeros(4, 5, dtype=torch.float64), moment)
+    torch.testing.assert_close(found[:, :2], torch.zeros(4, 2, dtype=torch.float64))
+    torch.testing.assert_close(found[:, 2], torch.ones(4, dtype=torch.float64))

@@ -75,7 +75,7 @@ def allocate(
     original = OriginalModel(model, plan.blocks, weights, device, workspace, calibration)
     if isinstance(recipe.allocation, ZeroSum) and recipe.allocation.stages > 1:
         profile, corrected = stage(original, recipe, plan.keep, progress)
-        ranks = recipe.allocation.ranks(profile.linears, plan.keep, recipe.structure)
+        ranks = recipe.allocation.ranks(profile.linears, plan.keep, recipe.layout)
         # What stays dense goes back to its original weight.
         others = {path: tensor for path, tensor in corrected.items() if ranks[path] is not None}
         return Allocated(
@@ -91,9 +91,9 @@ def allocate(
             linears = search_trials(original, recipe, profile, progress)
     if isinstance(recipe.allocation, Learned):
         model_to_train = original.cropped(recipe.allocation.training_samples, recipe.allocation.training_length)
-        positions = train_positions(model_to_train, recipe.allocation, plan.keep, recipe.structure, progress)
+        positions = train_positions(model_to_train, recipe.allocation, plan.keep, recipe.layout, progress)
         linears = tuple(replace(linear, position=positions[linear.path]) for linear in linears)
-    ranks = recipe.allocation.ranks(linears, plan.keep, recipe.structure)
+    ranks = recipe.allocation.ranks(linears, plan.keep, recipe.layout)
     return Allocated(replace(plan, ranks=ranks), weights, metrics, linears)
 
 
@@ -113,10 +113,10 @@ def search_trials(
         profile: with the bases of the linears.
         progress: is called with (blocks done, blocks to do).
     """
-    search, structure = recipe.allocation, recipe.structure
+    search, layout = recipe.allocation, recipe.layout
     assert isinstance(search, Search)
     ranks = {
-        linear.path: sorted({structure.rank_of_share(*linear.shape, share) or 0 for share in search.shares} - {0})
+        linear.path: sorted({layout.rank_of_share(*linear.shape, share) or 0 for share in search.shares} - {0})
         for linear in profile.linears
     }
     sample = original.cropped(search.trial_samples, search.trial_length)

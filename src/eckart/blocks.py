@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from eckart.calls import BlockCall, capture_calls
 from eckart.errors import UnsupportedModelError
-from eckart.layers import FactoredLinear, is_linear, weight_matrix
+from eckart.layers import FactoredLinear, QuantizedLinear, is_linear, weight_matrix
 from eckart.placement import ResidentWeights, Weights
 
 PROBE_TOKENS = 16
@@ -119,7 +119,7 @@ def find_blocks(model: PreTrainedModel, weights: Weights | None = None) -> list[
     owners: dict[int, str] = {}
     for index, (module, call) in enumerate(zip(modules, calls, strict=True)):
         block_path = f"{path}.{index}"
-        if any(isinstance(child, FactoredLinear) for child in module.modules()):
+        if any(isinstance(child, FactoredLinear | QuantizedLinear) for child in module.modules()):
             raise UnsupportedModelError(
                 f"{block_path} is already compressed. Start from the original model, or multiply the factors back "
                 "with `eckart merge`."

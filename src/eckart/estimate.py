@@ -208,11 +208,11 @@ class _Probe:
 
     def _factored(self, block: nn.Module) -> nn.Module:
         """Return a copy of a block with factors of the planned ranks, their numbers without meaning."""
-        sample = copy.deepcopy(block)
+        sample, layout = copy.deepcopy(block), self.recipe.layout
         for target in self.plan.blocks[0].targets:
             rank = self.plan.ranks[target.path]
-            if rank is not None:
-                layer = self.recipe.structure.layer.empty_like(sample.get_submodule(target.name), rank)
+            if layout.changes(rank):
+                layer = layout.empty_like(sample.get_submodule(target.name), rank)
                 with torch.no_grad():
                     for parameter in layer.parameters():
                         parameter.fill_(0.01)

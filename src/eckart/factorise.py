@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from eckart.blocks import Group, Target
 from eckart.errors import NonFiniteError
-from eckart.layers import weight_matrix
-from eckart.lowrank import Whitening, truncate
+from eckart.layers import FactoredLinear, Fit, QuantizedLinear, weight_matrix
+from eckart.lowrank import Solution, Whitening, truncate
 from eckart.moments import Moments, relative_error
 from eckart.placement import Placement
 from eckart.plan import Plan
@@ -59,7 +59,7 @@ class Factoriser:
             paths = ", ".join(target.path for target in group.targets)
             raise NonFiniteError(f"The input of {paths} is NaN or infinite on the calibration tokens.")
         whitening = None
-        if any(self.plan.ranks[target.path] is not None for target in group.targets):
+        if any(self.recipe.layout.changes(self.plan.ranks[target.path]) for target in group.targets):
             whitening = self.recipe.objective.whitening(moments, group.targets[0].in_features, self.device)
         return [
             self._replace_linear(
@@ -84,13 +84,11 @@ class Factoriser:
             raise NonFiniteError(f"The weight of {target.path} is NaN or infinite. The model is not usable as it is.")
         original = placement.originals.get(target.name, weight).to(weight)
         product = weight
-        if rank is not None:
+        if self.recipe.layout.changes(rank):
             assert whitening is not None
-            metric = self._metric_root(target.path, weight.device)
-            second, first = self.factors(weight, moments, whitening, rank, metric, projectors)
             stored = placement.dtype(f"{target.name}.weight")
-            # The next layers must see the numbers that will be stored, not those before rounding.
-            layer = self.recipe.structure.layer.from_factors(linear, second, first, stored)
+            layer = self._layer(linear, target.path, weight, moments, whitening, rank, projectors, stored)
+            # The next layers see the numbers that will be stored, not those before rounding.
             placement.replace(target.name, layer)
             product = layer.product().to(weight.device)
         return LayerRecord(
@@ -98,12 +96,32 @@ class Factoriser:
             out_features=target.out_features,
             in_features=target.in_features,
             rank=rank,
-            bytes=self.recipe.structure.bytes(target.out_features, target.in_features, rank),
+            bytes=self.recipe.layout.bytes(target.out_features, target.in_features, rank),
             # What is lost counts from the model as it was, also where other weights are factored.
             error=relative_error(original, product, moments, output_energy),
         )
 
-    def factors(
+    def _layer(
+        self,
+        linear: nn.Module,
+        path: str,
+        weight: Tensor,
+        moments: Moments | None,
+        whitening: Whitening,
+        rank: int | None,
+        projectors: Tensor | None,
+        stored: torch.dtype,
+    ) -> FactoredLinear | QuantizedLinear:
+        """Return the layer that takes the place of a linear."""
+        layout, second_moment = self.recipe.layout, whitening.root @ whitening.root.T
+        if rank is None:
+            return layout.whole(linear, weight, stored, Fit(weight, second_moment))
+        metric = self._metric_root(path, weight.device)
+        solution = self.solve(weight, moments, whitening, rank, metric, projectors)
+        fit = Fit(solution.least_squares, second_moment)
+        return layout.factored(linear, *truncate(solution, rank), stored, fit)
+
+    def solve(
         self,
         weight: Tensor,
         moments: Moments | None,
@@ -111,12 +129,9 @@ class Factoriser:
         rank: int,
         metric: Whitening | None = None,
         projectors: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Return ``second`` (m, rank) and ``first`` (rank, n), float64, for a weight (m, n) float64."""
-        solution = self.recipe.objective.solution(
-            weight, moments, whitening, rank, metric=metric, projectors=projectors
-        )
-        return truncate(solution, rank)
+    ) -> Solution:
+        """Return the low-rank approximations of a weight, (m, n) float64."""
+        return self.recipe.objective.solution(weight, moments, whitening, rank, metric=metric, projectors=projectors)
 
     def _metric_root(self, path: str, device: torch.device) -> Whitening | None:
         chosen = self.recipe.objective.output_metric

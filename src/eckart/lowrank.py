@@ -139,6 +139,22 @@ def truncate(solution: Solution, rank: int) -> tuple[Tensor, Tensor]:
     return second * split, first / split[:, None]
 
 
+def refit(second: Tensor, first: Tensor, target: Tensor, second_moment: Tensor) -> Tensor:
+    """Return the ``second`` that minimises ``|| (T - second first) R ||^2`` with ``S = R R^T``, (k, r) float64.
+
+    In directions of ``first`` that no input reaches it stays as it is.
+
+    Args:
+        second: (k, r), to start from.
+        first: (r, n), as it is stored.
+        target: ``T``, (k, n).
+        second_moment: ``S``, (n, n).
+    """
+    inverse = whiten(first @ second_moment @ first.T).inverse
+    missing = (target - second @ first) @ second_moment @ first.T
+    return second + (missing @ inverse.T) @ inverse
+
+
 def minimum_loss(solution: Solution, rank: int, target_energy: Tensor) -> Tensor:
     """Return ``||T - W' Z||^2 = ||T||^2 - sum_{i<=rank} s_i^2`` of the truncated solution (a 0-d tensor)."""
     return target_energy - solution.singular_values[:rank].square().sum()

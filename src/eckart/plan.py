@@ -78,6 +78,6 @@ def make_plan(model: PreTrainedModel, recipe: Recipe, keep: float, weights: Weig
     allocation = recipe.allocation
     # Uniform ranks under the same constraints: known at once, so that what cannot be done is refused at once.
     first = Uniform(multiple=allocation.multiple, floor=allocation.floor, fused_groups=allocation.fused_groups)
-    ranks = first.ranks(linears, keep, recipe.structure)
+    ranks = first.ranks(linears, keep, recipe.layout)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return Plan(keep, blocks, ranks, parameters)

@@ -21,6 +21,7 @@ from eckart.allocation import (
 )
 from eckart.choice import expand_name
 from eckart.errors import RecipeError, suggest
+from eckart.layout import Layout
 from eckart.metric import Fisher
 from eckart.objectives import (
     ActivationScaled,
@@ -32,6 +33,7 @@ from eckart.objectives import (
     ShiftAware,
     Weight,
 )
+from eckart.precision import AnyPrecision, Bits4, Bits8, Bits16
 from eckart.refinement import AnyRefinement, BlockRefinement, NoRefinement
 from eckart.structure import AnyStructure, TwoFactor
 
@@ -51,6 +53,9 @@ class Recipe(BaseModel):
     structure: Annotated[AnyStructure, Discriminator("name"), BeforeValidator(expand_name)] = Field(
         default_factory=TwoFactor
     )
+    precision: Annotated[AnyPrecision, Discriminator("name"), BeforeValidator(expand_name)] = Field(
+        default_factory=Bits16
+    )
     refinement: Annotated[AnyRefinement, Discriminator("name"), BeforeValidator(expand_name)] = Field(
         default_factory=NoRefinement
     )
@@ -59,6 +64,11 @@ class Recipe(BaseModel):
     def needs_data(self) -> bool:
         """Whether calibration tokens are looked at."""
         return self.objective.needs_data or self.allocation.needs_data or self.refinement.needs_data
+
+    @property
+    def layout(self) -> Layout:
+        """What a linear costs, and what it becomes."""
+        return Layout(self.structure, self.precision)
 
     def to_yaml(self) -> str:
         """Return the recipe as YAML that :func:`load_recipe` reads back."""
@@ -151,10 +161,38 @@ RECIPES: dict[str, Recipe] = {
             allocation=ZeroSum(multiple=1, stages=6),
         ),
         Recipe(
+            name="zs-svd-hq",
+            reference="ZS-SVD (arXiv 2602.02848), its HQ variant: half as much is truncated, all is stored in 8 bits",
+            objective=InputAware(),
+            allocation=ZeroSum(multiple=1),
+            precision=Bits8(feedback=False),
+        ),
+        Recipe(
             name="io-svd",
             reference="IO-SVD (arXiv 2605.15626), input and output curvature; ranks on the convex hull",
             objective=InputAware(metric=Fisher(top_k=5)),
             allocation=Curvature(multiple=1),
+        ),
+        Recipe(
+            name="int8",
+            reference="no factors while 8 bits with a scale a row are few enough: a baseline",
+            objective=Weight(),
+            allocation=AS_PUBLISHED,
+            precision=Bits8(feedback=False),
+        ),
+        Recipe(
+            name="int4",
+            reference="no factors while 4 bits with a scale for 32 numbers are few enough: a baseline",
+            objective=Weight(),
+            allocation=AS_PUBLISHED,
+            precision=Bits4(feedback=False),
+        ),
+        Recipe(
+            name="gptq",
+            reference="GPTQ (arXiv 2210.17323), 4 bits with a scale for 32 numbers: a baseline",
+            objective=InputAware(),
+            allocation=AS_PUBLISHED,
+            precision=Bits4(),
         ),
     )
 }
@@ -256,6 +294,7 @@ def _fields_beside(path: list[str], data: dict[str, Any]) -> list[str]:
         "objective": AnyObjective.__args__,
         "allocation": AnyAllocation.__args__,
         "structure": AnyStructure.__args__,
+        "precision": AnyPrecision.__args__,
         "refinement": AnyRefinement.__args__,
     }
     choice = data.get(path[0])

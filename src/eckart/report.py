@@ -8,9 +8,9 @@ from time import perf_counter
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from eckart.layout import dense_bytes
 from eckart.recipe import Recipe
 from eckart.refinement.record import RefinementRecord
-from eckart.structure import dense_bytes
 
 REPORT_NAME = "eckart_report.json"
 

@@ -54,7 +54,7 @@ def _group_seconds(group: Group, solver: Factoriser, known: dict[tuple[int, ...]
             weight = random_matrix(*shape).to(solver.device, torch.float64)
             small = max(1, rank * min(shape) // min(target.shape))
             projectors = weight @ weight.T if objective.observes_outputs else None
-            factor = partial(solver.factors, weight, moments, whitening, small, projectors=projectors)
+            factor = partial(solver.solve, weight, moments, whitening, small, projectors=projectors)
             once = seconds_of(factor, solver.device)
             known[target.shape] = once * _svd_operations(target.shape) / _svd_operations(shape)
         seconds += known[target.shape]

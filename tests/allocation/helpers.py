@@ -9,9 +9,12 @@ import torch
 from hypothesis import strategies as st
 
 from eckart.allocation.problem import LinearEvidence, Problem
-from eckart.structure import TwoFactor
+from eckart.layout import Layout
+from eckart.precision import Bits8, Bits16
+from eckart.structure import STRUCTURES, TwoFactor
 
-STRUCTURE = TwoFactor()
+LAYOUT = Layout(TwoFactor())
+LAYOUTS = [Layout(structure, precision) for structure in STRUCTURES.values() for precision in (Bits16(), Bits8())]
 
 
 def evidence(path: str, shape: tuple[int, int], seed: int = 0, group: int = 0, **others) -> LinearEvidence:
@@ -41,7 +44,7 @@ def problems(draw: st.DrawFn, largest: int = 8, most: int = 3) -> Problem:
     return Problem(
         linears,
         draw(st.floats(0.05, 0.999)),
-        STRUCTURE,
+        draw(st.sampled_from(LAYOUTS)),
         multiple=draw(st.integers(1, 3)),
         floor=draw(st.sampled_from([0.0, 0.3, 1.0])),
         fused_groups=draw(st.booleans()),
@@ -65,7 +68,11 @@ def is_allowed(problem: Problem, ranks: dict[str, int | None]) -> bool:
         if rank is None:
             continue
         m, n = linear.shape
-        break_even = max((r for r in range(1, min(m, n) + 1) if r * (m + n) < m * n), default=0)
+        layout = problem.layout
+        ranks_that_save = [
+            r for r in range(1, layout.highest_rank(m, n) + 1) if layout.bytes(m, n, r) < layout.bytes(m, n, None)
+        ]
+        break_even = max(ranks_that_save, default=0)
         if rank > break_even or rank % problem.multiple or rank < math.ceil(problem.floor * break_even):
             return False
     if problem.fused_groups:

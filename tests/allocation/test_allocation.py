@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.allocation.helpers import STRUCTURE, evidence
+from tests.allocation.helpers import LAYOUT, evidence
 
 from eckart.allocation import (
     AnyAllocation,
@@ -29,7 +29,7 @@ KINDS = AnyAllocation.__args__
 
 def full_evidence(path: str, shape: tuple[int, int], seed: int = 0, group: int = 0):
     linear = evidence(path, shape, seed, group)
-    ranks = {STRUCTURE.rank_of_share(*shape, share) or 0 for share in (0.4, 0.6, 0.8)} - {0}
+    ranks = {LAYOUT.rank_of_share(*shape, share) or 0 for share in (0.4, 0.6, 0.8)} - {0}
     generator = torch.Generator().manual_seed(seed + 1)
     trials = {rank: float(torch.rand((), generator=generator)) / rank for rank in ranks}
     return evidence(path, shape, seed, group, trials=trials, position=0.5, similarity=0.1 + linear.energy[0].item())
@@ -40,14 +40,14 @@ LINEARS = tuple(full_evidence(f"layers.{i // 3}.{i % 3}", shape, i, i // 2) for 
 
 
 def bytes_of(ranks, linears=LINEARS) -> int:
-    return sum(STRUCTURE.bytes(*linear.shape, ranks[linear.path]) for linear in linears)
+    return sum(LAYOUT.bytes(*linear.shape, ranks[linear.path]) for linear in linears)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=25, deadline=None)
 @given(keep=st.floats(0.3, 0.99), multiple=st.sampled_from([1, 4, 8]), fused=st.booleans())
 def test_the_budget_is_met_within_a_step(kind, keep, multiple, fused):
-    ranks = kind(multiple=multiple, fused_groups=fused).ranks(LINEARS, keep, STRUCTURE)
+    ranks = kind(multiple=multiple, fused_groups=fused).ranks(LINEARS, keep, LAYOUT)
     dense = sum(2 * math.prod(shape) for shape in SHAPES)
     assert bytes_of(ranks) <= keep * dense
     assert all(rank is None or rank % multiple == 0 for rank in ranks.values())
@@ -61,59 +61,59 @@ def test_the_budget_is_met_within_a_step(kind, keep, multiple, fused):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_all_stay_dense_where_all_is_kept(kind):
-    assert set(kind().ranks(LINEARS, 1.0, STRUCTURE).values()) == {None}
+    assert set(kind().ranks(LINEARS, 1.0, LAYOUT).values()) == {None}
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_linear_alone_gets_the_largest_rank_that_fits(kind):
-    ranks = kind(multiple=1).ranks(LINEARS[:1], 0.5, STRUCTURE)
+    ranks = kind(multiple=1).ranks(LINEARS[:1], 0.5, LAYOUT)
     assert ranks == {LINEARS[0].path: 16}
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_floor_that_cannot_be_met_is_refused(kind):
     with pytest.raises(EckartError, match="smallest ranks allowed take"):
-        kind(floor=1.0).ranks(LINEARS, 0.5, STRUCTURE)
+        kind(floor=1.0).ranks(LINEARS, 0.5, LAYOUT)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_linear_too_small_to_factor_stays_dense(kind):
     linears = (full_evidence("layers.0.tiny", (2, 2)), *LINEARS)
-    assert kind().ranks(linears, 0.6, STRUCTURE)["layers.0.tiny"] is None
+    assert kind().ranks(linears, 0.6, LAYOUT)["layers.0.tiny"] is None
 
 
 @given(st.integers(1, 400), st.integers(1, 400), st.floats(0.01, 1.0))
 def test_uniform_gives_the_largest_rank_within_the_share(m, n, keep):
-    problem = Problem((evidence("x", (m, n)),), keep, STRUCTURE)
+    problem = Problem((evidence("x", (m, n)),), keep, LAYOUT)
     rank = Uniform().choose(problem)["x"]
     if rank is None:
         # Dense: there is nothing to save, by the budget or by the structure.
-        assert keep >= 1 - 1e-6 or STRUCTURE.bytes(m, n, 1) >= 2 * m * n
+        assert keep >= 1 - 1e-6 or LAYOUT.bytes(m, n, 1) >= 2 * m * n
         return
     budget = keep * 2 * m * n + 1e-3
-    assert rank == 1 or STRUCTURE.bytes(m, n, rank) <= budget
-    assert STRUCTURE.bytes(m, n, rank + 1) > budget - 1e-2
-    assert STRUCTURE.bytes(m, n, rank) < 2 * m * n
+    assert rank == 1 or LAYOUT.bytes(m, n, rank) <= budget
+    assert LAYOUT.bytes(m, n, rank + 1) > budget - 1e-2
+    assert LAYOUT.bytes(m, n, rank) < 2 * m * n
 
 
 def test_uniform_ranks_of_a_7b_model_are_the_published_ones():
     shapes = {"q": (4096, 4096), "down": (4096, 11008)}
     for keep, expected in ((0.8, {"q": 1638, "down": 2388}), (0.6, {"q": 1228, "down": 1791})):
         for path, shape in shapes.items():
-            assert STRUCTURE.rank_of_share(*shape, keep) == expected[path]
+            assert LAYOUT.rank_of_share(*shape, keep) == expected[path]
     # 0.7 * 2 * 100 * 100 is 13999.999... bytes in binary, rank 35.
-    assert STRUCTURE.rank_of_share(100, 100, 0.7) == 35
+    assert LAYOUT.rank_of_share(100, 100, 0.7) == 35
 
 
 def test_uniform_leaves_no_two_linears_more_than_a_step_apart():
-    ranks = Uniform(multiple=1).ranks(LINEARS, 0.6, STRUCTURE)
+    ranks = Uniform(multiple=1).ranks(LINEARS, 0.6, LAYOUT)
     for linear in LINEARS:
         m, n = linear.shape
         assert math.floor(0.6 * m * n / (m + n)) <= ranks[linear.path] <= math.floor(0.6 * m * n / (m + n)) + 1
 
 
 def test_truncation_loss_removes_more_where_less_is_lost():
-    problem = Problem(LINEARS, 0.6, STRUCTURE, multiple=1)
+    problem = Problem(LINEARS, 0.6, LAYOUT, multiple=1)
     shares = TruncationLoss().shares(problem)
     for kind in {linear.kind for linear in LINEARS}:
         members = [linear for linear in LINEARS if linear.kind == kind]
@@ -125,7 +125,7 @@ def test_truncation_loss_removes_more_where_less_is_lost():
 
 
 def test_importance_is_the_published_formula():
-    problem = Problem(LINEARS, 0.6, STRUCTURE, multiple=1)
+    problem = Problem(LINEARS, 0.6, LAYOUT, multiple=1)
     shares = Importance(minimum=0.5).shares(problem)
     mean = sum(linear.similarity for linear in LINEARS) / len(LINEARS)
     for linear in LINEARS:
@@ -137,7 +137,7 @@ def test_search_takes_the_lowest_cut_that_meets_the_budget():
     """By brute force over all cuts, as published: each linear takes its smallest rank among the pairs below the cut."""
     search = Search(multiple=1)
     for keep in (0.5, 0.7, 0.9):
-        problem = Problem(LINEARS, keep, STRUCTURE, multiple=1)
+        problem = Problem(LINEARS, keep, LAYOUT, multiple=1)
         pairs = sorted((loss, i, rank) for i, linear in enumerate(LINEARS) for rank, loss in linear.trials.items())
         expected = None
         for cut in range(len(pairs) + 1):
@@ -155,7 +155,7 @@ def test_energy_is_the_optimum_of_the_truncation_loss_of_equal_linears():
     """Equal shapes, steps of one size, no dense option in reach: greedy by energy is keeping the largest components."""
     falling = 0.8 ** torch.arange(64, dtype=torch.float64)
     linears = tuple(evidence(f"{i}.x", (64, 64), energy=falling * (i + 1)) for i in range(4))
-    ranks = Energy(relative=False, multiple=1).ranks(linears, 0.3, STRUCTURE)
+    ranks = Energy(relative=False, multiple=1).ranks(linears, 0.3, LAYOUT)
     kept = sum(ranks.values())
     everything = torch.cat([linear.energy for linear in linears]).sort(descending=True).values
     found = sum(float(linear.energy[: ranks[linear.path]].sum()) for linear in linears)
@@ -166,13 +166,13 @@ def test_curvature_prices_the_jump_to_dense():
     """A linear whose loss lies in its last components is better left dense than factored at any rank."""
     flat = evidence("0.flat", (64, 64), curvature=torch.ones(64, dtype=torch.float64))
     steep = evidence("0.steep", (64, 64), curvature=0.7 ** torch.arange(64, dtype=torch.float64))
-    ranks = Curvature(multiple=1).ranks((flat, steep), 0.7, STRUCTURE)
+    ranks = Curvature(multiple=1).ranks((flat, steep), 0.7, LAYOUT)
     assert ranks["0.flat"] is None
     assert ranks["0.steep"] is not None
 
 
 def test_learned_ranks_follow_the_positions():
-    problem = Problem(LINEARS, 0.5, STRUCTURE, multiple=1)
+    problem = Problem(LINEARS, 0.5, LAYOUT, multiple=1)
     assert Learned().choose(problem) == {linear.path: round(0.5 * min(linear.shape)) for linear in LINEARS}
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.allocation.helpers import STRUCTURE, all_choices, evidence, is_allowed, problems
+from tests.allocation.helpers import LAYOUT, all_choices, evidence, is_allowed, problems
 
 from eckart.allocation.base import relative_energy, worth_of
 from eckart.allocation.problem import Problem
@@ -48,7 +48,7 @@ def _group(problem: Problem, path: str) -> int:
 
 
 def test_a_choice_that_meets_the_budget_stays_as_it_is():
-    problem = Problem((evidence("a", (64, 64)), evidence("b", (64, 64))), 0.5, STRUCTURE)
+    problem = Problem((evidence("a", (64, 64)), evidence("b", (64, 64))), 0.5, LAYOUT)
     chosen = {"a": 8, "b": 24}
     assert problem.bytes(chosen) == problem.budget
     assert settle(problem, chosen, lambda *_: 0.0) == chosen
@@ -57,7 +57,7 @@ def test_a_choice_that_meets_the_budget_stays_as_it_is():
 def test_steps_are_taken_where_they_are_worth_most():
     flat = evidence("flat", (64, 64), energy=torch.ones(64, dtype=torch.float64))
     steep = evidence("steep", (64, 64), energy=0.5 ** torch.arange(64, dtype=torch.float64))
-    problem = Problem((flat, steep), 0.5, STRUCTURE)
+    problem = Problem((flat, steep), 0.5, LAYOUT)
     worth = worth_of(problem, problem.losses(relative_energy))
     up = settle(problem, {"flat": 8, "steep": 8}, worth)
     down = settle(problem, {"flat": 24, "steep": 24}, worth)
@@ -66,15 +66,15 @@ def test_steps_are_taken_where_they_are_worth_most():
 
 def test_a_group_is_factored_or_dense_as_a_whole():
     linears = tuple(evidence(name, (64, 64), seed=i, group=0) for i, name in enumerate("abc"))
-    problem = Problem(linears, 0.7, STRUCTURE, fused_groups=True)
+    problem = Problem(linears, 0.7, LAYOUT, fused_groups=True)
     ranks = settle(problem, {"a": None, "b": 8, "c": 8}, worth_of(problem, problem.losses(relative_energy)))
     assert None not in ranks.values()
-    free = Problem(linears, 0.7, STRUCTURE)
+    free = Problem(linears, 0.7, LAYOUT)
     ranks = settle(free, {"a": None, "b": 8, "c": 8}, worth_of(free, free.losses(relative_energy)))
     assert ranks["a"] is None
 
 
 def test_a_floor_above_the_budget_is_an_error_that_says_what_to_do():
-    problem = Problem((evidence("a", (64, 64)),), 0.3, STRUCTURE, floor=0.9)
+    problem = Problem((evidence("a", (64, 64)),), 0.3, LAYOUT, floor=0.9)
     with pytest.raises(EckartError, match=r"Use --keep 1 or more, or lower allocation\.floor"):
         settle(problem, {"a": 8}, lambda *_: 0.0)

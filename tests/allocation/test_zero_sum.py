@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.allocation.helpers import STRUCTURE, evidence
+from tests.allocation.helpers import LAYOUT, evidence
 
 from eckart.allocation import ZeroSum
 from eckart.allocation.problem import Problem
@@ -55,19 +55,19 @@ def literal_zero_sum(problem: Problem) -> dict[str, int | None]:
 )
 def test_the_heaps_choose_what_the_published_rule_says(shapes, keep, floor):
     linears = tuple(evidence(str(i), (m, n), seed) for i, (m, n, seed) in enumerate(shapes))
-    problem = Problem(linears, keep, STRUCTURE, multiple=1, floor=floor)
+    problem = Problem(linears, keep, LAYOUT, multiple=1, floor=floor)
     assert select_zero_sum(problem) == literal_zero_sum(problem)
 
 
 def test_ties_go_to_the_candidate_that_came_up_first():
     tied = [evidence(name, (8, 8), first_order=torch.full((8,), 0.5, dtype=torch.float64)) for name in "ab"]
-    problem = Problem(tuple(tied), 0.6, STRUCTURE, multiple=1)
+    problem = Problem(tuple(tied), 0.6, LAYOUT, multiple=1)
     assert select_zero_sum(problem) == literal_zero_sum(problem)
 
 
 def test_the_running_sum_stays_near_zero():
     linears = tuple(evidence(str(i), (64, 64), seed=i) for i in range(6))
-    ranks = ZeroSum(multiple=1).ranks(linears, 0.5, STRUCTURE)
+    ranks = ZeroSum(multiple=1).ranks(linears, 0.5, LAYOUT)
     removed = sum(
         float(linear.first_order[ranks[linear.path] :].sum()) for linear in linears if ranks[linear.path] is not None
     )

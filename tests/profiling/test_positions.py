@@ -5,14 +5,14 @@ import torch
 from tests.profiling.helpers import original_of
 
 from eckart.allocation import Learned
+from eckart.layout import Layout
 from eckart.profiling.positions import _Training, train_positions
 from eckart.soft_truncation import soft_truncate
-from eckart.structure import TwoFactor
 
 
 def test_gradients_of_positions_are_those_of_plain_autograd(llama, tokens):
     original = original_of(llama, tokens[:3])
-    training = _Training(original, Learned(penalty=0.0, sharpness=1.0), 0.5, TwoFactor())
+    training = _Training(original, Learned(penalty=0.0, sharpness=1.0), 0.5, Layout())
     training.accumulate(original.tokens, original.enter()[0])
     streamed = {path: float(position.grad) for path, position in training.positions.items()}
 
@@ -34,7 +34,7 @@ def test_gradients_of_positions_are_those_of_plain_autograd(llama, tokens):
 def test_the_penalty_pulls_the_bytes_to_the_budget(llama, tokens):
     """Positions that only pay for bytes, started at the budget, stay near it."""
     allocation = Learned(epochs=2, learning_rate=0.05, final_learning_rate=0.01, penalty=1e4)
-    found = train_positions(original_of(llama, tokens[:4]), allocation, 0.5, TwoFactor(), lambda *_: None)
+    found = train_positions(original_of(llama, tokens[:4]), allocation, 0.5, Layout(), lambda *_: None)
     shapes = {path: llama.get_submodule(path).weight.shape for path in found}
     spent = sum(share * min(shapes[path]) * sum(shapes[path]) for path, share in found.items())
     assert spent / sum(m * n for m, n in shapes.values()) == pytest.approx(0.5, abs=0.05)

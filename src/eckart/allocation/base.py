@@ -11,7 +11,7 @@ from torch import Tensor
 from eckart.allocation.problem import Evidence, LinearEvidence, Problem, Ranks
 from eckart.allocation.settle import Worth, settle
 from eckart.choice import Choice
-from eckart.structure import Structure
+from eckart.layout import Layout, dense_bytes
 
 
 class Allocation(Choice):
@@ -34,7 +34,7 @@ class Allocation(Choice):
         """Whether calibration tokens are looked at, if the objective looks at any."""
         return self.evidence not in (Evidence.NONE, Evidence.SPECTRUM)
 
-    def ranks(self, linears: tuple[LinearEvidence, ...], keep: float, structure: Structure) -> dict[str, int | None]:
+    def ranks(self, linears: tuple[LinearEvidence, ...], keep: float, layout: Layout) -> dict[str, int | None]:
         """Return a rank for each linear by path, or None where it stays dense.
 
         Their bytes are at most the budget, and no linear could take one step more within it.
@@ -42,13 +42,13 @@ class Allocation(Choice):
         Args:
             linears: with the evidence that :attr:`evidence` asks for.
             keep: bytes to keep, as a share of the dense 16-bit bytes, in (0, 1].
-            structure: what a rank costs.
+            layout: what a rank costs, and a weight that is not factored.
 
         Raises:
             EckartError: the smallest ranks allowed exceed the budget.
         """
-        problem = Problem(linears, keep, structure, self.multiple, self.floor, self.fused_groups)
-        if problem.budget >= problem.dense_bytes:
+        problem = Problem(linears, keep, layout, self.multiple, self.floor, self.fused_groups)
+        if problem.budget >= problem.whole_bytes:
             return {linear.path: None for linear in linears}
         problem.check()
         return settle(problem, self.choose(problem), self.worth(problem))
@@ -80,10 +80,12 @@ def worth_of(problem: Problem, losses: dict[str, list[float]]) -> Worth:
 
 
 def worth_of_shares(problem: Problem, shares: dict[str, float]) -> Worth:
-    """Return how far a step starts below the share of its bytes that each linear was to get, by path."""
+    """Return how far a step starts below the share of its 16-bit bytes that each linear was to get, by path."""
+
+    dense = {linear.path: dense_bytes(*linear.shape) for linear in problem.linears}
 
     def worth(path: str, low: int, high: int) -> float:
         options = problem.options[path]
-        return shares[path] - (options[low].bytes + options[high].bytes) / (2 * options[-1].bytes)
+        return shares[path] - (options[low].bytes + options[high].bytes) / (2 * dense[path])
 
     return worth

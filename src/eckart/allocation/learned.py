@@ -9,6 +9,7 @@ from pydantic import Field
 from eckart.allocation.base import Allocation, worth_of_shares
 from eckart.allocation.problem import Evidence, LinearEvidence, Problem, Ranks
 from eckart.allocation.settle import Worth
+from eckart.layout import dense_bytes
 
 
 class Learned(Allocation):
@@ -46,8 +47,7 @@ class Learned(Allocation):
     def worth(self, problem: Problem) -> Worth:
         """Return how far a step starts below the trained position."""
         shares = {
-            linear.path: problem.cost(linear, _rank(linear)) / problem.dense_bytes_of(linear)
-            for linear in problem.linears
+            linear.path: problem.cost(linear, _rank(linear)) / dense_bytes(*linear.shape) for linear in problem.linears
         }
         return worth_of_shares(problem, shares)
 

@@ -11,7 +11,7 @@ from functools import cached_property
 from torch import Tensor
 
 from eckart.errors import EckartError
-from eckart.structure import Structure, dense_bytes
+from eckart.layout import Layout, dense_bytes
 
 Ranks = Mapping[str, int | None]
 
@@ -74,7 +74,7 @@ class Problem:
     Attributes:
         linears: in order of execution.
         keep: bytes to keep, as a share of the dense 16-bit bytes, in (0, 1].
-        structure: what a rank costs.
+        layout: what a rank costs, and a weight that is not factored.
         multiple: ranks are multiples of this; a linear too small for that stays dense.
         floor: least rank of a factored linear, as a share of the largest one that saves bytes.
         fused_groups: whether the linears of a group are all factored or all dense, as serving engines want them.
@@ -82,7 +82,7 @@ class Problem:
 
     linears: tuple[LinearEvidence, ...]
     keep: float
-    structure: Structure
+    layout: Layout
     multiple: int = 8
     floor: float = 0.0
     fused_groups: bool = False
@@ -91,6 +91,11 @@ class Problem:
     def dense_bytes(self) -> int:
         """Bytes of all linears in 16-bit numbers."""
         return sum(dense_bytes(*linear.shape) for linear in self.linears)
+
+    @cached_property
+    def whole_bytes(self) -> int:
+        """Bytes of all linears if none is factored."""
+        return sum(self.whole_bytes_of(linear) for linear in self.linears)
 
     @cached_property
     def budget(self) -> int:
@@ -130,24 +135,24 @@ class Problem:
             )
 
     def largest_rank(self, linear: LinearEvidence) -> int:
-        """Return the largest rank whose factors take fewer bytes than the dense weight; 0 if there is none."""
-        return self.structure.largest_rank(*linear.shape, dense_bytes(*linear.shape) - 1) or 0
+        """Return the largest rank whose factors take fewer bytes than the weight itself; 0 if there is none."""
+        return self.layout.largest_rank(*linear.shape, self.whole_bytes_of(linear) - 1) or 0
 
     def rank_of_share(self, linear: LinearEvidence, share: float) -> int | None:
-        """Return the largest rank that takes at most ``share`` of a linear's bytes; None (dense) from 1 on."""
-        return self.structure.rank_of_share(*linear.shape, share)
+        """Return the largest rank that takes at most ``share`` of a linear's 16-bit bytes; None if dense does."""
+        return self.layout.rank_of_share(*linear.shape, share)
 
     def cost(self, linear: LinearEvidence, rank: int) -> int:
-        """Return the bytes of a linear at ``rank``, or of the dense weight if that is less."""
-        return min(dense_bytes(*linear.shape), self.structure.bytes(*linear.shape, rank))
+        """Return the bytes of a linear at ``rank``, or of the weight itself if that is less."""
+        return min(self.whole_bytes_of(linear), self.layout.bytes(*linear.shape, rank))
 
-    def dense_bytes_of(self, linear: LinearEvidence) -> int:
-        """Return the bytes of one linear in 16-bit numbers."""
-        return dense_bytes(*linear.shape)
+    def whole_bytes_of(self, linear: LinearEvidence) -> int:
+        """Return the bytes of one linear if it is not factored."""
+        return self.layout.bytes(*linear.shape, None)
 
     def bytes(self, ranks: Ranks) -> int:
         """Return what all linears take at ``ranks``."""
-        return sum(self.structure.bytes(*linear.shape, ranks[linear.path]) for linear in self.linears)
+        return sum(self.layout.bytes(*linear.shape, ranks[linear.path]) for linear in self.linears)
 
     def losses(self, curve: Callable[[LinearEvidence], Tensor]) -> dict[str, list[float]]:
         """Return the loss at each option of each linear: the sum over the components that it lacks.
@@ -168,5 +173,5 @@ class Problem:
         largest = self.largest_rank(linear)
         least = max(1, math.ceil(self.floor * largest))
         first = self.multiple * math.ceil(least / self.multiple)
-        factored = [Option(r, self.structure.bytes(*linear.shape, r)) for r in range(first, largest + 1, self.multiple)]
-        return [*factored, Option(None, dense_bytes(*linear.shape))]
+        factored = [Option(r, self.layout.bytes(*linear.shape, r)) for r in range(first, largest + 1, self.multiple)]
+        return [*factored, Option(None, self.whole_bytes_of(linear))]

@@ -37,7 +37,7 @@ class Search(Allocation):
             for rank, loss in (linear.trials or {}).items()
         )
         ranks: dict[str, int | None] = {linear.path: None for linear in problem.linears}
-        total = problem.dense_bytes
+        total = problem.whole_bytes
         for _, index, rank in pairs:  # raising the cut, pair by pair
             if total <= problem.budget:
                 break
@@ -45,7 +45,7 @@ class Search(Allocation):
             current = ranks[linear.path]
             if current is None or rank < current:
                 total += problem.cost(linear, rank) - (
-                    problem.dense_bytes_of(linear) if current is None else problem.cost(linear, current)
+                    problem.whole_bytes_of(linear) if current is None else problem.cost(linear, current)
                 )
                 ranks[linear.path] = rank
         return ranks

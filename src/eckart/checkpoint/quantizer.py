@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.quantizers import register_quantization_config, register_quantizer
@@ -17,8 +18,10 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from eckart.errors import CheckpointError
-from eckart.layers import FactoredLinear, PivotedLinear, is_linear, weight_matrix
-from eckart.structure import STRUCTURES, Structure, TwoFactor
+from eckart.layers import FactoredLinear, PivotedLinear, QuantizedLinear, is_linear, weight_matrix
+from eckart.layout import Layout
+from eckart.precision import PRECISIONS, Bits16
+from eckart.structure import STRUCTURES, TwoFactor
 
 METHOD = "eckart"
 FORMAT_VERSION = 1
@@ -29,8 +32,11 @@ class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
 
     Attributes:
         format_version: of this record.
-        ranks: rank by module path, in the names of the model class that was saved.
+        ranks: rank by module path, in the names of the model class that was saved; None for a weight that is not
+            factored and yet stored in another precision.
         structure: name of the layout of the factors, of :data:`eckart.structure.STRUCTURES`.
+        precision: of the numbers: the name and the fields of one of :data:`eckart.precision.PRECISIONS`; None for the
+            model's dtype.
         recipe: what was done, as :class:`eckart.Recipe` writes it.
         calibration: source, size and hash of the calibration tokens, or None.
         provenance: the source model and the versions of the software.
@@ -39,13 +45,14 @@ class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
 
     def __init__(
         self,
-        ranks: dict[str, int],
+        ranks: dict[str, int | None],
         format_version: int = FORMAT_VERSION,
         recipe: dict[str, Any] | None = None,
         calibration: dict[str, Any] | None = None,
         provenance: dict[str, Any] | None = None,
         weights: str | None = None,
         structure: str = TwoFactor().name,
+        precision: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         if format_version != FORMAT_VERSION:
@@ -57,6 +64,7 @@ class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
         self.format_version = format_version
         self.ranks = ranks
         self.structure = structure
+        self.precision = precision
         self.recipe = recipe
         self.calibration = calibration
         self.provenance = provenance
@@ -103,23 +111,24 @@ class EckartQuantizer(HfQuantizer):  # type: ignore[misc]
         return config
 
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
-        structure = _structure(self.quantization_config.structure)
+        layout = _layout(self.quantization_config)
         for path, rank in self.quantization_config.ranks.items():
             name, linear = _find_module(model, path)
             shape = weight_matrix(linear).shape
-            highest = structure.highest_rank(*shape)
-            if not isinstance(rank, int) or not 1 <= rank <= highest:
+            highest = layout.highest_rank(*shape)
+            is_whole = rank is None and layout.changes(None)
+            if not is_whole and not (isinstance(rank, int) and 1 <= rank <= highest):
                 raise CheckpointError(
                     f"config.json gives {path} the rank {rank!r}; expected a whole number from 1 to {highest}, "
                     f"since its weight is {shape[0]} x {shape[1]}. The file was changed or damaged."
                 )
-            model.set_submodule(name, structure.layer.empty_like(linear, rank))
+            model.set_submodule(name, layout.empty_like(linear, rank))
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
         missing = [
             f"{name}.{child}"
-            for name, layer in _factored_layers(model)
-            for child, parameter in layer.named_parameters()
+            for name, layer in _replaced_layers(model)
+            for child, parameter in (*layer.named_parameters(), *layer.named_buffers())
             # What is offloaded to disk is on the meta device; what no file holds never stays there.
             if not (parameter.is_meta or getattr(parameter, "_is_hf_initialized", False))
         ]
@@ -129,7 +138,7 @@ class EckartQuantizer(HfQuantizer):  # type: ignore[misc]
                 f"The weight files lack {shown}, or hold them in another shape. The model is incomplete: "
                 "copy or download its folder again."
             )
-        for name, layer in _factored_layers(model):
+        for name, layer in _replaced_layers(model):
             if isinstance(layer, PivotedLinear) and not (layer.index.is_meta or layer.has_valid_index()):
                 raise CheckpointError(
                     f"The weight files hold an index of {name} that does not name each of its {layer.out_features} "
@@ -140,23 +149,36 @@ class EckartQuantizer(HfQuantizer):  # type: ignore[misc]
         return model
 
     def _dequantize(self, model: PreTrainedModel, dtype: torch.dtype | None = None) -> PreTrainedModel:
-        for name, layer in list(_factored_layers(model)):
+        for name, layer in _replaced_layers(model):
             model.set_submodule(name, layer.to_dense())
         return model
 
 
-def _structure(name: object) -> Structure:
-    if name not in STRUCTURES:
-        known = ", ".join(STRUCTURES)
-        raise CheckpointError(
-            f"config.json names the structure {name!r}; this version of eckart knows {known}. "
-            "Install the version of eckart that is named there, or a newer one."
-        )
-    return STRUCTURES[str(name)]
+def _layout(config: EckartConfig) -> Layout:
+    precision = config.precision or {"name": Bits16().name}
+    for kind, name, known in (
+        ("structure", config.structure, STRUCTURES),
+        ("precision", precision.get("name"), PRECISIONS),
+    ):
+        if name not in known:
+            raise CheckpointError(
+                f"config.json names the {kind} {name!r}; this version of eckart knows {', '.join(known)}. "
+                "Install the version of eckart that is named there, or a newer one."
+            )
+    try:
+        return Layout(STRUCTURES[config.structure], PRECISIONS[precision["name"]].model_validate(precision))
+    except ValidationError as error:
+        raise CheckpointError(f"config.json describes a precision that cannot be: {error}") from error
 
 
-def _factored_layers(model: nn.Module) -> list[tuple[str, FactoredLinear]]:
-    return [(name, module) for name, module in model.named_modules() if isinstance(module, FactoredLinear)]
+def _replaced_layers(model: nn.Module) -> list[tuple[str, FactoredLinear | QuantizedLinear]]:
+    """Return the layers that stand for linear ones, without those inside them."""
+    found: list[tuple[str, FactoredLinear | QuantizedLinear]] = []
+    for name, module in model.named_modules():
+        inside = bool(found) and name.startswith(f"{found[-1][0]}.")
+        if isinstance(module, FactoredLinear | QuantizedLinear) and not inside:
+            found.append((name, module))
+    return found
 
 
 def _find_module(model: PreTrainedModel, path: str) -> tuple[str, nn.Module]:

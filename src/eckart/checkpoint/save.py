@@ -22,6 +22,7 @@ from eckart.checkpoint.identity import versions
 from eckart.checkpoint.quantizer import EckartConfig
 from eckart.checkpoint.source import FileWeights
 from eckart.errors import CheckpointError
+from eckart.precision import Bits16
 from eckart.report import REPORT_NAME, Report
 
 MAX_SHARD_SIZE = "5GB"
@@ -128,10 +129,12 @@ def description(
         source: name of the original model.
         identity: of the run, if the model was compressed from its files.
     """
+    recipe = report.recipe
     return EckartConfig(
-        ranks=report.ranks,
-        structure=report.recipe.structure.name,
-        recipe=report.recipe.model_dump(mode="json"),
+        ranks={layer.path: layer.rank for layer in report.layers if recipe.layout.changes(layer.rank)},
+        structure=recipe.structure.name,
+        precision=None if recipe.precision == Bits16() else recipe.precision.model_dump(mode="json"),
+        recipe=recipe.model_dump(mode="json"),
         calibration=report.calibration.model_dump() if report.calibration else None,
         provenance={
             "source": source,

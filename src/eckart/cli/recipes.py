@@ -20,9 +20,10 @@ def recipes(
     if name is not None:
         output.print(load_recipe(name).to_yaml(), end="", markup=False)
         return
-    table = Table("recipe", "objective", "allocation", "structure", "refinement", "reference", box=box.SIMPLE)
+    places = ("objective", "allocation", "structure", "precision", "refinement")
+    table = Table("recipe", *places, "reference", box=box.SIMPLE)
     for recipe in RECIPES.values():
         label = f"{recipe.name} (default)" if recipe.name == DEFAULT_RECIPE else recipe.name
-        places = (recipe.objective, recipe.allocation, recipe.structure, recipe.refinement)
-        table.add_row(label, *(choice.name for choice in places), recipe.reference)
+        choices = (getattr(recipe, place).name for place in places)
+        table.add_row(label, *choices, recipe.reference)
     output.print(table)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from eckart.layers.child import fill_child as fill_child
 from eckart.layers.factored import FactoredLinear as FactoredLinear
+from eckart.layers.factored import Fit as Fit
 from eckart.layers.linear import bias_vector as bias_vector
 from eckart.layers.linear import is_linear as is_linear
 from eckart.layers.linear import weight_matrix as weight_matrix
 from eckart.layers.pivoted import PivotedLinear as PivotedLinear
+from eckart.layers.quantized import QuantizedLinear as QuantizedLinear
 from eckart.layers.two_factor import LowRankLinear as LowRankLinear

@@ -3,26 +3,60 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Self, cast
+from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
-from eckart.layers.linear import bias_vector, weight_matrix
+from eckart.layers.child import Child, ChildShape, fill_child, make_child
+from eckart.layers.linear import bias_vector, dense_like, weight_matrix
+from eckart.lowrank import refit
+from eckart.quantization import Grid
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What factors are made to fit: a weight (m, n) of any rank, on inputs of a second moment (n, n); float64.
+
+    With it, what rounding the first factor loses is made up for by the second.
+    """
+
+    target: Tensor
+    second_moment: Tensor
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """How a weight (m, n) of rank r is split.
+
+    Attributes:
+        first: (r, n).
+        second: (k, r); its product with ``first`` is rows of the weight.
+        second_rows: which, (k,).
+        first_rows: those that ``first`` itself is, (r,); None if it is none.
+    """
+
+    first: Tensor
+    second: Tensor
+    second_rows: Tensor
+    first_rows: Tensor | None = None
 
 
 class FactoredLinear(nn.Module):
-    """A linear layer of rank r, as two plain ``nn.Linear`` children, so that what works on linear layers works on them.
+    """A linear layer of rank r, as two children that are linear layers themselves.
+
+    With 16-bit numbers they are plain ``nn.Linear``, so that what works on linear layers works on them.
 
     Attributes:
         first: in features -> rank.
         second: from rank on.
         replaced: class of the layer that this one stands for, restored by :meth:`to_dense`.
+        grid: how the numbers are rounded; None for 16 bits.
     """
 
-    first: nn.Linear
-    second: nn.Linear
+    first: Child
+    second: Child
 
     def __init__(
         self,
@@ -32,6 +66,7 @@ class FactoredLinear(nn.Module):
         *,
         bias: bool = True,
         replaced: type[nn.Module] = nn.Linear,
+        grid: Grid | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -40,14 +75,13 @@ class FactoredLinear(nn.Module):
         self.out_features = out_features
         self.rank = rank
         self.replaced = replaced
-        self.make_children(bias=bias, device=device, dtype=dtype)
-
-    @abstractmethod
-    def make_children(self, *, bias: bool, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
-        """Make :attr:`first` and :attr:`second`, their numbers not yet set."""
+        self.grid = grid
+        first, second = self.shapes(out_features, in_features, rank)
+        self.first = make_child(first, grid, bias=bias, device=device, dtype=dtype)
+        self.second = make_child(second, grid, bias=bias, device=device, dtype=dtype)
 
     @classmethod
-    def empty_like(cls, linear: nn.Module, rank: int) -> Self:
+    def empty_like(cls, linear: nn.Module, rank: int, grid: Grid | None = None) -> Self:
         """Return a layer with the shape, bias, device and dtype of ``linear``, its numbers not yet set."""
         weight = weight_matrix(linear)
         return cls(
@@ -56,13 +90,22 @@ class FactoredLinear(nn.Module):
             rank,
             bias=bias_vector(linear) is not None,
             replaced=type(linear),
+            grid=grid,
             device=weight.device,
             dtype=weight.dtype,
         )
 
     @classmethod
-    @abstractmethod
-    def from_factors(cls, linear: nn.Module, second: Tensor, first: Tensor, stored: torch.dtype | None = None) -> Self:
+    def from_factors(
+        cls,
+        linear: nn.Module,
+        second: Tensor,
+        first: Tensor,
+        stored: torch.dtype | None = None,
+        *,
+        grid: Grid | None = None,
+        fit: Fit | None = None,
+    ) -> Self:
         """Return the layer that replaces ``linear`` with ``second @ first``, in the dtype of ``linear``.
 
         Args:
@@ -70,7 +113,46 @@ class FactoredLinear(nn.Module):
             second: (out features, rank), any float dtype.
             first: (rank, in features), any float dtype.
             stored: dtype that the numbers will be saved in, to which they are rounded; that of ``linear`` by default.
+            grid: how weights are rounded; None for ``stored``.
+            fit: by which the loss of rounding is made up for; None to round to what is nearest.
         """
+        layer = cls.empty_like(linear, len(first), grid)
+        bias = bias_vector(linear)
+        split = cls.arrange(second.detach().double(), first.detach().double())
+        first_bias = None if bias is None or split.first_rows is None else bias[split.first_rows]
+        fill_child(layer.first, split.first, first_bias, stored, None if fit is None else fit.second_moment)
+        kept, moment = split.second, None
+        held = layer.first.weight.detach().double()
+        if fit is not None:
+            kept = refit(kept, held, fit.target[split.second_rows], fit.second_moment)
+            moment = held @ fit.second_moment @ held.T
+        second_bias = None if bias is None else bias[split.second_rows]
+        fill_child(layer.second, kept, second_bias, stored, moment)
+        if second_bias is not None and first_bias is not None:
+            # The second child is handed the first one's bias too.
+            passed_on = layer.second.weight.detach().double() @ first_bias.detach().double()
+            assert layer.second.bias is not None
+            with torch.no_grad():
+                layer.second.bias.copy_((second_bias.double() - passed_on).to(stored or second_bias.dtype))
+        layer.set_rows(split)
+        return layer
+
+    @staticmethod
+    @abstractmethod
+    def shapes(out_features: int, in_features: int, rank: int) -> tuple[ChildShape, ChildShape]:
+        """Return those of both children.
+
+        Raises:
+            ValueError: the layer cannot have that rank.
+        """
+
+    @classmethod
+    @abstractmethod
+    def arrange(cls, second: Tensor, first: Tensor) -> Arrangement:
+        """Split ``second @ first``, (m, r) and (r, n) float64, as this layer holds it."""
+
+    def set_rows(self, arrangement: Arrangement) -> None:
+        """Remember which output is where, if they are not in order."""
 
     @property
     @abstractmethod
@@ -90,20 +172,7 @@ class FactoredLinear(nn.Module):
 
     def to_dense(self) -> nn.Module:
         """Return a layer of the replaced class with the factors multiplied (in float64, stored in their dtype)."""
-        weight = self.first.weight
-        bias = self.dense_bias()
-        dense: nn.Module
-        if self.replaced is Conv1D:
-            dense = Conv1D(self.out_features, self.in_features).to(device=weight.device, dtype=weight.dtype)
-        else:
-            dense = nn.Linear(
-                self.in_features, self.out_features, bias=bias is not None, device=weight.device, dtype=weight.dtype
-            )
-        with torch.no_grad():
-            weight_matrix(dense).copy_(self.product())
-            if bias is not None:
-                cast(Tensor, dense.bias).copy_(bias)
-        return dense
+        return dense_like(self.replaced, self.product().to(self.first.weight.dtype), self.dense_bias())
 
     def extra_repr(self) -> str:
         """Return what ``print(model)`` shows."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -26,3 +27,18 @@ def weight_matrix(linear: nn.Module) -> Tensor:
 def bias_vector(linear: nn.Module) -> Tensor | None:
     """Return the bias of a linear layer, (out features,), or None."""
     return cast("Tensor | None", linear.bias)
+
+
+def dense_like(replaced: type[nn.Module], weight: Tensor, bias: Tensor | None) -> nn.Module:
+    """Return a linear layer of the class ``replaced`` with a copy of ``weight`` (out features, in features)."""
+    out_features, in_features = weight.shape
+    dense: nn.Module
+    if replaced is Conv1D:
+        dense = Conv1D(out_features, in_features).to(device=weight.device, dtype=weight.dtype)
+    else:
+        dense = nn.Linear(in_features, out_features, bias=bias is not None, device=weight.device, dtype=weight.dtype)
+    with torch.no_grad():
+        weight_matrix(dense).copy_(weight)
+        if bias is not None:
+            cast(Tensor, dense.bias).copy_(bias)
+    return dense

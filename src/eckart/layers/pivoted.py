@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from eckart.layers.factored import FactoredLinear
+from eckart.layers.child import ChildShape
+from eckart.layers.factored import Arrangement, FactoredLinear
 from eckart.layers.linear import bias_vector
 from eckart.pivoting import choose_pivots, other_rows
 
@@ -25,39 +26,30 @@ class PivotedLinear(FactoredLinear):
 
     index: Tensor
 
-    def make_children(self, *, bias: bool, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
-        """See :meth:`FactoredLinear.make_children`.
-
-        Raises:
-            ValueError: not even one row would be left to combine.
-        """
-        others = self.out_features - self.rank
-        if others < 1:
-            raise ValueError(f"a pivoted layer of {self.out_features} outputs has a rank below that, found {self.rank}")
-        self.first = nn.Linear(self.in_features, self.rank, bias=bias, device=device, dtype=dtype)
-        self.second = nn.Linear(self.rank, others, bias=bias, device=device, dtype=dtype)
-        index = torch.arange(self.out_features, device=device, dtype=index_dtype(self.out_features))
+    def __init__(self, in_features: int, out_features: int, rank: int, **options: Any) -> None:
+        super().__init__(in_features, out_features, rank, **options)
+        index = torch.arange(out_features, device=options.get("device"), dtype=index_dtype(out_features))
         self.register_buffer("index", index)
 
+    @staticmethod
+    def shapes(out_features: int, in_features: int, rank: int) -> tuple[ChildShape, ChildShape]:
+        """See :meth:`FactoredLinear.shapes`."""
+        others = out_features - rank
+        if others < 1:
+            raise ValueError(f"a pivoted layer of {out_features} outputs has a rank below that, found {rank}")
+        return ChildShape(in_features, rank, bias=True), ChildShape(rank, others, bias=True)
+
     @classmethod
-    def from_factors(cls, linear: nn.Module, second: Tensor, first: Tensor, stored: torch.dtype | None = None) -> Self:
-        """See :meth:`FactoredLinear.from_factors`."""
-        second, first = second.detach().double(), first.detach().double()
-        layer = cls.empty_like(linear, len(first))
-        stored = stored or layer.first.weight.dtype
+    def arrange(cls, second: Tensor, first: Tensor) -> Arrangement:
+        """See :meth:`FactoredLinear.arrange`."""
         pivots, coefficients = choose_pivots(second)
-        others = other_rows(pivots, layer.out_features)
-        bias = bias_vector(linear)
-        with torch.no_grad():
-            layer.first.weight.copy_((second[pivots] @ first).to(stored))
-            layer.second.weight.copy_(coefficients.to(stored))
-            places = torch.cat([pivots, others])
-            layer.index[places] = torch.arange(len(places), dtype=layer.index.dtype, device=layer.index.device)
-            if bias is not None:
-                layer.first.bias.copy_(bias[pivots])
-                passed_on = layer.second.weight.double() @ layer.first.bias.double()
-                layer.second.bias.copy_((bias[others].double() - passed_on).to(stored))
-        return layer
+        return Arrangement(second[pivots] @ first, coefficients, other_rows(pivots, len(second)), pivots)
+
+    def set_rows(self, arrangement: Arrangement) -> None:
+        """Set the index."""
+        assert arrangement.first_rows is not None
+        places = torch.cat([arrangement.first_rows, arrangement.second_rows]).to(self.index.device)
+        self.index[places] = torch.arange(len(places), dtype=self.index.dtype, device=self.index.device)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map (..., in features) to (..., out features)."""
@@ -67,7 +59,8 @@ class PivotedLinear(FactoredLinear):
     @property
     def weight(self) -> Tensor:
         """See :attr:`FactoredLinear.weight`."""
-        return self._in_order(torch.cat([self.first.weight, self.second.weight @ self.first.weight]), 0)
+        first = self.first.weight
+        return self._in_order(torch.cat([first, self.second.weight @ first]), 0)
 
     def product(self) -> Tensor:
         """See :meth:`FactoredLinear.product`."""
@@ -83,13 +76,13 @@ class PivotedLinear(FactoredLinear):
         passed_on = self.second.weight.detach().double() @ first
         return self._in_order(torch.cat([first, passed_on + second]), 0).to(dtype)
 
-    def _in_order(self, values: Tensor, dim: int) -> Tensor:
-        return values.index_select(dim, self.index.int())
-
     def has_valid_index(self) -> bool:
         """Return whether the index names every output once."""
         expected = torch.arange(self.out_features, dtype=self.index.dtype, device=self.index.device)
         return bool(torch.equal(self.index.sort().values, expected))
+
+    def _in_order(self, values: Tensor, dim: int) -> Tensor:
+        return values.index_select(dim, self.index.int())
 
 
 def index_dtype(out_features: int) -> torch.dtype:

@@ -2,40 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Self, cast
+from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from eckart.layers.factored import FactoredLinear
+from eckart.layers.child import ChildShape
+from eckart.layers.factored import Arrangement, FactoredLinear
 from eckart.layers.linear import bias_vector
 
 
 class LowRankLinear(FactoredLinear):
-    """``y = second(first(x))``: a linear layer of rank r, as two plain ``nn.Linear`` children.
+    """``y = second(first(x))``: a linear layer of rank r, as two linear children.
 
     Attributes:
         first: in features -> rank, no bias; weight (rank, in features).
         second: rank -> out features, with the bias of the replaced layer; weight (out features, rank).
     """
 
-    def make_children(self, *, bias: bool, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
-        """See :meth:`FactoredLinear.make_children`."""
-        self.first = nn.Linear(self.in_features, self.rank, bias=False, device=device, dtype=dtype)
-        self.second = nn.Linear(self.rank, self.out_features, bias=bias, device=device, dtype=dtype)
+    @staticmethod
+    def shapes(out_features: int, in_features: int, rank: int) -> tuple[ChildShape, ChildShape]:
+        """See :meth:`FactoredLinear.shapes`."""
+        return ChildShape(in_features, rank, bias=False), ChildShape(rank, out_features, bias=True)
 
     @classmethod
-    def from_factors(cls, linear: nn.Module, second: Tensor, first: Tensor, stored: torch.dtype | None = None) -> Self:
-        """See :meth:`FactoredLinear.from_factors`."""
-        layer = cls.empty_like(linear, len(first))
-        bias = bias_vector(linear)
-        stored = stored or layer.first.weight.dtype
-        with torch.no_grad():
-            layer.first.weight.copy_(first.to(stored))
-            layer.second.weight.copy_(second.to(stored))
-            if bias is not None:
-                layer.second.bias.copy_(bias)
-        return layer
+    def arrange(cls, second: Tensor, first: Tensor) -> Arrangement:
+        """See :meth:`FactoredLinear.arrange`."""
+        return Arrangement(first, second, torch.arange(len(second), device=second.device))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map (..., in features) to (..., out features)."""
@@ -52,4 +45,4 @@ class LowRankLinear(FactoredLinear):
 
     def dense_bias(self) -> Tensor | None:
         """See :meth:`FactoredLinear.dense_bias`."""
-        return self.second.bias
+        return bias_vector(self.second)

@@ -13,17 +13,17 @@ from torch import Tensor, nn
 from eckart.allocation import Learned
 from eckart.blocks import Block, Target, hooks
 from eckart.errors import NonFiniteError
+from eckart.layout import Layout, dense_bytes
 from eckart.metric import label_loss
 from eckart.profiling.measure import Progress
 from eckart.profiling.original import OriginalModel
 from eckart.soft_truncation import soft_truncate
-from eckart.structure import Structure, dense_bytes
 
 HALF = 0.5  # components are counted from 0, so that a position passes half a component more than its number
 
 
 def train_positions(
-    original: OriginalModel, allocation: Learned, keep: float, structure: Structure, progress: Progress
+    original: OriginalModel, allocation: Learned, keep: float, layout: Layout, progress: Progress
 ) -> dict[str, float]:
     """Return the trained position of each linear, as a share of min(m, n), by path.
 
@@ -34,13 +34,13 @@ def train_positions(
         original: with the samples to train on.
         allocation: the numbers of the training.
         keep: bytes to keep, as a share.
-        structure: what a rank costs.
+        layout: what a rank costs.
         progress: is called with (steps done, steps to do).
 
     Raises:
         NonFiniteError: the loss or a gradient is NaN or infinite.
     """
-    training = _Training(original, allocation, keep, structure)
+    training = _Training(original, allocation, keep, layout)
     stream = original.enter()
     batches = list(original.batches())
     steps = allocation.epochs * len(batches)
@@ -66,14 +66,14 @@ def train_positions(
 class _Training:
     """The positions, and the gradient of the loss with respect to them."""
 
-    def __init__(self, original: OriginalModel, allocation: Learned, keep: float, structure: Structure) -> None:
-        self.original, self.allocation, self.keep, self.structure = original, allocation, keep, structure
+    def __init__(self, original: OriginalModel, allocation: Learned, keep: float, layout: Layout) -> None:
+        self.original, self.allocation, self.keep, self.layout = original, allocation, keep, layout
         self.targets = [target for block in original.blocks for target in block.targets]
         self.length = original.tokens.shape[1]
         # All start at the uniform share of the budget.
         self.positions = {
             target.path: torch.tensor(
-                self.size(target) * (structure.rank_of_share(*target.shape, keep) or 0) / min(target.shape) - HALF,
+                self.size(target) * (layout.rank_of_share(*target.shape, keep) or 0) / min(target.shape) - HALF,
                 requires_grad=True,
             )
             for target in self.targets
@@ -139,9 +139,9 @@ class _Training:
 
     def _bytes(self, target: Target, rank: Tensor) -> Tensor:
         """Return the bytes of a linear, a straight line between two whole ranks, so that they have a slope."""
-        highest = self.structure.highest_rank(*target.shape)
+        highest = self.layout.highest_rank(*target.shape)
         below = min(max(math.floor(float(rank.detach())), 0), highest - 1)
-        low, high = (self.structure.bytes(*target.shape, r) if r else 0 for r in (below, below + 1))
+        low, high = (self.layout.bytes(*target.shape, r) if r else 0 for r in (below, below + 1))
         return torch.clamp(low + (high - low) * (rank - below), max=dense_bytes(*target.shape))
 
     @contextmanager

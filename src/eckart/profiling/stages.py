@@ -49,7 +49,7 @@ def stage(
         profile = measure(current, request_of(recipe, keep_bases=not last), advanced)
         if last:
             break
-        ranks = allocation.ranks(profile.linears, keep, recipe.structure)
+        ranks = allocation.ranks(profile.linears, keep, recipe.layout)
         truncated = _truncated(current, profile, ranks, corrected, number)
         corrected = _corrected(original, truncated, number)
         current = replace(original, weights=OverlaidWeights(original.weights, original.model, corrected))

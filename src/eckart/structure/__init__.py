@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from eckart.structure.base import Structure as Structure
-from eckart.structure.base import dense_bytes as dense_bytes
 from eckart.structure.pivoted import Pivoted as Pivoted
 from eckart.structure.two_factor import TwoFactor as TwoFactor
 

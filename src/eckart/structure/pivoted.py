@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from eckart.layers import FactoredLinear, PivotedLinear
 from eckart.layers.pivoted import index_dtype
-from eckart.structure.base import BYTES_PER_NUMBER, Structure
+from eckart.structure.base import Structure
 
 
 class Pivoted(Structure):
@@ -19,14 +19,9 @@ class Pivoted(Structure):
     name: Literal["pivoted"] = "pivoted"
     layer: ClassVar[type[FactoredLinear]] = PivotedLinear
 
-    def numbers(self, out_features: int, in_features: int, rank: int | None) -> int:
-        """Return ``r (m + n - r)``."""
-        return out_features * in_features if rank is None else rank * (out_features + in_features - rank)
-
-    def bytes(self, out_features: int, in_features: int, rank: int | None) -> int:
-        """Return two bytes a number, and those of the index."""
-        stored = BYTES_PER_NUMBER * self.numbers(out_features, in_features, rank)
-        return stored if rank is None else stored + out_features * index_dtype(out_features).itemsize
+    def index_bytes(self, out_features: int) -> int:
+        """Return the bytes of the index of the rows."""
+        return out_features * index_dtype(out_features).itemsize
 
     def highest_rank(self, out_features: int, in_features: int) -> int:
         """Return the largest rank that leaves a row to combine."""

@@ -1,0 +1,71 @@
+"""The linear layers that factored ones are made of: plain ones, or ones of few bits."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from eckart.layers.quantized import QuantizedLinear
+from eckart.quantization import Grid, find_scales, round_to_grid, round_with_feedback
+
+Child = nn.Linear | QuantizedLinear
+
+
+class ChildShape(NamedTuple):
+    """Of a child; ``bias``: whether it has one where the layer that is replaced has one."""
+
+    in_features: int
+    out_features: int
+    bias: bool
+
+
+def make_child(
+    shape: ChildShape,
+    grid: Grid | None,
+    *,
+    bias: bool,
+    device: torch.device | str | None,
+    dtype: torch.dtype | None,
+) -> Child:
+    """Return a layer whose numbers are not yet set; ``grid`` says how they are rounded, None stands for 16 bits."""
+    in_features, out_features, bias = shape.in_features, shape.out_features, bias and shape.bias
+    if grid is None:
+        return nn.Linear(in_features, out_features, bias=bias, device=device, dtype=dtype)
+    return QuantizedLinear(in_features, out_features, grid, bias=bias, device=device, dtype=dtype)
+
+
+def fill_child(
+    child: Child,
+    weight: Tensor,
+    bias: Tensor | None,
+    stored: torch.dtype | None = None,
+    second_moment: Tensor | None = None,
+) -> None:
+    """Set the numbers of a layer, rounded to those that will be stored.
+
+    Args:
+        child: is changed in place.
+        weight: (out features, in features) float64.
+        bias: (out features,), if the layer has one.
+        stored: dtype of all that is not codes; by default that of the layer.
+        second_moment: of the layer's inputs, (in features, in features) float64: codes then make up for one another.
+    """
+    with torch.no_grad():
+        if isinstance(child, QuantizedLinear):
+            stored = stored or child.scale.dtype
+            importance = None if second_moment is None else second_moment.diagonal()
+            scales = find_scales(weight, child.grid, importance).to(stored)
+            if second_moment is None:
+                codes = round_to_grid(weight, scales, child.grid)
+            else:
+                codes = round_with_feedback(weight, scales, child.grid, second_moment)
+            child.scale.copy_(scales)
+            child.set_codes(codes)
+        else:
+            stored = stored or child.weight.dtype
+            child.weight.copy_(weight.to(stored))
+        if bias is not None:
+            assert child.bias is not None
+            child.bias.copy_(bias.to(stored))

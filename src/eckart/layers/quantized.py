@@ -1,0 +1,101 @@
+"""A linear layer whose weight is held in few bits, in memory as on disk."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from eckart.layers.linear import bias_vector, dense_like, weight_matrix
+from eckart.quantization import Grid, from_codes, pack, unpack
+
+
+class QuantizedLinear(nn.Module):
+    """``y = (scale * codes) x + b``, the codes whole numbers of 8 or 4 bits.
+
+    Attributes:
+        codes: (out features, in features) int8, or for 4 bits (out features, in features / 2 rounded up) uint8.
+        scale: (out features, groups), in the dtype of the layer; a parameter, so that it can be trained.
+        bias: (out features,) or None.
+        replaced: class of the layer that this one stands for, restored by :meth:`to_dense`.
+    """
+
+    codes: Tensor
+    bias: nn.Parameter | None
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        grid: Grid,
+        *,
+        bias: bool = True,
+        replaced: type[nn.Module] = nn.Linear,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.in_features, self.out_features, self.grid, self.replaced = in_features, out_features, grid, replaced
+        self.register_buffer("codes", _storage(torch.zeros(out_features, in_features, dtype=torch.int8), grid, device))
+        self.scale = nn.Parameter(torch.ones(out_features, grid.groups(in_features), device=device, dtype=dtype))
+        self.register_parameter(
+            "bias", nn.Parameter(torch.zeros(out_features, device=device, dtype=dtype)) if bias else None
+        )
+
+    @classmethod
+    def empty_like(cls, linear: nn.Module, grid: Grid) -> Self:
+        """Return a layer with the shape, bias, device and dtype of ``linear``, its numbers not yet set."""
+        weight = weight_matrix(linear)
+        bias = bias_vector(linear) is not None
+        return cls(
+            weight.shape[1],
+            weight.shape[0],
+            grid,
+            bias=bias,
+            replaced=type(linear),
+            device=weight.device,
+            dtype=weight.dtype,
+        )
+
+    def set_codes(self, codes: Tensor) -> None:
+        """Set the codes, (out features, in features) int8."""
+        self.codes.copy_(_storage(codes, self.grid))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map (..., in features) to (..., out features)."""
+        codes = self._codes()
+        if self.grid.group is not None:
+            return functional.linear(inputs, from_codes(codes, self.scale, self.grid).to(inputs.dtype), self.bias)
+        # One scale a row: it may come after the product, and then the weight is never made.
+        outputs = functional.linear(inputs, codes.to(inputs.dtype)) * self.scale[:, 0].to(inputs.dtype)
+        return outputs if self.bias is None else outputs + self.bias
+
+    @property
+    def weight(self) -> Tensor:
+        """The numbers that the codes stand for, (out features, in features), in the dtype of the scales.
+
+        A new tensor: writing to it changes nothing.
+        """
+        return from_codes(self._codes(), self.scale, self.grid)
+
+    def product(self) -> Tensor:
+        """Return :attr:`weight` in float64, detached."""
+        return from_codes(self._codes(), self.scale.detach().double(), self.grid)
+
+    def to_dense(self) -> nn.Module:
+        """Return a layer of the replaced class with those numbers."""
+        return dense_like(self.replaced, self.weight, self.bias)
+
+    def extra_repr(self) -> str:
+        """Return what ``print(model)`` shows."""
+        group = "" if self.grid.group is None else f", group={self.grid.group}"
+        return f"in_features={self.in_features}, out_features={self.out_features}, bits={self.grid.bits}{group}"
+
+    def _codes(self) -> Tensor:
+        return unpack(self.codes, self.in_features) if self.grid.bits == 4 else self.codes
+
+
+def _storage(codes: Tensor, grid: Grid, device: torch.device | str | None = None) -> Tensor:
+    return (pack(codes) if grid.bits == 4 else codes).to(device or codes.device)

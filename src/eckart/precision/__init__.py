@@ -1,0 +1,13 @@
+"""How a number is stored: one file a precision, one line each in the table below."""
+
+from __future__ import annotations
+
+from eckart.precision.base import Precision as Precision
+from eckart.precision.bits4 import Bits4 as Bits4
+from eckart.precision.bits8 import Bits8 as Bits8
+from eckart.precision.bits16 import Bits16 as Bits16
+
+AnyPrecision = Bits16 | Bits8 | Bits4
+PRECISIONS: dict[str, type[AnyPrecision]] = {
+    choice.model_fields["name"].default: choice for choice in (Bits16, Bits8, Bits4)
+}

@@ -1,0 +1,141 @@
+r"""Rounding of a matrix to few bits, with what rounding loses fed back where it can be made up for.
+
+A row of numbers is cut into groups; each has a scale, and each number is a whole multiple of it. With the second
+moment S of what the matrix is multiplied with, the loss of rounding is ``|| (W - Q) R ||^2, S = R R^T``. Columns are
+rounded one after another, and the columns to come are moved to make up for what the present one lost (GPTQ, arXiv
+2210.17323, algorithm 1; there S is the Hessian).
+
+Everything here is a pure function of tensors.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+DAMPING = 0.01  # of the mean diagonal, added to the diagonal; as published
+COLUMNS = 128  # whose updates of the columns behind them are made at once
+SHRINKS = 25  # scales that are tried for few bits, from the one that clips nothing down to SMALLEST of it
+SMALLEST = 0.55
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Whole numbers of so many bits, times a scale that ``group`` neighbours of a row share; None for a whole row."""
+
+    bits: int
+    group: int | None = None
+
+    @property
+    def largest(self) -> int:
+        """Largest code; the smallest is one further from zero."""
+        return int(2 ** (self.bits - 1) - 1)
+
+    def groups(self, columns: int) -> int:
+        """Return how many scales a row of ``columns`` numbers has."""
+        return 1 if self.group is None else math.ceil(columns / self.group)
+
+    def per_column(self, scales: Tensor, columns: int) -> Tensor:
+        """Return the scale of each number, (rows, columns), from those of the groups, (rows, groups)."""
+        if self.group is None:
+            return scales.expand(-1, columns)
+        return scales.repeat_interleave(self.group, dim=1)[:, :columns]
+
+
+def find_scales(weight: Tensor, grid: Grid, importance: Tensor | None = None) -> Tensor:
+    """Return a scale for each group of each row, (rows, groups), in the dtype of the weight; never zero.
+
+    For 8 bits nothing is clipped. For fewer, of several scales that clip more and more the one is taken that loses
+    least.
+
+    Args:
+        weight: (rows, columns).
+        grid: the groups and codes.
+        importance: what an error in each column costs, (columns,); None for the same.
+    """
+    rows, columns = weight.shape
+    size = grid.group or columns
+    padding = grid.groups(columns) * size - columns
+    groups = torch.nn.functional.pad(weight, (0, padding)).reshape(rows, -1, size)
+    scales = groups.abs().amax(dim=-1) / grid.largest
+    scales = torch.where(scales > 0, scales, torch.ones_like(scales))
+    if grid.bits >= 8:
+        return scales
+    costs = torch.ones_like(weight[0]) if importance is None else importance.to(weight)
+    costs = torch.nn.functional.pad(costs, (0, padding)).reshape(-1, size)
+    best, least = scales, torch.full_like(scales, math.inf)
+    for shrink in torch.linspace(1.0, SMALLEST, SHRINKS).tolist():
+        tried = scales * shrink
+        rounded = _codes(groups, tried[..., None], grid) * tried[..., None]
+        loss = ((groups - rounded).square() * costs).sum(dim=-1)
+        best = torch.where(loss < least, tried, best)
+        least = torch.minimum(loss, least)
+    return best
+
+
+def round_to_grid(weight: Tensor, scales: Tensor, grid: Grid) -> Tensor:
+    """Return the nearest code of each number, (rows, columns) int8.
+
+    Args:
+        weight: (rows, columns).
+        scales: (rows, groups), as they will be stored.
+        grid: the groups and codes.
+    """
+    return _codes(weight, grid.per_column(scales.to(weight), weight.shape[1]), grid).to(torch.int8)
+
+
+def round_with_feedback(weight: Tensor, scales: Tensor, grid: Grid, second_moment: Tensor) -> Tensor:
+    """Return a code for each number, (rows, columns) int8, so that the products with the inputs change little.
+
+    Args:
+        weight: (rows, columns) float64.
+        scales: (rows, groups), as they will be stored.
+        grid: the groups and codes.
+        second_moment: S of the inputs, (columns, columns) float64; may be singular.
+    """
+    mean = second_moment.diagonal().mean()
+    if mean <= 0:
+        return round_to_grid(weight, scales, grid)
+    columns = weight.shape[1]
+    damped = second_moment + DAMPING * mean * torch.eye(columns, dtype=weight.dtype, device=weight.device)
+    # The upper Cholesky factor of the inverse holds, row by row, how an error spreads over the columns to come.
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+    spread = torch.linalg.cholesky(inverse, upper=True)
+    left = weight.clone()
+    scale = grid.per_column(scales.to(weight), columns)
+    codes = torch.empty_like(weight, dtype=torch.int8)
+    for start in range(0, columns, COLUMNS):
+        end = min(start + COLUMNS, columns)
+        errors = torch.empty_like(left[:, start:end])
+        for column in range(start, end):
+            code = _codes(left[:, column], scale[:, column], grid)
+            codes[:, column] = code.to(torch.int8)
+            error = (left[:, column] - code * scale[:, column]) / spread[column, column]
+            left[:, column:end] -= torch.outer(error, spread[column, column:end])
+            errors[:, column - start] = error
+        left[:, end:] -= errors @ spread[start:end, end:]
+    return codes
+
+
+def from_codes(codes: Tensor, scales: Tensor, grid: Grid) -> Tensor:
+    """Return the numbers that codes stand for, (rows, columns), in the dtype of the scales."""
+    return codes.to(scales.dtype) * grid.per_column(scales, codes.shape[1])
+
+
+def pack(codes: Tensor) -> Tensor:
+    """Return 4-bit codes, (rows, columns) int8 from -8 to 7, two in a byte: (rows, columns / 2 rounded up) uint8."""
+    even = torch.nn.functional.pad(codes, (0, codes.shape[1] % 2)).to(torch.int16) + 8
+    return (even[:, ::2] | (even[:, 1::2] << 4)).to(torch.uint8)
+
+
+def unpack(packed: Tensor, columns: int) -> Tensor:
+    """Return what :func:`pack` packed, (rows, columns) int8."""
+    both = torch.stack([packed & 15, packed >> 4], dim=-1).flatten(1)[:, :columns]
+    return both.to(torch.int8) - 8
+
+
+def _codes(values: Tensor, scale: Tensor, grid: Grid) -> Tensor:
+    return (values / scale).round().clamp(-grid.largest - 1, grid.largest)

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from eckart.layers import QuantizedLinear, bias_vector, fill_child, weight_matrix
+from eckart.quantization import Grid
+
+GRIDS = [Grid(8), Grid(8, 4), Grid(4, 4), Grid(4)]
+
+
+def make(grid: Grid, linear: nn.Module | None = None) -> tuple[nn.Module, QuantizedLinear]:
+    torch.manual_seed(0)
+    linear = linear or nn.Linear(11, 6)
+    layer = QuantizedLinear.empty_like(linear, grid)
+    fill_child(layer, weight_matrix(linear).double(), bias_vector(linear))
+    return linear, layer
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("kind", ["bias", "no-bias", "conv1d"])
+def test_it_is_the_linear_layer_with_its_rounded_weight(grid: Grid, kind: str) -> None:
+    linear, layer = make(grid, Conv1D(6, 11) if kind == "conv1d" else nn.Linear(11, 6, bias=kind == "bias"))
+    x = torch.randn(2, 3, 11)
+    dense = layer.to_dense()
+    assert type(dense) is type(linear)
+    torch.testing.assert_close(layer(x), dense(x))
+    torch.testing.assert_close(weight_matrix(dense), layer.weight)
+    torch.testing.assert_close(layer.product().float(), layer.weight)
+    assert (layer.weight - weight_matrix(linear)).norm() < 0.2 * weight_matrix(linear).norm()
+    assert "bits=" in repr(layer)
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_few_bits_are_held_in_memory_and_survive_a_change_of_dtype(grid: Grid) -> None:
+    _, layer = make(grid)
+    codes = layer.codes.clone()
+    assert layer.codes.nbytes == (66 if grid.bits == 8 else 36)
+    layer.bfloat16()
+    assert layer.scale.dtype is torch.bfloat16
+    assert torch.equal(layer.codes, codes)
+    x = torch.randn(4, 11)
+    assert layer(x.bfloat16()).dtype is torch.bfloat16
+    torch.testing.assert_close(layer(x.bfloat16()).float(), layer.to_dense().float()(x), rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_scales_are_rounded_before_the_codes_are_chosen(grid: Grid) -> None:
+    linear = nn.Linear(11, 6)
+    layer = QuantizedLinear.empty_like(linear, grid)
+    fill_child(layer, linear.weight.double(), linear.bias, torch.bfloat16)
+    assert torch.equal(layer.scale, layer.scale.bfloat16().float())
+    assert torch.equal(layer.bias, linear.bias.bfloat16().float())
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_scales_train_and_it_exports(grid: Grid) -> None:
+    _, layer = make(grid)
+    x = torch.randn(4, 11, requires_grad=True)
+    layer(x).square().sum().backward()
+    assert x.grad is not None
+    assert layer.scale.grad is not None
+    assert layer.scale.grad.norm() > 0
+    torch.testing.assert_close(torch.export.export(layer, (x,)).module()(x), layer(x))
