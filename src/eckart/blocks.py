@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from eckart.calls import BlockCall, capture_calls
 from eckart.errors import UnsupportedModelError
-from eckart.layers import FactoredLinear, QuantizedLinear, is_linear, weight_matrix
+from eckart.layers import is_linear, is_replaced, weight_matrix
 from eckart.placement import ResidentWeights, Weights
 
 PROBE_TOKENS = 16
@@ -78,6 +78,8 @@ class Block:
 def find_block_list(model: nn.Module) -> tuple[str, nn.ModuleList]:
     """Return the path and the list of the model's blocks: the longest list of modules that hold linears.
 
+    Layers that stand for linear ones count like them.
+
     Lists inside another such list (the experts of a block) do not count; of two equally long, the one with more
     parameters wins.
 
@@ -87,7 +89,11 @@ def find_block_list(model: nn.Module) -> tuple[str, nn.ModuleList]:
     found: list[tuple[str, nn.ModuleList]] = []
     for path, module in model.named_modules():
         inside = any(path.startswith(f"{outer}.") for outer, _ in found)
-        if isinstance(module, nn.ModuleList) and not inside and any(map(is_linear, module.modules())):
+        if (
+            isinstance(module, nn.ModuleList)
+            and not inside
+            and any(is_linear(child) or is_replaced(child) for child in module.modules())
+        ):
             found.append((path, module))
     if not found:
         kinds = sorted({type(module).__name__ for module in model.modules()})
@@ -119,7 +125,7 @@ def find_blocks(model: PreTrainedModel, weights: Weights | None = None) -> list[
     owners: dict[int, str] = {}
     for index, (module, call) in enumerate(zip(modules, calls, strict=True)):
         block_path = f"{path}.{index}"
-        if any(isinstance(child, FactoredLinear | QuantizedLinear) for child in module.modules()):
+        if any(map(is_replaced, module.modules())):
             raise UnsupportedModelError(
                 f"{block_path} is already compressed. Start from the original model, or multiply the factors back "
                 "with `eckart merge`."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from eckart.layers.child import fill_child as fill_child
 from eckart.layers.factored import FactoredLinear as FactoredLinear
 from eckart.layers.factored import Fit as Fit
@@ -11,3 +13,8 @@ from eckart.layers.linear import weight_matrix as weight_matrix
 from eckart.layers.pivoted import PivotedLinear as PivotedLinear
 from eckart.layers.quantized import QuantizedLinear as QuantizedLinear
 from eckart.layers.two_factor import LowRankLinear as LowRankLinear
+
+
+def is_replaced(module: nn.Module) -> bool:
+    """Return whether ``module`` stands for a linear layer."""
+    return isinstance(module, FactoredLinear | QuantizedLinear)
