@@ -113,9 +113,9 @@ def draw_scatter(rows: list[dict[str, float]], path: Path) -> None:
     figure = Figure(figsize=(13, 4.3), layout="constrained")
     FigureCanvasAgg(figure)
     panels = (
-        ("predicted", "finite_difference", "first order", "finite difference of the loss (nats/token)"),
-        ("predicted", "removed", "first order", "loss after removal - before (nats/token)"),
-        ("curvature", "second_difference", "Kronecker-factored curvature", "second difference of the loss / 2"),
+        ("predicted", "finite_difference", "first order", "finite difference of the loss"),
+        ("predicted", "removed", "first order", "loss after removal - before"),
+        ("curvature", "second_difference", "curvature", "second difference of the loss / 2"),
     )
     for axis, (x, y, name, label) in zip(figure.subplots(1, 3), panels, strict=True):
         values = [abs(row[key]) for row in rows for key in (x, y)]
@@ -126,9 +126,13 @@ def draw_scatter(rows: list[dict[str, float]], path: Path) -> None:
         steps = [largest * 10 ** (-step / 20) for step in range(200)]  # a line is not straight on these axes
         line = [-step for step in steps] + steps[::-1]
         axis.plot(line, line, color="grey", linewidth=0.8, zorder=0)
-        axis.set_xlabel(f"predicted by {name} (nats/token)")
+        axis.set_xlabel(f"predicted by {name}")
         axis.set_ylabel(label)
         axis.tick_params(labelsize=7)
+        for labels in (axis.get_xticklabels(), axis.get_yticklabels()):
+            for text in labels[1::2]:  # every second one, or they lie on one another
+                text.set_visible(False)
+    figure.suptitle("Change of the loss by single components, in nats a token")
     figure.savefig(path, dpi=110)
 
 

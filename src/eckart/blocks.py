@@ -89,11 +89,8 @@ def find_block_list(model: nn.Module) -> tuple[str, nn.ModuleList]:
     found: list[tuple[str, nn.ModuleList]] = []
     for path, module in model.named_modules():
         inside = any(path.startswith(f"{outer}.") for outer, _ in found)
-        if (
-            isinstance(module, nn.ModuleList)
-            and not inside
-            and any(is_linear(child) or is_replaced(child) for child in module.modules())
-        ):
+        holds_linears = any(is_linear(child) or is_replaced(child) for child in module.modules())
+        if isinstance(module, nn.ModuleList) and not inside and holds_linears:
             found.append((path, module))
     if not found:
         kinds = sorted({type(module).__name__ for module in model.modules()})
