@@ -40,7 +40,8 @@ from eckart.plan import make_plan
 from eckart.profiling.measure import Profile, Request, measure
 from eckart.profiling.original import OriginalModel
 from eckart.profiling.positions import train_positions
-from eckart.recipe import Recipe, load_recipe
+from eckart.recipe import Recipe
+from eckart.recipe_loader import load_recipe
 from eckart.spool import Workspace
 from eckart.text import read_text
 from eckart.walk import compress_blocks

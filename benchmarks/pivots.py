@@ -30,7 +30,7 @@ from eckart.placement import ResidentWeights
 from eckart.plan import make_plan
 from eckart.profiling.measure import Profile, Request, measure
 from eckart.profiling.original import OriginalModel
-from eckart.recipe import load_recipe
+from eckart.recipe_loader import load_recipe
 from eckart.spool import Workspace
 from eckart.structure import Pivoted
 

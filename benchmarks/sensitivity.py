@@ -31,7 +31,7 @@ from eckart.placement import ResidentWeights
 from eckart.plan import make_plan
 from eckart.profiling.measure import Request, measure
 from eckart.profiling.original import OriginalModel
-from eckart.recipe import load_recipe
+from eckart.recipe_loader import load_recipe
 from eckart.spool import Workspace
 
 STEP = 0.1  # of a whole component, on either side, in the finite difference

@@ -25,6 +25,7 @@ from transformers import (
     Qwen2Config,
 )
 
+import eckart
 from eckart.demo import find_demo_model
 from eckart.errors import CheckpointError
 
@@ -155,6 +156,17 @@ def text_file(tmp_path: Path) -> Path:
     path = tmp_path / "text.txt"
     path.write_text("\n".join(f"Line {i} says that {i} squared is {i * i}." for i in range(200)), encoding="utf-8")
     return path
+
+
+class Stop(eckart.Observer):
+    """Raises when so many blocks are done."""
+
+    def __init__(self, blocks: int, error: BaseException) -> None:
+        self.blocks, self.error = blocks, error
+
+    def on_block(self, finished: int) -> None:
+        if finished == self.blocks:
+            raise self.error
 
 
 def smollm2() -> Path | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from tests.conftest import CONFIGS, make_model
+from tests.conftest import CONFIGS, Stop, make_model
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
@@ -100,11 +100,6 @@ def test_all_is_kept_where_all_may_be(recipe: str, llama: PreTrainedModel, token
 def test_from_disk_in_files_and_resumed_it_is_the_same(
     recipe: str, model_folder: Path, tokenizer: PreTrainedTokenizerFast, text_file: Path, tmp_path: Path
 ) -> None:
-    class Stop(eckart.Observer):
-        def on_block(self, finished: int) -> None:
-            if finished == 1:
-                raise KeyboardInterrupt
-
     def run(out: Path, **options: object) -> dict[str, str]:
         compress_checkpoint(
             model_folder, out, recipe, 0.6, str(text_file), samples=4, length=24, overrides=quick(recipe), **options
@@ -116,7 +111,7 @@ def test_from_disk_in_files_and_resumed_it_is_the_same(
     for memory in (None, 1):
         out = tmp_path / f"stopped-{memory}"
         with pytest.raises(InterruptedRun, match="1 finished blocks are kept"):
-            run(out, memory=memory, observer=Stop())
+            run(out, memory=memory, observer=Stop(1, KeyboardInterrupt()))
         assert run(out, memory=memory, resume=True) == expected
 
     model = AutoModelForCausalLM.from_pretrained(model_folder)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.conftest import CONFIGS, make_model, needs_smollm2, smollm2
+from tests.conftest import CONFIGS, Stop, make_model, needs_smollm2, smollm2
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 import eckart
@@ -39,17 +39,6 @@ def contents(folder: Path) -> dict[str, str]:
 
 def unfinished(out: Path) -> Path:
     return out.with_name(out.name + ".unfinished")
-
-
-class Stop(eckart.Observer):
-    """Raises when so many blocks are done."""
-
-    def __init__(self, blocks: int, error: BaseException) -> None:
-        self.blocks, self.error = blocks, error
-
-    def on_block(self, finished: int) -> None:
-        if finished == self.blocks:
-            raise self.error
 
 
 @pytest.mark.parametrize("kind", CONFIGS)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tests.conftest import CONFIGS, make_model
+from tests.conftest import CONFIGS, Stop, make_model
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import eckart
@@ -73,11 +73,6 @@ def test_bytes_on_disk_are_at_most_the_budget_and_hardly_less(
 def test_a_stopped_run_goes_on_to_the_same_bytes(
     structure: str, precision: str, model_folder: Path, text_file: Path, tmp_path: Path
 ) -> None:
-    class Stop(eckart.Observer):
-        def on_block(self, finished: int) -> None:
-            if finished == 1:
-                raise KeyboardInterrupt
-
     def run(out: Path, **options: object) -> dict[str, str]:
         compress_checkpoint(
             model_folder,
@@ -94,7 +89,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(
 
     expected = run(tmp_path / "whole")
     with pytest.raises(InterruptedRun, match="1 finished blocks are kept"):
-        run(tmp_path / "stopped", observer=Stop())
+        run(tmp_path / "stopped", observer=Stop(1, KeyboardInterrupt()))
     assert run(tmp_path / "stopped", resume=True) == expected
 
 

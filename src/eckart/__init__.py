@@ -21,9 +21,9 @@ from eckart.job import compress_checkpoint as compress_checkpoint
 from eckart.layers import LowRankLinear as LowRankLinear
 from eckart.layers import PivotedLinear as PivotedLinear
 from eckart.observer import Observer as Observer
-from eckart.recipe import RECIPES as RECIPES
 from eckart.recipe import Recipe as Recipe
-from eckart.recipe import load_recipe as load_recipe
+from eckart.recipe_loader import load_recipe as load_recipe
+from eckart.recipe_table import RECIPES as RECIPES
 from eckart.report import Report as Report
 
 __version__ = version("eckart")

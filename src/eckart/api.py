@@ -24,7 +24,9 @@ from eckart.estimate import Estimate, estimate
 from eckart.observer import Observer
 from eckart.placement import ResidentWeights, Weights
 from eckart.plan import Plan, make_plan
-from eckart.recipe import DEFAULT_RECIPE, Recipe, load_recipe
+from eckart.recipe import Recipe
+from eckart.recipe_loader import load_recipe
+from eckart.recipe_table import DEFAULT_RECIPE
 from eckart.refinement import BlockRefinement
 from eckart.report import Report
 from eckart.spool import Workspace

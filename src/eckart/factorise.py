@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from eckart.blocks import Group, Target
 from eckart.errors import NonFiniteError
 from eckart.layers import FactoredLinear, Fit, QuantizedLinear, weight_matrix
-from eckart.lowrank import Solution, Whitening, truncate
+from eckart.lowrank import Whitening, truncate
 from eckart.moments import Moments, relative_error
 from eckart.placement import Placement
 from eckart.plan import Plan
@@ -87,7 +87,8 @@ class Factoriser:
         if self.recipe.layout.changes(rank):
             assert whitening is not None
             stored = placement.dtype(f"{target.name}.weight")
-            layer = self._layer(linear, target.path, weight, moments, whitening, rank, projectors, stored)
+            metric = None if rank is None else self._metric_root(target.path, weight.device)
+            layer = self.layer(linear, weight, moments, whitening, rank, stored, metric=metric, projectors=projectors)
             # The next layers see the numbers that will be stored, not those before rounding.
             placement.replace(target.name, layer)
             product = layer.product().to(weight.device)
@@ -101,37 +102,37 @@ class Factoriser:
             error=relative_error(original, product, moments, output_energy),
         )
 
-    def _layer(
+    def layer(
         self,
         linear: nn.Module,
-        path: str,
         weight: Tensor,
         moments: Moments | None,
         whitening: Whitening,
         rank: int | None,
-        projectors: Tensor | None,
         stored: torch.dtype,
+        *,
+        metric: Whitening | None = None,
+        projectors: Tensor | None = None,
     ) -> FactoredLinear | QuantizedLinear:
-        """Return the layer that takes the place of a linear."""
+        """Return the layer that takes the place of a linear.
+
+        Args:
+            linear: gives its bias, device and dtype.
+            weight: of it, (m, n) float64.
+            moments: of its inputs.
+            whitening: what the objective made of them.
+            rank: None for a weight that is not factored, and yet stored in another precision.
+            stored: dtype of 16-bit numbers.
+            metric: the root of the output metric; None for the identity.
+            projectors: on the leading output directions, (m, m), if the objective observes outputs.
+        """
         layout, second_moment = self.recipe.layout, whitening.root @ whitening.root.T
         if rank is None:
             return layout.whole(linear, weight, stored, Fit(weight, second_moment))
-        metric = self._metric_root(path, weight.device)
-        solution = self.solve(weight, moments, whitening, rank, metric, projectors)
-        fit = Fit(solution.least_squares, second_moment)
-        return layout.factored(linear, *truncate(solution, rank), stored, fit)
-
-    def solve(
-        self,
-        weight: Tensor,
-        moments: Moments | None,
-        whitening: Whitening,
-        rank: int,
-        metric: Whitening | None = None,
-        projectors: Tensor | None = None,
-    ) -> Solution:
-        """Return the low-rank approximations of a weight, (m, n) float64."""
-        return self.recipe.objective.solution(weight, moments, whitening, rank, metric=metric, projectors=projectors)
+        solution = self.recipe.objective.solution(
+            weight, moments, whitening, rank, metric=metric, projectors=projectors
+        )
+        return layout.factored(linear, *truncate(solution, rank), stored, Fit(solution.least_squares, second_moment))
 
     def _metric_root(self, path: str, device: torch.device) -> Whitening | None:
         chosen = self.recipe.objective.output_metric

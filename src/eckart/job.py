@@ -25,7 +25,9 @@ from eckart.device import free_memory, host_memory, resolve_device
 from eckart.errors import CheckpointError, EckartError, InterruptedRun
 from eckart.observer import Observer
 from eckart.plan import check_keep, make_plan
-from eckart.recipe import DEFAULT_RECIPE, Recipe, load_recipe
+from eckart.recipe import Recipe
+from eckart.recipe_loader import load_recipe
+from eckart.recipe_table import DEFAULT_RECIPE
 from eckart.report import REPORT_NAME, Report
 from eckart.spool import Workspace
 from eckart.text import PYTHON_DOCS

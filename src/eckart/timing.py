@@ -7,7 +7,7 @@ from functools import partial
 from time import perf_counter
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from eckart.blocks import Block, Group
 from eckart.device import moment_device, synchronize
@@ -35,8 +35,8 @@ def factorisation_seconds(block: Block, plan: Plan, recipe: Recipe, device: torc
 
 
 def _group_seconds(group: Group, solver: Factoriser, known: dict[tuple[int, ...], float]) -> float:
-    ranks = {target: solver.plan.ranks[target.path] for target in group.targets}
-    if not any(ranks.values()):
+    layout, ranks = solver.recipe.layout, {target: solver.plan.ranks[target.path] for target in group.targets}
+    if not any(layout.changes(rank) for rank in ranks.values()):
         return 0.0
     width = group.targets[0].in_features
     size = min(width, LARGEST_SIDE)
@@ -47,15 +47,18 @@ def _group_seconds(group: Group, solver: Factoriser, known: dict[tuple[int, ...]
         known[(width,)] = seconds_of(whiten, solver.device) * (width / size) ** 3
     seconds, whitening = known[(width,)], whiten()
     for target, rank in ranks.items():
-        if rank is None:
+        if not layout.changes(rank):
             continue
         if target.shape not in known:
-            shape = (max(1, min(target.out_features * size // width, LARGEST_SIDE)), size)
+            shape = (max(2, min(target.out_features * size // width, LARGEST_SIDE)), size)
             weight = random_matrix(*shape).to(solver.device, torch.float64)
-            small = max(1, rank * min(shape) // min(target.shape))
+            small = None if rank is None else max(1, rank * min(shape) // min(target.shape))
             projectors = weight @ weight.T if objective.observes_outputs else None
-            factor = partial(solver.solve, weight, moments, whitening, small, projectors=projectors)
-            once = seconds_of(factor, solver.device)
+            linear = nn.Linear(shape[1], shape[0], bias=False, device=solver.device)
+            replace = partial(
+                solver.layer, linear, weight, moments, whitening, small, torch.float32, projectors=projectors
+            )
+            once = seconds_of(replace, solver.device)
             known[target.shape] = once * _svd_operations(target.shape) / _svd_operations(shape)
         seconds += known[target.shape]
     return seconds

@@ -177,7 +177,7 @@ def test_learned_ranks_follow_the_positions():
 
 
 def test_zero_sum_has_the_published_number_of_stages():
-    from eckart.recipe import RECIPES
+    from eckart.recipe_table import RECIPES
 
     assert ZeroSum().stages == 1
     assert RECIPES["zs-svd-staged"].allocation.stages == 6

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from eckart.cli.main import app
 from eckart.cli.rank_map import figure, terminal_map
-from eckart.recipe import load_recipe
+from eckart.recipe_loader import load_recipe
 from eckart.report import REPORT_NAME, LayerRecord, Report
 
 KINDS = [f"self_attn.{name}_proj" for name in "qkvo"] + [f"mlp.{name}_proj" for name in ("gate", "up", "down")]

@@ -5,7 +5,7 @@ import pytest
 import eckart
 from eckart.errors import RecipeError
 from eckart.precision import Bits4, Bits8, Bits16
-from eckart.recipe import load_recipe
+from eckart.recipe_loader import load_recipe
 
 
 def test_bytes_count_scales() -> None:

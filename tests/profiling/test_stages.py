@@ -12,7 +12,7 @@ from eckart.placement import ResidentWeights
 from eckart.plan import make_plan
 from eckart.profiling.overlay import OverlaidWeights
 from eckart.profiling.stages import projected, stage
-from eckart.recipe import load_recipe
+from eckart.recipe_loader import load_recipe
 from eckart.spool import Workspace
 
 CPU = torch.device("cpu")

@@ -16,7 +16,8 @@ from eckart.device import peak_device_memory, peak_host_memory, resolve_device
 from eckart.errors import EckartError
 from eckart.job import compress_checkpoint
 from eckart.memory import parse_bytes
-from eckart.recipe import DEFAULT_RECIPE, load_recipe
+from eckart.recipe_loader import load_recipe
+from eckart.recipe_table import DEFAULT_RECIPE
 from eckart.report import Report
 from eckart.text import PYTHON_DOCS
 

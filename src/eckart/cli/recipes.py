@@ -9,7 +9,8 @@ from rich import box
 from rich.table import Table
 
 from eckart.cli.console import command, output
-from eckart.recipe import DEFAULT_RECIPE, RECIPES, load_recipe
+from eckart.recipe_loader import load_recipe
+from eckart.recipe_table import DEFAULT_RECIPE, RECIPES
 
 
 @command

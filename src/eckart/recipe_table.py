@@ -1,0 +1,142 @@
+"""The named recipes: one literal table."""
+
+from __future__ import annotations
+
+from eckart.allocation import Curvature, Importance, Learned, Search, TruncationLoss, Uniform, ZeroSum
+from eckart.metric import Fisher
+from eckart.objectives import (
+    ActivationScaled,
+    Anchored,
+    Blended,
+    InputAware,
+    PrincipalOutputs,
+    ShiftAware,
+    Weight,
+)
+from eckart.precision import Bits4, Bits8
+from eckart.recipe import Recipe
+from eckart.refinement import BlockRefinement
+
+AS_PUBLISHED = Uniform(multiple=1)  # papers do not round ranks
+
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(
+            name="svd",
+            reference="Eckart and Young 1936: truncated SVD of the weight",
+            objective=Weight(),
+            allocation=AS_PUBLISHED,
+        ),
+        Recipe(
+            name="svd-llm",
+            reference="SVD-LLM (arXiv 2403.07378), whitening only",
+            objective=InputAware(),
+            allocation=AS_PUBLISHED,
+        ),
+        Recipe(
+            name="dobi-shift",
+            reference="the shift-aware objective of Dobi-SVD (arXiv 2502.02723) and AA-SVD, uniform ranks",
+            objective=ShiftAware(),
+            allocation=AS_PUBLISHED,
+        ),
+        Recipe(
+            name="aa-svd-layer",
+            reference="AA-SVD (arXiv 2604.02119), anchored objective without block refinement",
+            objective=Anchored(),
+            allocation=AS_PUBLISHED,
+        ),
+        Recipe(
+            name="aa-svd",
+            reference="AA-SVD (arXiv 2604.02119), input-aware objective with block refinement: its headline",
+            objective=InputAware(),
+            allocation=AS_PUBLISHED,
+            refinement=BlockRefinement(),
+        ),
+        Recipe(
+            name="aa-svd-anchored",
+            reference="AA-SVD (arXiv 2604.02119), anchored objective with block refinement",
+            objective=Anchored(),
+            allocation=AS_PUBLISHED,
+            refinement=BlockRefinement(),
+        ),
+        Recipe(
+            name="saes-svd",
+            reference="SAES-SVD (arXiv 2602.03051), cumulative errors with adaptive blend",
+            objective=Blended(),
+            allocation=AS_PUBLISHED,
+        ),
+        Recipe(
+            name="asvd",
+            reference="ASVD (arXiv 2312.05821), activation-scaled with searched ranks",
+            objective=ActivationScaled(),
+            allocation=Search(multiple=1),
+        ),
+        Recipe(
+            name="svd-llm-v2",
+            reference="SVD-LLM V2 (arXiv 2503.12340), ranks by truncation loss",
+            objective=InputAware(),
+            allocation=TruncationLoss(multiple=1),
+        ),
+        Recipe(
+            name="adasvd",
+            reference="AdaSVD (arXiv 2502.01403), ranks by importance; its alternating update ends at input-aware",
+            objective=InputAware(),
+            allocation=Importance(multiple=1),
+        ),
+        Recipe(
+            name="dobi-svd",
+            reference="Dobi-SVD (arXiv 2502.02723), trained truncation positions",
+            objective=PrincipalOutputs(),
+            allocation=Learned(multiple=1),
+        ),
+        Recipe(
+            name="zs-svd",
+            reference="ZS-SVD (arXiv 2602.02848), one shot",
+            objective=InputAware(),
+            allocation=ZeroSum(multiple=1),
+        ),
+        Recipe(
+            name="zs-svd-staged",
+            reference="ZS-SVD (arXiv 2602.02848), truncate, correct, truncate again: its 5x",
+            objective=InputAware(),
+            allocation=ZeroSum(multiple=1, stages=6),
+        ),
+        Recipe(
+            name="zs-svd-hq",
+            reference="ZS-SVD (arXiv 2602.02848), its HQ variant: half as much is truncated, all is stored in 8 bits",
+            objective=InputAware(),
+            allocation=ZeroSum(multiple=1),
+            precision=Bits8(feedback=False),
+        ),
+        Recipe(
+            name="io-svd",
+            reference="IO-SVD (arXiv 2605.15626), input and output curvature; ranks on the convex hull",
+            objective=InputAware(metric=Fisher(top_k=5)),
+            allocation=Curvature(multiple=1),
+        ),
+        Recipe(
+            name="int8",
+            reference="no factors while 8 bits with a scale a row are few enough: a baseline",
+            objective=Weight(),
+            allocation=AS_PUBLISHED,
+            precision=Bits8(feedback=False),
+        ),
+        Recipe(
+            name="int4",
+            reference="no factors while 4 bits with a scale for 32 numbers are few enough: a baseline",
+            objective=Weight(),
+            allocation=AS_PUBLISHED,
+            precision=Bits4(feedback=False),
+        ),
+        Recipe(
+            name="gptq",
+            reference="GPTQ (arXiv 2210.17323), 4 bits with a scale for 32 numbers: a baseline",
+            objective=InputAware(),
+            allocation=AS_PUBLISHED,
+            precision=Bits4(),
+        ),
+    )
+}
+
+DEFAULT_RECIPE = "saes-svd"  # the best of them on validation text, see benchmarks/RESULTS.md
