@@ -121,13 +121,22 @@ def test_every_recipe_on_a_small_real_model(tmp_path: Path) -> None:
     ids = tokenize(read_text(f"{DATA}/text/tinystories.head.txt:raw"), tokenizer)
     calibration, held_out = ids[:32_768].reshape(-1, 256), ids[32_768:]
     dense = eckart.perplexity(load_model(STORIES), held_out, length=256, windows=20).log_perplexity
+    # As published, these look at the data for a long time.
+    short = {
+        "asvd": ["allocation.trial_samples=2"],
+        "dobi-svd": ["allocation.epochs=1", "allocation.training_samples=8"],
+        "zs-svd-staged": ["allocation.stages=2"],
+    }
     excess = {}
-    for recipe in eckart.RECIPES:
+    for recipe, chosen in eckart.RECIPES.items():
         model = load_model(STORIES)
-        overrides = ["refinement.epochs=2"] if eckart.RECIPES[recipe].refinement.needs_data else []
+        overrides = short.get(recipe, ["refinement.epochs=2"] if chosen.refinement.needs_data else [])
         report = eckart.compress(model, recipe, 0.8, calibration, overrides=overrides)
         eckart.save(model, report, tmp_path / recipe)
         loaded = load_model(tmp_path / recipe)
         excess[recipe] = eckart.perplexity(loaded, held_out, length=256, windows=20).log_perplexity - dense
     assert max(excess, key=excess.__getitem__) == "svd"
-    assert all(0 < value < excess["svd"] - 1 for name, value in excess.items() if name != "svd"), excess
+    assert all(value < excess["svd"] - 1 for name, value in excess.items() if name != "svd"), excess
+    # Rounding to 8 bits alone may as well help as hurt.
+    assert all(value > 0 for name, value in excess.items() if name not in ("int8", "zs-svd-hq")), excess
+    assert abs(excess["int8"]) < 0.05

@@ -128,7 +128,7 @@ def test_a_refined_run_is_shown_and_can_be_resumed(model_folder: Path, text_file
 
 def test_recipes_show_their_choices() -> None:
     listed = words(run("recipes").output)
-    assert "aa-svd-anchored anchored uniform two-factor block AA-SVD" in listed
+    assert "aa-svd-anchored anchored uniform two-factor 16-bit block AA-SVD" in listed
     assert "learning_rate: 0.0001" in run("recipes", "aa-svd").output
 
 
