@@ -42,7 +42,7 @@ def unfinished(out: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-@pytest.mark.parametrize("recipe", ["svd", "svd-llm", "aa-svd-anchored"])
+@pytest.mark.parametrize("recipe", ["svd", "svd-llm", "aa-svd-anchored", "aa-svd-anchored+sharing=by-loss"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.filterwarnings("ignore::eckart.errors.EckartWarning")
 def test_equals_the_model_in_memory_bit_by_bit(
@@ -52,7 +52,8 @@ def test_equals_the_model_in_memory_bit_by_bit(
     make_model(kind).to(dtype).save_pretrained(dense, max_shard_size="20KB")
     tokenizer.save_pretrained(dense)
     before = contents(dense)
-    overrides = REFINED if recipe.startswith("aa-svd") else []
+    recipe, *overrides = recipe.split("+")
+    overrides += REFINED if recipe.startswith("aa-svd") else []
     model = AutoModelForCausalLM.from_pretrained(dense, dtype="auto")
     expected = eckart.compress(model, recipe, 0.6, str(text_file), overrides=overrides, **OPTIONS)
     # A limit of one byte: hidden states go to files, and activations are computed twice.

@@ -18,9 +18,11 @@ from eckart.profiling.measure import Profile, Progress, measure, request_of
 from eckart.profiling.original import OriginalModel
 from eckart.profiling.overlay import OverlaidWeights
 from eckart.profiling.positions import train_positions
+from eckart.profiling.sharing import share_by_loss
 from eckart.profiling.stages import stage
 from eckart.profiling.trials import trial_losses
 from eckart.recipe import Recipe
+from eckart.sharing import SharedByLoss
 from eckart.spool import Workspace
 
 
@@ -73,6 +75,9 @@ def allocate(
     if calibration is None and recipe.needs_data:
         raise CalibrationError(f"Recipe {recipe.name!r} looks at activations and needs calibration text.")
     original = OriginalModel(model, plan.blocks, weights, device, workspace, calibration)
+    if isinstance(recipe.sharing, SharedByLoss):
+        original = share_by_loss(original, recipe, plan.keep, progress)
+        plan = replace(plan, blocks=list(original.blocks))
     if isinstance(recipe.allocation, ZeroSum) and recipe.allocation.stages > 1:
         profile, corrected = stage(original, recipe, plan.keep, progress)
         ranks = recipe.allocation.ranks(profile.linears, plan.keep, recipe.layout)
@@ -99,7 +104,8 @@ def allocate(
 
 def needs_profile(recipe: Recipe, keep: float) -> bool:
     """Return whether anything must be measured before the ranks are known; nothing is where all is kept."""
-    return keep < 1 and bool(recipe.allocation.evidence or recipe.objective.output_metric)
+    by_loss = isinstance(recipe.sharing, SharedByLoss)
+    return keep < 1 and bool(recipe.allocation.evidence or recipe.objective.output_metric or by_loss)
 
 
 def search_trials(

@@ -21,6 +21,8 @@ from eckart.checkpoint.save import description
 from eckart.device import free_memory, host_memory, resolve_device
 from eckart.errors import EckartWarning
 from eckart.estimate import Estimate, estimate
+from eckart.joining import separate
+from eckart.layers import joint_groups
 from eckart.observer import Observer
 from eckart.placement import ResidentWeights, Weights
 from eckart.plan import Plan, make_plan
@@ -87,15 +89,20 @@ def compress(
     place = resolve_device(device)
     check_compressible(model)
     model.eval()
-    plan = make_plan(model, chosen, keep)
-    tokens: Calibration | None = None
-    if chosen.needs_data:
-        if tokenizer is None and isinstance(calibration, str) and model.config.name_or_path:
-            tokenizer = load_tokenizer(model.config.name_or_path)
-        tokens = calibrate(calibration, samples=samples, length=length, seed=seed, tokenizer=tokenizer, model=model)
-    job = Job(model, ResidentWeights(), chosen, plan, tokens, place, observer or Observer())
-    job.warn()
-    report = job.run(job.estimate(memory))
+    weights = ResidentWeights()
+    plan = make_plan(model, chosen, keep, weights)
+    try:
+        tokens: Calibration | None = None
+        if chosen.needs_data:
+            if tokenizer is None and isinstance(calibration, str) and model.config.name_or_path:
+                tokenizer = load_tokenizer(model.config.name_or_path)
+            tokens = calibrate(calibration, samples=samples, length=length, seed=seed, tokenizer=tokenizer, model=model)
+        job = Job(model, weights, chosen, plan, tokens, place, observer or Observer())
+        job.warn()
+        report = job.run(job.estimate(memory))
+    except BaseException:
+        separate(model, joint_groups(model), weights)
+        raise
     attach(model, description(model, report, source or _name_of(model)))
     return report
 

@@ -10,8 +10,11 @@ from transformers import PreTrainedModel
 from eckart.allocation import LinearEvidence, Uniform
 from eckart.blocks import Block, Target, find_blocks
 from eckart.errors import EckartError, UnsupportedModelError
-from eckart.placement import Weights
+from eckart.joining import join, joinable, separate
+from eckart.layers import joint_groups
+from eckart.placement import ResidentWeights, Weights
 from eckart.recipe import Recipe
+from eckart.sharing import Shared
 from eckart.structure import Structure
 
 
@@ -61,7 +64,7 @@ def make_plan(model: PreTrainedModel, recipe: Recipe, keep: float, weights: Weig
     """Find the target linears of ``model`` and give each a rank: a uniform one, until :mod:`eckart.allocate` is asked.
 
     Args:
-        model: to be compressed.
+        model: to be compressed; if the recipe says that linears share a basis, they are joined in it.
         recipe: what is to be done to it.
         keep: bytes of the targets to keep, as a share.
         weights: where the model's tensors are; in memory by default.
@@ -71,7 +74,19 @@ def make_plan(model: PreTrainedModel, recipe: Recipe, keep: float, weights: Weig
         UnsupportedModelError: the model has no blocks of linears that could be factored.
     """
     check_keep(keep)
+    weights = weights or ResidentWeights()
     blocks = find_blocks(model, weights)
+    if isinstance(recipe.sharing, Shared):
+        join(model, joinable(blocks), weights)
+        blocks = find_blocks(model, weights)
+    try:
+        return _uniform_plan(model, blocks, recipe, keep)
+    except EckartError:
+        separate(model, joint_groups(model), weights)
+        raise
+
+
+def _uniform_plan(model: PreTrainedModel, blocks: list[Block], recipe: Recipe, keep: float) -> Plan:
     linears = shapes_of(blocks)
     if not linears:
         raise UnsupportedModelError(f"The blocks of {type(model).__name__} run no linear layer that can be factored.")

@@ -13,6 +13,7 @@ from eckart.layout import Layout
 from eckart.objectives import AnyObjective
 from eckart.precision import AnyPrecision, Bits16
 from eckart.refinement import AnyRefinement, NoRefinement
+from eckart.sharing import AnySharing, Separate
 from eckart.structure import AnyStructure, TwoFactor
 
 
@@ -27,6 +28,9 @@ class Recipe(BaseModel):
     objective: Annotated[AnyObjective, Discriminator("name"), BeforeValidator(expand_name)]
     allocation: Annotated[AnyAllocation, Discriminator("name"), BeforeValidator(expand_name)] = Field(
         default_factory=Uniform
+    )
+    sharing: Annotated[AnySharing, Discriminator("name"), BeforeValidator(expand_name)] = Field(
+        default_factory=Separate
     )
     structure: Annotated[AnyStructure, Discriminator("name"), BeforeValidator(expand_name)] = Field(
         default_factory=TwoFactor

@@ -16,6 +16,7 @@ from eckart.precision import AnyPrecision
 from eckart.recipe import Recipe
 from eckart.recipe_table import RECIPES
 from eckart.refinement import AnyRefinement
+from eckart.sharing import AnySharing
 from eckart.structure import AnyStructure
 
 
@@ -112,6 +113,7 @@ def _fields_beside(path: list[str], data: dict[str, Any]) -> list[str]:
     place = {
         "objective": AnyObjective.__args__,
         "allocation": AnyAllocation.__args__,
+        "sharing": AnySharing.__args__,
         "structure": AnyStructure.__args__,
         "precision": AnyPrecision.__args__,
         "refinement": AnyRefinement.__args__,

@@ -31,11 +31,11 @@ def assert_same(ours: torch.Tensor, theirs: torch.Tensor, tolerance: float = 1e-
     assert (ours - theirs).abs().max() <= tolerance * theirs.abs().max()
 
 
-@pytest.fixture(params=STRUCTURES)
+@pytest.fixture(params=[*(f"structure={name}" for name in STRUCTURES), "sharing=shared"])
 def saved(request: pytest.FixtureRequest, tmp_path: Path, tokens: torch.Tensor) -> tuple[Path, PreTrainedModel]:
     """A compressed Llama on disk, and the model in memory that it was written from."""
     model = make_model("llama")
-    report = eckart.compress(model, "aa-svd-layer", 0.6, tokens, overrides=[f"structure={request.param}"])
+    report = eckart.compress(model, "aa-svd-layer", 0.6, tokens, overrides=[request.param])
     eckart.save(model, report, tmp_path / "small")
     return tmp_path / "small", model
 
@@ -228,3 +228,29 @@ def test_the_config_cannot_be_put_on_a_dense_model(saved: tuple[Path, PreTrained
     config = saved[1].config.quantization_config
     with pytest.raises(ValueError, match="require the model to be pre-quantized"):
         AutoModelForCausalLM.from_pretrained(model_folder, quantization_config=config)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "gemma3", "opt"])
+@pytest.mark.parametrize("precision", ["16-bit", "8-bit"])
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_joint_linears_survive_the_disk_and_are_taken_apart(
+    kind: str, precision: str, structure: str, tmp_path: Path, tokens: torch.Tensor
+) -> None:
+    model = make_model(kind)
+    names = set(model.state_dict())
+    overrides = ["sharing=shared", f"structure={structure}", f"precision={precision}"]
+    report = eckart.compress(model, "svd-llm", 0.6, tokens, overrides=overrides)
+    eckart.save(model, report, tmp_path / "small")
+    loaded, info = AutoModelForCausalLM.from_pretrained(tmp_path / "small", output_loading_info=True)
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert_same(logits(loaded, tokens), logits(model, tokens))
+    dense = loaded.dequantize()
+    assert set(dense.state_dict()) == names
+    assert_same(logits(dense, tokens), logits(model, tokens))
+
+
+def test_joint_linears_that_the_model_has_not(saved: tuple[Path, PreTrainedModel]) -> None:
+    folder, _ = saved
+    edit_config(folder, joint=[["model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.nothing"]])
+    with pytest.raises(CheckpointError, match="nothing"):
+        AutoModelForCausalLM.from_pretrained(folder)

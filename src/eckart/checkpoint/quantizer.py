@@ -18,7 +18,16 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from eckart.errors import CheckpointError
-from eckart.layers import FactoredLinear, PivotedLinear, QuantizedLinear, is_linear, weight_matrix
+from eckart.layers import (
+    FactoredLinear,
+    PivotedLinear,
+    QuantizedLinear,
+    is_linear,
+    join_modules,
+    joint_groups,
+    separate_modules,
+    weight_matrix,
+)
 from eckart.layout import Layout
 from eckart.precision import PRECISIONS, Bits16
 from eckart.structure import STRUCTURES, TwoFactor
@@ -34,6 +43,7 @@ class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
         format_version: of this record.
         ranks: rank by module path, in the names of the model class that was saved; None for a weight that is not
             factored and yet stored in another precision.
+        joint: paths of the linears of each group that was joined to one, the first of them first.
         structure: name of the layout of the factors, of :data:`eckart.structure.STRUCTURES`.
         precision: of the numbers: the name and the fields of one of :data:`eckart.precision.PRECISIONS`; None for the
             model's dtype.
@@ -51,6 +61,7 @@ class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
         calibration: dict[str, Any] | None = None,
         provenance: dict[str, Any] | None = None,
         weights: str | None = None,
+        joint: list[list[str]] | None = None,
         structure: str = TwoFactor().name,
         precision: dict[str, Any] | None = None,
         **kwargs: Any,
@@ -63,6 +74,7 @@ class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
         self.quant_method = METHOD
         self.format_version = format_version
         self.ranks = ranks
+        self.joint = joint or []
         self.structure = structure
         self.precision = precision
         self.recipe = recipe
@@ -112,6 +124,8 @@ class EckartQuantizer(HfQuantizer):  # type: ignore[misc]
 
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
         layout = _layout(self.quantization_config)
+        for paths in self.quantization_config.joint:
+            _join(model, [_find_module(model, path)[0] for path in paths])
         for path, rank in self.quantization_config.ranks.items():
             name, linear = _find_module(model, path)
             shape = weight_matrix(linear).shape
@@ -151,7 +165,16 @@ class EckartQuantizer(HfQuantizer):  # type: ignore[misc]
     def _dequantize(self, model: PreTrainedModel, dtype: torch.dtype | None = None) -> PreTrainedModel:
         for name, layer in _replaced_layers(model):
             model.set_submodule(name, layer.to_dense())
+        for paths in joint_groups(model).values():
+            separate_modules(model, paths)
         return model
+
+
+def _join(model: PreTrainedModel, paths: list[str]) -> None:
+    try:
+        join_modules(model, paths)
+    except ValueError as error:
+        raise CheckpointError(f"config.json says that {', '.join(paths)} were joined, but {error}.") from error
 
 
 def _layout(config: EckartConfig) -> Layout:
@@ -189,7 +212,7 @@ def _find_module(model: PreTrainedModel, path: str) -> tuple[str, nn.Module]:
         if name in modules and is_linear(modules[name]):
             return name, modules[name]
     raise CheckpointError(
-        f"config.json gives {path!r} a rank, but {type(model).__name__} has no linear layer of that name. "
+        f"config.json names the linear layer {path!r}, but {type(model).__name__} has none of that name. "
         f"Load the model with the class that its 'architectures' names, or AutoModel."
     )
 

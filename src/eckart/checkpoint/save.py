@@ -22,6 +22,7 @@ from eckart.checkpoint.identity import versions
 from eckart.checkpoint.quantizer import EckartConfig
 from eckart.checkpoint.source import FileWeights
 from eckart.errors import CheckpointError
+from eckart.layers import joint_groups
 from eckart.precision import Bits16
 from eckart.report import REPORT_NAME, Report
 
@@ -132,6 +133,7 @@ def description(
     recipe = report.recipe
     return EckartConfig(
         ranks={layer.path: layer.rank for layer in report.layers if recipe.layout.changes(layer.rank)},
+        joint=list(joint_groups(model).values()),
         structure=recipe.structure.name,
         precision=None if recipe.precision == Bits16() else recipe.precision.model_dump(mode="json"),
         recipe=recipe.model_dump(mode="json"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,15 @@ from eckart.errors import CheckpointError
 from eckart.placement import Placement, computing_dtype, named_tensors, wanted_tensors
 
 
+@dataclass(frozen=True)
+class _Source:
+    """Where a parameter comes from: tensors by name, joined along a dimension. It is held, so that its id stays its."""
+
+    parameter: nn.Parameter
+    names: tuple[str, ...]
+    dimension: int = 0
+
+
 class FileWeights:
     """The tensors of a model in safetensors files; what is changed while a module is lent is lost.
 
@@ -30,7 +40,19 @@ class FileWeights:
         self.files = list(files)
         self._loader = loader
         # Modules that share a parameter share its object, so one name of it is enough.
-        self._names = {id(parameter): name for name, parameter in model.named_parameters()}
+        self._sources = {id(p): _Source(p, (name,)) for name, p in model.named_parameters()}
+
+    def join(self, whole: nn.Parameter, parts: Sequence[nn.Parameter], dimension: int) -> None:
+        """See :meth:`eckart.placement.Weights.join`."""
+        names = tuple(name for part in parts for name in self._sources[id(part)].names)
+        self._sources[id(whole)] = _Source(whole, names, dimension)
+        whole.requires_grad_(False)
+
+    def separate(self, whole: nn.Parameter, parts: Sequence[nn.Parameter], dimension: int) -> None:
+        """See :meth:`eckart.placement.Weights.separate`."""
+        for part, name in zip(parts, self._sources[id(whole)].names, strict=True):
+            self._sources[id(part)] = _Source(part, (name,))
+            part.requires_grad_(False)
 
     @contextmanager
     def lend(
@@ -70,10 +92,17 @@ class FileWeights:
                     buffer.data = buffer.data.to(*homes[name])
 
     def _read(self, parameter: nn.Parameter, device: torch.device) -> nn.Parameter:
-        tensor = self.read(self._names[id(parameter)])
-        if tensor.shape != parameter.shape:
+        source = self._sources[id(parameter)]
+        parts = [self.read(name) for name in source.names]
+        try:
+            tensor = torch.cat(parts, source.dimension) if len(parts) > 1 else parts[0]
+            fits = tensor.shape == parameter.shape
+        except RuntimeError:  # what does not fit together
+            fits = False
+        if not fits:
+            found = ", ".join(str(tuple(part.shape)) for part in parts)
             raise CheckpointError(
-                f"{self._names[id(parameter)]} has the shape {tuple(tensor.shape)} in its file, expected "
+                f"{', '.join(source.names)} has the shape {found} in its file, expected "
                 f"{tuple(parameter.shape)}. The file was changed after the start."
             )
         return nn.Parameter(tensor.to(device, computing_dtype(parameter, device), copy=True), requires_grad=False)

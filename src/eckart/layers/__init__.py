@@ -7,6 +7,10 @@ from torch import nn
 from eckart.layers.child import fill_child as fill_child
 from eckart.layers.factored import FactoredLinear as FactoredLinear
 from eckart.layers.factored import Fit as Fit
+from eckart.layers.joint import JointLinear as JointLinear
+from eckart.layers.joint import join_modules as join_modules
+from eckart.layers.joint import joint_groups as joint_groups
+from eckart.layers.joint import separate_modules as separate_modules
 from eckart.layers.linear import bias_vector as bias_vector
 from eckart.layers.linear import is_linear as is_linear
 from eckart.layers.linear import weight_matrix as weight_matrix

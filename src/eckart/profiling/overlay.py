@@ -27,6 +27,14 @@ class OverlaidWeights:
         # By identity, since a module that is lent does not know its own path.
         self._paths = {id(model.get_submodule(path)): path for path in others}
 
+    def join(self, whole: nn.Parameter, parts: Sequence[nn.Parameter], dimension: int) -> None:
+        """See :meth:`eckart.placement.Weights.join`."""
+        self._inner.join(whole, parts, dimension)
+
+    def separate(self, whole: nn.Parameter, parts: Sequence[nn.Parameter], dimension: int) -> None:
+        """See :meth:`eckart.placement.Weights.separate`."""
+        self._inner.separate(whole, parts, dimension)
+
     @contextmanager
     def lend(
         self, module: nn.Module, device: torch.device, skip: Sequence[nn.Module | None] = ()

@@ -1,0 +1,130 @@
+"""Several linear layers that are handed the same input, run as one: with low rank they share a basis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from eckart.layers.linear import bias_vector, dense_like, weight_matrix
+
+
+class JointLinear(nn.Module):
+    """Stands where the first of the layers was, computes the outputs of all of them, and returns its own.
+
+    The others are :class:`JointPart`; they take theirs from the same run if they are handed the very same tensor.
+
+    Attributes:
+        joint: in features -> the sum of the parts' out features; may be replaced by any layer that stands for a linear.
+        sizes: out features of each part.
+    """
+
+    joint: nn.Module
+
+    def __init__(self, joint: nn.Module, sizes: Sequence[int]) -> None:
+        super().__init__()
+        self.joint = joint
+        self.sizes = list(sizes)
+        # The input of the last run and its outputs, until the last part has taken its own.
+        self._last: tuple[Tensor, Tensor] | None = None
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map (..., in features) to (..., out features of the first part)."""
+        self._last = None
+        return self.part(inputs, 0)
+
+    def part(self, inputs: Tensor, number: int) -> Tensor:
+        """Return the outputs of one part, (..., its out features)."""
+        last = self._last
+        outputs = last[1] if last is not None and last[0] is inputs else cast(Tensor, self.joint(inputs))
+        self._last = None if number == len(self.sizes) - 1 else (inputs, outputs)
+        start = sum(self.sizes[:number])
+        return outputs[..., start : start + self.sizes[number]]
+
+    @property
+    def weight(self) -> Tensor:
+        """The first part's weight, for code that asks a layer for its dtype or device; not to be written to."""
+        return cast(Tensor, self.joint.weight)[: self.sizes[0]]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is copied: not the outputs of a run."""
+        return {**self.__dict__, "_last": None}
+
+
+class JointPart(nn.Module):
+    """One of the layers of a :class:`JointLinear` but the first; it holds no numbers of its own."""
+
+    def __init__(self, leader: JointLinear, number: int) -> None:
+        super().__init__()
+        self._leader = (leader,)  # in a tuple, so that it does not become a child too
+        self.number = number
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map (..., in features) to (..., out features)."""
+        return self._leader[0].part(inputs, self.number)
+
+    @property
+    def weight(self) -> Tensor:
+        """As :attr:`JointLinear.weight`, of this part."""
+        leader = self._leader[0]
+        return torch.split(cast(Tensor, leader.joint.weight), leader.sizes)[self.number]
+
+
+def empty_joint(linears: Sequence[nn.Module]) -> nn.Module:
+    """Return a linear layer with the outputs of all of ``linears``, of their class, its numbers not yet set.
+
+    Raises:
+        ValueError: they are not of one class, device and dtype, or some have a bias and others have none.
+    """
+    weights = [weight_matrix(linear) for linear in linears]
+    kinds = {
+        (type(linear), bias_vector(linear) is None, weight.dtype, weight.device)
+        for linear, weight in zip(linears, weights, strict=True)
+    }
+    if len(kinds) != 1:
+        raise ValueError(f"layers of different kinds cannot be joined: {kinds}")
+    kind, lacks_bias, dtype, device = kinds.pop()
+    outputs, inputs = sum(len(weight) for weight in weights), weights[0].shape[1]
+    if kind is Conv1D:
+        with torch.device(device):
+            return Conv1D(outputs, inputs).to(dtype)
+    return nn.Linear(inputs, outputs, bias=not lacks_bias, device=device, dtype=dtype)
+
+
+def join_modules(model: nn.Module, paths: Sequence[str]) -> JointLinear:
+    """Put a joint layer, its numbers not yet set, and its parts in the places of linear layers of ``model``."""
+    linears = [model.get_submodule(path) for path in paths]
+    leader = JointLinear(empty_joint(linears), [weight_matrix(linear).shape[0] for linear in linears])
+    model.set_submodule(paths[0], leader)
+    for number, path in enumerate(paths[1:], start=1):
+        model.set_submodule(path, JointPart(leader, number))
+    return leader
+
+
+def joint_groups(model: nn.Module) -> dict[str, list[str]]:
+    """Return the paths of the layers of each group that is joined, the first one first, by the first one's path."""
+    groups: dict[int, list[str]] = {}
+    for path, module in model.named_modules():
+        if isinstance(module, JointLinear):
+            groups.setdefault(id(module), [""] * len(module.sizes))[0] = path
+        elif isinstance(module, JointPart):
+            leader = module._leader[0]
+            groups.setdefault(id(leader), [""] * len(leader.sizes))[module.number] = path
+    return {paths[0]: paths for paths in groups.values()}
+
+
+def separate_modules(model: nn.Module, paths: Sequence[str]) -> None:
+    """Put the layers that were joined, with copies of their numbers, back in their places.
+
+    Args:
+        model: is changed in place.
+        paths: of one group of :func:`joint_groups`; its joint layer must be linear.
+    """
+    leader = cast(JointLinear, model.get_submodule(paths[0]))
+    weights, bias = torch.split(weight_matrix(leader.joint).detach(), leader.sizes), bias_vector(leader.joint)
+    biases = [None] * len(paths) if bias is None else torch.split(bias.detach(), leader.sizes)
+    for path, part, part_bias in zip(paths, weights, biases, strict=True):
+        model.set_submodule(path, dense_like(type(leader.joint), part, part_bias))
