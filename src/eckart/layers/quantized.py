@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from eckart.layers import kernels
 from eckart.layers.linear import bias_vector, dense_like, weight_matrix
 from eckart.quantization import Grid, from_codes, pack, unpack
 
@@ -38,6 +39,7 @@ class QuantizedLinear(nn.Module):
     ) -> None:
         super().__init__()
         self.in_features, self.out_features, self.grid, self.replaced = in_features, out_features, grid, replaced
+        self._packed: tuple[object, tuple[Tensor, Tensor]] | None = None
         self.register_buffer("codes", _storage(torch.zeros(out_features, in_features, dtype=torch.int8), grid, device))
         self.scale = nn.Parameter(torch.ones(out_features, grid.groups(in_features), device=device, dtype=dtype))
         self.register_parameter(
@@ -65,12 +67,29 @@ class QuantizedLinear(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map (..., in features) to (..., out features)."""
+        if kernels.can_multiply(inputs, self.scale, self.grid, self.out_features):
+            outputs = self._product_of_few_bits(inputs)
+            return outputs if self.bias is None else outputs + self.bias
         codes = self._codes()
         if self.grid.group is not None:
             return functional.linear(inputs, from_codes(codes, self.scale, self.grid).to(inputs.dtype), self.bias)
         # One scale a row: it may come after the product, and then the weight is never made.
         outputs = functional.linear(inputs, codes.to(inputs.dtype)) * self.scale[:, 0].to(inputs.dtype)
         return outputs if self.bias is None else outputs + self.bias
+
+    def _product_of_few_bits(self, inputs: Tensor) -> Tensor:
+        if self.grid.bits == 8:
+            return kernels.multiply_8_bit(inputs, self.codes, self.scale)
+        # Another order of the same bits, made at the first run and held beside them until they change.
+        state = tuple((tensor.data_ptr(), tensor._version) for tensor in (self.codes, self.scale))
+        if self._packed is None or self._packed[0] != state:
+            self._packed = state, kernels.pack_for_product(self._codes(), self.scale)
+        assert self.grid.group is not None
+        return kernels.multiply_4_bit(inputs, self._packed[1], self.grid.group)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is copied: not what can be made again."""
+        return {**self.__dict__, "_packed": None}
 
     @property
     def weight(self) -> Tensor:

@@ -1,0 +1,59 @@
+"""PyTorch's own products with weights of few bits, for the few tokens at a time that decoding consists of.
+
+They read the codes as they are, where a product of floats would first have to make a 16-bit weight of them: on a CPU a
+token then takes less time than with 16 bits, not several times more. They serve no gradients and exist for bfloat16
+inputs; for many tokens at once they are slower than a product of floats. torchao runs the same ones.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from eckart.quantization import Grid
+
+MOST_TOKENS = 8  # at once for which the products of few bits are faster, measured
+WIDTH = 16  # that the 8-bit product needs the inner dimension in multiples of, and packing the outer one
+GROUPS = (32, 64, 128, 256)  # that the 4-bit product knows
+
+
+def can_multiply(inputs: Tensor, scale: Tensor, grid: Grid, out_features: int) -> bool:
+    """Return whether :func:`multiply` serves ``inputs``, (..., in features), for a weight of that grid."""
+    columns = inputs.shape[-1]
+    if (
+        inputs.device.type != "cpu"
+        or inputs.dtype is not torch.bfloat16
+        or scale.dtype is not torch.bfloat16
+        or not 0 < inputs.numel() <= MOST_TOKENS * columns
+        or (torch.is_grad_enabled() and (inputs.requires_grad or scale.requires_grad))
+        or torch.compiler.is_compiling()
+    ):
+        return False
+    if grid.bits == 8:
+        return grid.group is None and columns % WIDTH == 0
+    return grid.group in GROUPS and columns % grid.group == 0 and out_features % WIDTH == 0
+
+
+def pack_for_product(codes: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Return 4-bit codes, (rows, columns) int8, and their scales as the product wants them."""
+    packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes.to(torch.int32) + 8, 1)
+    scales = scale.detach().T
+    return packed, torch.stack([scales, torch.zeros_like(scales)], dim=-1).contiguous()
+
+
+def multiply_8_bit(inputs: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
+    """Return the product, (..., out features), of ``inputs`` and codes with a scale for each row."""
+    flat = inputs.reshape(-1, inputs.shape[-1]).contiguous()
+    return cast(Tensor, torch.ops.aten._weight_int8pack_mm(flat, codes, scale[:, 0].contiguous())).reshape(
+        *inputs.shape[:-1], -1
+    )
+
+
+def multiply_4_bit(inputs: Tensor, packed: tuple[Tensor, Tensor], group: int) -> Tensor:
+    """Return the product, (..., out features), of ``inputs`` and what :func:`pack_for_product` returned."""
+    flat = inputs.reshape(-1, inputs.shape[-1]).contiguous()
+    codes, scales = packed
+    product = torch.ops.aten._weight_int4pack_mm_for_cpu(flat, codes, group, scales)
+    return cast(Tensor, product).reshape(*inputs.shape[:-1], -1)

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from eckart.layers import QuantizedLinear, fill_child, kernels
+from eckart.quantization import Grid
+
+GRIDS = [Grid(8), Grid(4, 32), Grid(4, 64), Grid(4, 128)]
+
+
+def make(grid: Grid, columns: int = 256, rows: int = 48) -> QuantizedLinear:
+    torch.manual_seed(0)
+    linear = nn.Linear(columns, rows).bfloat16()
+    layer = QuantizedLinear.empty_like(linear, grid)
+    fill_child(layer, linear.weight.double(), linear.bias)
+    return layer
+
+
+def expected(layer: QuantizedLinear, inputs: torch.Tensor) -> torch.Tensor:
+    return inputs.double() @ layer.product().T + layer.bias.double()
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("shape", [(1,), (1, 1), (3, 2), (8,), (2, 4)])
+def test_few_tokens_get_the_product_of_the_codes(grid: Grid, shape: tuple[int, ...]) -> None:
+    layer = make(grid)
+    inputs = torch.randn(*shape, 256).bfloat16()
+    with torch.no_grad():
+        assert kernels.can_multiply(inputs, layer.scale, grid, 48)
+        found = layer(inputs)
+    assert found.dtype is torch.bfloat16
+    assert found.shape == (*shape, 48)
+    assert (found.double() - expected(layer, inputs)).norm() < 0.005 * expected(layer, inputs).norm()
+
+
+@pytest.mark.parametrize("grid", [*GRIDS, Grid(8, 32), Grid(4)])
+@pytest.mark.parametrize(("columns", "rows"), [(33, 7), (24, 20), (40, 16), (256, 20), (1, 1), (16, 16)])
+def test_any_shape_is_right_whoever_serves_it(grid: Grid, columns: int, rows: int) -> None:
+    layer = make(grid, columns, rows)
+    inputs = torch.randn(2, columns).bfloat16()
+    with torch.no_grad():
+        found = layer(inputs)
+    assert (found.double() - expected(layer, inputs)).norm() < 0.01 * (1 + expected(layer, inputs).norm())
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_gradients_other_dtypes_and_many_tokens_are_served_by_floats(grid: Grid) -> None:
+    layer = make(grid)
+    few = torch.randn(1, 256).bfloat16()
+    assert not kernels.can_multiply(few, layer.scale, grid, 48)  # scales ask for a gradient
+    with torch.no_grad():
+        assert not kernels.can_multiply(few.float(), layer.scale, grid, 48)
+        assert not kernels.can_multiply(few.expand(9, -1), layer.scale, grid, 48)
+        assert not kernels.can_multiply(few[:0], layer.scale, grid, 48)
+        assert not kernels.can_multiply(few.to("meta"), layer.scale, grid, 48)
+
+
+def test_a_changed_scale_is_seen_and_a_copy_makes_its_own() -> None:
+    layer = make(Grid(4, 32))
+    inputs = torch.randn(1, 256).bfloat16()
+    with torch.no_grad():
+        before = layer(inputs)
+        twin = copy.deepcopy(layer)
+        layer.scale.mul_(2)
+        assert (layer(inputs).double() - expected(layer, inputs)).norm() < 0.01 * expected(layer, inputs).norm()
+        assert torch.equal(twin(inputs), before)
+    assert set(layer.state_dict()) == {"codes", "scale", "bias"}
