@@ -8,11 +8,12 @@ from torch import nn
 
 from eckart.layers import Fit, QuantizedLinear, weight_matrix
 from eckart.layout import Layout, dense_bytes
+from eckart.lowrank import whiten
 from eckart.precision import Bits4, Bits8, Bits16
 from eckart.structure import STRUCTURES, TwoFactor
 
 LAYOUTS = [
-    Layout(structure, precision)
+    Layout(structure(), precision)
     for structure in STRUCTURES.values()
     for precision in (Bits16(), Bits8(), Bits8(group=5), Bits4(), Bits4(group=8, feedback=False))
 ]
@@ -72,7 +73,7 @@ def test_layers_hold_what_they_are_given_as_well_as_their_numbers_can(layout: La
     linear = nn.Linear(24, 20)
     second, first = torch.randn(20, 6, dtype=torch.float64), torch.randn(6, 24, dtype=torch.float64)
     inputs = torch.randn(24, 200, dtype=torch.float64)
-    fit = Fit(second @ first, inputs @ inputs.T)
+    fit = Fit(second @ first, whiten(inputs @ inputs.T))
     layer = layout.factored(linear, second, first, torch.float32, fit)
     error = (layer.product() - second @ first).norm() / (second @ first).norm()
     assert error < {16: 1e-5, 8: 0.02, 4: 0.2}[int(layout.precision.name.split("-")[0])]

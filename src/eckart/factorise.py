@@ -126,13 +126,14 @@ class Factoriser:
             metric: the root of the output metric; None for the identity.
             projectors: on the leading output directions, (m, m), if the objective observes outputs.
         """
-        layout, second_moment = self.recipe.layout, whitening.root @ whitening.root.T
+        layout = self.recipe.layout
         if rank is None:
-            return layout.whole(linear, weight, stored, Fit(weight, second_moment))
+            return layout.whole(linear, weight, stored, Fit(weight, whitening))
         solution = self.recipe.objective.solution(
             weight, moments, whitening, rank, metric=metric, projectors=projectors
         )
-        return layout.factored(linear, *truncate(solution, rank), stored, Fit(solution.least_squares, second_moment))
+        fit = Fit(solution.least_squares, whitening, metric)
+        return layout.factored(linear, *truncate(solution, rank), stored, fit)
 
     def _metric_root(self, path: str, device: torch.device) -> Whitening | None:
         chosen = self.recipe.objective.output_metric

@@ -14,11 +14,19 @@ Child = nn.Linear | QuantizedLinear
 
 
 class ChildShape(NamedTuple):
-    """Of a child; ``bias``: whether it has one where the layer that is replaced has one."""
+    """Of a child.
+
+    Attributes:
+        in_features: of the child.
+        out_features: of the child.
+        bias: whether it has one where the layer that is replaced has one.
+        grid: how its numbers are rounded, whatever those of the other children are; None for the layer's own.
+    """
 
     in_features: int
     out_features: int
     bias: bool
+    grid: Grid | None = None
 
 
 def make_child(
@@ -29,8 +37,17 @@ def make_child(
     device: torch.device | str | None,
     dtype: torch.dtype | None,
 ) -> Child:
-    """Return a layer whose numbers are not yet set; ``grid`` says how they are rounded, None stands for 16 bits."""
+    """Return a layer whose numbers are not yet set.
+
+    Args:
+        shape: of the layer.
+        grid: how its numbers are rounded, if the shape has none of its own; None stands for 16 bits.
+        bias: whether the layer that is replaced has one.
+        device: of its tensors.
+        dtype: of what is no code.
+    """
     in_features, out_features, bias = shape.in_features, shape.out_features, bias and shape.bias
+    grid = shape.grid or grid
     if grid is None:
         return nn.Linear(in_features, out_features, bias=bias, device=device, dtype=dtype)
     return QuantizedLinear(in_features, out_features, grid, bias=bias, device=device, dtype=dtype)
