@@ -7,6 +7,7 @@ from torch import nn
 from eckart.layers.child import fill_child as fill_child
 from eckart.layers.factored import FactoredLinear as FactoredLinear
 from eckart.layers.factored import Fit as Fit
+from eckart.layers.hybrid import HybridLinear as HybridLinear
 from eckart.layers.linear import bias_vector as bias_vector
 from eckart.layers.linear import is_linear as is_linear
 from eckart.layers.linear import weight_matrix as weight_matrix

@@ -26,6 +26,7 @@ class Structure(Choice):
     """A choice of how a weight (m, n) of rank r is laid out."""
 
     layer: ClassVar[type[FactoredLinear]]
+    adds_to_base: ClassVar[bool] = False  # whether the rank is that of what another matrix lacks, not of the weight
 
     def matrices(self, out_features: int, in_features: int, rank: int) -> list[Matrix]:
         """Return the matrices that are stored, in the order of the layer's children."""

@@ -1,0 +1,69 @@
+"""A weight of few bits beside two factors: what rounding loses, in low rank (EoRA, arXiv 2410.21271)."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import BeforeValidator, Discriminator, Field
+from torch import Tensor, nn
+
+from eckart.choice import expand_name
+from eckart.layers import FactoredLinear, Fit, HybridLinear, bias_vector
+from eckart.lowrank import Whitening
+from eckart.precision import Bits4, Bits8, Precision
+from eckart.quantization import find_scales, from_codes, round_to_grid
+from eckart.structure.base import Matrix, Structure
+
+
+class Hybrid(Structure):
+    """``W' = Q + second @ first``: Q (m, n) in few bits, and factors in the recipe's own precision.
+
+    The rank says how much is spent on what Q lacks; the least that a linear can take is Q and rank 1.
+
+    Attributes:
+        base: how Q is stored; its ``feedback`` is GPTQ's.
+        alternations: how often Q and the factors are found again for what the other leaves; 0 is EoRA.
+    """
+
+    name: Literal["hybrid"] = "hybrid"
+    layer: ClassVar[type[FactoredLinear]] = HybridLinear
+    adds_to_base: ClassVar[bool] = True
+
+    base: Annotated[Bits4 | Bits8, Discriminator("name"), BeforeValidator(expand_name)] = Field(
+        default_factory=lambda: Bits4(group=128)
+    )
+    alternations: int = Field(2, ge=0)
+
+    def matrices(self, out_features: int, in_features: int, rank: int) -> list[Matrix]:
+        """Return both factors and the base."""
+        factors = super().matrices(out_features, in_features, rank)
+        return [*factors, Matrix(out_features, in_features, self.base)]
+
+    def highest_rank(self, out_features: int, in_features: int) -> int:
+        """Return ``min(m, n)``."""
+        return min(out_features, in_features)
+
+    def remainder(self, weight: Tensor, whitening: Whitening) -> Tensor:
+        """Return what the nearest codes leave of a weight."""
+        scales = find_scales(weight, self.base.grid)
+        return weight - from_codes(round_to_grid(weight, scales, self.base.grid), scales, self.base.grid)
+
+    def empty_like(self, linear: nn.Module, rank: int, precision: Precision) -> HybridLinear:
+        """See :meth:`Structure.empty_like`."""
+        return HybridLinear.empty_like(linear, rank, precision.grid, base=self.base.grid)
+
+    def factored(
+        self, linear: nn.Module, second: Tensor, first: Tensor, stored: torch.dtype, precision: Precision, fit: Fit
+    ) -> HybridLinear:
+        """Return the layer that fits best; of the factors only the rank counts, since the base changes them."""
+        layer = self.empty_like(linear, first.shape[0], precision)
+        layer.solve_for(
+            fit,
+            bias_vector(linear),
+            stored,
+            alternations=self.alternations,
+            base_feedback=self.base.feedback,
+            feedback=precision.feeds_back,
+        )
+        return layer
