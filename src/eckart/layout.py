@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from eckart.errors import RecipeError
 from eckart.layers import FactoredLinear, Fit, QuantizedLinear, bias_vector, fill_child
 from eckart.precision import Bits16, Precision
 from eckart.structure import Structure, TwoFactor
@@ -27,10 +28,20 @@ class Layout:
     Attributes:
         structure: of a weight of low rank.
         precision: of all numbers, of weights that are not factored too.
+
+    Raises:
+        RecipeError: the structure has a precision of its own, and another one is asked for.
     """
 
     structure: Structure = field(default_factory=TwoFactor)
     precision: Precision = field(default_factory=Bits16)
+
+    def __post_init__(self) -> None:
+        if self.structure.own_precision and self.precision.grid is not None:
+            raise RecipeError(
+                f"Structure {self.structure.name!r} says itself which numbers take 8 bits and which 16; found "
+                f"precision {self.precision.name!r} beside it. Use precision=16-bit, or structure=two-factor for fewer bits."
+            )
 
     def bytes(self, out_features: int, in_features: int, rank: int | None) -> int:
         """Return the stored bytes of a weight of ``rank``; they rise with it."""

@@ -19,7 +19,7 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from eckart.choice import Choice, expand_name
-from eckart.errors import CheckpointError
+from eckart.errors import CheckpointError, RecipeError
 from eckart.layers import FactoredLinear, PivotedLinear, QuantizedLinear, is_linear, weight_matrix
 from eckart.layout import Layout
 from eckart.precision import PRECISIONS, Bits16
@@ -162,7 +162,11 @@ class EckartQuantizer(HfQuantizer):  # type: ignore[misc]
 
 def _layout(config: EckartConfig) -> Layout:
     structure = _choice("structure", config.structure, STRUCTURES)
-    return Layout(structure, _choice("precision", config.precision or Bits16().name, PRECISIONS))
+    precision = _choice("precision", config.precision or Bits16().name, PRECISIONS)
+    try:
+        return Layout(structure, precision)
+    except RecipeError as error:
+        raise CheckpointError(f"config.json was changed or damaged. {error}") from error
 
 
 def _choice(kind: str, described: object, known: Mapping[str, type[AnyChoice]]) -> AnyChoice:

@@ -13,6 +13,7 @@ from eckart.layers.linear import is_linear as is_linear
 from eckart.layers.linear import weight_matrix as weight_matrix
 from eckart.layers.pivoted import PivotedLinear as PivotedLinear
 from eckart.layers.quantized import QuantizedLinear as QuantizedLinear
+from eckart.layers.remapped import RemappedLinear as RemappedLinear
 from eckart.layers.two_factor import LowRankLinear as LowRankLinear
 
 

@@ -13,7 +13,7 @@ from eckart.allocation import Curvature, Evidence, LinearEvidence, ZeroSum
 from eckart.blocks import Block, Group, Target
 from eckart.device import give_back_memory, moment_device
 from eckart.errors import NonFiniteError
-from eckart.layers import weight_matrix
+from eckart.layers import Fit, weight_matrix
 from eckart.lowrank import Solution, Whitening, solve
 from eckart.metric import Fisher
 from eckart.moments import Moments
@@ -237,6 +237,9 @@ class _Measurement:
                 solution = solve(whitening, None, remainder, root)
                 tokens = moments.tokens if moments is not None else 1
                 evidence = self._of_solution(evidence, solution, remainder, tokens, gradients, second, counts)
+                if self.structure.adds_to_base:
+                    whole = Fit(weight, whitening, root).loss(torch.zeros_like(weight))
+                    evidence = replace(evidence, output_energy=whole / max(tokens, 1))
                 for kept, tensor in zip(self.bases, (solution.basis, solution.dual), strict=True):
                     if kept is not None:
                         kept.add(target.path, tensor)

@@ -6,9 +6,10 @@ from eckart.structure.base import Matrix as Matrix
 from eckart.structure.base import Structure as Structure
 from eckart.structure.hybrid import Hybrid as Hybrid
 from eckart.structure.pivoted import Pivoted as Pivoted
+from eckart.structure.remapped import Remapped as Remapped
 from eckart.structure.two_factor import TwoFactor as TwoFactor
 
-AnyStructure = TwoFactor | Pivoted | Hybrid
+AnyStructure = TwoFactor | Pivoted | Hybrid | Remapped
 STRUCTURES: dict[str, type[AnyStructure]] = {
-    choice.model_fields["name"].default: choice for choice in (TwoFactor, Pivoted, Hybrid)
+    choice.model_fields["name"].default: choice for choice in (TwoFactor, Pivoted, Hybrid, Remapped)
 }

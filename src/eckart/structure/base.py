@@ -27,6 +27,7 @@ class Structure(Choice):
 
     layer: ClassVar[type[FactoredLinear]]
     adds_to_base: ClassVar[bool] = False  # whether the rank is that of what another matrix lacks, not of the weight
+    own_precision: ClassVar[bool] = False  # whether it says itself in how many bits which factor is stored
 
     def matrices(self, out_features: int, in_features: int, rank: int) -> list[Matrix]:
         """Return the matrices that are stored, in the order of the layer's children."""
