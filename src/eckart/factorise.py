@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from eckart.blocks import Group, Target
 from eckart.errors import NonFiniteError
 from eckart.layers import FactoredLinear, Fit, QuantizedLinear, weight_matrix
-from eckart.lowrank import Whitening, truncate
+from eckart.lowrank import Whitening, least_squares, truncate
 from eckart.moments import Moments, relative_error
 from eckart.placement import Placement
 from eckart.plan import Plan
@@ -129,9 +129,12 @@ class Factoriser:
         layout = self.recipe.layout
         if rank is None:
             return layout.whole(linear, weight, stored, Fit(weight, whitening))
-        solution = self.recipe.objective.solution(
-            weight, moments, whitening, rank, metric=metric, projectors=projectors
-        )
+        objective = self.recipe.objective
+        if layout.structure.adds_to_base:  # what is of low rank is known only when the base is
+            cross_moment = None if moments is None else objective.cross_moment(weight, moments, whitening, rank)
+            target = least_squares(whitening, cross_moment, weight)
+            return layout.fitted(linear, rank, stored, Fit(target, whitening, metric))
+        solution = objective.solution(weight, moments, whitening, rank, metric=metric, projectors=projectors)
         fit = Fit(solution.least_squares, whitening, metric)
         return layout.factored(linear, *truncate(solution, rank), stored, fit)
 

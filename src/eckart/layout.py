@@ -40,7 +40,8 @@ class Layout:
         if self.structure.own_precision and self.precision.grid is not None:
             raise RecipeError(
                 f"Structure {self.structure.name!r} says itself which numbers take 8 bits and which 16; found "
-                f"precision {self.precision.name!r} beside it. Use precision=16-bit, or structure=two-factor for fewer bits."
+                f"precision {self.precision.name!r} beside it. Use precision=16-bit, or structure=two-factor for fewer "
+                "bits."
             )
 
     def bytes(self, out_features: int, in_features: int, rank: int | None) -> int:
@@ -107,6 +108,17 @@ class Layout:
             fit: what the layer is made for; the loss of rounding is made up for by it, if the precision does that.
         """
         return self.structure.factored(linear, second, first, stored, self.precision, fit)
+
+    def fitted(self, linear: nn.Module, rank: int, stored: torch.dtype, fit: Fit) -> FactoredLinear:
+        """Return the layer of that rank that takes the place of ``linear``, as near to ``fit`` as can be.
+
+        Args:
+            linear: gives its bias, device and dtype.
+            rank: of the layer.
+            stored: as for :meth:`factored`.
+            fit: what the layer is made for.
+        """
+        return self.structure.fitted(linear, rank, stored, self.precision, fit)
 
     def whole(self, linear: nn.Module, weight: Tensor, stored: torch.dtype, fit: Fit) -> QuantizedLinear:
         """Return the layer that takes the place of ``linear`` if it is not factored, for a precision below 16 bits.

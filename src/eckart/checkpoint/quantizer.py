@@ -185,9 +185,12 @@ def _choice(kind: str, described: object, known: Mapping[str, type[AnyChoice]]) 
     try:
         return known[name].model_validate(data)
     except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
         raise CheckpointError(
-            f"config.json describes a {kind} that cannot be: {error}. It was changed or damaged: copy or download it "
-            "again."
+            f"config.json describes a {kind} that cannot be: {name} with {where} = {first['input']!r} "
+            f"({first['msg']}). It was changed or damaged: copy or download it again, or install a newer version of "
+            "eckart."
         ) from error
 
 

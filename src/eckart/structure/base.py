@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from eckart.choice import Choice
 from eckart.layers import FactoredLinear, Fit, bias_vector
-from eckart.lowrank import Whitening
+from eckart.lowrank import Whitening, solve, truncate
 from eckart.precision import Precision
 
 
@@ -77,3 +77,10 @@ class Structure(Choice):
         layer = self.empty_like(linear, first.shape[0], precision)
         layer.set_factors(second, first, bias_vector(linear), stored, fit if precision.feeds_back else None)
         return layer
+
+    def fitted(
+        self, linear: nn.Module, rank: int, stored: torch.dtype, precision: Precision, fit: Fit
+    ) -> FactoredLinear:
+        """Return the layer of that rank that is nearest to ``fit``; arguments as for :meth:`factored`."""
+        solution = solve(fit.whitening, None, fit.target, fit.metric)
+        return self.factored(linear, *truncate(solution, rank), stored, precision, fit)

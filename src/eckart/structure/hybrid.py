@@ -57,7 +57,11 @@ class Hybrid(Structure):
         self, linear: nn.Module, second: Tensor, first: Tensor, stored: torch.dtype, precision: Precision, fit: Fit
     ) -> HybridLinear:
         """Return the layer that fits best; of the factors only the rank counts, since the base changes them."""
-        layer = self.empty_like(linear, first.shape[0], precision)
+        return self.fitted(linear, first.shape[0], stored, precision, fit)
+
+    def fitted(self, linear: nn.Module, rank: int, stored: torch.dtype, precision: Precision, fit: Fit) -> HybridLinear:
+        """See :meth:`Structure.fitted`."""
+        layer = self.empty_like(linear, rank, precision)
         layer.solve_for(
             fit,
             bias_vector(linear),
