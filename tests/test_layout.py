@@ -9,8 +9,8 @@ from torch import nn
 from eckart.layers import Fit, QuantizedLinear, weight_matrix
 from eckart.layout import Layout, dense_bytes
 from eckart.lowrank import whiten
-from eckart.precision import Bits4, Bits8, Bits16
-from eckart.structure import STRUCTURES, TwoFactor
+from eckart.precision import Bits4, Bits8, Bits16, SemiStructured
+from eckart.structure import STRUCTURES, Hybrid, TwoFactor
 
 LAYOUTS = [
     Layout(kind(), precision)
@@ -18,6 +18,7 @@ LAYOUTS = [
     for precision in (Bits16(), Bits8(), Bits8(group=5), Bits4(), Bits4(group=8, feedback=False))
     if precision == Bits16() or not kind.own_precision
 ]
+LAYOUTS += [Layout(Hybrid(base=base)) for base in (Bits8(), SemiStructured())]
 sides = st.integers(1, 40)
 layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: f"{layout.structure.name}-{layout.precision}")
 
@@ -79,7 +80,7 @@ def test_layers_hold_what_they_are_given_as_well_as_their_numbers_can(layout: La
     error = (layer.product() - second @ first).norm() / (second @ first).norm()
     bits = int(layout.precision.name.split("-")[0])
     if layout.structure.own_precision or layout.structure.adds_to_base:
-        bits = 8 if layout.structure.own_precision else 4
+        bits = 8 if layout.structure.own_precision or layout.structure == Hybrid(base=Bits8()) else 4
     assert error < {16: 1e-5, 8: 0.02, 4: 0.2}[bits]
     torch.testing.assert_close(layer.dense_bias(), linear.bias, rtol=1e-4, atol=1e-4)
     if layout.changes(None):

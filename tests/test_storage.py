@@ -162,6 +162,30 @@ def test_refinement_makes_blocks_better(
     torch.testing.assert_close(logits(loaded, tokens), logits(llama, tokens), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("base", ["8-bit", "2:4"])
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_other_bases_survive_refinement_and_the_disk(
+    base: str, kind: str, tmp_path: Path, tokens: torch.Tensor
+) -> None:
+    model = make_model(kind)
+    dense = logits(model, tokens)
+    settings = [f'structure.base="{base}"', "refinement=block", "refinement.epochs=2", "refinement.batch=2"]
+    report = eckart.compress(model, "hybrid-anchored", 0.8, tokens, overrides=settings)
+    assert None not in report.ranks.values()
+    assert 0.78 < report.keep <= 0.8
+    expected = logits(model, tokens)
+    assert (expected - dense).norm() < 0.5 * dense.norm()
+    # Beside 8 bits there is nothing left to win.
+    assert base == "8-bit" or any(record.after < record.before for record in report.refinements)
+    eckart.save(model, report, tmp_path / "small")
+    loaded, info = AutoModelForCausalLM.from_pretrained(tmp_path / "small", output_loading_info=True)
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    torch.testing.assert_close(logits(loaded, tokens), expected, rtol=1e-4, atol=1e-4)
+    half = logits(AutoModelForCausalLM.from_pretrained(tmp_path / "small", dtype=torch.bfloat16), tokens)
+    assert (half - expected).norm() <= 0.1 * expected.norm()
+    assert (logits(loaded.dequantize(), tokens) - expected).norm() <= 1e-4 * expected.norm()
+
+
 @pytest.fixture(params=["8-bit", "4-bit"])
 def quantized(request: pytest.FixtureRequest, llama: PreTrainedModel, tmp_path: Path, tokens: torch.Tensor) -> Path:
     report = eckart.compress(llama, "svd-llm", 1.0, tokens, overrides=[f"precision={request.param}"])

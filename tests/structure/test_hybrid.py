@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from eckart.layout import Layout
 from eckart.lowrank import Whitening
-from eckart.precision import Bits4, Bits8
+from eckart.precision import Bits4, Bits8, SemiStructured
 from eckart.structure import Hybrid, Matrix
 
 
@@ -20,6 +20,15 @@ def test_bytes_are_those_of_the_base_and_of_the_factors() -> None:
     assert Hybrid().highest_rank(256, 512) == 256
     # 0.3 of the 16-bit bytes: what the base leaves of them goes to the rank.
     assert layout.rank_of_share(256, 512, 0.3) == (int(0.3 * 2 * 256 * 512) - base) // (2 * (256 + 512))
+
+
+def test_the_remainder_of_a_pruned_base_is_what_is_left_out() -> None:
+    weight = torch.tensor([[1.0, -2.0, 3.0, -4.0, 5.0]], dtype=torch.float64)
+    base = Hybrid(base=SemiStructured())
+    assert base.remainder(weight, Whitening.identity(5)).tolist() == [[1, -2, 0, 0, 0]]
+    inputs = torch.diag(torch.tensor([100.0, 1.0, 1.0, 1.0, 1.0], dtype=torch.float64))
+    assert base.remainder(weight, Whitening(inputs, inputs.inverse())).tolist() == [[0, -2, 3, 0, 0]]
+    assert Layout(base).bytes(256, 512, 3) == 256 * (512 + 512 // 8) + 2 * 3 * (256 + 512)
 
 
 @pytest.mark.parametrize("base", [Bits4(), Bits8(), Bits8(group=5)])

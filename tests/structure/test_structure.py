@@ -7,13 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from eckart.precision import Bits16
-from eckart.structure import STRUCTURES, Structure
+from eckart.precision import Bits4, Bits8, Bits16, SemiStructured
+from eckart.structure import STRUCTURES, Hybrid, Structure
 
 sides = st.integers(1, 60)
 
 
-@pytest.mark.parametrize("structure", [kind() for kind in STRUCTURES.values()], ids=str)
+BASES = [Hybrid(base=Bits8()), Hybrid(base=Bits4(group=5)), Hybrid(base=SemiStructured())]
+
+
+@pytest.mark.parametrize("structure", [*(kind() for kind in STRUCTURES.values()), *BASES], ids=str)
 @given(out_features=sides, in_features=sides)
 def test_what_is_counted_is_what_the_layer_holds(structure: Structure, out_features: int, in_features: int) -> None:
     assert structure.numbers(out_features, in_features, None) == out_features * in_features

@@ -1,4 +1,4 @@
-"""A weight in few bits, and two factors for what it lacks (EoRA, arXiv 2410.21271)."""
+"""A weight in few bits or of few numbers, and two factors for what it lacks (EoRA, arXiv 2410.21271)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from eckart.layers.child import Child, ChildShape, fill_child, make_child
+from eckart.layers.child import Child, ChildShape, Pattern, fill_child, make_child
 from eckart.layers.factored import Fit
 from eckart.layers.two_factor import LowRankLinear
 from eckart.lowrank import solve, truncate
@@ -15,17 +15,17 @@ from eckart.quantization import Grid
 
 
 class HybridLinear(LowRankLinear):
-    """``y = base(x) + second(first(x))``: a full-rank weight of few bits plus a matrix of rank r.
+    """``y = base(x) + second(first(x))``: a full-rank weight, quantised or pruned, plus a matrix of rank r.
 
     Attributes:
-        base: in features -> out features, in few bits, no bias.
+        base: in features -> out features, in few bits or with half of its numbers, no bias.
         first: in features -> rank, no bias.
         second: rank -> out features, with the bias of the replaced layer.
     """
 
     base: Child
 
-    def __init__(self, in_features: int, out_features: int, rank: int, *, base: Grid, **options: Any) -> None:
+    def __init__(self, in_features: int, out_features: int, rank: int, *, base: Grid | Pattern, **options: Any) -> None:
         super().__init__(in_features, out_features, rank, **options)
         shape = ChildShape(in_features, out_features, bias=False, grid=base)
         self.base = make_child(shape, None, bias=False, device=options.get("device"), dtype=options.get("dtype"))
@@ -68,7 +68,8 @@ class HybridLinear(LowRankLinear):
             bias: (out features,), if the layer has one.
             stored: dtype of what is no code; by default that of the layer.
             alternations: how often both are found again.
-            base_feedback: whether numbers of the base make up for what those before them in the row lost (GPTQ).
+            base_feedback: whether the inputs are looked at for the base: numbers make up for what those before them in
+                the row lost (GPTQ), and of pruned ones those stay that the inputs make large (Wanda).
             feedback: whether ``second`` makes up for the rounding of ``first``; of use below 16 bits.
         """
         least, best = float("inf"), dict[str, Tensor]()
