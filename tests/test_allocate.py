@@ -70,6 +70,21 @@ def test_any_objective_takes_any_allocation(allocation: str, tokens: torch.Tenso
         assert all(layer.error < 1 for layer in report.layers)
 
 
+@pytest.mark.parametrize("allocation", [name for name in ALLOCATIONS if name not in ("search", "learned")])
+def test_allocations_that_look_at_spectra_share_out_what_a_base_leaves(
+    allocation: str, llama: PreTrainedModel, tokens: torch.Tensor
+) -> None:
+    settings = [*overrides_for(allocation), "structure.base.group=16"]
+    report = eckart.compress(llama, "eora", 0.45, tokens, overrides=settings)
+    assert 0.44 < report.keep <= 0.45
+    assert all(layer.error < 0.1 for layer in report.layers)
+
+
+def test_a_budget_below_the_bases_says_what_they_take(llama: PreTrainedModel, tokens: torch.Tensor) -> None:
+    with pytest.raises(EckartError, match=r"smallest ranks allowed take .*Use --keep 0\.\d+ or more"):
+        eckart.compress(llama, "eora", 0.25, tokens)
+
+
 @pytest.mark.parametrize("allocation", ALLOCATIONS)
 def test_any_allocation_can_be_refined(allocation: str, llama: PreTrainedModel, tokens: torch.Tensor) -> None:
     refinement = ["refinement=block", "refinement.epochs=1", "refinement.batch=2"]

@@ -6,9 +6,11 @@ import pytest
 
 from eckart.errors import RecipeError
 from eckart.objectives import Anchored, Blended, InputAware
+from eckart.precision import Bits8, Bits16
 from eckart.recipe import Recipe
 from eckart.recipe_loader import load_recipe
 from eckart.recipe_table import DEFAULT_RECIPE, RECIPES
+from eckart.structure import Hybrid, Remapped
 
 
 def test_recipes_are_found_by_their_names() -> None:
@@ -84,6 +86,43 @@ def test_overrides() -> None:
 def test_mistakes_are_named_with_the_nearest_choice(source: str, overrides: list[str], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         load_recipe(source, overrides)
+
+
+def test_structures_have_fields() -> None:
+    assert load_recipe("eora").structure == Hybrid(alternations=0)
+    assert load_recipe("eora", ["structure.base=8-bit", "structure.alternations=3"]).structure == Hybrid(
+        base=Bits8(), alternations=3
+    )
+    assert load_recipe("svd", ["structure=hybrid", "structure.base.group=64"]).structure.base.group == 64
+    for name, plain in (("aa-svd-remap", "aa-svd"), ("zs-svd-remap", "zs-svd")):
+        changed = {"name": name, "reference": RECIPES[name].reference, "structure": Remapped(feedback=False)}
+        assert RECIPES[name] == RECIPES[plain].model_copy(update=changed)
+
+
+@pytest.mark.parametrize(
+    ("source", "overrides", "message"),
+    [
+        ("svd", ["structure=remapped", "precision=8-bit"], r"'remapped' says itself which.*found precision '8-bit'"),
+        ("zs-svd-hq", ["structure=remapped"], r"'remapped' says itself which.*Use precision=16-bit"),
+        ("asvd", ["structure=hybrid"], r"Allocation 'search' runs the model.*such as uniform or curvature"),
+        ("dobi-svd", ["structure=hybrid", "allocation=uniform"], r"Objective 'principal-outputs' gives a projection"),
+        ("svd-llm", ["structure=hybrid", "allocation=learned"], r"Allocation 'learned'"),
+        ("zs-svd-staged", ["structure=hybrid"], r"Allocation 'zero-sum' in stages"),
+        ("eora", ["structure.base=16-bit"], r"Unknown base '16-bit'.*Choices: 2:4, 4-bit, 8-bit"),
+        ("eora", ["structure.alternations=-1"], r"greater than or equal to 0, found -1"),
+        ("eora", ["structure.base.grup=1"], r"no field 'structure.base.grup'"),
+    ],
+)
+def test_choices_that_do_not_go_together(source: str, overrides: list[str], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(source, overrides)
+
+
+def test_choices_need_to_go_together_only_at_the_end() -> None:
+    recipe = load_recipe("zs-svd-hq", ["structure=remapped", "precision=16-bit"])
+    assert (recipe.structure, recipe.precision) == (Remapped(), Bits16())
+    with pytest.raises(RecipeError, match="says itself"):
+        Recipe(objective=InputAware(), structure=Remapped(), precision=Bits8())
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from eckart.blocks import Group, Target
 from eckart.errors import NonFiniteError
 from eckart.layers import FactoredLinear, Fit, QuantizedLinear, weight_matrix
-from eckart.lowrank import Whitening, truncate
+from eckart.lowrank import Whitening, least_squares, truncate
 from eckart.moments import Moments, relative_error
 from eckart.placement import Placement
 from eckart.plan import Plan
@@ -126,13 +126,17 @@ class Factoriser:
             metric: the root of the output metric; None for the identity.
             projectors: on the leading output directions, (m, m), if the objective observes outputs.
         """
-        layout, second_moment = self.recipe.layout, whitening.root @ whitening.root.T
+        layout = self.recipe.layout
         if rank is None:
-            return layout.whole(linear, weight, stored, Fit(weight, second_moment))
-        solution = self.recipe.objective.solution(
-            weight, moments, whitening, rank, metric=metric, projectors=projectors
-        )
-        return layout.factored(linear, *truncate(solution, rank), stored, Fit(solution.least_squares, second_moment))
+            return layout.whole(linear, weight, stored, Fit(weight, whitening))
+        objective = self.recipe.objective
+        if layout.structure.adds_to_base:  # what is of low rank is known only when the base is
+            cross_moment = None if moments is None else objective.cross_moment(weight, moments, whitening, rank)
+            target = least_squares(whitening, cross_moment, weight)
+            return layout.fitted(linear, rank, stored, Fit(target, whitening, metric))
+        solution = objective.solution(weight, moments, whitening, rank, metric=metric, projectors=projectors)
+        fit = Fit(solution.least_squares, whitening, metric)
+        return layout.factored(linear, *truncate(solution, rank), stored, fit)
 
     def _metric_root(self, path: str, device: torch.device) -> Whitening | None:
         chosen = self.recipe.objective.output_metric

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from eckart.errors import RecipeError
 from eckart.layers import FactoredLinear, Fit, QuantizedLinear, bias_vector, fill_child
 from eckart.precision import Bits16, Precision
 from eckart.structure import Structure, TwoFactor
@@ -27,17 +28,29 @@ class Layout:
     Attributes:
         structure: of a weight of low rank.
         precision: of all numbers, of weights that are not factored too.
+
+    Raises:
+        RecipeError: the structure has a precision of its own, and another one is asked for.
     """
 
     structure: Structure = field(default_factory=TwoFactor)
     precision: Precision = field(default_factory=Bits16)
+
+    def __post_init__(self) -> None:
+        if self.structure.own_precision and self.precision.grid is not None:
+            raise RecipeError(
+                f"Structure {self.structure.name!r} says itself which numbers take 8 bits and which 16; found "
+                f"precision {self.precision.name!r} beside it. Use precision=16-bit, or structure=two-factor for fewer "
+                "bits."
+            )
 
     def bytes(self, out_features: int, in_features: int, rank: int | None) -> int:
         """Return the stored bytes of a weight of ``rank``; they rise with it."""
         if rank is None:
             return self.precision.bytes(out_features, in_features)
         matrices = self.structure.matrices(out_features, in_features, rank)
-        return sum(self.precision.bytes(*shape) for shape in matrices) + self.structure.index_bytes(out_features)
+        numbers = sum((m.precision or self.precision).bytes(m.rows, m.columns) for m in matrices)
+        return numbers + self.structure.index_bytes(out_features)
 
     def highest_rank(self, out_features: int, in_features: int) -> int:
         """Return the largest rank that can be laid out so; 0 if none can."""
@@ -74,7 +87,7 @@ class Layout:
     def empty_like(self, linear: nn.Module, rank: int | None) -> nn.Module:
         """Return the layer that takes the place of ``linear``, its numbers not yet set."""
         if rank is not None:
-            return self.structure.layer.empty_like(linear, rank, self.precision.grid)
+            return self.structure.empty_like(linear, rank, self.precision)
         grid = self.precision.grid
         return linear if grid is None else QuantizedLinear.empty_like(linear, grid)
 
@@ -83,7 +96,7 @@ class Layout:
         return rank is not None or self.precision.grid is not None
 
     def factored(
-        self, linear: nn.Module, second: Tensor, first: Tensor, stored: torch.dtype, fit: Fit | None
+        self, linear: nn.Module, second: Tensor, first: Tensor, stored: torch.dtype, fit: Fit
     ) -> FactoredLinear:
         """Return the layer that takes the place of ``linear`` with the weight ``second @ first``.
 
@@ -92,12 +105,22 @@ class Layout:
             second: (out features, rank) float64.
             first: (rank, in features) float64.
             stored: dtype of what is stored in 16 bits.
-            fit: by which the loss of rounding is made up for, if the precision does that.
+            fit: what the layer is made for; the loss of rounding is made up for by it, if the precision does that.
         """
-        fit = fit if self.precision.feeds_back else None
-        return self.structure.layer.from_factors(linear, second, first, stored, grid=self.precision.grid, fit=fit)
+        return self.structure.factored(linear, second, first, stored, self.precision, fit)
 
-    def whole(self, linear: nn.Module, weight: Tensor, stored: torch.dtype, fit: Fit | None) -> QuantizedLinear:
+    def fitted(self, linear: nn.Module, rank: int, stored: torch.dtype, fit: Fit) -> FactoredLinear:
+        """Return the layer of that rank that takes the place of ``linear``, as near to ``fit`` as can be.
+
+        Args:
+            linear: gives its bias, device and dtype.
+            rank: of the layer.
+            stored: as for :meth:`factored`.
+            fit: what the layer is made for.
+        """
+        return self.structure.fitted(linear, rank, stored, self.precision, fit)
+
+    def whole(self, linear: nn.Module, weight: Tensor, stored: torch.dtype, fit: Fit) -> QuantizedLinear:
         """Return the layer that takes the place of ``linear`` if it is not factored, for a precision below 16 bits.
 
         Args:
@@ -109,6 +132,6 @@ class Layout:
         grid = self.precision.grid
         assert grid is not None
         layer = QuantizedLinear.empty_like(linear, grid)
-        moment = fit.second_moment if fit is not None and self.precision.feeds_back else None
+        moment = fit.second_moment if self.precision.feeds_back else None
         fill_child(layer, weight, bias_vector(linear), stored, moment)
         return layer

@@ -99,15 +99,19 @@ def solve(
         weight: ``W``, (m, n) float64.
         metric: the root of the output metric, of full rank m; None for the identity.
     """
-    root, inverse = whitening.root, whitening.inverse
-    least_squares = weight
-    if cross_moment is not None:
-        least_squares = weight + (cross_moment @ inverse.T - weight @ root) @ inverse
-    seen = least_squares if metric is None else metric.root.T @ least_squares
-    left, singular_values = _left_singular_vectors(seen @ root, seen)
+    target = least_squares(whitening, cross_moment, weight)
+    seen = target if metric is None else metric.root.T @ target
+    left, singular_values = _left_singular_vectors(seen @ whitening.root, seen)
     if metric is None:
-        return Solution(left, left, singular_values, least_squares)
-    return Solution(metric.inverse.T @ left, metric.root @ left, singular_values, least_squares)
+        return Solution(left, left, singular_values, target)
+    return Solution(metric.inverse.T @ left, metric.root @ left, singular_values, target)
+
+
+def least_squares(whitening: Whitening, cross_moment: Tensor | None, weight: Tensor) -> Tensor:
+    """Return ``W_ls``, (m, n), the minimiser without a constraint on the rank; arguments as for :func:`solve`."""
+    if cross_moment is None:
+        return weight
+    return weight + (cross_moment @ whitening.inverse.T - weight @ whitening.root) @ whitening.inverse
 
 
 def _left_singular_vectors(whitened: Tensor, unwhitened: Tensor) -> tuple[Tensor, Tensor]:

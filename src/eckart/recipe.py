@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    ValidationInfo,
+    model_validator,
+)
 
-from eckart.allocation import AnyAllocation, Uniform
+from eckart.allocation import AnyAllocation, Learned, Search, Uniform, ZeroSum
 from eckart.choice import expand_name
+from eckart.errors import RecipeError
 from eckart.layout import Layout
 from eckart.objectives import AnyObjective
 from eckart.precision import AnyPrecision, Bits16
@@ -16,9 +25,15 @@ from eckart.refinement import AnyRefinement, NoRefinement
 from eckart.sharing import AnySharing, Separate
 from eckart.structure import AnyStructure, TwoFactor
 
+HALF_MADE = {"half-made": True}  # the context in which a recipe is validated whose choices need not go together yet
+
 
 class Recipe(BaseModel):
-    """What is done to a model. It is stored in the checkpoint that it made, and round-trips through YAML."""
+    """What is done to a model. It is stored in the checkpoint that it made, and round-trips through YAML.
+
+    Raises:
+        RecipeError: two of the choices do not go together.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -41,6 +56,27 @@ class Recipe(BaseModel):
     refinement: Annotated[AnyRefinement, Discriminator("name"), BeforeValidator(expand_name)] = Field(
         default_factory=NoRefinement
     )
+
+    @model_validator(mode="after")
+    def _choices_go_together(self, info: ValidationInfo) -> Self:
+        if info.context == HALF_MADE:
+            return self
+        structure, allocation = self.layout.structure, self.allocation
+        if structure.adds_to_base:
+            staged = isinstance(allocation, ZeroSum) and allocation.stages > 1
+            if isinstance(allocation, Search | Learned) or staged:
+                chosen = f"{allocation.name!r}" + (" in stages" if staged else "")
+                raise RecipeError(
+                    f"Allocation {chosen} runs the model with weights truncated to a rank, and in structure "
+                    f"{structure.name!r} a rank truncates only what the base lacks. Use another allocation, such as "
+                    "uniform or curvature."
+                )
+            if self.objective.observes_outputs:
+                raise RecipeError(
+                    f"Objective {self.objective.name!r} gives a projection and no loss of a weight, which structure "
+                    f"{structure.name!r} minimises. Use another objective, such as input-aware."
+                )
+        return self
 
     @property
     def needs_data(self) -> bool:

@@ -13,7 +13,7 @@ from eckart.allocation import AnyAllocation
 from eckart.errors import RecipeError, suggest
 from eckart.objectives import AnyObjective
 from eckart.precision import AnyPrecision
-from eckart.recipe import Recipe
+from eckart.recipe import HALF_MADE, Recipe
 from eckart.recipe_table import RECIPES
 from eckart.refinement import AnyRefinement
 from eckart.sharing import AnySharing
@@ -38,7 +38,7 @@ def load_recipe(source: str | Path | Recipe, overrides: Iterable[str] = ()) -> R
     for override in overrides:
         _override(data, override)
         # A choice that was set by its name gets its numbers, which the next override may set.
-        data = _validate(data, "after --set").model_dump()
+        data = _validate(data, "after --set", HALF_MADE).model_dump()
     data["name"] = f"{recipe.name} ({', '.join(overrides)})"
     return _validate(data, "after --set")
 
@@ -85,9 +85,9 @@ def _field_names(data: dict[str, Any], prefix: str = "") -> list[str]:
     return [name for name in names if not name.endswith("name")]
 
 
-def _validate(data: dict[str, Any], where: str) -> Recipe:
+def _validate(data: dict[str, Any], where: str, context: dict[str, Any] | None = None) -> Recipe:
     try:
-        return Recipe.model_validate(data)
+        return Recipe.model_validate(data, context=context)
     except ValidationError as error:
         raise RecipeError("\n".join(_describe(item, data, where) for item in error.errors())) from error
 
@@ -102,7 +102,7 @@ def _describe(item: Any, data: dict[str, Any], where: str) -> str:
     if item["type"] == "union_tag_invalid":
         choices = [choice.strip(" '") for choice in item["ctx"]["expected_tags"].split(",")]
         found = item["ctx"]["tag"]
-        return f"Unknown {path[0]} {found!r} {where}{suggest(found, choices)}"
+        return f"Unknown {path[-1]} {found!r} {where}{suggest(found, choices)}"
     if item["type"] == "missing":
         return f"The recipe lacks the field {'.'.join(path)!r} {where}."
     return f"Recipe field {'.'.join(path)!r} {where}: {item['msg']}, found {item['input']!r}."

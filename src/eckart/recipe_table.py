@@ -16,6 +16,7 @@ from eckart.objectives import (
 from eckart.precision import Bits4, Bits8
 from eckart.recipe import Recipe
 from eckart.refinement import BlockRefinement
+from eckart.structure import Hybrid, Remapped
 
 AS_PUBLISHED = Uniform(multiple=1)  # papers do not round ranks
 
@@ -58,6 +59,14 @@ RECIPES: dict[str, Recipe] = {
             reference="AA-SVD (arXiv 2604.02119), anchored objective with block refinement",
             objective=Anchored(),
             allocation=AS_PUBLISHED,
+            refinement=BlockRefinement(),
+        ),
+        Recipe(
+            name="aa-svd-remap",
+            reference="AA-SVD (arXiv 2604.02119) with the remap of Dobi-SVD: most numbers of the factors in 8 bits",
+            objective=InputAware(),
+            allocation=AS_PUBLISHED,
+            structure=Remapped(feedback=False),
             refinement=BlockRefinement(),
         ),
         Recipe(
@@ -110,6 +119,13 @@ RECIPES: dict[str, Recipe] = {
             precision=Bits8(feedback=False),
         ),
         Recipe(
+            name="zs-svd-remap",
+            reference="ZS-SVD (arXiv 2602.02848) with the remap of Dobi-SVD: most numbers of the factors in 8 bits",
+            objective=InputAware(),
+            allocation=ZeroSum(multiple=1),
+            structure=Remapped(feedback=False),
+        ),
+        Recipe(
             name="io-svd",
             reference="IO-SVD (arXiv 2605.15626), input and output curvature; ranks on the convex hull",
             objective=InputAware(metric=Fisher(top_k=5)),
@@ -135,6 +151,20 @@ RECIPES: dict[str, Recipe] = {
             objective=InputAware(),
             allocation=AS_PUBLISHED,
             precision=Bits4(),
+        ),
+        Recipe(
+            name="eora",
+            reference="EoRA (arXiv 2410.21271): a 4-bit weight and what it lost, in factors; no alternation",
+            objective=InputAware(),
+            allocation=AS_PUBLISHED,
+            structure=Hybrid(alternations=0),
+        ),
+        Recipe(
+            name="hybrid-anchored",
+            reference="as eora, anchored (arXiv 2604.02119), the 4-bit weight and the factors found in turn",
+            objective=Anchored(),
+            allocation=AS_PUBLISHED,
+            structure=Hybrid(alternations=2),
         ),
     )
 }

@@ -14,7 +14,12 @@ from eckart.precision import Bits8, Bits16
 from eckart.structure import STRUCTURES, TwoFactor
 
 LAYOUT = Layout(TwoFactor())
-LAYOUTS = [Layout(structure, precision) for structure in STRUCTURES.values() for precision in (Bits16(), Bits8())]
+LAYOUTS = [
+    Layout(kind(), precision)
+    for kind in STRUCTURES.values()
+    for precision in (Bits16(), Bits8())
+    if precision == Bits16() or not kind.own_precision
+]
 
 
 def evidence(path: str, shape: tuple[int, int], seed: int = 0, group: int = 0, **others) -> LinearEvidence:

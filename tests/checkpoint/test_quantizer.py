@@ -147,7 +147,7 @@ def test_factors_train(saved: tuple[Path, PreTrainedModel], tokens: torch.Tensor
     model = AutoModelForCausalLM.from_pretrained(saved[0])
     model(tokens, labels=tokens).loss.backward()
     layer = next(module for module in model.modules() if isinstance(module, FactoredLinear))
-    assert layer.first.weight.grad.norm() > 0
+    assert all(parameter.grad.norm() > 0 for parameter in layer.parameters())
 
 
 def test_without_the_library_it_fails_loudly(saved: tuple[Path, PreTrainedModel]) -> None:
@@ -200,6 +200,62 @@ def test_a_structure_from_the_future_raises(saved: tuple[Path, PreTrainedModel])
     edit_config(saved[0], structure="braided")
     with pytest.raises(CheckpointError, match="'braided'; this version of eckart knows two-factor, pivoted"):
         AutoModelForCausalLM.from_pretrained(saved[0])
+
+
+@pytest.fixture
+def hybrid(tmp_path: Path, llama: PreTrainedModel, tokens: torch.Tensor) -> Path:
+    """A base of 4 bits beside factors of 8, on disk."""
+    report = eckart.compress(llama, "eora", 0.45, tokens, overrides=["precision=8-bit", "structure.base.group=16"])
+    assert None not in report.ranks.values()
+    eckart.save(llama, report, tmp_path / "small")
+    return tmp_path / "small"
+
+
+def test_a_structure_is_stored_with_its_fields_and_read_without_them(hybrid: Path, tokens: torch.Tensor) -> None:
+    stored = json.loads((hybrid / "config.json").read_text())["quantization_config"]["structure"]
+    base = {"name": "4-bit", "group": 16, "feedback": True}
+    assert stored == {"name": "hybrid", "base": base, "alternations": 0}
+    expected = logits(AutoModelForCausalLM.from_pretrained(hybrid), tokens)
+    edit_config(hybrid, structure={"name": "hybrid", "base": {"name": "4-bit", "group": 16}})
+    assert_same(logits(AutoModelForCausalLM.from_pretrained(hybrid), tokens), expected)
+
+
+def test_a_structure_by_its_name_alone_is_read(tmp_path: Path, llama: PreTrainedModel, tokens: torch.Tensor) -> None:
+    report = eckart.compress(llama, "svd-llm", 0.6, tokens, overrides=["structure=pivoted"])
+    eckart.save(llama, report, tmp_path / "small")
+    edit_config(tmp_path / "small", structure="pivoted")
+    assert_same(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "small"), tokens), logits(llama, tokens))
+
+
+@pytest.mark.parametrize(
+    ("structure", "message"),
+    [
+        ({"name": "hybrid", "base": {"name": "3-bit"}}, r"a structure that cannot be: .*'3-bit'"),
+        ({"name": "hybrid", "base": {"name": "4-bit", "group": 0}}, "a structure that cannot be"),
+        ({"name": "hybrid", "pivots": 3}, "a structure that cannot be"),
+        ({"base": "4-bit"}, "names the structure None"),
+        (["hybrid"], "this version of eckart knows"),
+        ("remapped", "says itself which numbers take 8 bits"),
+    ],
+)
+def test_a_structure_that_cannot_be_raises(hybrid: Path, structure: object, message: str) -> None:
+    edit_config(hybrid, structure=structure)
+    with pytest.raises(CheckpointError, match=message):
+        AutoModelForCausalLM.from_pretrained(hybrid)
+
+
+@pytest.mark.parametrize("base", [{"name": "4-bit", "group": 8}, {"name": "8-bit", "group": 16}])
+def test_another_base_than_the_stored_one_raises(hybrid: Path, base: dict[str, object]) -> None:
+    edit_config(hybrid, structure={"name": "hybrid", "base": base})
+    with pytest.raises((RuntimeError, CheckpointError)):
+        AutoModelForCausalLM.from_pretrained(hybrid)
+
+
+@pytest.mark.parametrize("part", ["base.codes", "base.scale", "first.codes", "second.scale"])
+def test_missing_numbers_of_a_hybrid_raise(hybrid: Path, part: str) -> None:
+    edit_weights(hybrid, lambda tensors: tensors.pop(f"model.layers.1.mlp.up_proj.{part}"))
+    with pytest.raises(CheckpointError, match=rf"lack model\.layers\.1\.mlp\.up_proj\.{part}"):
+        AutoModelForCausalLM.from_pretrained(hybrid)
 
 
 @pytest.mark.parametrize("rank", [0, 33, "9", 1.5])

@@ -9,12 +9,15 @@ from tests.profiling.helpers import original_of
 from torch.nn import functional
 
 from eckart.allocation import Evidence
+from eckart.allocation.base import relative_energy
 from eckart.errors import NonFiniteError
 from eckart.layers import weight_matrix
-from eckart.lowrank import solve, whiten
+from eckart.lowrank import Whitening, solve, whiten
 from eckart.metric import Fisher
 from eckart.objectives import InputAware, Weight
+from eckart.precision import Bits4
 from eckart.profiling.measure import Profile, Request, first_order_changes, measure
+from eckart.structure import Hybrid
 
 PATH = "model.layers.1.self_attn.q_proj"
 ALL = Evidence.SPECTRUM | Evidence.FIRST_ORDER | Evidence.CURVATURE | Evidence.SIMILARITY
@@ -121,6 +124,30 @@ def test_curvature_predicts_the_divergence_from_the_original_model(tokens):
     # The Kronecker factors take inputs and gradients to be independent, so only roughly.
     for real, expected in zip(found, predicted, strict=True):
         assert 0.4 < real / expected < 2.5
+
+
+def test_components_beside_a_base_are_those_of_what_it_lacks(llama, tokens):
+    structure = Hybrid(base=Bits4(group=16))
+    request = Request(InputAware(), ALL, Fisher(), keep_bases=True, structure=structure)
+    profile = measure(original_of(llama, tokens), request, lambda done, total: None)
+    inputs = inputs_of(llama, PATH, tokens)
+    weight = weight_matrix(llama.get_submodule(PATH)).detach().double()
+    remainder = structure.remainder(weight, Whitening.identity(32))
+    found = evidence_on(profile)
+    # All energy is what the base loses, and what is relative to the output stays so.
+    lost = (remainder @ inputs.T).square().sum() / len(inputs)
+    assert float(found.energy.sum()) == pytest.approx(float(lost), rel=1e-4)
+    whole = (weight @ inputs.T).square().sum() / len(inputs)
+    assert found.output_energy == pytest.approx(float(whole), rel=1e-4)
+    torch.testing.assert_close(relative_energy(found).sum(), lost / whole, rtol=1e-3, atol=0)
+    basis, dual = (tensor.double() for tensor in profile.solutions[PATH])
+    truncated = basis[:, :4] @ dual[:, :4].T @ remainder
+    expected = ((remainder - truncated) @ inputs.T).square().sum() / len(inputs)
+    assert float(found.energy[4:].sum()) == pytest.approx(float(expected), rel=1e-3)
+    (gradient,) = torch.autograd.grad(mean_loss(llama, tokens), llama.get_submodule(PATH).weight)
+    removed = torch.outer(basis[:, 0], dual[:, 0] @ remainder)
+    assert float(found.first_order[0]) == pytest.approx(-float((gradient * removed).sum()), rel=1e-2, abs=1e-4)
+    assert evidence_on(profile_of(llama, tokens)).output_energy is None
 
 
 def test_similarity_is_that_of_the_hidden_states_around_a_block(llama, tokens):

@@ -3,11 +3,11 @@ from __future__ import annotations
 import math
 
 from eckart.layout import Layout
-from eckart.structure import Pivoted, TwoFactor
+from eckart.structure import Matrix, Pivoted, TwoFactor
 
 
 def test_numbers() -> None:
-    assert Pivoted().matrices(10, 20, 3) == [(3, 20), (7, 3)]
+    assert Pivoted().matrices(10, 20, 3) == [Matrix(3, 20), Matrix(7, 3)]
     assert Pivoted().numbers(10, 20, 3) == 3 * (10 + 20 - 3)
     assert Pivoted().highest_rank(10, 20) == 9
     assert Pivoted().highest_rank(20, 10) == 10

@@ -65,7 +65,7 @@ class Allocation(Choice):
 def relative_energy(linear: LinearEvidence) -> Tensor:
     """Return the share of a linear's output energy that each component carries, (p,)."""
     assert linear.energy is not None, f"{linear.path} has no spectrum"
-    total = linear.energy.sum()
+    total = linear.energy.sum() if linear.output_energy is None else linear.output_energy
     return linear.energy / total if total > 0 else linear.energy
 
 

@@ -38,6 +38,8 @@ class LinearEvidence:
         group: number of the group of linears that share its input; unique in the model.
         kind: its name inside its block, the same for all blocks.
         energy: the part of ``||W X||^2`` a token, in the objective's metric, that each component carries.
+        output_energy: ``||W X||^2`` a token, in the same metric, where the components are not those of W but of what
+            another matrix lacks; None where the energies add up to it.
         tokens: over which energies are means.
         first_order: predicted change of the loss, in nats a token, if a component is removed; may be negative.
         curvature: predicted rise of the loss by its curvature alone, in nats a token, if a component is removed.
@@ -51,6 +53,7 @@ class LinearEvidence:
     group: int
     kind: str
     energy: Tensor | None = None
+    output_energy: float | None = None
     tokens: int = 0
     first_order: Tensor | None = None
     curvature: Tensor | None = None

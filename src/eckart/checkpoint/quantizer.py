@@ -6,7 +6,8 @@ with the model and none of transformers is changed.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import torch
 from pydantic import ValidationError
@@ -17,7 +18,8 @@ from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from eckart.errors import CheckpointError
+from eckart.choice import Choice, expand_name
+from eckart.errors import CheckpointError, RecipeError
 from eckart.layers import (
     FactoredLinear,
     PivotedLinear,
@@ -32,8 +34,11 @@ from eckart.layout import Layout
 from eckart.precision import PRECISIONS, Bits16
 from eckart.structure import STRUCTURES, TwoFactor
 
+AnyChoice = TypeVar("AnyChoice", bound=Choice)
+
 METHOD = "eckart"
 FORMAT_VERSION = 1
+DEFAULT_STRUCTURE = TwoFactor().name
 
 
 class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
@@ -44,7 +49,8 @@ class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
         ranks: rank by module path, in the names of the model class that was saved; None for a weight that is not
             factored and yet stored in another precision.
         joint: paths of the linears of each group that was joined to one, the first of them first.
-        structure: name of the layout of the factors, of :data:`eckart.structure.STRUCTURES`.
+        structure: layout of the factors: the name and the fields of one of :data:`eckart.structure.STRUCTURES`, or
+            its name alone.
         precision: of the numbers: the name and the fields of one of :data:`eckart.precision.PRECISIONS`; None for the
             model's dtype.
         recipe: what was done, as :class:`eckart.Recipe` writes it.
@@ -62,7 +68,7 @@ class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
         provenance: dict[str, Any] | None = None,
         weights: str | None = None,
         joint: list[list[str]] | None = None,
-        structure: str = TwoFactor().name,
+        structure: str | dict[str, Any] = DEFAULT_STRUCTURE,
         precision: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -178,20 +184,37 @@ def _join(model: PreTrainedModel, paths: list[str]) -> None:
 
 
 def _layout(config: EckartConfig) -> Layout:
-    precision = config.precision or {"name": Bits16().name}
-    for kind, name, known in (
-        ("structure", config.structure, STRUCTURES),
-        ("precision", precision.get("name"), PRECISIONS),
-    ):
-        if name not in known:
-            raise CheckpointError(
-                f"config.json names the {kind} {name!r}; this version of eckart knows {', '.join(known)}. "
-                "Install the version of eckart that is named there, or a newer one."
-            )
+    structure = _choice("structure", config.structure, STRUCTURES)
+    precision = _choice("precision", config.precision or Bits16().name, PRECISIONS)
     try:
-        return Layout(STRUCTURES[config.structure], PRECISIONS[precision["name"]].model_validate(precision))
+        return Layout(structure, precision)
+    except RecipeError as error:
+        raise CheckpointError(f"config.json was changed or damaged. {error}") from error
+
+
+def _choice(kind: str, described: object, known: Mapping[str, type[AnyChoice]]) -> AnyChoice:
+    """Return the choice that config.json describes by its name, or by its name and fields.
+
+    Raises:
+        CheckpointError: there is none of that name, or it has no such fields.
+    """
+    data = expand_name(described)
+    name = data.get("name") if isinstance(data, dict) else data
+    if not isinstance(name, str) or name not in known:
+        raise CheckpointError(
+            f"config.json names the {kind} {name!r}; this version of eckart knows {', '.join(known)}. "
+            "Install the version of eckart that is named there, or a newer one."
+        )
+    try:
+        return known[name].model_validate(data)
     except ValidationError as error:
-        raise CheckpointError(f"config.json describes a precision that cannot be: {error}") from error
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise CheckpointError(
+            f"config.json describes a {kind} that cannot be: {name} with {where} = {first['input']!r} "
+            f"({first['msg']}). It was changed or damaged: copy or download it again, or install a newer version of "
+            "eckart."
+        ) from error
 
 
 def _replaced_layers(model: nn.Module) -> list[tuple[str, FactoredLinear | QuantizedLinear]]:

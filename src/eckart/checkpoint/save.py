@@ -134,7 +134,7 @@ def description(
     return EckartConfig(
         ranks={layer.path: layer.rank for layer in report.layers if recipe.layout.changes(layer.rank)},
         joint=list(joint_groups(model).values()),
-        structure=recipe.structure.name,
+        structure=recipe.structure.model_dump(mode="json"),
         precision=None if recipe.precision == Bits16() else recipe.precision.model_dump(mode="json"),
         recipe=recipe.model_dump(mode="json"),
         calibration=report.calibration.model_dump() if report.calibration else None,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from torch import nn
 
+from eckart.layers.child import Pattern as Pattern
 from eckart.layers.child import fill_child as fill_child
 from eckart.layers.factored import FactoredLinear as FactoredLinear
 from eckart.layers.factored import Fit as Fit
+from eckart.layers.hybrid import HybridLinear as HybridLinear
 from eckart.layers.joint import JointLinear as JointLinear
 from eckart.layers.joint import join_modules as join_modules
 from eckart.layers.joint import joint_groups as joint_groups
@@ -16,6 +18,8 @@ from eckart.layers.linear import is_linear as is_linear
 from eckart.layers.linear import weight_matrix as weight_matrix
 from eckart.layers.pivoted import PivotedLinear as PivotedLinear
 from eckart.layers.quantized import QuantizedLinear as QuantizedLinear
+from eckart.layers.remapped import RemappedLinear as RemappedLinear
+from eckart.layers.sparse import SparseLinear as SparseLinear
 from eckart.layers.two_factor import LowRankLinear as LowRankLinear
 
 

@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from eckart.layers.quantized import QuantizedLinear
+from eckart.layers.sparse import SparseLinear
 from eckart.quantization import Grid, find_scales, round_to_grid, round_with_feedback
+from eckart.sparsity import pack_places, prune
 
-Child = nn.Linear | QuantizedLinear
+Child = nn.Linear | QuantizedLinear | SparseLinear
+
+
+class Pattern(Enum):
+    """Which numbers of a child are stored, in place of a grid of them."""
+
+    TWO_OF_FOUR = "2:4"
 
 
 class ChildShape(NamedTuple):
-    """Of a child; ``bias``: whether it has one where the layer that is replaced has one."""
+    """Of a child.
+
+    Attributes:
+        in_features: of the child.
+        out_features: of the child.
+        bias: whether it has one where the layer that is replaced has one.
+        grid: how its numbers are rounded, or which are left out, whatever holds for the other children; None for the
+            layer's own.
+    """
 
     in_features: int
     out_features: int
     bias: bool
+    grid: Grid | Pattern | None = None
 
 
 def make_child(
@@ -29,11 +47,22 @@ def make_child(
     device: torch.device | str | None,
     dtype: torch.dtype | None,
 ) -> Child:
-    """Return a layer whose numbers are not yet set; ``grid`` says how they are rounded, None stands for 16 bits."""
+    """Return a layer whose numbers are not yet set.
+
+    Args:
+        shape: of the layer.
+        grid: how its numbers are rounded, if the shape has none of its own; None stands for 16 bits.
+        bias: whether the layer that is replaced has one.
+        device: of its tensors.
+        dtype: of what is no code.
+    """
     in_features, out_features, bias = shape.in_features, shape.out_features, bias and shape.bias
-    if grid is None:
+    chosen = shape.grid or grid
+    if chosen is None:
         return nn.Linear(in_features, out_features, bias=bias, device=device, dtype=dtype)
-    return QuantizedLinear(in_features, out_features, grid, bias=bias, device=device, dtype=dtype)
+    if isinstance(chosen, Pattern):
+        return SparseLinear(in_features, out_features, bias=bias, device=device, dtype=dtype)
+    return QuantizedLinear(in_features, out_features, chosen, bias=bias, device=device, dtype=dtype)
 
 
 def fill_child(
@@ -50,7 +79,8 @@ def fill_child(
         weight: (out features, in features) float64.
         bias: (out features,), if the layer has one.
         stored: dtype of all that is not codes; by default that of the layer.
-        second_moment: of the layer's inputs, (in features, in features) float64: codes then make up for one another.
+        second_moment: of the layer's inputs, (in features, in features) float64: codes then make up for one another,
+            and of numbers those stay that inputs make large.
     """
     with torch.no_grad():
         if isinstance(child, QuantizedLinear):
@@ -63,6 +93,11 @@ def fill_child(
                 codes = round_with_feedback(weight, scales, child.grid, second_moment)
             child.scale.copy_(scales)
             child.set_codes(codes)
+        elif isinstance(child, SparseLinear):
+            stored = stored or child.values.dtype
+            kept, places = prune(weight, second_moment)
+            child.values.copy_(kept.to(stored))
+            child.places.copy_(pack_places(places))
         else:
             stored = stored or child.weight.dtype
             child.weight.copy_(weight.to(stored))

@@ -4,26 +4,41 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Self
+from functools import cached_property
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from eckart.layers.child import Child, ChildShape, fill_child, make_child
 from eckart.layers.linear import bias_vector, dense_like, weight_matrix
-from eckart.lowrank import refit
+from eckart.lowrank import Whitening, refit
 from eckart.quantization import Grid
 
 
 @dataclass(frozen=True)
 class Fit:
-    """What factors are made to fit: a weight (m, n) of any rank, on inputs of a second moment (n, n); float64.
+    """What a layer is made to fit: ``|| C^T (T - W') R ||^2``, with ``S = R R^T`` and the output metric ``C C^T``.
 
-    With it, what rounding the first factor loses is made up for by the second.
+    Attributes:
+        target: T, (m, n) float64, of any rank.
+        whitening: R and its inverse.
+        metric: C and its inverse, of full rank m; None for the identity.
     """
 
     target: Tensor
-    second_moment: Tensor
+    whitening: Whitening
+    metric: Whitening | None = None
+
+    @cached_property
+    def second_moment(self) -> Tensor:
+        """S of the inputs, (n, n) float64."""
+        return self.whitening.root @ self.whitening.root.T
+
+    def loss(self, weight: Tensor) -> float:
+        """Return what a weight, (m, n) float64, loses."""
+        missing = (self.target - weight) @ self.whitening.root
+        return float((missing if self.metric is None else self.metric.root.T @ missing).square().sum())
 
 
 @dataclass(frozen=True)
@@ -81,8 +96,15 @@ class FactoredLinear(nn.Module):
         self.second = make_child(second, grid, bias=bias, device=device, dtype=dtype)
 
     @classmethod
-    def empty_like(cls, linear: nn.Module, rank: int, grid: Grid | None = None) -> Self:
-        """Return a layer with the shape, bias, device and dtype of ``linear``, its numbers not yet set."""
+    def empty_like(cls, linear: nn.Module, rank: int, grid: Grid | None = None, **options: Any) -> Self:
+        """Return a layer with the shape, bias, device and dtype of ``linear``, its numbers not yet set.
+
+        Args:
+            linear: the layer to replace.
+            rank: of the new one.
+            grid: how its numbers are rounded; None for 16 bits.
+            options: of the class.
+        """
         weight = weight_matrix(linear)
         return cls(
             weight.shape[1],
@@ -93,6 +115,7 @@ class FactoredLinear(nn.Module):
             grid=grid,
             device=weight.device,
             dtype=weight.dtype,
+            **options,
         )
 
     @classmethod
@@ -117,25 +140,43 @@ class FactoredLinear(nn.Module):
             fit: by which the loss of rounding is made up for; None to round to what is nearest.
         """
         layer = cls.empty_like(linear, len(first), grid)
-        bias = bias_vector(linear)
-        split = cls.arrange(second.detach().double(), first.detach().double())
+        layer.set_factors(second.detach().double(), first.detach().double(), bias_vector(linear), stored, fit)
+        return layer
+
+    def set_factors(
+        self,
+        second: Tensor,
+        first: Tensor,
+        bias: Tensor | None,
+        stored: torch.dtype | None = None,
+        fit: Fit | None = None,
+    ) -> None:
+        """Set the numbers of the children, rounded to those that will be stored.
+
+        Args:
+            second: (out features, rank) float64.
+            first: (rank, in features) float64.
+            bias: (out features,), if the layer has one.
+            stored: dtype of 16-bit numbers; by default that of the layer.
+            fit: with it, what rounding the first factor loses is made up for by the second.
+        """
+        split = self.arrange(second, first)
         first_bias = None if bias is None or split.first_rows is None else bias[split.first_rows]
-        fill_child(layer.first, split.first, first_bias, stored, None if fit is None else fit.second_moment)
+        fill_child(self.first, split.first, first_bias, stored, None if fit is None else fit.second_moment)
         kept, moment = split.second, None
-        held = layer.first.weight.detach().double()
         if fit is not None:
+            held = self.first.weight.detach().double()
             kept = refit(kept, held, fit.target[split.second_rows], fit.second_moment)
             moment = held @ fit.second_moment @ held.T
         second_bias = None if bias is None else bias[split.second_rows]
-        fill_child(layer.second, kept, second_bias, stored, moment)
+        fill_child(self.second, kept, second_bias, stored, moment)
         if second_bias is not None and first_bias is not None:
             # The second child is handed the first one's bias too.
-            passed_on = layer.second.weight.detach().double() @ first_bias.detach().double()
-            assert layer.second.bias is not None
+            passed_on = self.second.weight.detach().double() @ first_bias.detach().double()
+            assert self.second.bias is not None
             with torch.no_grad():
-                layer.second.bias.copy_((second_bias.double() - passed_on).to(stored or second_bias.dtype))
-        layer.set_rows(split)
-        return layer
+                self.second.bias.copy_((second_bias.double() - passed_on).to(stored or second_bias.dtype))
+        self.set_rows(split)
 
     @staticmethod
     @abstractmethod

@@ -6,6 +6,7 @@ from eckart.precision.base import Precision as Precision
 from eckart.precision.bits4 import Bits4 as Bits4
 from eckart.precision.bits8 import Bits8 as Bits8
 from eckart.precision.bits16 import Bits16 as Bits16
+from eckart.precision.semi_structured import SemiStructured as SemiStructured
 
 AnyPrecision = Bits16 | Bits8 | Bits4
 PRECISIONS: dict[str, type[AnyPrecision]] = {

@@ -13,7 +13,7 @@ from eckart.allocation import Curvature, Evidence, LinearEvidence, ZeroSum
 from eckart.blocks import Block, Group, Target
 from eckart.device import give_back_memory, moment_device
 from eckart.errors import NonFiniteError
-from eckart.layers import weight_matrix
+from eckart.layers import Fit, weight_matrix
 from eckart.lowrank import Solution, Whitening, solve
 from eckart.metric import Fisher
 from eckart.moments import Moments
@@ -23,6 +23,7 @@ from eckart.profiling.original import OriginalModel
 from eckart.recipe import Recipe
 from eckart.spool import Spool
 from eckart.statistics import Stream, input_moments
+from eckart.structure import Structure, TwoFactor
 
 Progress = Callable[[int, int], None]
 
@@ -74,6 +75,7 @@ class Request:
         metric: how gradients of outputs are measured, for an output metric or for curvature.
         gradient_samples: calibration samples that first-order changes are taken on; None for all.
         keep_bases: whether the output bases are kept, in which linears can be truncated to any rank.
+        structure: says what of a weight its components are those of.
     """
 
     objective: Objective
@@ -81,6 +83,7 @@ class Request:
     metric: Fisher | None = None
     gradient_samples: int | None = None
     keep_bases: bool = False
+    structure: Structure = field(default_factory=TwoFactor)
 
 
 def request_of(recipe: Recipe, *, keep_bases: bool = False) -> Request:
@@ -90,7 +93,7 @@ def request_of(recipe: Recipe, *, keep_bases: bool = False) -> Request:
     if metric is None and isinstance(allocation, Curvature):
         metric = allocation.metric
     samples = allocation.gradient_samples if isinstance(allocation, ZeroSum) else None
-    return Request(recipe.objective, allocation.evidence, metric, samples, keep_bases)
+    return Request(recipe.objective, allocation.evidence, metric, samples, keep_bases, recipe.structure)
 
 
 @dataclass
@@ -125,7 +128,7 @@ class _Measurement:
         self.original, self.progress = original, progress
         self.device = moment_device(original.device)
         self.objective, self.wants, self.metric = request.objective, request.evidence, request.metric
-        self.samples = request.gradient_samples
+        self.samples, self.structure = request.gradient_samples, request.structure
         own = self.objective.output_metric
         self.metrics = SpooledTensors(original.workspace.spool("metrics", torch.float32)) if own is not None else None
         self.bases = [
@@ -230,9 +233,13 @@ class _Measurement:
                 self.metrics.add(target.path, second)
             if whitening is not None:
                 root = None if self.objective.output_metric is None else self.metric_root(second)
-                solution = solve(whitening, None, weight, root)
+                remainder = self.structure.remainder(weight, whitening)
+                solution = solve(whitening, None, remainder, root)
                 tokens = moments.tokens if moments is not None else 1
-                evidence = self._of_solution(evidence, solution, weight, tokens, gradients, second, counts)
+                evidence = self._of_solution(evidence, solution, remainder, tokens, gradients, second, counts)
+                if self.structure.adds_to_base:
+                    whole = Fit(weight, whitening, root).loss(torch.zeros_like(weight))
+                    evidence = replace(evidence, output_energy=whole / max(tokens, 1))
                 for kept, tensor in zip(self.bases, (solution.basis, solution.dual), strict=True):
                     if kept is not None:
                         kept.add(target.path, tensor)

@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
 
 from eckart.choice import Choice
-from eckart.layers import FactoredLinear
+from eckart.layers import FactoredLinear, Fit, bias_vector
+from eckart.lowrank import Whitening, solve, truncate
+from eckart.precision import Precision
+
+
+class Matrix(NamedTuple):
+    """A matrix that is stored: its shape, and its precision where that is not the recipe's."""
+
+    rows: int
+    columns: int
+    precision: Precision | None = None
 
 
 class Structure(Choice):
     """A choice of how a weight (m, n) of rank r is laid out."""
 
     layer: ClassVar[type[FactoredLinear]]
+    adds_to_base: ClassVar[bool] = False  # whether the rank is that of what another matrix lacks, not of the weight
+    own_precision: ClassVar[bool] = False  # whether it says itself in how many bits which factor is stored
 
-    def matrices(self, out_features: int, in_features: int, rank: int) -> list[tuple[int, int]]:
-        """Return the (rows, columns) of the matrices that are stored."""
+    def matrices(self, out_features: int, in_features: int, rank: int) -> list[Matrix]:
+        """Return the matrices that are stored, in the order of the layer's children."""
         shapes = self.layer.shapes(out_features, in_features, rank)
-        return [(shape.out_features, shape.in_features) for shape in shapes]
+        return [Matrix(shape.out_features, shape.in_features) for shape in shapes]
 
     def index_bytes(self, out_features: int) -> int:
         """Return the stored bytes of what is no matrix of numbers."""
@@ -31,4 +46,41 @@ class Structure(Choice):
         """Return how many numbers a weight of ``rank`` is stored as; None stands for dense."""
         if rank is None:
             return out_features * in_features
-        return sum(rows * columns for rows, columns in self.matrices(out_features, in_features, rank))
+        return sum(matrix.rows * matrix.columns for matrix in self.matrices(out_features, in_features, rank))
+
+    def remainder(self, weight: Tensor, whitening: Whitening) -> Tensor:
+        """Return what of a weight its rank has to answer for, (m, n) float64: all of it, unless it is stored beside.
+
+        Args:
+            weight: (m, n) float64.
+            whitening: the root of the second moment of its inputs.
+        """
+        return weight
+
+    def empty_like(self, linear: nn.Module, rank: int, precision: Precision) -> FactoredLinear:
+        """Return the layer that takes the place of ``linear``, its numbers not yet set."""
+        return self.layer.empty_like(linear, rank, precision.grid)
+
+    def factored(
+        self, linear: nn.Module, second: Tensor, first: Tensor, stored: torch.dtype, precision: Precision, fit: Fit
+    ) -> FactoredLinear:
+        """Return the layer that takes the place of ``linear`` with the weight ``second @ first``.
+
+        Args:
+            linear: gives its bias, device and dtype.
+            second: (m, rank) float64.
+            first: (rank, n) float64.
+            stored: dtype of what is stored in 16 bits.
+            precision: of all matrices that have none of their own.
+            fit: what the layer is made for.
+        """
+        layer = self.empty_like(linear, first.shape[0], precision)
+        layer.set_factors(second, first, bias_vector(linear), stored, fit if precision.feeds_back else None)
+        return layer
+
+    def fitted(
+        self, linear: nn.Module, rank: int, stored: torch.dtype, precision: Precision, fit: Fit
+    ) -> FactoredLinear:
+        """Return the layer of that rank that is nearest to ``fit``; arguments as for :meth:`factored`."""
+        solution = solve(fit.whitening, None, fit.target, fit.metric)
+        return self.factored(linear, *truncate(solution, rank), stored, precision, fit)

@@ -1,0 +1,143 @@
+"""Two factors, most of whose numbers take 8 bits: the remap of Dobi-SVD (arXiv 2502.02723)."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from eckart.layers.child import ChildShape, fill_child, make_child
+from eckart.layers.factored import Fit
+from eckart.layers.linear import bias_vector
+from eckart.layers.two_factor import LowRankLinear
+from eckart.lowrank import refit
+from eckart.quantization import DAMPING, Grid
+
+EIGHT_BITS = Grid(8)
+
+
+class RemappedLinear(LowRankLinear):
+    """Two factors of a weight (m, n), of which ``min(m, n)`` rows of one and columns of the other take 8 bits.
+
+    What the longer factor has beyond that, |m - n| rows or columns, takes 16 bits, so that r components take
+    ``2 r max(m, n)`` bytes and the scales: no more than the dense weight at any rank. Rows of both factors have a scale
+    each: for ``first`` that is a scale a component. For ``second`` a scale a row rounds best while components are split
+    evenly between the factors; scales a component, moved over to ``first``, would be fair to small components that
+    hardly matter at the cost of the large ones (measured on weights of a real model).
+
+    Attributes:
+        first: the first ``min(m, n)`` input features -> rank, 8 bits.
+        second: rank -> the first ``min(m, n)`` output features, 8 bits, with their biases.
+        rest: 16 bits; if m > n, rank -> the other output features, with their biases; if m < n, the other input
+            features -> rank; None if m = n.
+    """
+
+    rest: nn.Linear | None
+
+    def __init__(self, in_features: int, out_features: int, rank: int, **options: Any) -> None:
+        super().__init__(in_features, out_features, rank, **options)
+        self.common = min(in_features, out_features)
+        shape = self.rest_shape(out_features, in_features, rank)
+        rest = None
+        if shape is not None:
+            device, dtype = options.get("device"), options.get("dtype")
+            rest = make_child(shape, None, bias=options.get("bias", True), device=device, dtype=dtype)
+        self.register_module("rest", rest)
+
+    @staticmethod
+    def shapes(out_features: int, in_features: int, rank: int) -> tuple[ChildShape, ChildShape]:
+        """See :meth:`FactoredLinear.shapes`."""
+        common = min(out_features, in_features)
+        return (
+            ChildShape(common, rank, bias=False, grid=EIGHT_BITS),
+            ChildShape(rank, common, bias=True, grid=EIGHT_BITS),
+        )
+
+    @staticmethod
+    def rest_shape(out_features: int, in_features: int, rank: int) -> ChildShape | None:
+        """Return the shape of what takes 16 bits, or None if nothing does."""
+        if out_features > in_features:
+            return ChildShape(rank, out_features - in_features, bias=True)
+        if out_features < in_features:
+            return ChildShape(in_features - out_features, rank, bias=False)
+        return None
+
+    def set_factors(
+        self,
+        second: Tensor,
+        first: Tensor,
+        bias: Tensor | None,
+        stored: torch.dtype | None = None,
+        fit: Fit | None = None,
+    ) -> None:
+        """See :meth:`FactoredLinear.set_factors`."""
+        common = self.common
+        held = self._set_first(first, stored, fit)
+        moment = None
+        if fit is not None:
+            second = refit(second, held, fit.target, fit.second_moment)
+            moment = held @ fit.second_moment @ held.T
+        fill_child(self.second, second[:common], None if bias is None else bias[:common], stored, moment)
+        if self.rest is not None and self.out_features > common:
+            fill_child(self.rest, second[common:], None if bias is None else bias[common:], stored)
+
+    def _set_first(self, first: Tensor, stored: torch.dtype | None, fit: Fit | None) -> Tensor:
+        """Set all that is made of ``first``, (rank, in features), and return it as it is stored, in float64."""
+        common = self.common
+        if self.rest is None or self.out_features > common:
+            fill_child(self.first, first, None, stored, None if fit is None else fit.second_moment)
+            return self.first.weight.detach().double()
+        codes, rest = first[:, :common], first[:, common:]
+        if fit is None or not fit.second_moment.any():
+            fill_child(self.first, codes, None, stored)
+        else:
+            # The columns of 16 bits come last, and make up for what is lost in front of them without a loss of their
+            # own. What they cannot make up for is measured by the Schur complement of their moment.
+            moment = fit.second_moment
+            damped = moment + DAMPING * moment.diagonal().mean() * torch.eye(len(moment)).to(moment)
+            cross = damped[common:, :common]
+            answer = torch.cholesky_solve(cross, torch.linalg.cholesky(damped[common:, common:]))
+            fill_child(self.first, codes, None, stored, damped[:common, :common] - cross.T @ answer)
+            rest = rest + (codes - self.first.weight.detach().to(codes)) @ answer.T
+        fill_child(self.rest, rest, None, stored)
+        return torch.cat([self.first.weight.detach().double(), self.rest.weight.detach().double()], dim=1)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map (..., in features) to (..., out features)."""
+        common, rest = self.common, self.rest
+        if rest is None:
+            return super().forward(inputs)
+        if self.out_features > common:
+            inner = self.first(inputs)
+            return torch.cat([self.second(inner), rest(inner)], dim=-1)
+        inner = self.first(inputs[..., :common]) + rest(inputs[..., common:])
+        return cast(Tensor, self.second(inner))
+
+    @property
+    def weight(self) -> Tensor:
+        """See :attr:`FactoredLinear.weight`."""
+        second, first = self._factors(None)
+        return second @ first
+
+    def product(self) -> Tensor:
+        """See :meth:`FactoredLinear.product`."""
+        second, first = self._factors(torch.float64)
+        return second.detach() @ first.detach()
+
+    def dense_bias(self) -> Tensor | None:
+        """See :meth:`FactoredLinear.dense_bias`."""
+        bias = bias_vector(self.second)
+        if bias is None or self.rest is None or self.rest.bias is None:
+            return bias
+        return torch.cat([bias, self.rest.bias])
+
+    def _factors(self, dtype: torch.dtype | None) -> tuple[Tensor, Tensor]:
+        """Return ``second`` (m, r) and ``first`` (r, n), multiplied out in the dtype; None for their own."""
+        second, first = self.second.weight.to(dtype=dtype), self.first.weight.to(dtype=dtype)
+        if self.rest is None:
+            return second, first
+        rest = self.rest.weight.to(dtype=dtype)
+        if self.out_features > self.common:
+            return torch.cat([second, rest]), first
+        return second, torch.cat([first, rest], dim=1)

@@ -1,0 +1,28 @@
+"""Half of the numbers, in 16 bits: the 2:4 pattern."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from eckart.precision.base import Precision
+from eckart.sparsity import group_count
+
+
+class SemiStructured(Precision):
+    """Of 4 neighbours in a row the 2 that matter most (Wanda, arXiv 2306.11695), in the model's dtype.
+
+    Their places take 2 bits each. A row whose length is no multiple of 4 is filled up. It serves as the base of a
+    hybrid, not as the precision of a recipe.
+    """
+
+    name: Literal["2:4"] = "2:4"
+
+    @property
+    def feeds_back(self) -> bool:
+        """Which numbers stay depends on the moments of the inputs."""
+        return True
+
+    def bytes(self, rows: int, columns: int) -> int:
+        """See :meth:`Precision.bytes`."""
+        groups = group_count(columns)
+        return rows * (2 * 2 * groups + (groups + 1) // 2)

@@ -1,0 +1,156 @@
+"""A base of few bits and factors for what it lacks, against dense float64 products and the published formula."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from eckart.layers import Fit, HybridLinear, QuantizedLinear, bias_vector, fill_child, weight_matrix
+from eckart.lowrank import Whitening, whiten
+from eckart.quantization import Grid
+
+BASES = [Grid(4, 8), Grid(4, 128), Grid(8)]
+OUT, IN = 20, 28
+
+
+def make(kind: str = "bias") -> nn.Module:
+    torch.manual_seed(0)
+    module: nn.Module = Conv1D(OUT, IN) if kind == "conv1d" else nn.Linear(IN, OUT, bias=kind == "bias")
+    with torch.no_grad():
+        weight_matrix(module).normal_()
+    if kind != "no-bias":
+        nn.init.normal_(module.bias)
+    return module
+
+
+def moment(rank: int = IN) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randn(IN, rank, dtype=torch.float64, generator=generator)
+    inputs = inputs @ torch.randn(rank, 200, dtype=torch.float64, generator=generator)
+    return inputs @ inputs.T
+
+
+def fit_of(module: nn.Module, metric: Whitening | None = None, inputs: int = IN) -> Fit:
+    return Fit(weight_matrix(module).detach().double(), whiten(moment(inputs)), metric)
+
+
+def solved(
+    module: nn.Module, fit: Fit, rank: int, base: Grid = BASES[0], grid: Grid | None = None, **options: object
+) -> tuple[HybridLinear, float]:
+    layer = HybridLinear.empty_like(module, rank, grid, base=base)
+    return layer, layer.solve_for(fit, bias_vector(module), **options)
+
+
+@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("kind", ["bias", "no-bias", "conv1d"])
+def test_outputs_are_those_of_the_dense_product(base: Grid, kind: str) -> None:
+    module = make(kind).double()
+    layer, loss = solved(module, fit_of(module), 3, base, alternations=1)
+    x = torch.randn(2, 3, IN, dtype=torch.float64)
+    weight = layer.base.weight + layer.second.weight @ layer.first.weight
+    expected = x @ weight.T + (0 if bias_vector(module) is None else bias_vector(module))
+    torch.testing.assert_close(layer(x), expected)
+    torch.testing.assert_close(layer.product(), weight.detach())
+    torch.testing.assert_close(layer.weight, weight)
+    assert type(layer.to_dense()) is type(module)
+    torch.testing.assert_close(layer.to_dense()(x), expected)
+    assert loss == pytest.approx(fit_of(module).loss(layer.product()))
+    assert layer.base.bias is None
+    assert layer.first.bias is None
+    assert (layer.second.bias is None) == (kind == "no-bias")
+    assert isinstance(layer.base, QuantizedLinear)
+
+
+def test_without_alternation_it_is_the_published_formula() -> None:
+    """EoRA, algorithm 1: ``dW = W - Q``, ``S = Q L Q^T``, SVD of ``dW Q L^1/2``, and back by its inverse."""
+    module = make().double()
+    weight, second_moment = module.weight.detach(), moment()
+    layer, _ = solved(module, fit_of(module), 4, base_feedback=False)
+    quantized = QuantizedLinear.empty_like(module, BASES[0])
+    fill_child(quantized, weight, module.bias.detach())
+    assert torch.equal(layer.base.codes, quantized.codes)
+    values, vectors = torch.linalg.eigh(second_moment)
+    projection = vectors @ values.sqrt().diag()
+    u, s, vt = torch.linalg.svd((weight - quantized.product()) @ projection, full_matrices=False)
+    expected = (u[:, :4] * s[:4]) @ (vt[:4] @ torch.linalg.inv(projection))
+    torch.testing.assert_close(layer.second.weight @ layer.first.weight, expected)
+
+
+@pytest.mark.parametrize("with_metric", [False, True])
+@pytest.mark.parametrize("grid", [None, Grid(8), Grid(4, 8)])
+@pytest.mark.parametrize("base", BASES)
+def test_it_loses_no_more_than_the_base_alone_and_less_with_every_alternation(
+    base: Grid, grid: Grid | None, with_metric: bool
+) -> None:
+    module = make()
+    generator = torch.Generator().manual_seed(2)
+    gradients = torch.randn(OUT, 60, dtype=torch.float64, generator=generator)
+    fit = fit_of(module, whiten(gradients @ gradients.T) if with_metric else None)
+    alone = QuantizedLinear.empty_like(module, base)
+    fill_child(alone, fit.target, module.bias, None, fit.second_moment)
+    losses = [solved(module, fit, 4, base, grid, alternations=count)[1] for count in range(4)]
+    assert losses[0] < fit.loss(alone.product())
+    assert losses == sorted(losses, reverse=True)
+    if grid is None and base.bits == 4 and not with_metric:
+        assert losses[3] < losses[0]
+
+
+def test_feedback_loses_less() -> None:
+    module = make()
+    fit = fit_of(module)
+    losses = [
+        solved(module, fit, 4, grid=Grid(4, 8), base_feedback=base, feedback=factors)[1]
+        for base, factors in ((True, True), (True, False), (False, False))
+    ]
+    assert losses == sorted(losses)
+
+
+@pytest.mark.parametrize("inputs", [IN, 5])
+def test_at_full_rank_nothing_is_lost(inputs: int) -> None:
+    """In directions that no token reaches too."""
+    module = make().double()
+    layer, _ = solved(module, fit_of(module, inputs=inputs), min(OUT, IN))
+    torch.testing.assert_close(layer.product(), module.weight.detach())
+
+
+def test_numbers_are_those_that_will_be_stored() -> None:
+    module = make().bfloat16().float()
+    layer, loss = solved(module, fit_of(module), 4, stored=torch.bfloat16)
+    for parameter in layer.parameters():
+        assert parameter.dtype is torch.float32
+        assert torch.equal(parameter, parameter.bfloat16().float())
+    assert loss == pytest.approx(fit_of(module).loss(layer.product()))
+
+
+def test_zero_weights_and_equal_rows() -> None:
+    module = make()
+    with torch.no_grad():
+        module.weight.zero_()
+    layer, loss = solved(module, fit_of(module), 2, alternations=2)
+    assert loss == 0
+    assert torch.equal(layer(torch.ones(1, IN)), module.bias[None])
+    with torch.no_grad():
+        module.weight.copy_(torch.randn(1, IN).expand(OUT, -1))
+    layer, _ = solved(module, fit_of(module), 1)
+    torch.testing.assert_close(layer.product().float(), module.weight.detach(), rtol=1e-4, atol=1e-4)
+
+
+def test_scales_and_factors_are_trained_and_it_exports() -> None:
+    module = make()
+    layer, _ = solved(module, fit_of(module), 3)
+    x = torch.randn(4, IN, requires_grad=True)
+    layer(x).square().sum().backward()
+    assert x.grad is not None
+    assert {name for name, p in layer.named_parameters() if p.grad is not None and p.grad.norm() > 0} == {
+        "base.scale",
+        "first.weight",
+        "second.weight",
+        "second.bias",
+    }
+    torch.testing.assert_close(torch.export.export(layer, (x,)).module()(x), layer(x))
+    assert "rank=3" in repr(layer)
+    half = layer.bfloat16()
+    assert half(x.bfloat16()).dtype is torch.bfloat16
+    assert half.base.codes.dtype is torch.uint8
