@@ -1,0 +1,122 @@
+"""What the benchmarks of allocations and of layouts share: rows in a file, one measurement for many recipes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import or_
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+import eckart
+from eckart.allocation import Evidence, ZeroSum
+from eckart.calibration import Calibration, tokenize
+from eckart.device import compute_dtype
+from eckart.metric import Fisher
+from eckart.placement import ResidentWeights
+from eckart.plan import make_plan
+from eckart.profiling.measure import Profile, Request, measure
+from eckart.profiling.original import OriginalModel
+from eckart.recipe import Recipe
+from eckart.recipe_loader import load_recipe
+from eckart.spool import Workspace
+from eckart.text import read_text
+
+CPU = torch.device("cpu")
+
+
+class Rows:
+    """Measurements, those of earlier runs included, and the file that they are appended to.
+
+    Args:
+        path: of JSON lines; None to keep none.
+        key: the fields by which a row is told from others.
+    """
+
+    def __init__(self, path: Path | None, key: Sequence[str]) -> None:
+        self.path, self.key = path, key
+        lines = path.read_text(encoding="utf-8").splitlines() if path is not None and path.exists() else []
+        self.rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
+
+    def __contains__(self, key: tuple[object, ...]) -> bool:
+        return any(tuple(row[name] for name in self.key) == key for row in self.rows)
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Add a row, print it and write it."""
+        self.rows.append(row)
+        line = json.dumps(row)
+        print(line, flush=True)
+        if self.path is not None:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+
+
+class Texts:
+    """Texts to measure on; losses are in nats a token."""
+
+    def __init__(self, names: Sequence[str], tokenizer: PreTrainedTokenizerBase, windows: int, length: int) -> None:
+        self.tokens = {Path(name).name: tokenize(read_text(name), tokenizer) for name in names}
+        self.windows, self.length = windows, length
+
+    def log_perplexities(self, model: PreTrainedModel) -> dict[str, float]:
+        """Return the loss on each text; ``model`` is left in the dtype that this device is fastest in."""
+        model.to(compute_dtype(model.dtype, CPU))
+        return {
+            name: eckart.perplexity(model, ids, length=self.length, windows=self.windows).log_perplexity
+            for name, ids in self.tokens.items()
+        }
+
+
+def recipe_of(text: str) -> Recipe:
+    """Return the recipe of a name with ``+key=value`` overrides appended."""
+    name, *overrides = text.split("+")
+    return load_recipe(name, overrides)
+
+
+def profile_once(
+    model: PreTrainedModel, recipes: Sequence[Recipe], tokens: Calibration
+) -> tuple[OriginalModel, Profile]:
+    """Measure at once what all recipes ask for, which must share their objective, sharing and structure.
+
+    Linears that share a basis stay joined in ``model``.
+    """
+    first = recipes[0]
+    plan = make_plan(model, first, 0.5)
+    original = OriginalModel(model, plan.blocks, ResidentWeights(), CPU, Workspace(), tokens)
+    samples = [r.allocation.gradient_samples for r in recipes if isinstance(r.allocation, ZeroSum)]
+    evidence = reduce(or_, (recipe.allocation.evidence for recipe in recipes)) | Evidence.SPECTRUM
+    metric = first.objective.output_metric
+    if metric is None and Evidence.CURVATURE in evidence:
+        metric = Fisher()
+    request = Request(
+        first.objective,
+        evidence & ~(Evidence.TRIALS | Evidence.POSITION),
+        metric,
+        samples[0] if samples else None,
+        keep_bases=True,
+        structure=first.structure,
+    )
+    return original, measure(original, request, lambda done, total: None)
+
+
+def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], baseline: Mapping[str, float]) -> str:
+    """Return rows as Markdown: their fields, then perplexity and excess log-perplexity for each text.
+
+    Args:
+        rows: to show.
+        columns: a format for each field that is shown, such as ``{"keep": "g"}``.
+        baseline: log-perplexity of the dense model, by text.
+    """
+    lines = [f"| {' | '.join([*columns, *(f'{name} | excess' for name in baseline)])} |"]
+    lines.append("|" + "---|" * (len(columns) + 2 * len(baseline)))
+    for row in rows:
+        losses = row["log_perplexity"]
+        cells = [format(row[name], form) for name, form in columns.items()]
+        cells += [f"{math.exp(losses[name]):.1f} | {losses[name] - dense:.3f}" for name, dense in baseline.items()]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
