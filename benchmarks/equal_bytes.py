@@ -52,7 +52,7 @@ def main(
     text: Annotated[list[str], typer.Option(help="Text to measure on; may be repeated.")] = [],  # noqa: B006
     recipe: Annotated[
         list[str],
-        typer.Option(help="Recipe, +key=value overrides, @ and the shares of bytes to keep; may be repeated."),
+        typer.Option(help="Recipe, +key=value overrides, @ and the shares to keep; may be repeated."),
     ] = [],  # noqa: B006
     samples: int = 16,
     length: int = 1024,
@@ -140,7 +140,7 @@ def _moments(model: PreTrainedModel, tokens: Calibration) -> dict[str, Moments]:
     """Return the moments of every linear's input in the original model, by path."""
     original = OriginalModel(model, find_blocks(model), ResidentWeights(), CPU, Workspace(), tokens)
     streams = original.forward()
-    found = {}
+    found: dict[str, Moments] = {}
     for index, block in enumerate(original.blocks):
         with original.weights.lend(block.module, CPU):
             groups = input_moments(block.module, block.groups, original.calls[index], streams[index], CPU)
