@@ -65,6 +65,11 @@ def make_child(
     return QuantizedLinear(in_features, out_features, chosen, bias=bias, device=device, dtype=dtype)
 
 
+def product_of(child: Child) -> Tensor:
+    """Return the numbers of a layer, (out features, in features), multiplied in float64 and detached."""
+    return child.product() if isinstance(child, QuantizedLinear) else child.weight.detach().double()
+
+
 def fill_child(
     child: Child,
     weight: Tensor,

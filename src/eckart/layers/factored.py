@@ -10,7 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from eckart.layers.child import Child, ChildShape, fill_child, make_child
+from eckart.layers.child import Child, ChildShape, fill_child, make_child, product_of
 from eckart.layers.linear import bias_vector, dense_like, weight_matrix
 from eckart.lowrank import Whitening, refit
 from eckart.quantization import Grid
@@ -165,7 +165,7 @@ class FactoredLinear(nn.Module):
         fill_child(self.first, split.first, first_bias, stored, None if fit is None else fit.second_moment)
         kept, moment = split.second, None
         if fit is not None:
-            held = self.first.weight.detach().double()
+            held = product_of(self.first)
             kept = refit(kept, held, fit.target[split.second_rows], fit.second_moment)
             moment = held @ fit.second_moment @ held.T
         second_bias = None if bias is None else bias[split.second_rows]

@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from eckart.layers.child import Child, ChildShape, Pattern, fill_child, make_child
+from eckart.layers.child import Child, ChildShape, Pattern, fill_child, make_child, product_of
 from eckart.layers.factored import Fit
 from eckart.layers.two_factor import LowRankLinear
 from eckart.lowrank import solve, truncate
@@ -41,11 +41,7 @@ class HybridLinear(LowRankLinear):
 
     def product(self) -> Tensor:
         """See :meth:`FactoredLinear.product`."""
-        return self.base_product() + super().product()
-
-    def base_product(self) -> Tensor:
-        """Return the weight of the base in float64, detached."""
-        return self.base.weight.detach().double()
+        return product_of(self.base) + super().product()
 
     def solve_for(
         self,
@@ -76,12 +72,12 @@ class HybridLinear(LowRankLinear):
         low_rank = torch.zeros_like(fit.target)
         for _ in range(alternations + 1):
             fill_child(self.base, fit.target - low_rank, None, stored, fit.second_moment if base_feedback else None)
-            rest = Fit(fit.target - self.base_product().to(fit.target.device), fit.whitening, fit.metric)
+            rest = Fit(fit.target - product_of(self.base).to(fit.target.device), fit.whitening, fit.metric)
             solution = solve(fit.whitening, None, rest.target, fit.metric)
             self.set_factors(*truncate(solution, self.rank), bias, stored, rest if feedback else None)
             low_rank = super().product().to(fit.target.device)
             loss = rest.loss(low_rank)
-            if loss < least:
+            if not best or loss < least:
                 least, best = loss, {name: tensor.clone() for name, tensor in self.state_dict().items()}
         self.load_state_dict(best)
         return least

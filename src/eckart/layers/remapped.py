@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from eckart.layers.child import ChildShape, fill_child, make_child
+from eckart.layers.child import ChildShape, fill_child, make_child, product_of
 from eckart.layers.factored import Fit
 from eckart.layers.linear import bias_vector
 from eckart.layers.two_factor import LowRankLinear
@@ -87,7 +87,7 @@ class RemappedLinear(LowRankLinear):
         common = self.common
         if self.rest is None or self.out_features > common:
             fill_child(self.first, first, None, stored, None if fit is None else fit.second_moment)
-            return self.first.weight.detach().double()
+            return product_of(self.first)
         codes, rest = first[:, :common], first[:, common:]
         if fit is None or not fit.second_moment.any():
             fill_child(self.first, codes, None, stored)
@@ -101,7 +101,7 @@ class RemappedLinear(LowRankLinear):
             fill_child(self.first, codes, None, stored, damped[:common, :common] - cross.T @ answer)
             rest = rest + (codes - self.first.weight.detach().to(codes)) @ answer.T
         fill_child(self.rest, rest, None, stored)
-        return torch.cat([self.first.weight.detach().double(), self.rest.weight.detach().double()], dim=1)
+        return torch.cat([product_of(self.first), product_of(self.rest)], dim=1)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map (..., in features) to (..., out features)."""
@@ -117,13 +117,15 @@ class RemappedLinear(LowRankLinear):
     @property
     def weight(self) -> Tensor:
         """See :attr:`FactoredLinear.weight`."""
-        second, first = self._factors(None)
+        rest = None if self.rest is None else self.rest.weight
+        second, first = self._factors(self.second.weight, self.first.weight, rest)
         return second @ first
 
     def product(self) -> Tensor:
         """See :meth:`FactoredLinear.product`."""
-        second, first = self._factors(torch.float64)
-        return second.detach() @ first.detach()
+        rest = None if self.rest is None else product_of(self.rest)
+        second, first = self._factors(product_of(self.second), product_of(self.first), rest)
+        return second @ first
 
     def dense_bias(self) -> Tensor | None:
         """See :meth:`FactoredLinear.dense_bias`."""
@@ -132,12 +134,10 @@ class RemappedLinear(LowRankLinear):
             return bias
         return torch.cat([bias, self.rest.bias])
 
-    def _factors(self, dtype: torch.dtype | None) -> tuple[Tensor, Tensor]:
-        """Return ``second`` (m, r) and ``first`` (r, n), multiplied out in the dtype; None for their own."""
-        second, first = self.second.weight.to(dtype=dtype), self.first.weight.to(dtype=dtype)
-        if self.rest is None:
+    def _factors(self, second: Tensor, first: Tensor, rest: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return both factors as a whole, (m, r) and (r, n), from the numbers of the children."""
+        if rest is None:
             return second, first
-        rest = self.rest.weight.to(dtype=dtype)
         if self.out_features > self.common:
             return torch.cat([second, rest]), first
         return second, torch.cat([first, rest], dim=1)

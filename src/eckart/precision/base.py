@@ -23,6 +23,10 @@ class Precision(Choice):
         """Whether what rounding loses is made up for where it can be, with the moments of the inputs."""
         return False
 
+    def numbers(self, rows: int, columns: int) -> int:
+        """Return how many numbers of a matrix are stored."""
+        return rows * columns
+
     def bytes(self, rows: int, columns: int) -> int:
         """Return the stored bytes of a matrix, scales included."""
         if self.grid is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from eckart.precision.base import Precision
@@ -22,7 +23,10 @@ class SemiStructured(Precision):
         """Which numbers stay depends on the moments of the inputs."""
         return True
 
+    def numbers(self, rows: int, columns: int) -> int:
+        """See :meth:`Precision.numbers`."""
+        return 2 * rows * group_count(columns)
+
     def bytes(self, rows: int, columns: int) -> int:
         """See :meth:`Precision.bytes`."""
-        groups = group_count(columns)
-        return rows * (2 * 2 * groups + (groups + 1) // 2)
+        return 2 * self.numbers(rows, columns) + rows * math.ceil(group_count(columns) / 2)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from eckart.choice import Choice
 from eckart.layers import FactoredLinear, Fit, bias_vector
 from eckart.lowrank import Whitening, solve, truncate
-from eckart.precision import Precision
+from eckart.precision import Bits16, Precision
 
 
 class Matrix(NamedTuple):
@@ -20,6 +20,11 @@ class Matrix(NamedTuple):
     rows: int
     columns: int
     precision: Precision | None = None
+
+    @property
+    def numbers(self) -> int:
+        """How many of its numbers are stored."""
+        return (self.precision or Bits16()).numbers(self.rows, self.columns)
 
 
 class Structure(Choice):
@@ -46,7 +51,7 @@ class Structure(Choice):
         """Return how many numbers a weight of ``rank`` is stored as; None stands for dense."""
         if rank is None:
             return out_features * in_features
-        return sum(matrix.rows * matrix.columns for matrix in self.matrices(out_features, in_features, rank))
+        return sum(matrix.numbers for matrix in self.matrices(out_features, in_features, rank))
 
     def remainder(self, weight: Tensor, whitening: Whitening) -> Tensor:
         """Return what of a weight its rank has to answer for, (m, n) float64: all of it, unless it is stored beside.
