@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from eckart.calls import BlockCall, capture_calls
 from eckart.errors import UnsupportedModelError
-from eckart.layers import is_linear, is_replaced, weight_matrix
+from eckart.layers import bias_vector, is_linear, is_replaced, weight_matrix
 from eckart.placement import ResidentWeights, Weights
 
 PROBE_TOKENS = 16
@@ -35,12 +35,14 @@ class Target:
         path: inside the model, such as ``model.layers.3.self_attn.q_proj``.
         out_features: m.
         in_features: n.
+        has_bias: whether it has one.
     """
 
     name: str
     path: str
     out_features: int
     in_features: int
+    has_bias: bool = False
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -158,12 +160,13 @@ def _find_groups(module: nn.Module, path: str, call: BlockCall, hidden: Tensor) 
     members: dict[tuple[Any, ...], list[str]] = {}
     for name, tensor in inputs.items():  # in order of execution
         members.setdefault((tensor.data_ptr(), tensor.shape, tensor.stride()), []).append(name)
+
+    def target(name: str) -> Target:
+        linear = module.get_submodule(name)
+        return Target(name, f"{path}.{name}", *weight_matrix(linear).shape, has_bias=bias_vector(linear) is not None)
+
     return tuple(
-        Group(
-            tuple(Target(n, f"{path}.{n}", *weight_matrix(module.get_submodule(n)).shape) for n in names),
-            runs_once=all(counts[n] == 1 for n in names),
-        )
-        for names in members.values()
+        Group(tuple(map(target, names)), runs_once=all(counts[n] == 1 for n in names)) for names in members.values()
     )
 
 

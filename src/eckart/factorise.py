@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from eckart.blocks import Group, Target
 from eckart.errors import NonFiniteError
-from eckart.layers import FactoredLinear, Fit, QuantizedLinear, weight_matrix
+from eckart.layers import FactoredLinear, Fit, QuantizedLinear, bias_vector, weight_matrix
 from eckart.lowrank import Whitening, truncate
 from eckart.moments import Moments, relative_error
 from eckart.placement import Placement
@@ -83,7 +84,7 @@ class Factoriser:
         if not torch.isfinite(weight).all():
             raise NonFiniteError(f"The weight of {target.path} is NaN or infinite. The model is not usable as it is.")
         original = placement.originals.get(target.name, weight).to(weight)
-        product = weight
+        product, constant = weight, None
         if self.recipe.layout.changes(rank):
             assert whitening is not None
             stored = placement.dtype(f"{target.name}.weight")
@@ -92,14 +93,16 @@ class Factoriser:
             # The next layers see the numbers that will be stored, not those before rounding.
             placement.replace(target.name, layer)
             product = layer.product().to(weight.device)
+            if isinstance(layer, FactoredLinear) and self.recipe.layout.affine:
+                constant = added_bias(linear, layer).to(weight)
         return LayerRecord(
             path=target.path,
             out_features=target.out_features,
             in_features=target.in_features,
             rank=rank,
-            bytes=self.recipe.layout.bytes(target.out_features, target.in_features, rank),
+            bytes=self.recipe.layout.beside_bias(target.has_bias).bytes(*target.shape, rank),
             # What is lost counts from the model as it was, also where other weights are factored.
-            error=relative_error(original, product, moments, output_energy),
+            error=relative_error(original, product, moments, output_energy, constant),
         )
 
     def layer(
@@ -132,8 +135,23 @@ class Factoriser:
         solution = self.recipe.objective.solution(
             weight, moments, whitening, rank, metric=metric, projectors=projectors
         )
-        return layout.factored(linear, *truncate(solution, rank), stored, Fit(solution.least_squares, second_moment))
+        fit, constant = Fit(solution.least_squares, second_moment), None
+        if solution.target_mean is not None and moments is not None:
+            constant = partial(_constant, solution.target_mean, moments.mean)
+        return layout.factored(linear, *truncate(solution, rank), stored, fit, constant)
 
     def _metric_root(self, path: str, device: torch.device) -> Whitening | None:
         chosen = self.recipe.objective.output_metric
         return None if chosen is None else chosen.root(self.metrics[path].to(device, torch.float64))
+
+
+def _constant(target_mean: Tensor, input_mean: Tensor, product: Tensor) -> Tensor:
+    """Return the constant that is best beside the weight ``product``."""
+    return target_mean - product.to(input_mean) @ input_mean
+
+
+def added_bias(linear: nn.Module, layer: FactoredLinear) -> Tensor:
+    """Return by how much the bias of a layer is another one than that of the linear it replaced, (m,) float64."""
+    now, before = layer.dense_bias(), bias_vector(linear)
+    assert now is not None
+    return now.detach().double() - (0 if before is None else before.detach().double())

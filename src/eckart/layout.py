@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -27,17 +28,27 @@ class Layout:
     Attributes:
         structure: of a weight of low rank.
         precision: of all numbers, of weights that are not factored too.
+        affine: whether every factored linear has a bias; its bytes are counted.
     """
 
     structure: Structure = field(default_factory=TwoFactor)
     precision: Precision = field(default_factory=Bits16)
+    affine: bool = False
+
+    def beside_bias(self, has_bias: bool) -> Layout:
+        """Return the layout by which the bytes of a linear are counted that has a bias already, or has none.
+
+        A bias that was there before is in neither the dense bytes nor the stored ones.
+        """
+        return replace(self, affine=False) if has_bias and self.affine else self
 
     def bytes(self, out_features: int, in_features: int, rank: int | None) -> int:
         """Return the stored bytes of a weight of ``rank``; they rise with it."""
         if rank is None:
             return self.precision.bytes(out_features, in_features)
         matrices = self.structure.matrices(out_features, in_features, rank)
-        return sum(self.precision.bytes(*shape) for shape in matrices) + self.structure.index_bytes(out_features)
+        numbers = sum(self.precision.bytes(*shape) for shape in matrices) + self.structure.index_bytes(out_features)
+        return numbers + (BYTES_PER_NUMBER * out_features if self.affine else 0)
 
     def highest_rank(self, out_features: int, in_features: int) -> int:
         """Return the largest rank that can be laid out so; 0 if none can."""
@@ -74,7 +85,7 @@ class Layout:
     def empty_like(self, linear: nn.Module, rank: int | None) -> nn.Module:
         """Return the layer that takes the place of ``linear``, its numbers not yet set."""
         if rank is not None:
-            return self.structure.layer.empty_like(linear, rank, self.precision.grid)
+            return self.structure.layer.empty_like(linear, rank, self.precision.grid, affine=self.affine)
         grid = self.precision.grid
         return linear if grid is None else QuantizedLinear.empty_like(linear, grid)
 
@@ -83,7 +94,13 @@ class Layout:
         return rank is not None or self.precision.grid is not None
 
     def factored(
-        self, linear: nn.Module, second: Tensor, first: Tensor, stored: torch.dtype, fit: Fit | None
+        self,
+        linear: nn.Module,
+        second: Tensor,
+        first: Tensor,
+        stored: torch.dtype,
+        fit: Fit | None,
+        constant: Callable[[Tensor], Tensor] | None = None,
     ) -> FactoredLinear:
         """Return the layer that takes the place of ``linear`` with the weight ``second @ first``.
 
@@ -93,9 +110,12 @@ class Layout:
             first: (rank, in features) float64.
             stored: dtype of what is stored in 16 bits.
             fit: by which the loss of rounding is made up for, if the precision does that.
+            constant: gives, for the weight as it is stored, what is added to the bias; needed if the layout is affine.
         """
         fit = fit if self.precision.feeds_back else None
-        return self.structure.layer.from_factors(linear, second, first, stored, grid=self.precision.grid, fit=fit)
+        return self.structure.layer.from_factors(
+            linear, second, first, stored, grid=self.precision.grid, fit=fit, constant=constant
+        )
 
     def whole(self, linear: nn.Module, weight: Tensor, stored: torch.dtype, fit: Fit | None) -> QuantizedLinear:
         """Return the layer that takes the place of ``linear`` if it is not factored, for a precision below 16 bits.

@@ -37,6 +37,7 @@ class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
         structure: name of the layout of the factors, of :data:`eckart.structure.STRUCTURES`.
         precision: of the numbers: the name and the fields of one of :data:`eckart.precision.PRECISIONS`; None for the
             model's dtype.
+        affine: whether every factored layer has a bias, those too whose model class gives them none.
         recipe: what was done, as :class:`eckart.Recipe` writes it.
         calibration: source, size and hash of the calibration tokens, or None.
         provenance: the source model and the versions of the software.
@@ -53,6 +54,7 @@ class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
         weights: str | None = None,
         structure: str = TwoFactor().name,
         precision: dict[str, Any] | None = None,
+        affine: bool = False,
         **kwargs: Any,
     ) -> None:
         if format_version != FORMAT_VERSION:
@@ -65,6 +67,7 @@ class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
         self.ranks = ranks
         self.structure = structure
         self.precision = precision
+        self.affine = affine
         self.recipe = recipe
         self.calibration = calibration
         self.provenance = provenance
@@ -166,7 +169,8 @@ def _layout(config: EckartConfig) -> Layout:
                 "Install the version of eckart that is named there, or a newer one."
             )
     try:
-        return Layout(STRUCTURES[config.structure], PRECISIONS[precision["name"]].model_validate(precision))
+        chosen = PRECISIONS[precision["name"]].model_validate(precision)
+        return Layout(STRUCTURES[config.structure], chosen, config.affine)
     except ValidationError as error:
         raise CheckpointError(f"config.json describes a precision that cannot be: {error}") from error
 

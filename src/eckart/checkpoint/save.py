@@ -134,6 +134,7 @@ def description(
         ranks={layer.path: layer.rank for layer in report.layers if recipe.layout.changes(layer.rank)},
         structure=recipe.structure.name,
         precision=None if recipe.precision == Bits16() else recipe.precision.model_dump(mode="json"),
+        affine=recipe.layout.affine,
         recipe=recipe.model_dump(mode="json"),
         calibration=report.calibration.model_dump() if report.calibration else None,
         provenance={

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
@@ -81,14 +82,17 @@ class FactoredLinear(nn.Module):
         self.second = make_child(second, grid, bias=bias, device=device, dtype=dtype)
 
     @classmethod
-    def empty_like(cls, linear: nn.Module, rank: int, grid: Grid | None = None) -> Self:
-        """Return a layer with the shape, bias, device and dtype of ``linear``, its numbers not yet set."""
+    def empty_like(cls, linear: nn.Module, rank: int, grid: Grid | None = None, *, affine: bool = False) -> Self:
+        """Return a layer with the shape, bias, device and dtype of ``linear``, its numbers not yet set.
+
+        ``affine``: it has a bias even if ``linear`` has none.
+        """
         weight = weight_matrix(linear)
         return cls(
             weight.shape[1],
             weight.shape[0],
             rank,
-            bias=bias_vector(linear) is not None,
+            bias=affine or bias_vector(linear) is not None,
             replaced=type(linear),
             grid=grid,
             device=weight.device,
@@ -105,6 +109,7 @@ class FactoredLinear(nn.Module):
         *,
         grid: Grid | None = None,
         fit: Fit | None = None,
+        constant: Callable[[Tensor], Tensor] | None = None,
     ) -> Self:
         """Return the layer that replaces ``linear`` with ``second @ first``, in the dtype of ``linear``.
 
@@ -115,27 +120,38 @@ class FactoredLinear(nn.Module):
             stored: dtype that the numbers will be saved in, to which they are rounded; that of ``linear`` by default.
             grid: how weights are rounded; None for ``stored``.
             fit: by which the loss of rounding is made up for; None to round to what is nearest.
+            constant: gives, for the weight as it is stored, what is added to the bias, (out features,) float64; None
+                to add nothing.
         """
-        layer = cls.empty_like(linear, len(first), grid)
-        bias = bias_vector(linear)
+        layer = cls.empty_like(linear, len(first), grid, affine=constant is not None)
         split = cls.arrange(second.detach().double(), first.detach().double())
-        first_bias = None if bias is None or split.first_rows is None else bias[split.first_rows]
-        fill_child(layer.first, split.first, first_bias, stored, None if fit is None else fit.second_moment)
+        fill_child(layer.first, split.first, None, stored, None if fit is None else fit.second_moment)
         kept, moment = split.second, None
         held = layer.first.weight.detach().double()
         if fit is not None:
             kept = refit(kept, held, fit.target[split.second_rows], fit.second_moment)
             moment = held @ fit.second_moment @ held.T
-        second_bias = None if bias is None else bias[split.second_rows]
-        fill_child(layer.second, kept, second_bias, stored, moment)
-        if second_bias is not None and first_bias is not None:
-            # The second child is handed the first one's bias too.
-            passed_on = layer.second.weight.detach().double() @ first_bias.detach().double()
-            assert layer.second.bias is not None
-            with torch.no_grad():
-                layer.second.bias.copy_((second_bias.double() - passed_on).to(stored or second_bias.dtype))
+        fill_child(layer.second, kept, None, stored, moment)
         layer.set_rows(split)
+        bias = bias_vector(linear)
+        if constant is not None:
+            added = constant(layer.product())
+            bias = added if bias is None else bias.detach().to(added) + added
+        if bias is not None:
+            layer._set_biases(bias.detach().double(), split, stored or weight_matrix(linear).dtype)
         return layer
+
+    @torch.no_grad()
+    def _set_biases(self, bias: Tensor, split: Arrangement, stored: torch.dtype) -> None:
+        """Give the children the biases that make up ``bias``, (out features,) float64, of the whole."""
+        assert self.second.bias is not None
+        last = bias[split.second_rows]
+        if split.first_rows is not None:
+            assert self.first.bias is not None
+            self.first.bias.copy_(bias[split.first_rows].to(stored))
+            # The second child is handed the first one's bias too.
+            last = last - self.second.weight.double() @ self.first.bias.double()
+        self.second.bias.copy_(last.to(stored))
 
     @staticmethod
     @abstractmethod
