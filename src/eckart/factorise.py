@@ -13,7 +13,7 @@ from eckart.blocks import Group, Target
 from eckart.errors import NonFiniteError
 from eckart.layers import FactoredLinear, Fit, QuantizedLinear, bias_vector, weight_matrix
 from eckart.lowrank import Whitening, truncate
-from eckart.moments import Moments, relative_error
+from eckart.moments import Moments, ResidualMoments, relative_error
 from eckart.placement import Placement
 from eckart.plan import Plan
 from eckart.recipe import Recipe
@@ -89,7 +89,18 @@ class Factoriser:
             assert whitening is not None
             stored = placement.dtype(f"{target.name}.weight")
             metric = None if rank is None else self._metric_root(target.path, weight.device)
-            layer = self.layer(linear, weight, moments, whitening, rank, stored, metric=metric, projectors=projectors)
+            residual = None if moments is None or target.residual is None else moments.residuals.get(target.residual)
+            layer = self.layer(
+                linear,
+                weight,
+                moments,
+                whitening,
+                rank,
+                stored,
+                metric=metric,
+                projectors=projectors,
+                residual=residual,
+            )
             # The next layers see the numbers that will be stored, not those before rounding.
             placement.replace(target.name, layer)
             product = layer.product().to(weight.device)
@@ -116,6 +127,7 @@ class Factoriser:
         *,
         metric: Whitening | None = None,
         projectors: Tensor | None = None,
+        residual: ResidualMoments | None = None,
     ) -> FactoredLinear | QuantizedLinear:
         """Return the layer that takes the place of a linear.
 
@@ -128,12 +140,13 @@ class Factoriser:
             stored: dtype of 16-bit numbers.
             metric: the root of the output metric; None for the identity.
             projectors: on the leading output directions, (m, m), if the objective observes outputs.
+            residual: of the residual stream that its output is added to, if the objective looks at it.
         """
         layout, second_moment = self.recipe.layout, whitening.root @ whitening.root.T
         if rank is None:
             return layout.whole(linear, weight, stored, Fit(weight, second_moment))
         solution = self.recipe.objective.solution(
-            weight, moments, whitening, rank, metric=metric, projectors=projectors
+            weight, moments, whitening, rank, metric=metric, projectors=projectors, residual=residual
         )
         fit, constant = Fit(solution.least_squares, second_moment), None
         if solution.target_mean is not None and moments is not None:

@@ -33,7 +33,7 @@ class Moments:
         tokens: how many tokens were summed.
         sum: sum of ``Z``, (n,) float64; only needed for what looks at means.
         original_sum: sum of ``X``, (n,) float64, where both streams are observed.
-        residuals: by where in the block the residual stream is read (see :class:`eckart.blocks.Target`).
+        residuals: by the place of the residual stream (see :mod:`eckart.residual`).
     """
 
     second: Tensor
@@ -79,11 +79,11 @@ class Moments:
             self.original_sum += _sum_of_tokens(original.float(), self.original_sum.device)
         self.tokens += len(inputs)
 
-    def add_residual(self, position: str, difference: Tensor, inputs: Tensor) -> None:
+    def add_residual(self, place: str, difference: Tensor, inputs: Tensor) -> None:
         """Add a batch of tokens to the sums of a residual stream.
 
         Args:
-            position: where it is read.
+            place: where it is read.
             difference: ``r - r'``, (tokens, width).
             inputs: (tokens, n), of the same tokens, as for :meth:`add`.
         """
@@ -92,7 +92,7 @@ class Moments:
         difference, device = difference.float(), self.second.device
         cross = (difference.T @ inputs.float()).to(device, torch.float64)
         total = _sum_of_tokens(difference, device)
-        known = self.residuals.setdefault(position, ResidualMoments(torch.zeros_like(cross), torch.zeros_like(total)))
+        known = self.residuals.setdefault(place, ResidualMoments(torch.zeros_like(cross), torch.zeros_like(total)))
         known.cross += cross
         known.sum += total
 

@@ -70,10 +70,11 @@ def make_plan(model: PreTrainedModel, recipe: Recipe, keep: float, weights: Weig
 
     Raises:
         EckartError: ``keep`` is not in (0, 1], or the smallest ranks allowed take more.
-        UnsupportedModelError: the model has no blocks of linears that could be factored.
+        UnsupportedModelError: the model has no blocks of linears that could be factored, or none whose output goes to
+            a residual stream, if the objective looks at that.
     """
     check_keep(keep)
-    blocks = find_blocks(model, weights)
+    blocks = find_blocks(model, weights, residuals=recipe.objective.residual_share > 0)
     linears = shapes_of(blocks)
     if not linears:
         raise UnsupportedModelError(f"The blocks of {type(model).__name__} run no linear layer that can be factored.")

@@ -6,6 +6,7 @@ with the model and none of transformers is changed.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -17,7 +18,8 @@ from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from eckart.errors import CheckpointError
+from eckart.checkpoint.biases import biases_without_a_place, lost_biases
+from eckart.errors import CheckpointError, EckartWarning
 from eckart.layers import FactoredLinear, PivotedLinear, QuantizedLinear, is_linear, weight_matrix
 from eckart.layout import Layout
 from eckart.precision import PRECISIONS, Bits16
@@ -152,6 +154,13 @@ class EckartQuantizer(HfQuantizer):  # type: ignore[misc]
         return model
 
     def _dequantize(self, model: PreTrainedModel, dtype: torch.dtype | None = None) -> PreTrainedModel:
+        lost = biases_without_a_place(model)
+        if lost:
+            warnings.warn(
+                f"The dense model is right in memory, but cannot be saved: {lost_biases(model, lost)}",
+                EckartWarning,
+                stacklevel=2,
+            )
         for name, layer in _replaced_layers(model):
             model.set_submodule(name, layer.to_dense())
         return model
