@@ -62,8 +62,8 @@ def whiten(second_moment: Tensor, removed: Tensor | None = None) -> Whitening:
 
     Args:
         second_moment: (n, n) float64, symmetric; may be singular or zero.
-        removed: (n,) float64, if ``removed removed^T`` was subtracted from the sums of products: what rounding left
-            behind in them is as large as before, so both are counted in what is numerically zero.
+        removed: (n,) float64, if ``removed removed^T`` was subtracted from the sums of products. What rounding left
+            behind is as large as it was before, so what counts as zero is told by both.
     """
     energies = second_moment.diagonal()
     if removed is not None:
@@ -73,7 +73,8 @@ def whiten(second_moment: Tensor, removed: Tensor | None = None) -> Whitening:
     values, vectors = torch.linalg.eigh(second_moment / (scale[:, None] * scale[None, :]))
     largest = values[-1].clamp_min(torch.finfo(values.dtype).tiny)
     if removed is not None:
-        largest = torch.maximum(largest, (removed / scale).square().sum())
+        # Where all products have one sign, their rounding may have one too, and does not average out.
+        largest = torch.maximum(largest, 10 * (removed / scale).square().sum())
     kept = values > RELATIVE_EIGENVALUE_FLOOR * largest
     deviations = values[kept].sqrt()
     basis = vectors[:, kept]

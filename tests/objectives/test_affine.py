@@ -144,21 +144,26 @@ def test_objectives_with_factors_of_their_own_make_up_for_the_mean_too() -> None
 
 
 @pytest.mark.parametrize("name", ["shift-aware", "anchored", "blended"])
-def test_a_feature_that_never_changes_leaves_its_weight_to_the_bias(name: str) -> None:
+@pytest.mark.parametrize("seed", range(8))
+def test_a_feature_that_never_changes_leaves_its_weight_to_the_bias(name: str, seed: int) -> None:
     """Its variance is zero but for rounding, which must not be taken for data."""
-    weight, x, z = data(6, 5, 6, 400)
-    x[2], z[2] = 1000 * torch.e, 1010 * torch.pi
+    weight, x, z = data(seed, 5, 6, 400)
+    x[2], z[2] = 1000 + 37.7 * seed, 1010 + 17.3 * seed
     moments = Moments.zeros(6, paired=name != "shift-aware", device=CPU)
-    for part in range(0, 400, 100):
-        columns = slice(part, part + 100)
-        moments.add(z[:, columns].T, x[:, columns].T if name != "shift-aware" else None)
+    for part in torch.arange(400).split(100):
+        moments.add(z[:, part].T, x[:, part].T if name != "shift-aware" else None)
+    whitening = OBJECTIVES[name].whitening(moments, 6, CPU)
+    assert whitening.root.shape == (6, 5)
     product, constant = found(OBJECTIVES[name], weight, moments, 5)
     inputs, targets, _ = streams_of(name, weight, x, z)
-    torch.testing.assert_close(product[:, 2], weight[:, 2], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(product[:, 2], weight[:, 2], rtol=1e-2, atol=1e-2)
     error = (targets - product @ inputs - constant[:, None]).norm()
-    expected, expected_constant = brute_force(targets, inputs, 5)
-    least = (targets - expected @ inputs - expected_constant[:, None]).norm()
-    assert error <= 1.01 * least + 1e-4 * (targets - targets.mean(dim=1, keepdim=True)).norm()
+    assert error < 1e-3 * (targets - targets.mean(dim=1, keepdim=True)).norm() + 1.01 * least(targets, inputs, 5)
+
+
+def least(targets: Tensor, inputs: Tensor, rank: int) -> Tensor:
+    product, constant = brute_force(targets, inputs, rank)
+    return (targets - product @ inputs - constant[:, None]).norm()
 
 
 def test_without_it_nothing_looks_at_means() -> None:
