@@ -71,7 +71,9 @@ def literal(
                 scale = z.norm(dim=1, keepdim=True).clamp_min(1e-12)
                 directions, sizes, basis = torch.linalg.svd(centred / scale, full_matrices=False)
                 # Attention over few values gives inputs that do not span all directions.
-                kept = sizes > 3e-4 * sizes[0]
+                # And what is left of large means is only known to the rounding of these.
+                known = torch.maximum(sizes[0], (mean / scale[:, 0]).norm() * (10 * z.shape[1]) ** 0.5)
+                kept = sizes > 10**-3.5 * known
                 u, s, vt = torch.linalg.svd(goal @ basis[kept].T, full_matrices=False)
                 first = vt[:rank] @ (directions[:, kept] / sizes[kept]).T / scale.T
                 second = u[:, :rank] * s[:rank]
