@@ -73,6 +73,35 @@ def test_equals_the_model_in_memory_bit_by_bit(
     assert contents(dense) == before
 
 
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@pytest.mark.parametrize("structure", ["two-factor", "pivoted"])
+@pytest.mark.filterwarnings("ignore::eckart.errors.EckartWarning")
+def test_new_biases_and_residual_streams_equal_those_in_memory_and_are_resumed(
+    kind: str, structure: str, text_file: Path, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    dense = tmp_path / "dense"
+    make_model(kind).bfloat16().save_pretrained(dense)
+    tokenizer.save_pretrained(dense)
+    overrides = ["objective.affine=true", "objective.residual_anchoring=1", f"structure={structure}", *REFINED]
+    model = AutoModelForCausalLM.from_pretrained(dense, dtype="auto")
+    expected = eckart.compress(model, "aa-svd-anchored", 0.6, str(text_file), overrides=overrides, **OPTIONS)
+    for memory in (None, 1):
+        out = tmp_path / f"out-{memory}"
+        settings: dict = {"overrides": overrides, "memory": memory, **OPTIONS}
+        with pytest.raises(InterruptedRun):
+            compress_checkpoint(
+                dense, out, "aa-svd-anchored", 0.6, str(text_file), observer=Stop(1, KeyboardInterrupt()), **settings
+            )
+        assert len(list((unfinished(out) / "streams").iterdir())) == 2
+        report = compress_checkpoint(dense, out, "aa-svd-anchored", 0.6, str(text_file), resume=True, **settings)
+        assert report.layers == expected.layers
+        assert report.parameters_after == expected.parameters_after
+        ours = AutoModelForCausalLM.from_pretrained(out, dtype="auto").state_dict()
+        theirs = model.state_dict()
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
 def test_the_result_says_what_it_was_made_of(model_folder: Path, text_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     compress_checkpoint(model_folder, out, "svd-llm", 0.6, str(text_file), seed=5, **OPTIONS)

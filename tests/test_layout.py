@@ -10,7 +10,7 @@ from eckart.layers import Fit, QuantizedLinear, weight_matrix
 from eckart.layout import Layout, dense_bytes
 from eckart.lowrank import whiten
 from eckart.precision import Bits4, Bits8, Bits16, SemiStructured
-from eckart.structure import STRUCTURES, Hybrid, TwoFactor
+from eckart.structure import STRUCTURES, Hybrid, Structure, TwoFactor
 
 LAYOUTS = [
     Layout(kind(), precision)
@@ -19,8 +19,16 @@ LAYOUTS = [
     if precision == Bits16() or not kind.own_precision
 ]
 LAYOUTS += [Layout(Hybrid(base=base)) for base in (Bits8(), SemiStructured())]
+LAYOUTS += [
+    Layout(kind(), precision, affine=True)
+    for kind in STRUCTURES.values()
+    for precision in (Bits16(), Bits4())
+    if precision == Bits16() or not kind.own_precision
+]
 sides = st.integers(1, 40)
-layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: f"{layout.structure.name}-{layout.precision}")
+layouts = pytest.mark.parametrize(
+    "layout", LAYOUTS, ids=lambda layout: f"{layout.structure.name}-{layout.precision}{'-affine' * layout.affine}"
+)
 
 
 def stored_bytes(layer: nn.Module) -> int:
@@ -88,3 +96,19 @@ def test_layers_hold_what_they_are_given_as_well_as_their_numbers_can(layout: La
         assert isinstance(whole, QuantizedLinear)
         assert (whole.product() - linear.weight).norm() < 0.2 * linear.weight.norm()
         assert torch.equal(whole.bias, linear.bias)
+
+
+@pytest.mark.parametrize("structure", [kind() for kind in STRUCTURES.values()], ids=str)
+def test_a_new_bias_is_counted_and_one_that_was_there_is_not(structure: Structure) -> None:
+    plain, affine = Layout(structure), Layout(structure, affine=True)
+    assert affine.bytes(30, 20, 4) == plain.bytes(30, 20, 4) + 2 * 30
+    assert affine.bytes(30, 20, None) == plain.bytes(30, 20, None)
+    assert affine.beside_bias(False) is affine
+    assert affine.beside_bias(True) == plain
+    assert plain.beside_bias(True) is plain
+
+
+def test_weights_that_are_not_factored_get_no_bias() -> None:
+    linear = nn.Linear(24, 20, bias=False)
+    assert Layout(affine=True).empty_like(linear, None) is linear
+    assert Layout(precision=Bits8(), affine=True).empty_like(linear, None).bias is None

@@ -73,3 +73,46 @@ def test_relative_error_without_data_is_of_the_weight() -> None:
     weight = torch.eye(3, dtype=torch.float64)
     assert relative_error(weight, 0.5 * weight, None) == pytest.approx(0.5)
     assert relative_error(torch.zeros(3, 3, dtype=torch.float64), weight, None) == 0
+
+
+def test_sums_and_means_equal_the_definition() -> None:
+    original, compressed = streams()
+    moments = collect(original, compressed, batch=7)
+    torch.testing.assert_close(moments.mean, compressed.double().mean(dim=0))
+    torch.testing.assert_close(moments.shift_sum, (original.double() - compressed.double()).sum(dim=0))
+    single = Moments.zeros(6, paired=False, device=torch.device("cpu"))
+    single.add(original)
+    assert single.original_sum is None
+    torch.testing.assert_close(single.mean, original.double().mean(dim=0))
+
+
+def test_sums_of_residual_streams() -> None:
+    _, inputs = streams()
+    difference = torch.randn(50, 4, generator=torch.Generator().manual_seed(2))
+    moments = Moments.zeros(6, paired=True, device=torch.device("cpu"))
+    for batch in (slice(0, 30), slice(30, 50)):
+        moments.add_residual("norm", difference[batch], inputs[batch])
+    expected = difference.double().T @ inputs.double()
+    torch.testing.assert_close(moments.residuals["norm"].cross, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(moments.residuals["norm"].sum, difference.double().sum(dim=0))
+    assert moments.is_finite()
+    with pytest.raises(ValueError, match="10 tokens of a residual stream cannot be paired with 9"):
+        moments.add_residual("norm", difference[:10], inputs[:9])
+    moments.add_residual("norm", difference * torch.inf, inputs)
+    assert not moments.is_finite()
+
+
+@pytest.mark.parametrize("paired", [False, True])
+def test_relative_error_with_a_constant(paired: bool) -> None:
+    original, compressed = streams()
+    original, compressed = original + 2, compressed + 3
+    weight = torch.randn(4, 6, dtype=torch.float64)
+    product, constant = weight + 0.1 * torch.randn(4, 6, dtype=torch.float64), torch.randn(4, dtype=torch.float64)
+    x, z = original.double().T, (compressed if paired else original).double().T
+    moments = collect(original, compressed, batch=50)
+    if not paired:
+        moments = Moments.zeros(6, paired=False, device=torch.device("cpu"))
+        moments.add(original)
+    energy = float((weight @ x).square().sum())
+    expected = float((weight @ x - product @ z - constant[:, None]).norm() / (weight @ x).norm())
+    assert relative_error(weight, product, moments, energy, constant) == pytest.approx(expected, rel=1e-5)

@@ -162,7 +162,7 @@ def test_refinement_makes_blocks_better(
     torch.testing.assert_close(logits(loaded, tokens), logits(llama, tokens), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("base", ["8-bit", "2:4"])
+@pytest.mark.parametrize("base", ["8-bit", "2-of-4"])
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_other_bases_survive_refinement_and_the_disk(
     base: str, kind: str, tmp_path: Path, tokens: torch.Tensor

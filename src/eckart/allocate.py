@@ -122,7 +122,9 @@ def search_trials(
     search, layout = recipe.allocation, recipe.layout
     assert isinstance(search, Search)
     ranks = {
-        linear.path: sorted({layout.rank_of_share(*linear.shape, share) or 0 for share in search.shares} - {0})
+        linear.path: sorted(
+            {linear.layout(layout).rank_of_share(*linear.shape, share) or 0 for share in search.shares} - {0}
+        )
         for linear in profile.linears
     }
     sample = original.cropped(search.trial_samples, search.trial_length)

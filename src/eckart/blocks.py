@@ -8,7 +8,7 @@ are handed the same tensor, in order of execution.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +19,9 @@ from transformers import PreTrainedModel
 
 from eckart.calls import BlockCall, capture_calls
 from eckart.errors import UnsupportedModelError
-from eckart.layers import is_linear, is_replaced, weight_matrix
+from eckart.layers import bias_vector, is_linear, is_replaced, weight_matrix
 from eckart.placement import ResidentWeights, Weights
+from eckart.residual import check_residuals, residual_places
 
 PROBE_TOKENS = 16
 CPU = torch.device("cpu")
@@ -35,12 +36,17 @@ class Target:
         path: inside the model, such as ``model.layers.3.self_attn.q_proj``.
         out_features: m.
         in_features: n.
+        has_bias: whether it has one.
+        residual: the place of the residual stream that its output is added to (see :mod:`eckart.residual`); None if
+            there is none, or if nobody asked.
     """
 
     name: str
     path: str
     out_features: int
     in_features: int
+    has_bias: bool = False
+    residual: str | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -101,7 +107,7 @@ def find_block_list(model: nn.Module) -> tuple[str, nn.ModuleList]:
     return max(found, key=lambda item: (len(item[1]), sum(p.numel() for p in item[1].parameters())))
 
 
-def find_blocks(model: PreTrainedModel, weights: Weights | None = None) -> list[Block]:
+def find_blocks(model: PreTrainedModel, weights: Weights | None = None, *, residuals: bool = False) -> list[Block]:
     """Return the blocks of a model with their groups, found by one short probe run of each block on the CPU.
 
     Linears that the probe does not reach are in no group and stay dense.
@@ -109,9 +115,10 @@ def find_blocks(model: PreTrainedModel, weights: Weights | None = None) -> list[
     Args:
         model: to look into.
         weights: where its tensors are; in memory by default.
+        residuals: whether to find the residual streams that outputs of linears are added to, too.
 
     Raises:
-        UnsupportedModelError: no blocks, or a linear layer that two blocks share.
+        UnsupportedModelError: no blocks, a linear layer that two blocks share, or no residual streams.
     """
     path, modules = find_block_list(model)
     vocabulary = model.get_input_embeddings().num_embeddings
@@ -128,7 +135,8 @@ def find_blocks(model: PreTrainedModel, weights: Weights | None = None) -> list[
                 "with `eckart merge`."
             )
         with weights.lend(module, CPU):
-            groups = _find_groups(module, block_path, call, hidden)
+            places = residual_places(module, call, hidden) if residuals else {}
+            groups = _find_groups(module, block_path, call, hidden, places)
         for target in (target for group in groups for target in group.targets):
             owner = owners.setdefault(id(module.get_submodule(target.name)), target.path)
             if owner != target.path:
@@ -136,10 +144,14 @@ def find_blocks(model: PreTrainedModel, weights: Weights | None = None) -> list[
                     f"{owner} and {target.path} are one and the same layer; shared blocks cannot be compressed yet."
                 )
         blocks.append(Block(block_path, module, groups))
+    if residuals:
+        check_residuals((target.residual for block in blocks for target in block.targets), model)
     return blocks
 
 
-def _find_groups(module: nn.Module, path: str, call: BlockCall, hidden: Tensor) -> tuple[Group, ...]:
+def _find_groups(
+    module: nn.Module, path: str, call: BlockCall, hidden: Tensor, places: Mapping[str, str]
+) -> tuple[Group, ...]:
     inputs: dict[str, Tensor] = {}  # kept alive, so that an address belongs to one tensor
     counts: dict[str, int] = {}
 
@@ -158,12 +170,15 @@ def _find_groups(module: nn.Module, path: str, call: BlockCall, hidden: Tensor) 
     members: dict[tuple[Any, ...], list[str]] = {}
     for name, tensor in inputs.items():  # in order of execution
         members.setdefault((tensor.data_ptr(), tensor.shape, tensor.stride()), []).append(name)
+
+    def target(name: str) -> Target:
+        linear = module.get_submodule(name)
+        out_features, in_features = weight_matrix(linear).shape
+        has_bias = bias_vector(linear) is not None
+        return Target(name, f"{path}.{name}", out_features, in_features, has_bias, places.get(name))
+
     return tuple(
-        Group(
-            tuple(Target(n, f"{path}.{n}", *weight_matrix(module.get_submodule(n)).shape) for n in names),
-            runs_once=all(counts[n] == 1 for n in names),
-        )
-        for names in members.values()
+        Group(tuple(map(target, names)), runs_once=all(counts[n] == 1 for n in names)) for names in members.values()
     )
 
 

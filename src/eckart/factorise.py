@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
 from eckart.blocks import Group, Target
 from eckart.errors import NonFiniteError
-from eckart.layers import FactoredLinear, Fit, QuantizedLinear, weight_matrix
+from eckart.layers import FactoredLinear, Fit, QuantizedLinear, bias_vector, weight_matrix
 from eckart.lowrank import Whitening, least_squares, truncate
-from eckart.moments import Moments, relative_error
+from eckart.moments import Moments, ResidualMoments, relative_error
+from eckart.objectives import TargetMoments
 from eckart.placement import Placement
 from eckart.plan import Plan
 from eckart.recipe import Recipe
@@ -83,23 +84,36 @@ class Factoriser:
         if not torch.isfinite(weight).all():
             raise NonFiniteError(f"The weight of {target.path} is NaN or infinite. The model is not usable as it is.")
         original = placement.originals.get(target.name, weight).to(weight)
-        product = weight
+        product, constant = weight, None
         if self.recipe.layout.changes(rank):
             assert whitening is not None
             stored = placement.dtype(f"{target.name}.weight")
             metric = None if rank is None else self._metric_root(target.path, weight.device)
-            layer = self.layer(linear, weight, moments, whitening, rank, stored, metric=metric, projectors=projectors)
+            residual = None if moments is None or target.residual is None else moments.residuals.get(target.residual)
+            layer = self.layer(
+                linear,
+                weight,
+                moments,
+                whitening,
+                rank,
+                stored,
+                metric=metric,
+                projectors=projectors,
+                residual=residual,
+            )
             # The next layers see the numbers that will be stored, not those before rounding.
             placement.replace(target.name, layer)
             product = layer.product().to(weight.device)
+            if isinstance(layer, FactoredLinear) and self.recipe.layout.affine:
+                constant = added_bias(linear, layer).to(weight)
         return LayerRecord(
             path=target.path,
             out_features=target.out_features,
             in_features=target.in_features,
             rank=rank,
-            bytes=self.recipe.layout.bytes(target.out_features, target.in_features, rank),
+            bytes=self.recipe.layout.beside_bias(target.has_bias).bytes(*target.shape, rank),
             # What is lost counts from the model as it was, also where other weights are factored.
-            error=relative_error(original, product, moments, output_energy),
+            error=relative_error(original, product, moments, output_energy, constant),
         )
 
     def layer(
@@ -113,6 +127,7 @@ class Factoriser:
         *,
         metric: Whitening | None = None,
         projectors: Tensor | None = None,
+        residual: ResidualMoments | None = None,
     ) -> FactoredLinear | QuantizedLinear:
         """Return the layer that takes the place of a linear.
 
@@ -125,19 +140,39 @@ class Factoriser:
             stored: dtype of 16-bit numbers.
             metric: the root of the output metric; None for the identity.
             projectors: on the leading output directions, (m, m), if the objective observes outputs.
+            residual: of the residual stream that its output is added to, if the objective looks at it.
         """
         layout = self.recipe.layout
         if rank is None:
             return layout.whole(linear, weight, stored, Fit(weight, whitening))
         objective = self.recipe.objective
         if layout.structure.adds_to_base:  # what is of low rank is known only when the base is
-            cross_moment = None if moments is None else objective.cross_moment(weight, moments, whitening, rank)
-            target = least_squares(whitening, cross_moment, weight)
-            return layout.fitted(linear, rank, stored, Fit(target, whitening, metric))
-        solution = objective.solution(weight, moments, whitening, rank, metric=metric, projectors=projectors)
-        fit = Fit(solution.least_squares, whitening, metric)
+            target = TargetMoments()
+            if moments is not None:
+                target = objective.target(weight, moments, whitening, rank, residual)
+            fit = Fit(least_squares(whitening, target.cross, weight), whitening, metric)
+            return layout.fitted(linear, rank, stored, replace(fit, constant=_constant(target.mean, moments)))
+        solution = objective.solution(
+            weight, moments, whitening, rank, metric=metric, projectors=projectors, residual=residual
+        )
+        fit = Fit(solution.least_squares, whitening, metric, _constant(solution.target_mean, moments))
         return layout.factored(linear, *truncate(solution, rank), stored, fit)
 
     def _metric_root(self, path: str, device: torch.device) -> Whitening | None:
         chosen = self.recipe.objective.output_metric
         return None if chosen is None else chosen.root(self.metrics[path].to(device, torch.float64))
+
+
+def _constant(target_mean: Tensor | None, moments: Moments | None) -> Callable[[Tensor], Tensor] | None:
+    """Return what gives the best constant beside a weight, if the objective has one."""
+    if target_mean is None or moments is None:
+        return None
+    mean = moments.mean
+    return lambda product: target_mean - product.to(mean) @ mean
+
+
+def added_bias(linear: nn.Module, layer: FactoredLinear) -> Tensor:
+    """Return by how much the bias of a layer is another one than that of the linear it replaced, (m,) float64."""
+    now, before = layer.dense_bias(), bias_vector(linear)
+    assert now is not None
+    return now.detach().double() - (0 if before is None else before.detach().double())

@@ -198,7 +198,8 @@ def _calibrate(
 
 def _check_space(job: Job, folder: RunFolder) -> None:
     """Raise if what will be written does not fit on the disk."""
-    needed = job.plan.parameters_after(job.recipe.structure) * job.model.dtype.itemsize
+    parameters = job.plan.parameters_after(job.recipe.structure, affine=job.recipe.objective.adds_bias)
+    needed = parameters * job.model.dtype.itemsize
     if job.calibration is not None:
         width = int(job.model.get_input_embeddings().embedding_dim)
         needed += 4 * job.calibration.tokens.numel() * width * job.model.dtype.itemsize

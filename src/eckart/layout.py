@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ class Layout:
     Attributes:
         structure: of a weight of low rank.
         precision: of all numbers, of weights that are not factored too.
+        affine: whether every factored linear has a bias; its bytes are counted.
 
     Raises:
         RecipeError: the structure has a precision of its own, and another one is asked for.
@@ -35,6 +36,14 @@ class Layout:
 
     structure: Structure = field(default_factory=TwoFactor)
     precision: Precision = field(default_factory=Bits16)
+    affine: bool = False
+
+    def beside_bias(self, has_bias: bool) -> Layout:
+        """Return the layout by which the bytes of a linear are counted that has a bias already, or has none.
+
+        A bias that was there before is in neither the dense bytes nor the stored ones.
+        """
+        return replace(self, affine=False) if has_bias and self.affine else self
 
     def __post_init__(self) -> None:
         if self.structure.own_precision and self.precision.grid is not None:
@@ -50,7 +59,8 @@ class Layout:
             return self.precision.bytes(out_features, in_features)
         matrices = self.structure.matrices(out_features, in_features, rank)
         numbers = sum((m.precision or self.precision).bytes(m.rows, m.columns) for m in matrices)
-        return numbers + self.structure.index_bytes(out_features)
+        bias = BYTES_PER_NUMBER * out_features if self.affine else 0
+        return numbers + bias + self.structure.index_bytes(out_features)
 
     def highest_rank(self, out_features: int, in_features: int) -> int:
         """Return the largest rank that can be laid out so; 0 if none can."""
@@ -87,7 +97,7 @@ class Layout:
     def empty_like(self, linear: nn.Module, rank: int | None) -> nn.Module:
         """Return the layer that takes the place of ``linear``, its numbers not yet set."""
         if rank is not None:
-            return self.structure.empty_like(linear, rank, self.precision)
+            return self.structure.empty_like(linear, rank, self.precision, affine=self.affine)
         grid = self.precision.grid
         return linear if grid is None else QuantizedLinear.empty_like(linear, grid)
 

@@ -16,6 +16,10 @@ which is the same matrix where ``S`` is regular, needs no inverse for ``T = W Z`
 With an output metric ``G = C C^T`` (m, m) the loss is ``|| C^T (T - W' Z) ||_F^2``; then U are the left singular
 vectors of ``C^T W_ls R`` and ``W' = C^-T U_r U_r^T C^T W_ls`` (IO-SVD, arXiv 2605.15626).
 
+With a constant c, an (m,) bias, the loss is ``|| T - (W' Z + c 1^T) ||_F^2``. Whatever W' is, the best c is
+``mean(T) - W' mean(Z)``, and what is left of the loss is the same equation about the means: S and P less
+``tokens * mean(Z) mean(Z)^T`` and ``tokens * mean(T) mean(Z)^T``.
+
 Everything here is a pure function of float64 tensors.
 """
 
@@ -50,7 +54,7 @@ class Whitening:
         return Whitening(eye, eye)
 
 
-def whiten(second_moment: Tensor) -> Whitening:
+def whiten(second_moment: Tensor, removed: Tensor | None = None) -> Whitening:
     """Factor a positive semi-definite matrix by its eigenvectors, dropping what is numerically zero.
 
     The matrix is first scaled to a unit diagonal: features of language models differ in size by a factor of a
@@ -58,11 +62,20 @@ def whiten(second_moment: Tensor) -> Whitening:
 
     Args:
         second_moment: (n, n) float64, symmetric; may be singular or zero.
+        removed: (n,) float64, if ``removed removed^T`` was subtracted from the sums of products. What rounding left
+            behind is as large as it was before, so what counts as zero is told by both.
     """
-    scale = second_moment.diagonal().clamp_min(0).sqrt()
+    energies = second_moment.diagonal()
+    if removed is not None:
+        energies = energies + removed.square()
+    scale = energies.clamp_min(0).sqrt()
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
     values, vectors = torch.linalg.eigh(second_moment / (scale[:, None] * scale[None, :]))
-    kept = values > RELATIVE_EIGENVALUE_FLOOR * values[-1].clamp_min(torch.finfo(values.dtype).tiny)
+    largest = values[-1].clamp_min(torch.finfo(values.dtype).tiny)
+    if removed is not None:
+        # Where all products have one sign, their rounding may have one too, and does not average out.
+        largest = torch.maximum(largest, 10 * (removed / scale).square().sum())
+    kept = values > RELATIVE_EIGENVALUE_FLOOR * largest
     deviations = values[kept].sqrt()
     basis = vectors[:, kept]
     return Whitening(
@@ -80,12 +93,14 @@ class Solution:
         dual: (m, p) float64, ``dual^T basis`` is the identity; the same as ``basis`` without a metric.
         singular_values: (p,) float64; squared, the part of ``||T||^2`` (in the metric) that each component explains.
         least_squares: (m, n) float64, the minimiser without a constraint on the rank.
+        target_mean: ``mean(T)``, (m,) float64, if there is a constant too; it is ``target_mean - W' mean(Z)``.
     """
 
     basis: Tensor
     dual: Tensor
     singular_values: Tensor
     least_squares: Tensor
+    target_mean: Tensor | None = None
 
 
 def solve(

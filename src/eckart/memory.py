@@ -16,6 +16,7 @@ from eckart.objectives import Streams
 from eckart.plan import Plan
 from eckart.profiling.measure import request_of
 from eckart.recipe import Recipe
+from eckart.residual import FRONT
 
 FLOAT32, FLOAT64 = 4, 8
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -114,10 +115,12 @@ def memory_of_run(
         # In front of a block and behind it; both streams are one in front of the first block only.
         streams = stored * tokens * width * (4 if both else 2)
         if looks_at is Streams.BOTH:
-            streams += compute.itemsize * tokens * sum(widths)
+            streams += compute.itemsize * tokens * (sum(widths) + width * _places_inside(block))
         streams = max(streams, _profile_bytes(recipe, plan, tokens * width, stored))
         observed = widths if looks_at is Streams.ORIGINAL else [largest]
         moments = FLOAT64 * sum(w**2 for w in observed) * (2 if looks_at is Streams.BOTH else 1)
+        # Of the residual stream, one group at a time.
+        moments += FLOAT64 * max((t.size for t in block.targets if t.residual is not None), default=0)
         # A product is summed in float32 and added in float64.
         product = (FLOAT32 + FLOAT64) * largest**2 + FLOAT32 * batch * largest * 2
         forward = 3 * compute.itemsize * batch * max(max(t.out_features for t in block.targets), largest)
@@ -170,6 +173,11 @@ def parse_bytes(text: str) -> int:
     number = text.strip().upper().rstrip("KMGTB")
     unit = text.strip().upper()[len(number) :] or "B"
     return int(float(number) * UNITS[unit if unit.endswith("B") else f"{unit}B"])
+
+
+def _places_inside(block: Block) -> int:
+    """Return how many residual streams are kept beside those between blocks."""
+    return len({target.residual for target in block.targets} - {None, FRONT})
 
 
 def _parameters(block: Block) -> int:

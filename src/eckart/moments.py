@@ -1,11 +1,24 @@
-"""Second moments of the inputs of a group of linears: sums over tokens, so they add over batches and runs."""
+"""Moments of the inputs of a group of linears: sums over tokens, so they add over batches and runs."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+
+@dataclass
+class ResidualMoments:
+    """Sums over tokens of how far the residual streams of two models are apart where a linear's output is added.
+
+    Attributes:
+        cross: ``(r - r') X'^T``, (width, n) float64, r being the original model's and r' the compressed one's.
+        sum: sum of ``r - r'``, (width,) float64.
+    """
+
+    cross: Tensor
+    sum: Tensor
 
 
 @dataclass
@@ -18,19 +31,32 @@ class Moments:
             paired tokens: ``X X'^T - X' X'^T`` afterwards would lose the digits in which nearly equal streams differ.
         absolute: sum of ``|Z|`` over the tokens, (n,) float64.
         tokens: how many tokens were summed.
+        sum: sum of ``Z``, (n,) float64; only needed for what looks at means.
+        original_sum: sum of ``X``, (n,) float64, where both streams are observed.
+        residuals: by the place of the residual stream (see :mod:`eckart.residual`).
     """
 
     second: Tensor
     shift: Tensor | None
     absolute: Tensor
     tokens: int = 0
+    sum: Tensor | None = None
+    original_sum: Tensor | None = None
+    residuals: dict[str, ResidualMoments] = field(default_factory=dict)
 
     @staticmethod
     def zeros(in_features: int, *, paired: bool, device: torch.device) -> Moments:
         """Return empty sums for inputs of ``in_features`` features; ``paired`` if both streams are observed."""
         shape = (in_features, in_features)
         second = torch.zeros(shape, dtype=torch.float64, device=device)
-        return Moments(second, torch.zeros_like(second) if paired else None, torch.zeros_like(second[0]))
+        none = torch.zeros_like(second[0])
+        return Moments(
+            second,
+            torch.zeros_like(second) if paired else None,
+            none,
+            sum=none.clone(),
+            original_sum=none.clone() if paired else None,
+        )
 
     def add(self, inputs: Tensor, original: Tensor | None = None) -> None:
         """Add a batch of tokens.
@@ -39,15 +65,49 @@ class Moments:
             inputs: (tokens, n), the inputs in the stream that ``second`` is of.
             original: (tokens, n), the inputs of the same tokens in the original model, where both are observed.
         """
+        assert self.sum is not None
         inputs = inputs.float()
         self.second += (inputs.T @ inputs).to(self.second.device)
         self.absolute += inputs.abs().sum(dim=0).to(self.absolute.device)
+        self.sum += _sum_of_tokens(inputs, self.sum.device)
         if self.shift is not None:
             if original is None or original.shape != inputs.shape:
                 found = None if original is None else tuple(original.shape)
                 raise ValueError(f"paired inputs must have one shape: {tuple(inputs.shape)} and {found}")
+            assert self.original_sum is not None
             self.shift += ((original.float() - inputs).T @ inputs).to(self.shift.device)
+            self.original_sum += _sum_of_tokens(original.float(), self.original_sum.device)
         self.tokens += len(inputs)
+
+    def add_residual(self, place: str, difference: Tensor, inputs: Tensor) -> None:
+        """Add a batch of tokens to the sums of a residual stream.
+
+        Args:
+            place: where it is read.
+            difference: ``r - r'``, (tokens, width).
+            inputs: (tokens, n), of the same tokens, as for :meth:`add`.
+        """
+        if difference.shape[:-1] != inputs.shape[:-1]:
+            raise ValueError(f"{len(difference)} tokens of a residual stream cannot be paired with {len(inputs)}")
+        difference, device = difference.float(), self.second.device
+        cross = (difference.T @ inputs.float()).to(device, torch.float64)
+        total = _sum_of_tokens(difference, device)
+        known = self.residuals.setdefault(place, ResidualMoments(torch.zeros_like(cross), torch.zeros_like(total)))
+        known.cross += cross
+        known.sum += total
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean of ``Z``, (n,) float64."""
+        assert self.sum is not None
+        return self.sum / max(self.tokens, 1)
+
+    @property
+    def shift_sum(self) -> Tensor:
+        """The sum of ``X - X'``, (n,) float64, where both streams are observed."""
+        assert self.sum is not None
+        assert self.original_sum is not None
+        return self.original_sum - self.sum
 
     def is_finite(self) -> bool:
         """Return whether no sum is NaN or infinite."""
@@ -55,17 +115,32 @@ class Moments:
         finite = torch.isfinite(self.second).all()
         if self.shift is not None:
             finite &= torch.isfinite(self.shift).all()
+        for residual in self.residuals.values():
+            finite &= torch.isfinite(residual.cross).all()
         return bool(finite)
 
 
-def relative_error(weight: Tensor, product: Tensor, moments: Moments | None, output_energy: float = 0.0) -> float:
-    """Return ``||T - W' Z|| / ||T||``, T the original outputs, from the moments alone.
+def _sum_of_tokens(tokens: Tensor, device: torch.device) -> Tensor:
+    if tokens.device.type == device.type:
+        return tokens.sum(dim=0, dtype=torch.float64)
+    return tokens.sum(dim=0).to(device, torch.float64)  # where tokens are there may be no float64
+
+
+def relative_error(
+    weight: Tensor,
+    product: Tensor,
+    moments: Moments | None,
+    output_energy: float = 0.0,
+    constant: Tensor | None = None,
+) -> float:
+    """Return ``||T - (W' Z + c)|| / ||T||``, T the original outputs, from the moments alone.
 
     Args:
         weight: ``W``, (m, n) float64.
         product: ``W'``, (m, n) float64, as stored.
         moments: of the group; None for the error of the weight itself, ``||W - W'|| / ||W||``.
         output_energy: ``||W X||^2``, needed if the moments are paired.
+        constant: ``c``, (m,) float64, by how much the bias has changed; None if it has not.
     """
     difference = weight - product
     if moments is None:
@@ -78,4 +153,9 @@ def relative_error(weight: Tensor, product: Tensor, moments: Moments | None, out
         moved = (output_energy - energy - 2 * (shifted * weight).sum()).clamp_min(0)
         error = error + 2 * (difference * shifted).sum() + moved
         energy = torch.as_tensor(output_energy, dtype=error.dtype, device=error.device)
+    if constant is not None:
+        missing = difference @ moments.mean * moments.tokens
+        if moments.shift is not None:
+            missing = missing + weight @ moments.shift_sum
+        error = error + moments.tokens * constant.square().sum() - 2 * (constant * missing).sum()
     return float((error.clamp_min(0) / energy).sqrt()) if energy > 0 else 0.0

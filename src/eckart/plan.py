@@ -39,16 +39,18 @@ class Plan:
         """All target linears, in order of execution."""
         return [target for block in self.blocks for target in block.targets]
 
-    def parameters_after(self, structure: Structure) -> int:
-        """Return the parameters of the whole model with the targets at their ranks."""
-        return self.parameters + sum(structure.numbers(*t.shape, self.ranks[t.path]) - t.size for t in self.targets)
+    def parameters_after(self, structure: Structure, *, affine: bool = False) -> int:
+        """Return the parameters of the whole model with the targets at their ranks; ``affine``: with new biases."""
+        biases = sum(t.out_features for t in self.targets if self.ranks[t.path] is not None and not t.has_bias)
+        numbers = sum(structure.numbers(*t.shape, self.ranks[t.path]) - t.size for t in self.targets)
+        return self.parameters + numbers + (biases if affine else 0)
 
 
 def shapes_of(blocks: Sequence[Block]) -> tuple[LinearEvidence, ...]:
     """Return all that is known of the linears without a measurement, in order of execution."""
     groups = [group for block in blocks for group in block.groups]
     return tuple(
-        LinearEvidence(target.path, target.shape, number, target.name)
+        LinearEvidence(target.path, target.shape, number, target.name, has_bias=target.has_bias)
         for number, group in enumerate(groups)
         for target in group.targets
     )
@@ -71,14 +73,16 @@ def make_plan(model: PreTrainedModel, recipe: Recipe, keep: float, weights: Weig
 
     Raises:
         EckartError: ``keep`` is not in (0, 1], or the smallest ranks allowed take more.
-        UnsupportedModelError: the model has no blocks of linears that could be factored.
+        UnsupportedModelError: the model has no blocks of linears that could be factored, or none whose output goes to
+            a residual stream, if the objective looks at that.
     """
     check_keep(keep)
     weights = weights or ResidentWeights()
-    blocks = find_blocks(model, weights)
+    residuals = recipe.objective.residual_share > 0
+    blocks = find_blocks(model, weights, residuals=residuals)
     if isinstance(recipe.sharing, Shared):
         join(model, joinable(blocks), weights)
-        blocks = find_blocks(model, weights)
+        blocks = find_blocks(model, weights, residuals=residuals)
     try:
         return _uniform_plan(model, blocks, recipe, keep)
     except EckartError:

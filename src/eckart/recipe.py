@@ -86,7 +86,7 @@ class Recipe(BaseModel):
     @property
     def layout(self) -> Layout:
         """What a linear costs, and what it becomes."""
-        return Layout(self.structure, self.precision)
+        return Layout(self.structure, self.precision, self.objective.adds_bias)
 
     def to_yaml(self) -> str:
         """Return the recipe as YAML that :func:`eckart.load_recipe` reads back."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from eckart.device import compute_dtype, moment_device
 from eckart.errors import UnsupportedModelError
 from eckart.layers import bias_vector
 from eckart.moments import Moments
+from eckart.residual import FRONT, reading, rows
 from eckart.soft_truncation import add_projector
 from eckart.spool import Spool
 
@@ -33,10 +34,23 @@ class _StopForwardError(Exception):
 
 @dataclass(frozen=True)
 class GroupInputs:
-    """The inputs of each group of a block, batch by batch, and ``||W x||^2`` of each linear."""
+    """What a pass of the original stream through a block leaves for the pairs of tokens, batch by batch.
+
+    Attributes:
+        inputs: of each group.
+        output_energies: ``||W x||^2`` of each linear.
+        residuals: residual streams by their places; in front of the block, that is the stream itself.
+    """
 
     inputs: dict[Group, Spool]
     output_energies: dict[Target, float]
+    residuals: dict[str, Spool] = field(default_factory=dict)
+
+    def delete_residuals(self) -> None:
+        """Give back what the residual streams inside the block take."""
+        for place, spool in self.residuals.items():
+            if place != FRONT:
+                spool.delete()
 
 
 def input_moments(
@@ -81,15 +95,22 @@ def group_inputs(
     """
     kept: dict[Group, Spool] = {}
     energies: dict[Target, float] = {}
+    residuals = {FRONT: stream} if FRONT in _places(groups) else {}
+    inside = sorted(_places(groups) - {FRONT})
     for call, hidden in on_device(calls, stream, device):
-        inputs, output = observe_inputs(block, call, hidden, groups, output_energies=energies)
+        with reading(block, inside) as read:
+            inputs, output = observe_inputs(block, call, hidden, groups, output_energies=energies)
+        for index, place in enumerate(inside):
+            if place not in residuals:
+                residuals[place] = spool(f"residual-{index}", read[place].dtype)
+            residuals[place].append(read[place])
         for index, (group, tokens) in enumerate(inputs.items()):
             if group not in kept:
                 kept[group] = spool(f"inputs-{index}", tokens.dtype)
             kept[group].append(tokens)
         assert output is not None
         behind.append(output)
-    return GroupInputs(kept, energies)
+    return GroupInputs(kept, energies, residuals)
 
 
 def group_moments(
@@ -99,6 +120,7 @@ def group_moments(
     stream: Stream,
     device: torch.device,
     originals: Spool | None = None,
+    residuals: Mapping[str, Spool] | None = None,
 ) -> Moments:
     """Return the moments of one group, in a pass that ends where the group is reached.
 
@@ -109,13 +131,16 @@ def group_moments(
         stream: in front of the block, of the compressed model.
         device: where the block is.
         originals: the inputs of the group in the original model, batch by batch, if both streams are wanted.
+        residuals: the residual streams of the original model by their places, batch by batch, if they are wanted.
 
     Raises:
         UnsupportedModelError: the two streams hand different tokens to the group, as routed experts do.
     """
     moments = _empty(group, device, paired=originals is not None)
+    places = sorted(_places((group,)) & (residuals or {}).keys())
     for index, (call, hidden) in enumerate(on_device(calls, stream, device)):
-        inputs, _ = observe_inputs(block, call, hidden, (group,), stop=True)
+        with reading(block, places) as read:
+            inputs, _ = observe_inputs(block, call, hidden, (group,), stop=True)
         original = None if originals is None else originals[index].to(device)
         if original is not None and original.shape != inputs[group].shape:
             raise UnsupportedModelError(
@@ -124,6 +149,10 @@ def group_moments(
                 "Use an objective that looks at one stream, such as --set objective=input-aware."
             )
         moments.add(inputs[group], original)
+        for place in places:
+            assert residuals is not None
+            before = rows(residuals[place][index]).to(device)
+            moments.add_residual(place, before.float() - read[place].float(), inputs[group])
     return moments
 
 
@@ -177,6 +206,11 @@ def on_device(calls: Calls, stream: Stream, device: torch.device) -> Iterator[tu
     for hidden in stream:
         # A copy, since a block may write into what it is given.
         yield calls[hidden.shape[:2]], hidden.to(device, dtype, copy=True)
+
+
+def _places(groups: tuple[Group, ...]) -> set[str]:
+    """Return the places of the residual streams that outputs of the linears of ``groups`` are added to."""
+    return {target.residual for group in groups for target in group.targets if target.residual is not None}
 
 
 def _empty(group: Group, device: torch.device, *, paired: bool) -> Moments:

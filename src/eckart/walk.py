@@ -184,7 +184,7 @@ class _Walk:
             layers=list(position.layers),
             refinements=list(position.refinements),
             parameters=self.plan.parameters,
-            parameters_after=self.plan.parameters_after(self.recipe.structure),
+            parameters_after=self.plan.parameters_after(self.recipe.structure, affine=self.recipe.objective.adds_bias),
             timings=self.timings,
         )
 
@@ -238,6 +238,7 @@ class _Walk:
             layers += records
             for layer in records:
                 self.observer.on_layer(layer)
+        seen.inputs.delete_residuals()
         behind = replace(
             position, finished=position.finished + 1, layers=(*position.layers, *layers), original=seen.behind
         )
@@ -275,7 +276,9 @@ class _Walk:
             return seen.moments.pop(group, None)
         assert position.compressed is not None
         originals = seen.inputs.inputs.get(group)
-        moments = group_moments(block.module, group, calls, position.compressed, self.device, originals)
+        moments = group_moments(
+            block.module, group, calls, position.compressed, self.device, originals, seen.inputs.residuals
+        )
         if originals is not None:
             originals.delete()
         return moments

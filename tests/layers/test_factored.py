@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from eckart.layers import FactoredLinear, LowRankLinear, PivotedLinear, weight_matrix
+from eckart.layers import FactoredLinear, LowRankLinear, PivotedLinear, bias_vector, weight_matrix
+from eckart.quantization import Grid
 
 LAYERS = [LowRankLinear, PivotedLinear]
 OUT, IN, RANK = 9, 7, 5
@@ -89,3 +90,27 @@ def test_both_children_are_trained(layer_class: type[FactoredLinear]) -> None:
     assert torch.autograd.gradcheck(layer, (x,))
     layer(x).square().sum().backward()
     assert all(parameter.grad.norm() > 0 for parameter in layer.parameters())
+
+
+@pytest.mark.parametrize("layer_class", LAYERS)
+@pytest.mark.parametrize("kind", ["bias", "no-bias", "conv1d"])
+@pytest.mark.parametrize("grid", [None, Grid(8), Grid(4, 2)], ids=str)
+def test_a_constant_is_added_to_the_bias_for_the_weight_as_it_is_stored(
+    layer_class: type[FactoredLinear], kind: str, grid: Grid | None
+) -> None:
+    module = linear(kind).bfloat16().float()
+    mean, goal = torch.randn(IN, dtype=torch.float64), torch.randn(OUT, dtype=torch.float64)
+    layer = layer_class.from_factors(
+        module, *factors(module), torch.bfloat16, grid=grid, constant=lambda product: goal - product @ mean
+    )
+    before = bias_vector(module)
+    wanted = goal + (0 if before is None else before.detach().double())
+    with torch.no_grad():
+        # On the mean of the inputs, the outputs are those that are wanted, whatever rounding did to the weight.
+        torch.testing.assert_close(layer(mean.float()).double(), wanted, rtol=0.02, atol=0.05)
+        dense = layer.to_dense()
+        torch.testing.assert_close(dense(mean.float()), layer(mean.float()), rtol=1e-4, atol=1e-4)
+    assert type(dense) is type(module)
+    assert all(torch.equal(p, p.bfloat16().float()) for p in layer.parameters())
+    empty = layer_class.empty_like(module, RANK, grid, affine=True)
+    assert empty.state_dict().keys() == layer.state_dict().keys()

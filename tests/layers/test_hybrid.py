@@ -40,7 +40,9 @@ def solved(
     module: nn.Module, fit: Fit, rank: int, base: Grid = BASES[0], grid: Grid | None = None, **options: object
 ) -> tuple[HybridLinear, float]:
     layer = HybridLinear.empty_like(module, rank, grid, base=base)
-    return layer, layer.solve_for(fit, bias_vector(module), **options)
+    loss = layer.solve_for(fit, **options)
+    layer.take_bias(module)
+    return layer, loss
 
 
 @pytest.mark.parametrize("base", BASES)

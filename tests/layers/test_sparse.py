@@ -24,7 +24,7 @@ def test_outputs_are_those_of_the_weight_with_its_zeros(columns: int) -> None:
     assert sum(tensor.nbytes for tensor in half.state_dict().values()) == SemiStructured().bytes(6, columns)
     assert half(x.bfloat16()).dtype is torch.bfloat16
     assert not half.weight.any()
-    assert "2:4" in repr(layer)
+    assert "2-of-4" in repr(layer)
 
 
 def test_numbers_that_stay_are_trained_and_it_exports() -> None:
@@ -50,7 +50,7 @@ def test_factors_beside_it_take_back_what_it_lost(columns: int) -> None:
     losses = []
     for rank, alternations in ((1, 0), (6, 0), (6, 1), (6, 3)):
         layer = HybridLinear.empty_like(linear, rank, base=Pattern.TWO_OF_FOUR)
-        losses.append(layer.solve_for(fit, linear.bias, alternations=alternations))
+        losses.append(layer.solve_for(fit, alternations=alternations))
         assert losses[-1] == pytest.approx(fit.loss(layer.product()))
     alone = SparseLinear(columns, 20)
     fill_child(alone, fit.target, linear.bias, None, fit.second_moment)
@@ -58,5 +58,5 @@ def test_factors_beside_it_take_back_what_it_lost(columns: int) -> None:
     assert losses == sorted(losses, reverse=True)
     assert losses[-1] < losses[1]
     layer = HybridLinear.empty_like(linear, 20, base=Pattern.TWO_OF_FOUR)
-    layer.solve_for(fit, linear.bias)
+    layer.solve_for(fit)
     torch.testing.assert_close(layer.product().float(), linear.weight.detach(), rtol=1e-4, atol=1e-4)

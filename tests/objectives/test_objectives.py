@@ -7,7 +7,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from eckart.lowrank import solve, truncate
+from eckart.lowrank import truncate
 from eckart.moments import Moments
 from eckart.objectives import Anchored, Blended, InputAware, Objective, ShiftAware, Weight
 from eckart.objectives.blended import aces, quadratic_roots
@@ -32,8 +32,7 @@ def exact_moments(inputs: Tensor, original: Tensor | None) -> Moments:
 
 def solution(objective: Objective, weight: Tensor, moments: Moments | None, rank: int = RANK) -> Tensor:
     whitening = objective.whitening(moments, N, CPU)
-    cross_moment = objective.cross_moment(weight, moments, whitening, rank) if moments else None
-    second, first = truncate(solve(whitening, cross_moment, weight), rank)
+    second, first = truncate(objective.solution(weight, moments, whitening, rank), rank)
     return second @ first
 
 

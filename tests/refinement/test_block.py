@@ -244,6 +244,21 @@ class TestInTheWalk:
             assert record.before is not None
             assert record.after <= record.before
 
+    @pytest.mark.parametrize("structure", ["two-factor", "pivoted"])
+    @pytest.mark.filterwarnings("ignore::eckart.errors.EckartWarning")
+    def test_new_biases_are_trained_like_the_rest(self, structure: str, tokens: Tensor) -> None:
+        biases = []
+        # Nothing is held out: a random model has little to learn for other text.
+        for refinement in (("refinement=none",), ("refinement=block", *self.OVERRIDES, "refinement.held_out=0")):
+            model = make_model("llama")
+            overrides = ["objective.affine=true", f"structure={structure}", *refinement]
+            report = eckart.compress(model, "aa-svd", 0.5, tokens, overrides=overrides)
+            assert all(record.epochs[-1].training < record.epochs[0].training for record in report.refinements)
+            biases.append({name: p.detach() for name, p in model.named_parameters() if name.endswith("second.bias")})
+        assert biases[0].keys() == biases[1].keys()
+        assert len(biases[0]) == 21
+        assert all(not torch.equal(before, biases[1][name]) for name, before in biases[0].items())
+
     def test_keeping_everything_trains_nothing(self, llama: PreTrainedModel, tokens: Tensor) -> None:
         before = {name: t.clone() for name, t in llama.state_dict().items()}
         report = eckart.compress(llama, "aa-svd", 1.0, tokens)

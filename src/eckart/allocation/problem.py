@@ -46,6 +46,7 @@ class LinearEvidence:
         similarity: mean cosine of the hidden states in front of its block and behind it.
         trials: loss in nats a token with this linear alone at a rank, by rank.
         position: trained truncation position, as a share of min(m, n).
+        has_bias: whether it has one.
     """
 
     path: str
@@ -60,6 +61,11 @@ class LinearEvidence:
     similarity: float | None = None
     trials: Mapping[int, float] | None = None
     position: float | None = None
+    has_bias: bool = False
+
+    def layout(self, layout: Layout) -> Layout:
+        """Return the layout by which its bytes are counted."""
+        return layout.beside_bias(self.has_bias)
 
 
 @dataclass(frozen=True)
@@ -139,15 +145,15 @@ class Problem:
 
     def largest_rank(self, linear: LinearEvidence) -> int:
         """Return the largest rank whose factors take fewer bytes than the weight itself; 0 if there is none."""
-        return self.layout.largest_rank(*linear.shape, self.whole_bytes_of(linear) - 1) or 0
+        return linear.layout(self.layout).largest_rank(*linear.shape, self.whole_bytes_of(linear) - 1) or 0
 
     def rank_of_share(self, linear: LinearEvidence, share: float) -> int | None:
         """Return the largest rank that takes at most ``share`` of a linear's 16-bit bytes; None if dense does."""
-        return self.layout.rank_of_share(*linear.shape, share)
+        return linear.layout(self.layout).rank_of_share(*linear.shape, share)
 
     def cost(self, linear: LinearEvidence, rank: int) -> int:
         """Return the bytes of a linear at ``rank``, or of the weight itself if that is less."""
-        return min(self.whole_bytes_of(linear), self.layout.bytes(*linear.shape, rank))
+        return min(self.whole_bytes_of(linear), linear.layout(self.layout).bytes(*linear.shape, rank))
 
     def whole_bytes_of(self, linear: LinearEvidence) -> int:
         """Return the bytes of one linear if it is not factored."""
@@ -155,7 +161,7 @@ class Problem:
 
     def bytes(self, ranks: Ranks) -> int:
         """Return what all linears take at ``ranks``."""
-        return sum(self.layout.bytes(*linear.shape, ranks[linear.path]) for linear in self.linears)
+        return sum(linear.layout(self.layout).bytes(*linear.shape, ranks[linear.path]) for linear in self.linears)
 
     def losses(self, curve: Callable[[LinearEvidence], Tensor]) -> dict[str, list[float]]:
         """Return the loss at each option of each linear: the sum over the components that it lacks.
@@ -176,5 +182,6 @@ class Problem:
         largest = self.largest_rank(linear)
         least = max(1, math.ceil(self.floor * largest))
         first = self.multiple * math.ceil(least / self.multiple)
-        factored = [Option(r, self.layout.bytes(*linear.shape, r)) for r in range(first, largest + 1, self.multiple)]
+        layout = linear.layout(self.layout)
+        factored = [Option(r, layout.bytes(*linear.shape, r)) for r in range(first, largest + 1, self.multiple)]
         return [*factored, Option(None, self.whole_bytes_of(linear))]

@@ -6,6 +6,7 @@ with the model and none of transformers is changed.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -18,8 +19,9 @@ from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from eckart.checkpoint.biases import biases_without_a_place, lost_biases
 from eckart.choice import Choice, expand_name
-from eckart.errors import CheckpointError, RecipeError
+from eckart.errors import CheckpointError, EckartWarning, RecipeError
 from eckart.layers import (
     FactoredLinear,
     PivotedLinear,
@@ -53,6 +55,7 @@ class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
             its name alone.
         precision: of the numbers: the name and the fields of one of :data:`eckart.precision.PRECISIONS`; None for the
             model's dtype.
+        affine: whether every factored layer has a bias, those too whose model class gives them none.
         recipe: what was done, as :class:`eckart.Recipe` writes it.
         calibration: source, size and hash of the calibration tokens, or None.
         provenance: the source model and the versions of the software.
@@ -70,6 +73,7 @@ class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
         joint: list[list[str]] | None = None,
         structure: str | dict[str, Any] = DEFAULT_STRUCTURE,
         precision: dict[str, Any] | None = None,
+        affine: bool = False,
         **kwargs: Any,
     ) -> None:
         if format_version != FORMAT_VERSION:
@@ -83,6 +87,7 @@ class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
         self.joint = joint or []
         self.structure = structure
         self.precision = precision
+        self.affine = affine
         self.recipe = recipe
         self.calibration = calibration
         self.provenance = provenance
@@ -169,6 +174,13 @@ class EckartQuantizer(HfQuantizer):  # type: ignore[misc]
         return model
 
     def _dequantize(self, model: PreTrainedModel, dtype: torch.dtype | None = None) -> PreTrainedModel:
+        lost = biases_without_a_place(model)
+        if lost:
+            warnings.warn(
+                f"The dense model is right in memory, but cannot be saved: {lost_biases(model, lost)}",
+                EckartWarning,
+                stacklevel=2,
+            )
         for name, layer in _replaced_layers(model):
             model.set_submodule(name, layer.to_dense())
         for paths in joint_groups(model).values():
@@ -187,7 +199,7 @@ def _layout(config: EckartConfig) -> Layout:
     structure = _choice("structure", config.structure, STRUCTURES)
     precision = _choice("precision", config.precision or Bits16().name, PRECISIONS)
     try:
-        return Layout(structure, precision)
+        return Layout(structure, precision, config.affine)
     except RecipeError as error:
         raise CheckpointError(f"config.json was changed or damaged. {error}") from error
 

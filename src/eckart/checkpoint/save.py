@@ -136,6 +136,7 @@ def description(
         joint=list(joint_groups(model).values()),
         structure=recipe.structure.model_dump(mode="json"),
         precision=None if recipe.precision == Bits16() else recipe.precision.model_dump(mode="json"),
+        affine=recipe.layout.affine,
         recipe=recipe.model_dump(mode="json"),
         calibration=report.calibration.model_dump() if report.calibration else None,
         provenance={

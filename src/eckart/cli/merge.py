@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from eckart.checkpoint import load_model, load_tokenizer
+from eckart.checkpoint.biases import biases_without_a_place, lost_biases
 from eckart.checkpoint.quantizer import METHOD
 from eckart.checkpoint.save import MAX_SHARD_SIZE, check_output, new_folder
 from eckart.cli.console import command, output
@@ -26,6 +27,9 @@ def merge(
     quantizer = getattr(model, "hf_quantizer", None)
     if quantizer is None or quantizer.quantization_config.quant_method != METHOD:
         raise CheckpointError(f"{folder} is not compressed by eckart, so there is nothing to multiply back.")
+    lost = biases_without_a_place(model)
+    if lost:
+        raise CheckpointError(f"{folder} cannot be merged: {lost_biases(model, lost)}")
     tokenizer = load_tokenizer(folder)
     dense = model.dequantize()
     size = sum(parameter.numel() * parameter.element_size() for parameter in dense.parameters())

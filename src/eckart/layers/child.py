@@ -19,7 +19,7 @@ Child = nn.Linear | QuantizedLinear | SparseLinear
 class Pattern(Enum):
     """Which numbers of a child are stored, in place of a grid of them."""
 
-    TWO_OF_FOUR = "2:4"
+    TWO_OF_FOUR = "2-of-4"
 
 
 class ChildShape(NamedTuple):

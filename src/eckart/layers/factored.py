@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -24,11 +25,13 @@ class Fit:
         target: T, (m, n) float64, of any rank.
         whitening: R and its inverse.
         metric: C and its inverse, of full rank m; None for the identity.
+        constant: gives, for the weight as it is stored, what is added to the bias, (m,) float64; None for nothing.
     """
 
     target: Tensor
     whitening: Whitening
     metric: Whitening | None = None
+    constant: Callable[[Tensor], Tensor] | None = None
 
     @cached_property
     def second_moment(self) -> Tensor:
@@ -96,13 +99,16 @@ class FactoredLinear(nn.Module):
         self.second = make_child(second, grid, bias=bias, device=device, dtype=dtype)
 
     @classmethod
-    def empty_like(cls, linear: nn.Module, rank: int, grid: Grid | None = None, **options: Any) -> Self:
+    def empty_like(
+        cls, linear: nn.Module, rank: int, grid: Grid | None = None, *, affine: bool = False, **options: Any
+    ) -> Self:
         """Return a layer with the shape, bias, device and dtype of ``linear``, its numbers not yet set.
 
         Args:
             linear: the layer to replace.
             rank: of the new one.
             grid: how its numbers are rounded; None for 16 bits.
+            affine: whether it has a bias even if ``linear`` has none.
             options: of the class.
         """
         weight = weight_matrix(linear)
@@ -110,7 +116,7 @@ class FactoredLinear(nn.Module):
             weight.shape[1],
             weight.shape[0],
             rank,
-            bias=bias_vector(linear) is not None,
+            bias=affine or bias_vector(linear) is not None,
             replaced=type(linear),
             grid=grid,
             device=weight.device,
@@ -128,6 +134,7 @@ class FactoredLinear(nn.Module):
         *,
         grid: Grid | None = None,
         fit: Fit | None = None,
+        constant: Callable[[Tensor], Tensor] | None = None,
     ) -> Self:
         """Return the layer that replaces ``linear`` with ``second @ first``, in the dtype of ``linear``.
 
@@ -138,45 +145,56 @@ class FactoredLinear(nn.Module):
             stored: dtype that the numbers will be saved in, to which they are rounded; that of ``linear`` by default.
             grid: how weights are rounded; None for ``stored``.
             fit: by which the loss of rounding is made up for; None to round to what is nearest.
+            constant: gives, for the weight as it is stored, what is added to the bias, (out features,) float64; None
+                to add nothing.
         """
-        layer = cls.empty_like(linear, len(first), grid)
-        layer.set_factors(second.detach().double(), first.detach().double(), bias_vector(linear), stored, fit)
+        layer = cls.empty_like(linear, len(first), grid, affine=fit is not None and fit.constant is not None)
+        layer.set_factors(second.detach().double(), first.detach().double(), stored, fit)
+        layer.take_bias(linear, stored, fit)
         return layer
 
     def set_factors(
-        self,
-        second: Tensor,
-        first: Tensor,
-        bias: Tensor | None,
-        stored: torch.dtype | None = None,
-        fit: Fit | None = None,
+        self, second: Tensor, first: Tensor, stored: torch.dtype | None = None, fit: Fit | None = None
     ) -> None:
-        """Set the numbers of the children, rounded to those that will be stored.
+        """Set the weights of the children, rounded to those that will be stored.
 
         Args:
             second: (out features, rank) float64.
             first: (rank, in features) float64.
-            bias: (out features,), if the layer has one.
             stored: dtype of 16-bit numbers; by default that of the layer.
             fit: with it, what rounding the first factor loses is made up for by the second.
         """
         split = self.arrange(second, first)
-        first_bias = None if bias is None or split.first_rows is None else bias[split.first_rows]
-        fill_child(self.first, split.first, first_bias, stored, None if fit is None else fit.second_moment)
+        fill_child(self.first, split.first, None, stored, None if fit is None else fit.second_moment)
         kept, moment = split.second, None
         if fit is not None:
             held = product_of(self.first)
             kept = refit(kept, held, fit.target[split.second_rows], fit.second_moment)
             moment = held @ fit.second_moment @ held.T
-        second_bias = None if bias is None else bias[split.second_rows]
-        fill_child(self.second, kept, second_bias, stored, moment)
-        if second_bias is not None and first_bias is not None:
-            # The second child is handed the first one's bias too.
-            passed_on = self.second.weight.detach().double() @ first_bias.detach().double()
-            assert self.second.bias is not None
-            with torch.no_grad():
-                self.second.bias.copy_((second_bias.double() - passed_on).to(stored or second_bias.dtype))
+        fill_child(self.second, kept, None, stored, moment)
         self.set_rows(split)
+
+    def take_bias(self, linear: nn.Module, stored: torch.dtype | None = None, fit: Fit | None = None) -> None:
+        """Set the bias to that of ``linear`` and the constant of ``fit``, if there are any.
+
+        Args:
+            linear: the layer that is replaced.
+            stored: dtype that biases will be saved in; by default that of ``linear``.
+            fit: may have a constant.
+        """
+        bias = bias_vector(linear)
+        total = None if bias is None else bias.detach().double()
+        if fit is not None and fit.constant is not None:
+            added = fit.constant(self.product())
+            total = added if total is None else total.to(added) + added
+        if total is not None:
+            with torch.no_grad():
+                self.set_bias(total, stored or weight_matrix(linear).dtype)
+
+    def set_bias(self, bias: Tensor, stored: torch.dtype) -> None:
+        """Give the children the biases that make up ``bias``, (out features,) float64, of the whole."""
+        assert self.second.bias is not None
+        self.second.bias.copy_(bias.to(stored))
 
     @staticmethod
     @abstractmethod

@@ -46,7 +46,6 @@ class HybridLinear(LowRankLinear):
     def solve_for(
         self,
         fit: Fit,
-        bias: Tensor | None,
         stored: torch.dtype | None = None,
         *,
         alternations: int = 0,
@@ -61,7 +60,6 @@ class HybridLinear(LowRankLinear):
 
         Args:
             fit: the target and what its errors cost.
-            bias: (out features,), if the layer has one.
             stored: dtype of what is no code; by default that of the layer.
             alternations: how often both are found again.
             base_feedback: whether the inputs are looked at for the base: numbers make up for what those before them in
@@ -74,7 +72,7 @@ class HybridLinear(LowRankLinear):
             fill_child(self.base, fit.target - low_rank, None, stored, fit.second_moment if base_feedback else None)
             rest = Fit(fit.target - product_of(self.base).to(fit.target.device), fit.whitening, fit.metric)
             solution = solve(fit.whitening, None, rest.target, fit.metric)
-            self.set_factors(*truncate(solution, self.rank), bias, stored, rest if feedback else None)
+            self.set_factors(*truncate(solution, self.rank), stored, rest if feedback else None)
             low_rank = super().product().to(fit.target.device)
             loss = rest.loss(low_rank)
             if not best or loss < least:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eckart.layers.child import ChildShape
+from eckart.layers.child import ChildShape, product_of
 from eckart.layers.factored import Arrangement, FactoredLinear
 from eckart.layers.linear import bias_vector
 from eckart.pivoting import choose_pivots, other_rows
@@ -50,6 +50,15 @@ class PivotedLinear(FactoredLinear):
         assert arrangement.first_rows is not None
         places = torch.cat([arrangement.first_rows, arrangement.second_rows]).to(self.index.device)
         self.index[places] = torch.arange(len(places), dtype=self.index.dtype, device=self.index.device)
+
+    def set_bias(self, bias: Tensor, stored: torch.dtype) -> None:
+        """Give the pivots theirs; the second child is handed that too, and its own makes up for it."""
+        assert self.first.bias is not None
+        assert self.second.bias is not None
+        ordered = bias[self.index.long().argsort().to(bias.device)]
+        self.first.bias.copy_(ordered[: self.rank].to(stored))
+        passed_on = product_of(self.second).to(bias.device) @ self.first.bias.to(bias)
+        self.second.bias.copy_((ordered[self.rank :] - passed_on).to(stored))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map (..., in features) to (..., out features)."""

@@ -64,12 +64,7 @@ class RemappedLinear(LowRankLinear):
         return None
 
     def set_factors(
-        self,
-        second: Tensor,
-        first: Tensor,
-        bias: Tensor | None,
-        stored: torch.dtype | None = None,
-        fit: Fit | None = None,
+        self, second: Tensor, first: Tensor, stored: torch.dtype | None = None, fit: Fit | None = None
     ) -> None:
         """See :meth:`FactoredLinear.set_factors`."""
         common = self.common
@@ -78,9 +73,15 @@ class RemappedLinear(LowRankLinear):
         if fit is not None:
             second = refit(second, held, fit.target, fit.second_moment)
             moment = held @ fit.second_moment @ held.T
-        fill_child(self.second, second[:common], None if bias is None else bias[:common], stored, moment)
+        fill_child(self.second, second[:common], None, stored, moment)
         if self.rest is not None and self.out_features > common:
-            fill_child(self.rest, second[common:], None if bias is None else bias[common:], stored)
+            fill_child(self.rest, second[common:], None, stored)
+
+    def set_bias(self, bias: Tensor, stored: torch.dtype) -> None:
+        """See :meth:`FactoredLinear.set_bias`."""
+        super().set_bias(bias[: self.common], stored)
+        if self.rest is not None and self.rest.bias is not None:
+            self.rest.bias.copy_(bias[self.common :].to(stored))
 
     def _set_first(self, first: Tensor, stored: torch.dtype | None, fit: Fit | None) -> Tensor:
         """Set all that is made of ``first``, (rank, in features), and return it as it is stored, in float64."""

@@ -51,4 +51,4 @@ class SparseLinear(nn.Module):
 
     def extra_repr(self) -> str:
         """Return what ``print(model)`` shows."""
-        return f"in_features={self.in_features}, out_features={self.out_features}, 2:4"
+        return f"in_features={self.in_features}, out_features={self.out_features}, 2-of-4"

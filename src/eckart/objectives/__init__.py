@@ -5,6 +5,7 @@ from __future__ import annotations
 from eckart.objectives.anchored import Anchored as Anchored
 from eckart.objectives.base import Objective as Objective
 from eckart.objectives.base import Streams as Streams
+from eckart.objectives.base import TargetMoments as TargetMoments
 from eckart.objectives.blended import Blended as Blended
 from eckart.objectives.input_aware import InputAware as InputAware
 from eckart.objectives.principal_outputs import PrincipalOutputs as PrincipalOutputs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Annotated, ClassVar
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from eckart.choice import Choice, expand_name
 from eckart.lowrank import Solution, Whitening, solve, whiten
 from eckart.metric import AnyMetric, Fisher, NoMetric
-from eckart.moments import Moments
+from eckart.moments import Moments, ResidualMoments
 
 
 class Streams(Enum):
@@ -23,6 +24,19 @@ class Streams(Enum):
     ORIGINAL = auto()
     COMPRESSED = auto()
     BOTH = auto()
+
+
+@dataclass(frozen=True)
+class TargetMoments:
+    """What an objective says of the target outputs T of one linear.
+
+    Attributes:
+        cross: ``P = T Z^T``, (m, n) float64, about the means if the layer gets a bias; None stands for ``W S``.
+        mean: mean of T over the tokens, (m,) float64, if the layer gets a bias; else None.
+    """
+
+    cross: Tensor | None = None
+    mean: Tensor | None = None
 
 
 class Objective(Choice):
@@ -41,6 +55,16 @@ class Objective(Choice):
         """The metric in which errors of an output are measured; None if all weigh the same."""
         return None
 
+    @property
+    def adds_bias(self) -> bool:
+        """Whether a linear that is factored gets a bias, if it has none."""
+        return False
+
+    @property
+    def residual_share(self) -> float:
+        """The share of the difference of the residual streams that targets carry."""
+        return 0.0
+
     @abstractmethod
     def whitening(self, moments: Moments | None, in_features: int, device: torch.device) -> Whitening:
         """Return the root of ``S``, shared by the linears of a group.
@@ -51,16 +75,24 @@ class Objective(Choice):
             device: where the result is needed.
         """
 
-    def cross_moment(self, weight: Tensor, moments: Moments, whitening: Whitening, rank: int) -> Tensor | None:
-        """Return ``P = T Z^T``, (m, n) float64, for one linear; None stands for ``W S``.
+    def target(
+        self,
+        weight: Tensor,
+        moments: Moments,
+        whitening: Whitening,
+        rank: int,
+        residual: ResidualMoments | None = None,
+    ) -> TargetMoments:
+        """Return what there is to know of the target outputs of one linear.
 
         Args:
             weight: ``W``, (m, n) float64.
             moments: of the group's inputs.
             whitening: what :meth:`whitening` returned for them.
             rank: the rank that the linear will get.
+            residual: of the residual stream that its output is added to, if the objective looks at it.
         """
-        return None
+        return TargetMoments()
 
     def solution(
         self,
@@ -71,6 +103,7 @@ class Objective(Choice):
         *,
         metric: Whitening | None = None,
         projectors: Tensor | None = None,
+        residual: ResidualMoments | None = None,
     ) -> Solution:
         """Return the low-rank approximations of one linear.
 
@@ -82,9 +115,12 @@ class Objective(Choice):
             metric: the root of the output metric; None for the identity.
             projectors: sum over sequences of the projectors on their leading output directions, (m, m), if the
                 objective observes outputs.
+            residual: of the residual stream that its output is added to, if the objective looks at it.
         """
-        cross_moment = None if moments is None else self.cross_moment(weight, moments, whitening, rank)
-        return solve(whitening, cross_moment, weight, metric)
+        if moments is None:
+            return solve(whitening, None, weight, metric)
+        target = self.target(weight, moments, whitening, rank, residual)
+        return replace(solve(whitening, target.cross, weight, metric), target_mean=target.mean)
 
 
 class DataAwareObjective(Objective):
@@ -95,10 +131,12 @@ class DataAwareObjective(Objective):
 
     Attributes:
         shrinkage: t, as a share of the mean diagonal.
+        affine: whether factored linears get a bias that makes up for the means: ``min || T - (W' Z + c 1^T) ||^2``.
         metric: in which errors of the outputs are measured.
     """
 
     shrinkage: float = Field(0.0, ge=0.0)
+    affine: bool = False
     metric: Annotated[AnyMetric, Discriminator("name"), BeforeValidator(expand_name)] = Field(default_factory=NoMetric)
 
     @property
@@ -106,10 +144,43 @@ class DataAwareObjective(Objective):
         """The metric, if it is not that of equal weights."""
         return self.metric if isinstance(self.metric, Fisher) else None
 
+    @property
+    def adds_bias(self) -> bool:
+        """Whether it is affine."""
+        return self.affine
+
     def whitening(self, moments: Moments | None, in_features: int, device: torch.device) -> Whitening:
         """Return the root of ``S + t I``."""
         assert moments is not None
-        return whiten(add_to_diagonal(moments.second, self.shrinkage))
+        return self.root(moments, self.shrinkage)
+
+    def target(
+        self,
+        weight: Tensor,
+        moments: Moments,
+        whitening: Whitening,
+        rank: int,
+        residual: ResidualMoments | None = None,
+    ) -> TargetMoments:
+        """Return that T is ``W Z``; see :meth:`Objective.target`."""
+        return TargetMoments(mean=weight @ moments.mean if self.affine else None)
+
+    def root(self, moments: Moments, share: float) -> Whitening:
+        """Return the root of S, about the mean if there is a bias, plus ``share`` of its mean diagonal."""
+        if not self.affine:
+            return whiten(add_to_diagonal(moments.second, share))
+        removed = moments.mean * moments.tokens**0.5
+        return whiten(add_to_diagonal(moments.second - torch.outer(removed, removed), share), removed)
+
+    def about_means(self, cross_moment: Tensor, total: Tensor, moments: Moments) -> Tensor:
+        """Return ``A Z^T``, (k, n), less what the means of A and Z make of it, if there is a bias.
+
+        Args:
+            cross_moment: ``A Z^T``.
+            total: the sum of A over the tokens, (k,).
+            moments: of Z.
+        """
+        return cross_moment - torch.outer(total, moments.mean) if self.affine else cross_moment
 
 
 def add_to_diagonal(second_moment: Tensor, share: float) -> Tensor:

@@ -7,19 +7,18 @@ linear in closed form, as the blend whose energy the r leading components retain
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal, Self
+from typing import Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from eckart.lowrank import Whitening, whiten
+from eckart.lowrank import Whitening
 from eckart.moments import Moments
-from eckart.objectives.anchored import blended_cross_moment
-from eckart.objectives.base import DataAwareObjective, Streams, add_to_diagonal
+from eckart.objectives.paired import PairedObjective
 
 
-class Blended(DataAwareObjective):
+class Blended(PairedObjective):
     """Z is X' and T is ``W (b X + (1 - b) X')``, with b found by ACES within its bounds.
 
     Attributes:
@@ -31,7 +30,6 @@ class Blended(DataAwareObjective):
     """
 
     name: Literal["blended"] = "blended"
-    streams: ClassVar[Streams] = Streams.BOTH
 
     beta_min: float = Field(0.25, ge=0.0, le=1.0)
     beta_max: float = Field(0.75, ge=0.0, le=1.0)
@@ -48,16 +46,20 @@ class Blended(DataAwareObjective):
     def whitening(self, moments: Moments | None, in_features: int, device: torch.device) -> Whitening:
         """Return the root of ``S + (t + lambda) I``."""
         assert moments is not None
-        return whiten(add_to_diagonal(moments.second, self.shrinkage + self.damping))
+        return self.root(moments, self.shrinkage + self.damping)
 
-    def cross_moment(self, weight: Tensor, moments: Moments, whitening: Whitening, rank: int) -> Tensor:
-        """Return ``W (S + t I + b (X - X') X'^T)`` for the b that ACES finds at this rank."""
-        assert moments.shift is not None
-        undamped = blended_cross_moment(weight, moments, whitening, blend=0.0)
-        undamped = undamped - self.damping * moments.second.diagonal().mean() * weight
-        shifted = weight @ moments.shift
-        beta = aces(undamped @ whitening.inverse.T, shifted @ whitening.inverse.T, rank, self.beta_min, self.beta_max)
-        return undamped + self.beta_shrink * min(beta, self.beta_cap) * shifted
+    def unblended(self, weight: Tensor, moments: Moments, whitening: Whitening) -> Tensor:
+        """Return ``W (S + t I)``, which is not damped."""
+        diagonal = moments.second.diagonal()
+        if self.affine:
+            diagonal = diagonal - moments.tokens * moments.mean.square()
+        return super().unblended(weight, moments, whitening) - self.damping * diagonal.mean() * weight
+
+    def blend(self, start: Tensor, direction: Tensor, whitening: Whitening, rank: int) -> float:
+        """Return the b that ACES finds at this rank."""
+        inverse = whitening.inverse.T
+        beta = aces(start @ inverse, direction @ inverse, rank, self.beta_min, self.beta_max)
+        return self.beta_shrink * min(beta, self.beta_cap)
 
 
 def aces(start: Tensor, direction: Tensor, rank: int, beta_min: float, beta_max: float) -> float:

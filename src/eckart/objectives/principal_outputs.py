@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from eckart.lowrank import Solution, Whitening
-from eckart.moments import Moments
+from eckart.moments import Moments, ResidualMoments
 from eckart.objectives.base import DataAwareObjective, Streams
 from eckart.soft_truncation import leading_subspace
 
@@ -33,8 +33,11 @@ class PrincipalOutputs(DataAwareObjective):
         *,
         metric: Whitening | None = None,
         projectors: Tensor | None = None,
+        residual: ResidualMoments | None = None,
     ) -> Solution:
         """Return the projection on the principal outputs; see :meth:`Objective.solution`."""
+        assert moments is not None
         assert projectors is not None
         basis = leading_subspace(projectors.to(weight.device), rank).to(weight)
-        return Solution(basis, basis, weight.new_ones(rank), weight)
+        mean = self.target(weight, moments, whitening, rank).mean
+        return Solution(basis, basis, weight.new_ones(rank), weight, mean)

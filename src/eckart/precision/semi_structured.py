@@ -16,7 +16,7 @@ class SemiStructured(Precision):
     hybrid, not as the precision of a recipe.
     """
 
-    name: Literal["2:4"] = "2:4"
+    name: Literal["2-of-4"] = "2-of-4"
 
     @property
     def feeds_back(self) -> bool:

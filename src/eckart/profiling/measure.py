@@ -226,7 +226,7 @@ class _Measurement:
                 raise NonFiniteError(
                     f"The weight of {target.path} is NaN or infinite. The model is not usable as it is."
                 )
-            evidence = LinearEvidence(target.path, target.shape, 0, target.name)
+            evidence = LinearEvidence(target.path, target.shape, 0, target.name, has_bias=target.has_bias)
             gradients = sums.get(target, OutputGradients())
             second = _mean(gradients.second, counts.get("metric", 1), target.out_features, self.device)
             if self.metrics is not None:

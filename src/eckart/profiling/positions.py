@@ -73,7 +73,10 @@ class _Training:
         # All start at the uniform share of the budget.
         self.positions = {
             target.path: torch.tensor(
-                self.size(target) * (layout.rank_of_share(*target.shape, keep) or 0) / min(target.shape) - HALF,
+                self.size(target)
+                * (layout.beside_bias(target.has_bias).rank_of_share(*target.shape, keep) or 0)
+                / min(target.shape)
+                - HALF,
                 requires_grad=True,
             )
             for target in self.targets
@@ -141,7 +144,8 @@ class _Training:
         """Return the bytes of a linear, a straight line between two whole ranks, so that they have a slope."""
         highest = self.layout.highest_rank(*target.shape)
         below = min(max(math.floor(float(rank.detach())), 0), highest - 1)
-        low, high = (self.layout.bytes(*target.shape, r) if r else 0 for r in (below, below + 1))
+        layout = self.layout.beside_bias(target.has_bias)
+        low, high = (layout.bytes(*target.shape, r) if r else 0 for r in (below, below + 1))
         return torch.clamp(low + (high - low) * (rank - below), max=dense_bytes(*target.shape))
 
     @contextmanager

@@ -27,17 +27,18 @@ def share_by_loss(original: OriginalModel, recipe: Recipe, keep: float, progress
     total = 2 * len(original.blocks)
     apart = measure(original, request, lambda done, _: progress(done, total))
     join(original.model, joinable(original.blocks), original.weights)
-    joined = _found_again(original)
+    joined = _found_again(original, recipe)
     together = measure(joined, request, lambda done, _: progress(total // 2 + done, total))
     groups = joint_groups(original.model)
     lost = {linear.path: _lost(linear, recipe.layout, keep) for linear in (*apart.linears, *together.linears)}
     worse = [first for first, paths in groups.items() if lost[f"{first}.joint"] > sum(lost[path] for path in paths)]
     separate(original.model, worse, original.weights)
-    return _found_again(original)
+    return _found_again(original, recipe)
 
 
-def _found_again(original: OriginalModel) -> OriginalModel:
-    return replace(original, blocks=find_blocks(original.model, original.weights))
+def _found_again(original: OriginalModel, recipe: Recipe) -> OriginalModel:
+    residuals = recipe.objective.residual_share > 0
+    return replace(original, blocks=find_blocks(original.model, original.weights, residuals=residuals))
 
 
 def _lost(linear: LinearEvidence, layout: Layout, keep: float) -> float:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from eckart.choice import Choice
-from eckart.layers import FactoredLinear, Fit, bias_vector
+from eckart.layers import FactoredLinear, Fit
 from eckart.lowrank import Whitening, solve, truncate
 from eckart.precision import Bits16, Precision
 
@@ -62,9 +62,12 @@ class Structure(Choice):
         """
         return weight
 
-    def empty_like(self, linear: nn.Module, rank: int, precision: Precision) -> FactoredLinear:
-        """Return the layer that takes the place of ``linear``, its numbers not yet set."""
-        return self.layer.empty_like(linear, rank, precision.grid)
+    def empty_like(self, linear: nn.Module, rank: int, precision: Precision, *, affine: bool = False) -> FactoredLinear:
+        """Return the layer that takes the place of ``linear``, its numbers not yet set.
+
+        ``affine``: it has a bias even if ``linear`` has none.
+        """
+        return self.layer.empty_like(linear, rank, precision.grid, affine=affine)
 
     def factored(
         self, linear: nn.Module, second: Tensor, first: Tensor, stored: torch.dtype, precision: Precision, fit: Fit
@@ -79,8 +82,9 @@ class Structure(Choice):
             precision: of all matrices that have none of their own.
             fit: what the layer is made for.
         """
-        layer = self.empty_like(linear, first.shape[0], precision)
-        layer.set_factors(second, first, bias_vector(linear), stored, fit if precision.feeds_back else None)
+        layer = self.empty_like(linear, first.shape[0], precision, affine=fit.constant is not None)
+        layer.set_factors(second, first, stored, fit if precision.feeds_back else None)
+        layer.take_bias(linear, stored, fit)
         return layer
 
     def fitted(

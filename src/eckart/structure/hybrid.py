@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Discriminator, Field
 from torch import Tensor, nn
 
 from eckart.choice import expand_name
-from eckart.layers import FactoredLinear, Fit, HybridLinear, Pattern, bias_vector
+from eckart.layers import FactoredLinear, Fit, HybridLinear, Pattern
 from eckart.lowrank import Whitening
 from eckart.precision import Bits4, Bits8, Precision, SemiStructured
 from eckart.quantization import find_scales, from_codes, round_to_grid
@@ -53,10 +53,10 @@ class Hybrid(Structure):
         scales = find_scales(weight, self.base.grid)
         return weight - from_codes(round_to_grid(weight, scales, self.base.grid), scales, self.base.grid)
 
-    def empty_like(self, linear: nn.Module, rank: int, precision: Precision) -> HybridLinear:
+    def empty_like(self, linear: nn.Module, rank: int, precision: Precision, *, affine: bool = False) -> HybridLinear:
         """See :meth:`Structure.empty_like`."""
         base = Pattern.TWO_OF_FOUR if isinstance(self.base, SemiStructured) else self.base.grid
-        return HybridLinear.empty_like(linear, rank, precision.grid, base=base)
+        return HybridLinear.empty_like(linear, rank, precision.grid, affine=affine, base=base)
 
     def factored(
         self, linear: nn.Module, second: Tensor, first: Tensor, stored: torch.dtype, precision: Precision, fit: Fit
@@ -66,13 +66,13 @@ class Hybrid(Structure):
 
     def fitted(self, linear: nn.Module, rank: int, stored: torch.dtype, precision: Precision, fit: Fit) -> HybridLinear:
         """See :meth:`Structure.fitted`."""
-        layer = self.empty_like(linear, rank, precision)
+        layer = self.empty_like(linear, rank, precision, affine=fit.constant is not None)
         layer.solve_for(
             fit,
-            bias_vector(linear),
             stored,
             alternations=self.alternations,
             base_feedback=self.base.feeds_back,
             feedback=precision.feeds_back,
         )
+        layer.take_bias(linear, stored, fit)
         return layer

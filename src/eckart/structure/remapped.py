@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from eckart.layers import FactoredLinear, Fit, RemappedLinear, bias_vector
+from eckart.layers import FactoredLinear, Fit, RemappedLinear
 from eckart.precision import Bits8, Precision
 from eckart.structure.base import Matrix, Structure
 
@@ -43,6 +43,7 @@ class Remapped(Structure):
         self, linear: nn.Module, second: Tensor, first: Tensor, stored: torch.dtype, precision: Precision, fit: Fit
     ) -> FactoredLinear:
         """See :meth:`Structure.factored`."""
-        layer = self.empty_like(linear, first.shape[0], precision)
-        layer.set_factors(second, first, bias_vector(linear), stored, fit if self.feedback else None)
+        layer = self.empty_like(linear, first.shape[0], precision, affine=fit.constant is not None)
+        layer.set_factors(second, first, stored, fit if self.feedback else None)
+        layer.take_bias(linear, stored, fit)
         return layer

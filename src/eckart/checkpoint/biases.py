@@ -1,0 +1,33 @@
+"""Biases that a compressed model has and its model class has not: a dense checkpoint of it would lose them."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from transformers import PreTrainedModel
+
+from eckart.layers import FactoredLinear, bias_vector
+
+
+def biases_without_a_place(model: PreTrainedModel) -> list[str]:
+    """Return the paths of factored linears with a bias where the model's own class, built by its config, has none."""
+    found = [
+        name
+        for name, layer in model.named_modules()
+        if isinstance(layer, FactoredLinear) and bias_vector(layer.second) is not None
+    ]
+    if not found:
+        return []
+    with torch.device("meta"):  # only names are looked at
+        plain = type(model)(copy.deepcopy(model.config))
+    return [name for name in found if bias_vector(plain.get_submodule(name)) is None]
+
+
+def lost_biases(model: PreTrainedModel, names: list[str]) -> str:
+    """Return a sentence on biases that :func:`biases_without_a_place` found, and what to do."""
+    return (
+        f"{len(names)} layers, such as {names[0]}, were given a bias by objective.affine=true, and "
+        f"{type(model).__name__} has none there: a dense checkpoint would be loaded without them and give other "
+        "outputs. Keep the compressed folder, or compress again with --set objective.affine=false to merge."
+    )
