@@ -21,9 +21,9 @@ from transformers import PreTrainedModel
 import eckart
 from eckart.allocation import Evidence
 from eckart.calibration import calibrate
-from eckart.layers import FactoredLinear, LowRankLinear, PivotedLinear, weight_matrix
+from eckart.layers import FactoredLinear, Fit, LowRankLinear, PivotedLinear, weight_matrix
 from eckart.layout import Layout
-from eckart.lowrank import Solution, truncate
+from eckart.lowrank import Solution, truncate, whiten
 from eckart.objectives import InputAware
 from eckart.pivoting import choose_pivots
 from eckart.placement import ResidentWeights
@@ -93,11 +93,14 @@ def compare(
     assert rank is not None
     basis, dual = (tensor.double() for tensor in profile.solutions[path])
     second, first = truncate(Solution(basis, dual, Tensor(), weight), rank)
-    exact = inputs.double() @ first.T @ second.T
+    # A compression knows the inputs of other tokens.
+    known, inputs = inputs.double().chunk(2)
+    fit = Fit(second @ first, whiten(known.T @ known))
+    exact = inputs @ first.T @ second.T
     for dtype in DTYPES:
         stand_in = nn.Linear(weight.shape[1], weight.shape[0], bias=False, dtype=dtype)
         for layer_class in LAYERS:
-            layer = layer_class.from_factors(stand_in, second, first)
+            layer = layer_class.from_factors(stand_in, second, first, fit=fit if layer_class is PivotedLinear else None)
             with torch.no_grad():
                 outputs = layer(inputs.to(dtype)).double()
             errors[share, dtype, layer_class].append(float((outputs - exact).norm() / exact.norm()))
@@ -116,7 +119,7 @@ def inputs_of(model: PreTrainedModel, paths: list[str], tokens: Tensor) -> list[
             lambda _, args, path=path: seen.__setitem__(path, args[0].flatten(0, -2).bfloat16().float())
         )
     with torch.no_grad():
-        model(input_ids=tokens[:1], use_cache=False)
+        model(input_ids=tokens[:2], use_cache=False)
     return list(seen.items())
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from eckart.quantization import (
     DAMPING,
     Grid,
+    cast_with_feedback,
     find_scales,
     from_codes,
     pack,
@@ -141,3 +142,15 @@ def test_packing_halves_the_bytes_and_loses_nothing(rows: int, columns: int, see
     assert packed.dtype is torch.uint8
     assert packed.shape == (rows, math.ceil(columns / 2))
     assert torch.equal(unpack(packed, columns), codes)
+
+
+def test_a_cast_with_feedback_loses_less_than_the_nearest_numbers() -> None:
+    generator = torch.Generator().manual_seed(0)
+    mixing = torch.randn(24, 24, generator=generator, dtype=torch.float64)
+    inputs = mixing @ torch.randn(24, 300, generator=generator, dtype=torch.float64)
+    weight = torch.randn(16, 24, generator=generator, dtype=torch.float64)
+    found = cast_with_feedback(weight, torch.bfloat16, inputs @ inputs.T)
+    assert found.dtype is torch.bfloat16
+    lost = [float(((w.double() - weight) @ inputs).norm()) for w in (found, weight.bfloat16())]
+    assert lost[0] < 0.8 * lost[1]
+    assert torch.equal(cast_with_feedback(weight, torch.bfloat16, torch.zeros(24, 24).double()), weight.bfloat16())

@@ -11,6 +11,7 @@ Everything here is a pure function of tensors.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -96,28 +97,56 @@ def round_with_feedback(weight: Tensor, scales: Tensor, grid: Grid, second_momen
         grid: the groups and codes.
         second_moment: S of the inputs, (columns, columns) float64; may be singular.
     """
+    scale = grid.per_column(scales.to(weight), weight.shape[1])
+    codes = torch.empty_like(weight, dtype=torch.int8)
+
+    def nearest(values: Tensor, column: int) -> Tensor:
+        found = _codes(values, scale[:, column], grid)
+        codes[:, column] = found.to(torch.int8)
+        return found * scale[:, column]
+
+    feed_back(weight, second_moment, nearest)
+    return codes
+
+
+def cast_with_feedback(weight: Tensor, dtype: torch.dtype, second_moment: Tensor) -> Tensor:
+    """Return a matrix, (rows, columns) float64, in a float dtype, so that the products with the inputs change little.
+
+    Args:
+        weight: (rows, columns) float64.
+        dtype: of 16 bits.
+        second_moment: S of the inputs, (columns, columns) float64; may be singular.
+    """
+    return feed_back(weight, second_moment, lambda values, column: values.to(dtype).to(values)).to(dtype)
+
+
+def feed_back(weight: Tensor, second_moment: Tensor, nearest: Callable[[Tensor, int], Tensor]) -> Tensor:
+    """Return a matrix rounded column after column, each moved before by what those in front of it lost (GPTQ).
+
+    Args:
+        weight: (rows, columns) float64.
+        second_moment: S of the inputs, (columns, columns) float64; may be singular.
+        nearest: gives, for the numbers of a column and its place, what they are rounded to.
+    """
+    columns = weight.shape[1]
     mean = second_moment.diagonal().mean()
     if mean <= 0:
-        return round_to_grid(weight, scales, grid)
-    columns = weight.shape[1]
+        return torch.stack([nearest(weight[:, column], column) for column in range(columns)], dim=1)
     damped = second_moment + DAMPING * mean * torch.eye(columns, dtype=weight.dtype, device=weight.device)
     # The upper Cholesky factor of the inverse holds, row by row, how an error spreads over the columns to come.
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
     spread = torch.linalg.cholesky(inverse, upper=True)
-    left = weight.clone()
-    scale = grid.per_column(scales.to(weight), columns)
-    codes = torch.empty_like(weight, dtype=torch.int8)
+    left, rounded = weight.clone(), torch.empty_like(weight)
     for start in range(0, columns, COLUMNS):
         end = min(start + COLUMNS, columns)
         errors = torch.empty_like(left[:, start:end])
         for column in range(start, end):
-            code = _codes(left[:, column], scale[:, column], grid)
-            codes[:, column] = code.to(torch.int8)
-            error = (left[:, column] - code * scale[:, column]) / spread[column, column]
+            rounded[:, column] = nearest(left[:, column], column)
+            error = (left[:, column] - rounded[:, column]) / spread[column, column]
             left[:, column:end] -= torch.outer(error, spread[column, column:end])
             errors[:, column - start] = error
         left[:, end:] -= errors @ spread[start:end, end:]
-    return codes
+    return rounded
 
 
 def from_codes(codes: Tensor, scales: Tensor, grid: Grid) -> Tensor:

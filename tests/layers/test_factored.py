@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from eckart.layers import FactoredLinear, LowRankLinear, PivotedLinear, bias_vector, weight_matrix
+from eckart.layers import FactoredLinear, Fit, LowRankLinear, PivotedLinear, bias_vector, weight_matrix
+from eckart.lowrank import Whitening
 from eckart.quantization import Grid
 
 LAYERS = [LowRankLinear, PivotedLinear]
@@ -100,9 +101,10 @@ def test_a_constant_is_added_to_the_bias_for_the_weight_as_it_is_stored(
 ) -> None:
     module = linear(kind).bfloat16().float()
     mean, goal = torch.randn(IN, dtype=torch.float64), torch.randn(OUT, dtype=torch.float64)
-    layer = layer_class.from_factors(
-        module, *factors(module), torch.bfloat16, grid=grid, constant=lambda product: goal - product @ mean
-    )
+    second, first = factors(module)
+    identity = Whitening.identity(IN)
+    fit = Fit(second.double() @ first.double(), identity, constant=lambda product: goal - product @ mean)
+    layer = layer_class.from_factors(module, second, first, torch.bfloat16, grid=grid, fit=fit)
     before = bias_vector(module)
     wanted = goal + (0 if before is None else before.detach().double())
     with torch.no_grad():

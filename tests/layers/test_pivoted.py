@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from eckart.layers import LowRankLinear, PivotedLinear, weight_matrix
+from eckart.layers import Fit, LowRankLinear, PivotedLinear, weight_matrix
 from eckart.layers.pivoted import index_dtype
+from eckart.lowrank import whiten
 
 
 def make(rank: int = 3, **options: object) -> tuple[nn.Linear, PivotedLinear, LowRankLinear]:
@@ -76,3 +77,19 @@ def test_it_compiles_and_exports() -> None:
     exported = torch.export.export(layer, (x,)).module()
     torch.testing.assert_close(exported(x), layer(x))
     assert weight_matrix(layer).shape == (30, 20)
+
+
+def test_in_bfloat16_what_rounding_loses_is_made_up_for() -> None:
+    generator = torch.Generator().manual_seed(1)
+    second = torch.randn(96, 40, generator=generator, dtype=torch.float64)
+    first = torch.randn(40, 64, generator=generator, dtype=torch.float64)
+    inputs = torch.randn(64, 64, generator=generator, dtype=torch.float64)
+    inputs = inputs @ torch.randn(64, 500, generator=generator, dtype=torch.float64)
+    linear = nn.Linear(64, 96, bias=False).bfloat16()
+    # The target is of another rank: in 16 bits nothing but the rounding may be made up for.
+    fit = Fit(torch.randn(96, 64, generator=generator, dtype=torch.float64), whiten(inputs @ inputs.T))
+    lost = []
+    for given in (None, fit):
+        layer = PivotedLinear.from_factors(linear, second, first, fit=given)
+        lost.append(float(((layer.product() - second @ first) @ inputs).norm()))
+    assert lost[1] < 0.7 * lost[0]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from eckart.layers.quantized import QuantizedLinear
 from eckart.layers.sparse import SparseLinear
-from eckart.quantization import Grid, find_scales, round_to_grid, round_with_feedback
+from eckart.quantization import Grid, cast_with_feedback, find_scales, round_to_grid, round_with_feedback
 from eckart.sparsity import pack_places, prune
 
 Child = nn.Linear | QuantizedLinear | SparseLinear
@@ -84,8 +84,8 @@ def fill_child(
         weight: (out features, in features) float64.
         bias: (out features,), if the layer has one.
         stored: dtype of all that is not codes; by default that of the layer.
-        second_moment: of the layer's inputs, (in features, in features) float64: codes then make up for one another,
-            and of numbers those stay that inputs make large.
+        second_moment: of the layer's inputs, (in features, in features) float64: numbers of 16 bits or
+            fewer then make up for one another, and of numbers those stay that inputs make large.
     """
     with torch.no_grad():
         if isinstance(child, QuantizedLinear):
@@ -105,7 +105,10 @@ def fill_child(
             child.places.copy_(pack_places(places))
         else:
             stored = stored or child.weight.dtype
-            child.weight.copy_(weight.to(stored))
+            if second_moment is None or stored.itemsize > 2:
+                child.weight.copy_(weight.to(stored))
+            else:
+                child.weight.copy_(cast_with_feedback(weight, stored, second_moment))
         if bias is not None:
             assert child.bias is not None
             child.bias.copy_(bias.to(stored))

@@ -134,7 +134,6 @@ class FactoredLinear(nn.Module):
         *,
         grid: Grid | None = None,
         fit: Fit | None = None,
-        constant: Callable[[Tensor], Tensor] | None = None,
     ) -> Self:
         """Return the layer that replaces ``linear`` with ``second @ first``, in the dtype of ``linear``.
 
@@ -144,9 +143,7 @@ class FactoredLinear(nn.Module):
             first: (rank, in features), any float dtype.
             stored: dtype that the numbers will be saved in, to which they are rounded; that of ``linear`` by default.
             grid: how weights are rounded; None for ``stored``.
-            fit: by which the loss of rounding is made up for; None to round to what is nearest.
-            constant: gives, for the weight as it is stored, what is added to the bias, (out features,) float64; None
-                to add nothing.
+            fit: by which the loss of rounding is made up for, and its constant; None to round to what is nearest.
         """
         layer = cls.empty_like(linear, len(first), grid, affine=fit is not None and fit.constant is not None)
         layer.set_factors(second.detach().double(), first.detach().double(), stored, fit)
@@ -169,7 +166,9 @@ class FactoredLinear(nn.Module):
         kept, moment = split.second, None
         if fit is not None:
             held = product_of(self.first)
-            kept = refit(kept, held, fit.target[split.second_rows], fit.second_moment)
+            # In 16 bits nothing but the rounding is made up for: the product is what was asked for.
+            target = (second @ first if self.grid is None else fit.target)[split.second_rows]
+            kept = refit(kept, held, target, fit.second_moment)
             moment = held @ fit.second_moment @ held.T
         fill_child(self.second, kept, None, stored, moment)
         self.set_rows(split)

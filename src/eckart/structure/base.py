@@ -32,6 +32,7 @@ class Structure(Choice):
 
     layer: ClassVar[type[FactoredLinear]]
     adds_to_base: ClassVar[bool] = False  # whether the rank is that of what another matrix lacks, not of the weight
+    amplifies: ClassVar[bool] = False  # whether rounding in 16 bits loses enough to be made up for
     own_precision: ClassVar[bool] = False  # whether it says itself in how many bits which factor is stored
 
     def matrices(self, out_features: int, in_features: int, rank: int) -> list[Matrix]:
@@ -83,7 +84,8 @@ class Structure(Choice):
             fit: what the layer is made for.
         """
         layer = self.empty_like(linear, first.shape[0], precision, affine=fit.constant is not None)
-        layer.set_factors(second, first, stored, fit if precision.feeds_back else None)
+        feeds_back = precision.feeds_back or (self.amplifies and precision.grid is None)
+        layer.set_factors(second, first, stored, fit if feeds_back else None)
         layer.take_bias(linear, stored, fit)
         return layer
 

@@ -13,11 +13,13 @@ class Pivoted(Structure):
     """r rows of the weight, (r, n), and the others as combinations of them, (m - r, r): r (m + n - r) numbers.
 
     That is less than the dense weight's m n for every r below both m and n: no rank is too large to save something,
-    but for the index of the rows, which is counted too.
+    but for the index of the rows, which is counted too. What the pivots lose in 16 bits comes back in every row that is
+    combined of them, so that the combinations are found for the rounded pivots, and rounded with feedback.
     """
 
     name: Literal["pivoted"] = "pivoted"
     layer: ClassVar[type[FactoredLinear]] = PivotedLinear
+    amplifies: ClassVar[bool] = True
 
     def index_bytes(self, out_features: int) -> int:
         """Return the bytes of the index of the rows."""
