@@ -8,45 +8,34 @@ Prints one JSON line a measurement, and a Markdown table at the end.
 from __future__ import annotations
 
 import copy
-import json
-import math
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
-from functools import reduce
-from operator import or_
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
-from typing import Annotated
+from typing import Annotated, Any
 
-import torch
 import typer
+from harness import CPU, Rows, Texts, profile_once, table
 from torch import Tensor
 from transformers import PreTrainedModel
 
 import eckart
 from eckart.allocate import search_trials
-from eckart.allocation import Evidence, Learned, LinearEvidence, Search, ZeroSum
-from eckart.calibration import Calibration, calibrate, tokenize
-from eckart.device import compute_dtype
+from eckart.allocation import Learned, LinearEvidence, Search
+from eckart.calibration import Calibration, calibrate
 from eckart.layers import LowRankLinear, weight_matrix
 from eckart.layout import dense_bytes
 from eckart.lowrank import Solution, truncate
-from eckart.metric import Fisher
 from eckart.objectives import Streams
-from eckart.placement import ResidentWeights
 from eckart.plan import make_plan
-from eckart.profiling.measure import Profile, Request, measure
+from eckart.profiling.measure import Profile
 from eckart.profiling.original import OriginalModel
 from eckart.profiling.positions import train_positions
 from eckart.recipe import Recipe
 from eckart.recipe_loader import load_recipe
-from eckart.spool import Workspace
-from eckart.text import read_text
 from eckart.walk import compress_blocks
-
-CPU = torch.device("cpu")
 
 
 def main(
@@ -68,18 +57,10 @@ def main(
     tokenizer = eckart.load_tokenizer(model)
     assert tokenizer is not None, f"{model} has no tokenizer"
     dense = eckart.load_model(model)
-    texts = {Path(name).name: tokenize(read_text(name), tokenizer) for name in text}
-    rows = _Rows(output)
-
-    def perplexities(candidate: PreTrainedModel) -> dict[str, float]:
-        candidate.to(compute_dtype(candidate.dtype, CPU))
-        return {
-            name: eckart.perplexity(candidate, ids, length=window_length, windows=windows).log_perplexity
-            for name, ids in texts.items()
-        }
-
+    texts = Texts(text, tokenizer, windows, window_length)
+    rows = Rows(output, ("objective", "allocation", "keep", "seed"))
     if ("", "dense", 1.0, 0) not in rows:
-        rows.add(_Row("", "dense", 1.0, 0, 1.0, 0, perplexities(copy.deepcopy(dense))))
+        rows.add(_row("", "dense", 1.0, 0, 1.0, 0, texts.log_perplexities(copy.deepcopy(dense))))
     recipes = {name: _recipe(objective, name) for name in allocation}
     for number in seed:
         wanted = [(n, share) for n in recipes for share in keep if (objective, n, share, number) not in rows]
@@ -87,7 +68,7 @@ def main(
             continue
         tokens = calibrate(calibration, samples=samples, length=length, seed=number, tokenizer=tokenizer)
         start = perf_counter()
-        original, profile = _profile(dense, list(recipes.values()), tokens)
+        original, profile = profile_once(dense, list(recipes.values()), tokens)
         shared = perf_counter() - start
         # All that is timed comes before the first evaluation.
         chosen = list(_allocations(original, profile, recipes, wanted))
@@ -99,51 +80,43 @@ def main(
             kept = sum(layout.bytes(*linear.shape, ranks[linear.path]) for linear in profile.linears)
             whole = sum(dense_bytes(*linear.shape) for linear in profile.linears)
             left_dense = sum(rank is None for rank in ranks.values())
-            measured = perplexities(candidate)
-            rows.add(
-                _Row(objective, name, share, number, kept / whole, left_dense, measured, shared, allocated, compressed)
-            )
-    print(_table(rows.rows))
+            losses = texts.log_perplexities(candidate)
+            seconds = {"shared_seconds": shared, "allocation_seconds": allocated, "compression_seconds": compressed}
+            rows.add(_row(objective, name, share, number, kept / whole, left_dense, losses, **seconds))
+    baseline = next(row["log_perplexity"] for row in rows.rows if row["allocation"] == "dense")
+    columns = {"objective": "s", "allocation": "s", "keep": "g", "seed": "d", "kept": ".4f", "dense_linears": "d"}
+    print(table(rows.rows, {**columns, "allocation_seconds": ".1f"}, baseline))
 
 
-@dataclass(frozen=True)
-class _Row:
-    """One measurement; losses in nats a token, by text.
+def _row(
+    objective: str,
+    allocation: str,
+    keep: float,
+    seed: int,
+    kept: float,
+    dense_linears: int,
+    losses: Mapping[str, float],
+    shared_seconds: float = 0.0,
+    allocation_seconds: float = 0.0,
+    compression_seconds: float = 0.0,
+) -> dict[str, Any]:
+    """Return one measurement; losses in nats a token, by text.
 
     The seconds are those of the measurement that all allocations share, of what only this one needs, and of making
     the factors.
     """
-
-    objective: str
-    allocation: str
-    keep: float
-    seed: int
-    kept: float
-    dense_linears: int
-    log_perplexity: dict[str, float]
-    shared_seconds: float = 0.0
-    allocation_seconds: float = 0.0
-    compression_seconds: float = 0.0
-
-
-class _Rows:
-    """Measurements, those of earlier runs included, and the file that they are appended to."""
-
-    def __init__(self, path: Path | None) -> None:
-        self.path = path
-        lines = path.read_text(encoding="utf-8").splitlines() if path is not None and path.exists() else []
-        self.rows = [_Row(**json.loads(line)) for line in lines]
-
-    def __contains__(self, key: tuple[str, str, float, int]) -> bool:
-        return any((row.objective, row.allocation, row.keep, row.seed) == key for row in self.rows)
-
-    def add(self, row: _Row) -> None:
-        self.rows.append(row)
-        line = json.dumps(asdict(row))
-        print(line, flush=True)
-        if self.path is not None:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
+    return {
+        "objective": objective,
+        "allocation": allocation,
+        "keep": keep,
+        "seed": seed,
+        "kept": kept,
+        "dense_linears": dense_linears,
+        "log_perplexity": dict(losses),
+        "shared_seconds": shared_seconds,
+        "allocation_seconds": allocation_seconds,
+        "compression_seconds": compression_seconds,
+    }
 
 
 def _allocations(
@@ -168,24 +141,6 @@ def _recipe(objective: str, allocation: str) -> Recipe:
     name, *others = allocation.split("+")
     overrides = [f"objective={base}", *(f"objective.{number}" for number in numbers), f"allocation={name}"]
     return load_recipe("svd-llm", [*overrides, *(f"allocation.{other}" for other in others)])
-
-
-def _profile(model: PreTrainedModel, recipes: list[Recipe], tokens: Calibration) -> tuple[OriginalModel, Profile]:
-    """Measure at once what all allocations ask for."""
-    objective = recipes[0].objective
-    plan = make_plan(model, recipes[0], 0.5)
-    original = OriginalModel(model, plan.blocks, ResidentWeights(), CPU, Workspace(), tokens)
-    samples = [r.allocation.gradient_samples for r in recipes if isinstance(r.allocation, ZeroSum)]
-    evidence = reduce(or_, (recipe.allocation.evidence for recipe in recipes)) | Evidence.SPECTRUM
-    needs_gradients = Evidence.CURVATURE in evidence or objective.output_metric is not None
-    request = Request(
-        objective,
-        evidence & ~(Evidence.TRIALS | Evidence.POSITION),
-        (objective.output_metric or Fisher()) if needs_gradients else None,
-        samples[0] if samples else None,
-        keep_bases=True,
-    )
-    return original, measure(original, request, lambda done, total: None)
 
 
 def _own_evidence(original: OriginalModel, profile: Profile, recipe: Recipe, keep: float) -> tuple[LinearEvidence, ...]:
@@ -222,24 +177,6 @@ def _compressed(
             second, first = truncate(Solution(basis, dual, Tensor(), weight), rank)
             candidate.set_submodule(path, LowRankLinear.from_factors(linear, second, first))
     return candidate
-
-
-def _table(rows: list[_Row]) -> str:
-    baseline = next(row.log_perplexity for row in rows if row.allocation == "dense")
-    lines = [
-        "| objective | allocation | keep | seed | kept | dense linears | "
-        + " | ".join(f"{n} | excess" for n in baseline)
-        + " | s |",
-        "|---|---|---|---|---|---|" + "---|---|" * len(baseline) + "---|",
-    ]
-    for row in rows:
-        losses = row.log_perplexity
-        cells = " | ".join(f"{math.exp(losses[n]):.1f} | {losses[n] - baseline[n]:.3f}" for n in baseline)
-        lines.append(
-            f"| {row.objective} | {row.allocation} | {row.keep:g} | {row.seed} | {row.kept:.4f} | {row.dense_linears} "
-            f"| {cells} | {row.allocation_seconds:.1f} |"
-        )
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":
