@@ -1,11 +1,11 @@
-"""How a number is stored: one file a precision, one line each in the table below."""
+"""How a number is stored: one class a precision, one line each in the table below."""
 
 from __future__ import annotations
 
 from eckart.precision.base import Precision as Precision
-from eckart.precision.bits4 import Bits4 as Bits4
-from eckart.precision.bits8 import Bits8 as Bits8
 from eckart.precision.bits16 import Bits16 as Bits16
+from eckart.precision.few_bits import Bits4 as Bits4
+from eckart.precision.few_bits import Bits8 as Bits8
 from eckart.precision.semi_structured import SemiStructured as SemiStructured
 
 AnyPrecision = Bits16 | Bits8 | Bits4

@@ -1,8 +1,8 @@
-"""8 bits a number."""
+"""Whole numbers of few bits, with a scale for each group of neighbours in a row."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -10,8 +10,8 @@ from eckart.precision.base import Precision
 from eckart.quantization import Grid
 
 
-class Bits8(Precision):
-    """Whole numbers of 8 bits, with a scale for each group of neighbours in a row.
+class FewBits(Precision):
+    """What the precisions below 16 bits have in common.
 
     Attributes:
         group: numbers that share a scale; None for a whole row.
@@ -19,7 +19,7 @@ class Bits8(Precision):
             rounding the first factor loses by the second, which is solved for again in closed form.
     """
 
-    name: Literal["8-bit"] = "8-bit"
+    bits: ClassVar[int]
 
     group: int | None = Field(None, ge=1)
     feedback: bool = True
@@ -27,9 +27,25 @@ class Bits8(Precision):
     @property
     def grid(self) -> Grid:
         """See :attr:`Precision.grid`."""
-        return Grid(8, self.group)
+        return Grid(self.bits, self.group)
 
     @property
     def feeds_back(self) -> bool:
         """See :attr:`Precision.feeds_back`."""
         return self.feedback
+
+
+class Bits8(FewBits):
+    """8 bits a number, by default a scale for each row."""
+
+    name: Literal["8-bit"] = "8-bit"
+    bits: ClassVar[int] = 8
+
+
+class Bits4(FewBits):
+    """4 bits a number, by default a scale for each 32 numbers."""
+
+    name: Literal["4-bit"] = "4-bit"
+    bits: ClassVar[int] = 4
+
+    group: int | None = Field(32, ge=1)
