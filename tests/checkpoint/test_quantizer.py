@@ -269,7 +269,7 @@ def test_missing_numbers_of_a_hybrid_raise(hybrid: Path, part: str) -> None:
 def test_a_rank_that_cannot_be_raises(saved: tuple[Path, PreTrainedModel], rank: object) -> None:
     folder, model = saved
     ranks = dict(model.config.quantization_config.ranks)
-    edit_config(folder, ranks={**ranks, "model.layers.0.self_attn.q_proj": rank})
+    edit_config(folder, ranks={**ranks, "model.layers.0.self_attn.o_proj": rank})
     with pytest.raises(CheckpointError, match=r"whole number from 1 to 3[12]"):
         AutoModelForCausalLM.from_pretrained(folder)
 
@@ -277,7 +277,7 @@ def test_a_rank_that_cannot_be_raises(saved: tuple[Path, PreTrainedModel], rank:
 def test_a_rank_for_no_layer_raises(saved: tuple[Path, PreTrainedModel]) -> None:
     folder, model = saved
     edit_config(folder, ranks={**model.config.quantization_config.ranks, "model.layers.9.mlp.up_proj": 4})
-    with pytest.raises(CheckpointError, match=r"no linear layer of that name"):
+    with pytest.raises(CheckpointError, match=r"names the linear layer 'model\.layers\.9.*has none of that name"):
         AutoModelForCausalLM.from_pretrained(folder)
 
 
