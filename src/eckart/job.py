@@ -23,6 +23,7 @@ from eckart.checkpoint.save import MAX_SHARD_SIZE, check_output, description, re
 from eckart.checkpoint.source import open_model
 from eckart.device import free_memory, host_memory, resolve_device
 from eckart.errors import CheckpointError, EckartError, InterruptedRun
+from eckart.layout import BYTES_PER_NUMBER
 from eckart.observer import Observer
 from eckart.plan import check_keep, make_plan
 from eckart.recipe import Recipe
@@ -198,11 +199,12 @@ def _calibrate(
 
 def _check_space(job: Job, folder: RunFolder) -> None:
     """Raise if what will be written does not fit on the disk."""
-    parameters = job.plan.parameters_after(job.recipe.structure, affine=job.recipe.objective.adds_bias)
-    needed = parameters * job.model.dtype.itemsize
+    itemsize = job.model.dtype.itemsize
+    # What is counted in 16 bits is stored in the model's dtype; codes are not, so that this is too much for them.
+    needed = job.plan.bytes(job.recipe.layout) * itemsize // BYTES_PER_NUMBER
     if job.calibration is not None:
         width = int(job.model.get_input_embeddings().embedding_dim)
-        needed += 4 * job.calibration.tokens.numel() * width * job.model.dtype.itemsize
+        needed += 4 * job.calibration.tokens.numel() * width * itemsize
     written = sum(path.stat().st_size for path in folder.model.iterdir())
     check_output(folder.output, overwrite=True, needed=max(0, needed - written))
 

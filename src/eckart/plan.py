@@ -12,10 +12,10 @@ from eckart.blocks import Block, Target, find_blocks
 from eckart.errors import EckartError, UnsupportedModelError
 from eckart.joining import join, joinable, separate
 from eckart.layers import joint_groups
+from eckart.layout import BYTES_PER_NUMBER, Layout
 from eckart.placement import ResidentWeights, Weights
 from eckart.recipe import Recipe
 from eckart.sharing import Shared
-from eckart.structure import Structure
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,12 @@ class Plan:
         """All target linears, in order of execution."""
         return [target for block in self.blocks for target in block.targets]
 
-    def parameters_after(self, structure: Structure, *, affine: bool = False) -> int:
-        """Return the parameters of the whole model with the targets at their ranks; ``affine``: with new biases."""
-        biases = sum(t.out_features for t in self.targets if self.ranks[t.path] is not None and not t.has_bias)
-        numbers = sum(structure.numbers(*t.shape, self.ranks[t.path]) - t.size for t in self.targets)
-        return self.parameters + numbers + (biases if affine else 0)
+    def bytes(self, layout: Layout) -> int:
+        """Return the bytes of the whole model with the targets laid out at their ranks, and all else in 16 bits."""
+        targets = sum(
+            layout.beside_bias(target.has_bias).bytes(*target.shape, self.ranks[target.path]) for target in self.targets
+        )
+        return targets + BYTES_PER_NUMBER * (self.parameters - sum(target.size for target in self.targets))
 
 
 def shapes_of(blocks: Sequence[Block]) -> tuple[LinearEvidence, ...]:

@@ -8,7 +8,7 @@ from time import perf_counter
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from eckart.layout import dense_bytes
+from eckart.layout import BYTES_PER_NUMBER, dense_bytes
 from eckart.recipe import Recipe
 from eckart.refinement.record import RefinementRecord
 
@@ -79,8 +79,7 @@ class Report(BaseModel):
         calibration: None if the recipe looks at no data.
         layers: every target linear, in order of execution.
         refinements: every block that was refined, in order of execution.
-        parameters: of the whole model, before.
-        parameters_after: of the whole model, after.
+        parameters: of the whole model as it was.
         warnings: what the user was told.
         timings: not part of what is saved, so that the same run writes the same bytes.
     """
@@ -91,7 +90,6 @@ class Report(BaseModel):
     layers: list[LayerRecord]
     refinements: list[RefinementRecord] = []
     parameters: int
-    parameters_after: int
     warnings: list[str] = []
     timings: Timings = Field(default_factory=Timings, exclude=True)
 
@@ -102,9 +100,19 @@ class Report(BaseModel):
         return sum(layer.bytes for layer in self.layers) / dense
 
     @property
+    def whole_bytes(self) -> int:
+        """Bytes of the whole model as it was, in 16-bit numbers."""
+        return BYTES_PER_NUMBER * self.parameters
+
+    @property
+    def whole_bytes_after(self) -> int:
+        """Stored bytes of the target linears, and of all else in 16-bit numbers."""
+        return self.whole_bytes + sum(layer.bytes - layer.dense_bytes for layer in self.layers)
+
+    @property
     def keep_whole_model(self) -> float:
-        """Parameters of the whole model after over before."""
-        return self.parameters_after / self.parameters
+        """Bytes of the whole model after over before."""
+        return self.whole_bytes_after / self.whole_bytes
 
     @property
     def ranks(self) -> dict[str, int]:

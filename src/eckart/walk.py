@@ -184,7 +184,6 @@ class _Walk:
             layers=list(position.layers),
             refinements=list(position.refinements),
             parameters=self.plan.parameters,
-            parameters_after=self.plan.parameters_after(self.recipe.structure, affine=self.recipe.objective.adds_bias),
             timings=self.timings,
         )
 

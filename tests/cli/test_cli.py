@@ -64,7 +64,7 @@ def test_compress_tells_sizes_and_writes_the_tokenizer(model_folder: Path, tmp_p
     assert result.exit_code == 0, result.output
     text = words(result.output)
     assert "of the bytes of the linear layers" in text
-    assert "of the parameters of the whole model" in text
+    assert "of those of the whole model" in text
     assert "Expected:" in text
     assert "peak memory" in text
     assert "model.layers.*.self_attn.q_proj" in text

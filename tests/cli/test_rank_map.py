@@ -37,7 +37,6 @@ def report(blocks: int, kinds: list[str], size: int = 4096) -> Report:
         calibration=None,
         layers=layers,
         parameters=100,
-        parameters_after=60,
     )
 
 

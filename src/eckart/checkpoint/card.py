@@ -35,7 +35,7 @@ factors back into a dense model that loads anywhere.
 | recipe | {recipe} |
 | reference | {reference} |
 | bytes of the linear layers kept | {keep:.2%} |
-| parameters of the whole model kept | {whole:.2%} ({before:,} to {after:,}) |
+| bytes of the whole model kept | {whole:.2%} ({before:.1f} to {after:.1f} MB, at 16 bits) |
 | calibration | {calibration} |
 | mean relative error of the layers on it, as factored | {error:.3f} |
 | refined afterwards | {refined} |
@@ -64,8 +64,8 @@ def model_card(model: PreTrainedModel, report: Report) -> str:
         recipe=f"`{report.recipe.name}`",
         reference=report.recipe.reference,
         whole=report.keep_whole_model,
-        before=report.parameters,
-        after=report.parameters_after,
+        before=report.whole_bytes / 1e6,
+        after=report.whole_bytes_after / 1e6,
         calibration=calibration,
         refined=f"{len(report.refinements)} blocks, as a whole" if report.refinements else "no",
         error=sum(layer.error for layer in report.layers) / len(report.layers),

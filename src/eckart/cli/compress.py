@@ -106,8 +106,8 @@ def compress(
 def _print_costs(report: Report, bar: ProgressBar, device: str) -> None:
     assert bar.cost is not None
     output.print(
-        f"Kept {report.keep:.2%} of the bytes of the linear layers, {report.keep_whole_model:.2%} of the parameters "
-        f"of the whole model ({report.parameters:,} to {report.parameters_after:,})."
+        f"Kept {report.keep:.2%} of the bytes of the linear layers, {report.keep_whole_model:.2%} of those of "
+        f"the whole model ({megabytes(report.whole_bytes)} to {megabytes(report.whole_bytes_after)}, at 16 bits)."
     )
     spent = report.timings
     parts = {

@@ -60,7 +60,7 @@ def inspect(
         output.print(refinements(report.refinements))
     output.print(
         f"Recipe {report.recipe.name}. Kept {report.keep:.2%} of the bytes of the linear layers and "
-        f"{report.keep_whole_model:.2%} of all parameters; {megabytes(written)} on disk."
+        f"{report.keep_whole_model:.2%} of the whole model's; {megabytes(written)} on disk."
     )
     if report.calibration:
         record = report.calibration
