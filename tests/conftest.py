@@ -8,6 +8,7 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may ask a hub; must be set before transformers is imported
 
+import hypothesis
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, pre_tokenizers
@@ -30,6 +31,12 @@ from eckart.demo import find_demo_model
 from eckart.errors import CheckpointError
 
 VOCABULARY = 256
+
+# The same examples every time, so that a failure is of the change that is tested; HYPOTHESIS_PROFILE=explore looks for
+# new ones. No deadline: a busy machine is no fault.
+hypothesis.settings.register_profile("repeat", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("explore", deadline=None)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeat"))
 
 torch.set_num_threads(min(2, os.cpu_count() or 1))
 

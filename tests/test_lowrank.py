@@ -35,7 +35,7 @@ def best(weight: Tensor, inputs: Tensor, targets: Tensor, rank: int) -> tuple[Te
     return second @ first, minimum_loss(solution, rank, targets.square().sum())
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(sizes, sizes, st.integers(1, 30), st.integers(0, 1000), st.data())
 def test_loss_is_the_predicted_one_and_the_brute_force_minimum(
     m: int, n: int, tokens: int, seed: int, data: st.DataObject
@@ -51,7 +51,7 @@ def test_loss_is_the_predicted_one_and_the_brute_force_minimum(
     assert attained / scale == pytest.approx(float(brute_force(targets, inputs, rank) / scale), abs=1e-9)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 1000))
 def test_no_perturbation_of_the_factors_lowers_the_loss(seed: int) -> None:
     weight, inputs, targets = problem(6, 5, 40, seed)
@@ -129,7 +129,7 @@ def test_factors_share_the_norm_of_each_component_evenly() -> None:
     torch.testing.assert_close(second.norm(dim=0), first.norm(dim=1))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(m=sizes, n=sizes, tokens=st.integers(1, 20), rank=st.integers(1, 5), seed=st.integers(0, 1000))
 def test_refit_is_the_least_squares_of_the_outputs(m: int, n: int, tokens: int, rank: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)

@@ -21,7 +21,7 @@ def rebuilt(second: torch.Tensor, pivots: torch.Tensor, coefficients: torch.Tens
     return result
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     rows=st.integers(2, 40),
     columns=st.integers(1, 39),

@@ -73,7 +73,7 @@ def test_the_gradient_of_the_position_is_that_of_finite_differences(position):
     torch.testing.assert_close(found, (high - low) / (2 * step), rtol=1e-5, atol=1e-7)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     values=st.lists(st.sampled_from([0.0, 1e-30, 1e-7, 1.0, 1.0 + 1e-7, 1.001, 3.0, 1e4]), min_size=1, max_size=5),
     extra=st.tuples(st.integers(0, 3), st.integers(0, 3)),
@@ -149,7 +149,7 @@ def test_a_second_derivative_is_refused():
         first.sum().backward()
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(tokens=st.integers(1, 9), features=st.integers(1, 9), rank=st.integers(1, 9))
 def test_a_steep_gate_is_the_truncated_svd(tokens, features, rank):
     y = random(tokens, features, seed=tokens)

@@ -81,7 +81,7 @@ def test_a_workspace_without_a_folder_makes_one_when_it_is_needed() -> None:
     assert not workspace.folder.exists()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=3), max_size=5))
 def test_any_shapes(tmp_path_factory: pytest.TempPathFactory, shapes: list[list[int]]) -> None:
     path = tmp_path_factory.mktemp("spool") / "x.spool"

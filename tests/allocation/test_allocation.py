@@ -44,7 +44,7 @@ def bytes_of(ranks, linears=LINEARS) -> int:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(keep=st.floats(0.3, 0.99), multiple=st.sampled_from([1, 4, 8]), fused=st.booleans())
 def test_the_budget_is_met_within_a_step(kind, keep, multiple, fused):
     ranks = kind(multiple=multiple, fused_groups=fused).ranks(LINEARS, keep, LAYOUT)

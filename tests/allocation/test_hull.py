@@ -28,7 +28,7 @@ def test_hull_lies_on_or_below_all_points_and_is_convex(points):
     assert values[corners[-1]] == min(values)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(problems())
 def test_no_choice_of_as_many_bytes_loses_less(problem: Problem):
     least = sum(options[0].bytes for options in problem.options.values()) / problem.dense_bytes

@@ -12,7 +12,7 @@ from eckart.allocation.settle import settle
 from eckart.errors import EckartError
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(problems(), st.data())
 def test_any_choice_is_brought_within_one_step_of_the_budget(problem: Problem, data):
     chosen = {

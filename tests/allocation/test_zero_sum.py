@@ -47,7 +47,7 @@ def literal_zero_sum(problem: Problem) -> dict[str, int | None]:
     return {path: rank if rank <= break_even(path) else None for path, rank in ranks.items()}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(0, 99)), min_size=1, max_size=4),
     st.floats(0.05, 0.99),

@@ -76,7 +76,7 @@ def brute_force(targets: Tensor, inputs: Tensor, rank: int) -> tuple[Tensor, Ten
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 10**6), m=st.integers(2, 8), n=st.integers(2, 8), more=st.integers(5, 40), share=st.floats(0, 1)
 )

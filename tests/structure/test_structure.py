@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -18,7 +18,6 @@ BASES = [Hybrid(base=Bits8()), Hybrid(base=Bits4(group=5)), Hybrid(base=SemiStru
 
 
 @pytest.mark.parametrize("structure", [*(kind() for kind in STRUCTURES.values()), *BASES], ids=str)
-@settings(deadline=None)
 @given(out_features=sides, in_features=sides)
 def test_what_is_counted_is_what_the_layer_holds(structure: Structure, out_features: int, in_features: int) -> None:
     assert structure.numbers(out_features, in_features, None) == out_features * in_features
