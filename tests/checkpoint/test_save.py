@@ -40,6 +40,7 @@ def test_the_folder_says_how_it_was_made(
     card = (tmp_path / "out" / "README.md").read_text()
     assert "import eckart" in card
     assert "a/model" in card
+    assert "two-factor, 16-bit, bases separate" in card
     assert (tmp_path / "out" / "tokenizer.json").is_file()
     assert Report.model_validate_json((tmp_path / "out" / REPORT_NAME).read_text()) == report.model_copy(
         update={"timings": Report.model_fields["timings"].get_default(call_default_factory=True)}

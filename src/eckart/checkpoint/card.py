@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from transformers import PreTrainedModel
 
+from eckart.recipe import Recipe
 from eckart.report import Report
 
 TEMPLATE = """\
@@ -34,6 +35,7 @@ factors back into a dense model that loads anywhere.
 |---|---|
 | recipe | {recipe} |
 | reference | {reference} |
+| layout | {layout} |
 | bytes of the linear layers kept | {keep:.2%} |
 | bytes of the whole model kept | {whole:.2%} ({before:.1f} to {after:.1f} MB, at 16 bits) |
 | calibration | {calibration} |
@@ -63,6 +65,7 @@ def model_card(model: PreTrainedModel, report: Report) -> str:
         linears=len(report.layers),
         recipe=f"`{report.recipe.name}`",
         reference=report.recipe.reference,
+        layout=_layout(report.recipe),
         whole=report.keep_whole_model,
         before=report.whole_bytes / 1e6,
         after=report.whole_bytes_after / 1e6,
@@ -70,3 +73,9 @@ def model_card(model: PreTrainedModel, report: Report) -> str:
         refined=f"{len(report.refinements)} blocks, as a whole" if report.refinements else "no",
         error=sum(layer.error for layer in report.layers) / len(report.layers),
     )
+
+
+def _layout(recipe: Recipe) -> str:
+    """Return the choices that say how the linear layers are stored."""
+    biases = ", with a bias each" if recipe.objective.adds_bias else ""
+    return f"{recipe.structure.name}, {recipe.precision.name}, bases {recipe.sharing.name}{biases}"
