@@ -26,6 +26,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import eckart
+from eckart.bench.compare import random_prompt
+from eckart.bench.passes import Timed, run_once
 from eckart.blocks import find_blocks
 from eckart.calibration import Calibration, calibrate
 from eckart.joining import join, joinable
@@ -201,22 +203,16 @@ def _speeds(dense: PreTrainedModel, rows: list[dict[str, Any]]) -> str:
             for path, rank in row["ranks"].items():
                 layer = recipe.layout.empty_like(model.get_submodule(path), rank)
                 model.set_submodule(path, layer)
-        speed = max(_decode(model) for _ in range(3))
+        run = min((run_once(model, random_prompt(model, 1, PROMPT), DECODED) for _ in range(3)), key=_seconds)
+        speed = len(run.steps) / _seconds(run)
         reference = reference or speed
         lines.append(f"| {row['recipe']} | {row['keep']:g} | {speed:.1f} | {speed / reference:.2f} |")
         print(json.dumps({"recipe": row["recipe"], "keep": row["keep"], "tokens_per_second": speed}), flush=True)
     return "\n".join(lines)
 
 
-def _decode(model: PreTrainedModel) -> float:
-    """Return tokens a second, from the difference of a long and a short continuation."""
-    prompt = torch.arange(100, 100 + PROMPT)[None]
-    seconds = []
-    for count in (1, 1 + DECODED):
-        start = perf_counter()
-        model.generate(prompt, max_new_tokens=count, min_new_tokens=count, do_sample=False)
-        seconds.append(perf_counter() - start)
-    return DECODED / (seconds[1] - seconds[0])
+def _seconds(run: Timed) -> float:
+    return sum(run.steps)
 
 
 if __name__ == "__main__":

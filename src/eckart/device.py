@@ -106,6 +106,12 @@ def peak_device_memory(device: torch.device) -> int | None:
     return None if device.type == "cpu" else int(torch.accelerator.max_memory_allocated(device))
 
 
+def reset_peak_device_memory(device: torch.device) -> None:
+    """Let :func:`peak_device_memory` begin anew; nothing on the CPU."""
+    if device.type != "cpu":
+        torch.accelerator.reset_peak_memory_stats(device)
+
+
 def free_memory(device: torch.device) -> int:
     """Return the bytes that can still be taken on ``device``: for the CPU, within the limit of its control group."""
     if device.type != "cpu":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from eckart.cli.bench import bench
 from eckart.cli.compress import compress
 from eckart.cli.demo import demo
 from eckart.cli.evaluate import evaluate
@@ -21,6 +22,7 @@ app = typer.Typer(
 )
 app.command("compress")(compress)
 app.command("eval")(evaluate)
+app.command("bench")(bench)
 app.command("inspect")(inspect)
 app.command("merge")(merge)
 app.command("recipes")(recipes)

@@ -1,0 +1,111 @@
+"""``eckart bench``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich import box
+from rich.progress import Progress
+from rich.table import Table
+
+from eckart.bench import Machine, Speed, compare, measure_machine
+from eckart.checkpoint import load_model
+from eckart.cli.console import command, megabytes, messages, output
+from eckart.device import compute_dtype, resolve_device
+from eckart.errors import EckartError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@command
+def bench(
+    models: Annotated[
+        list[str],
+        typer.Argument(help="Dense or compressed folders; all are compared with the first.", show_default=False),
+    ],
+    batch: Annotated[str, typer.Option(help="Sequences at once; several sizes with commas.")] = "1",
+    prompt: Annotated[int, typer.Option(min=1, help="Tokens in front.")] = 128,
+    generate: Annotated[int, typer.Option(min=2, help="Tokens to continue by.")] = 64,
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds; the median is shown.")] = 5,
+    dtype: Annotated[
+        str, typer.Option(help="float32, bfloat16, float16; auto: as stored, float32 where a CPU emulates that.")
+    ] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, or the name of an accelerator.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Time models side by side: first token, prefill, decoding, and what limits them on this machine."""
+    place = resolve_device(device)
+    if dtype != "auto" and dtype not in DTYPES:
+        raise EckartError(f"No dtype is called {dtype!r}. Use auto, {', '.join(DTYPES)}.")
+    batches = _sizes(batch)
+    loaded = {}
+    for name in dict.fromkeys(models):
+        model = load_model(name)
+        wanted = compute_dtype(model.dtype, place) if dtype == "auto" else DTYPES[dtype]
+        loaded[name] = model.to(place, wanted)
+    first = next(iter(loaded.values()))
+    machine = measure_machine(place, first.dtype)
+    with Progress(console=messages, transient=True, disable=as_json) as progress:
+        task = progress.add_task("runs", total=None)
+        speeds = compare(
+            loaded,
+            machine,
+            batches=batches,
+            prompt=prompt,
+            generate=generate,
+            repeats=repeats,
+            on_run=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    if as_json:
+        facts = {"bandwidth": machine.bandwidth, "operations": machine.operations, "dtype": str(first.dtype)}
+        rows = [speed.model_dump() for speed in speeds]
+        output.print_json(json.dumps({"machine": facts, "threads": torch.get_num_threads(), "speeds": rows}))
+        return
+    output.print(_table(speeds))
+    output.print(_caption(machine, first.dtype, repeats), soft_wrap=True)
+
+
+def _sizes(text: str) -> list[int]:
+    try:
+        sizes = [int(part) for part in text.split(",")]
+    except ValueError:
+        sizes = []
+    if not sizes or min(sizes) < 1:
+        raise EckartError(f"--batch takes whole numbers above 0 with commas between them, such as 1,8; found {text!r}.")
+    return sizes
+
+
+def _table(speeds: list[Speed]) -> Table:
+    table = Table(
+        "model", "batch", "first token", "prefill/s", "decode/s", "", "weights", "cache/token", box=box.SIMPLE
+    )
+    table.add_column("limit")
+    reference = {speed.batch: speed.decode.median for speed in reversed(speeds)}
+    for speed in speeds:
+        peak = "" if speed.peak_bytes is None else f", peak {megabytes(speed.peak_bytes)}"
+        table.add_row(
+            Path(speed.model).name,
+            str(speed.batch),
+            f"{1000 * speed.first_token.median:.1f} ms",
+            f"{speed.prefill.median:.0f}",
+            f"{speed.decode.median:.1f} ({speed.decode.low:.1f}-{speed.decode.high:.1f})",
+            f"x{speed.decode.median / reference[speed.batch]:.2f}",
+            megabytes(speed.weight_bytes) + peak,
+            f"{speed.cache_bytes_per_token / 1000:.1f} kB",
+            f"{speed.limit} ({speed.reached:.0%})",
+        )
+    return table
+
+
+def _caption(machine: Machine, dtype: torch.dtype, repeats: int) -> str:
+    return (
+        f"Tokens a second; medians of {repeats} rounds in which every model is run once, lowest and highest in brackets, "
+        f"decoding against that of the first model. {dtype}, "
+        f"{torch.get_num_threads()} threads. This machine reads {machine.bandwidth / 1e9:.1f} GB/s and multiplies "
+        f"{machine.operations / 1e9:.0f} GFLOP/s. The share reached is what a decoding step must read or multiply at "
+        "least, over what it took."
+    )
