@@ -8,7 +8,7 @@ from eckart.bench import Machine, Speed, compare
 from eckart.bench.compare import Spread, random_prompt
 from eckart.errors import EckartError
 
-MACHINE = Machine(bandwidth=1e9, operations=1e15)
+MACHINE = Machine(bandwidth=1e6, operations=1e15)
 
 
 def test_every_model_is_run_once_in_a_round(llama: PreTrainedModel) -> None:
@@ -38,6 +38,9 @@ def test_every_model_is_run_once_in_a_round(llama: PreTrainedModel) -> None:
 def test_a_slow_multiplier_is_the_limit(llama: PreTrainedModel) -> None:
     (speed,) = compare({"a": llama}, Machine(1e15, 1e6), prompt=4, generate=2, repeats=1)
     assert speed.limit == "operations"
+    (speed,) = compare({"a": llama}, Machine(1e15, 1e18), prompt=4, generate=2, repeats=1)
+    assert speed.limit == "overhead"
+    assert speed.reached < 0.01
 
 
 def test_more_tokens_than_there_is_room_for(llama: PreTrainedModel) -> None:

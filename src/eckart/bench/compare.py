@@ -16,6 +16,7 @@ from eckart.device import peak_device_memory, reset_peak_device_memory
 from eckart.errors import EckartError
 from eckart.placement import named_tensors
 
+OVERHEAD_BELOW = 0.25  # of the nearer limit: then something else takes most of the time
 WARM_UP = 1  # rounds whose times do not count: they allocate, and make what is made at the first run
 
 
@@ -46,8 +47,8 @@ class Speed(BaseModel):
         weight_bytes: of all parameters and buffers.
         cache_bytes_per_token: of keys and values, for one token of one sequence.
         peak_bytes: largest number of bytes allocated on the accelerator; None on a CPU.
-        limit: what limits decoding on this machine: ``memory`` or ``operations``.
-        reached: the share of that limit that decoding reaches.
+        limit: what limits decoding on this machine: ``memory``, ``operations``, or ``overhead`` if it is near neither.
+        reached: what a step must read or multiply at least (the longer of the two), over what it took.
     """
 
     model: str
@@ -137,6 +138,7 @@ def _speed(
     mean_cache = round(per_token * batch * (prompt + generate / 2))
     moving, multiplying = machine.seconds(Work.of(model, batch, mean_cache))
     step = median(sum(run.steps) / len(run.steps) for run in runs)
+    reached = max(moving, multiplying) / step
     return Speed(
         model=name,
         batch=batch,
@@ -148,6 +150,6 @@ def _speed(
         weight_bytes=sum(tensor.nbytes for _, tensor in named_tensors(model)),
         cache_bytes_per_token=per_token,
         peak_bytes=peak,
-        limit="memory" if moving >= multiplying else "operations",
-        reached=max(moving, multiplying) / step,
+        limit="overhead" if reached < OVERHEAD_BELOW else "memory" if moving >= multiplying else "operations",
+        reached=reached,
     )

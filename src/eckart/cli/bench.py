@@ -80,10 +80,8 @@ def _sizes(text: str) -> list[int]:
 
 
 def _table(speeds: list[Speed]) -> Table:
-    table = Table(
-        "model", "batch", "first token", "prefill/s", "decode/s", "", "weights", "cache/token", box=box.SIMPLE
-    )
-    table.add_column("limit")
+    columns = ("model", "batch", "first token", "prefill/s", "decode/s", "", "weights", "cache/token", "limit")
+    table = Table(*columns, box=box.SIMPLE)
     reference = {speed.batch: speed.decode.median for speed in reversed(speeds)}
     for speed in speeds:
         peak = "" if speed.peak_bytes is None else f", peak {megabytes(speed.peak_bytes)}"
@@ -103,9 +101,9 @@ def _table(speeds: list[Speed]) -> Table:
 
 def _caption(machine: Machine, dtype: torch.dtype, repeats: int) -> str:
     return (
-        f"Tokens a second; medians of {repeats} rounds in which every model is run once, lowest and highest in brackets, "
-        f"decoding against that of the first model. {dtype}, "
-        f"{torch.get_num_threads()} threads. This machine reads {machine.bandwidth / 1e9:.1f} GB/s and multiplies "
-        f"{machine.operations / 1e9:.0f} GFLOP/s. The share reached is what a decoding step must read or multiply at "
-        "least, over what it took."
+        f"Tokens a second; medians of {repeats} rounds in which every model is run once, lowest and highest in "
+        f"brackets, decoding against that of the first model. {dtype}, {torch.get_num_threads()} threads. This machine "
+        f"reads {machine.bandwidth / 1e9:.1f} GB/s and multiplies {machine.operations / 1e9:.0f} GFLOP/s. In brackets "
+        "behind the limit: what a decoding step must read or multiply at least, over what it took; where that is "
+        "little, calls and what lies between the products take the time."
     )
