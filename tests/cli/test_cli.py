@@ -37,6 +37,21 @@ def compressed(model_folder: Path, text_file: Path, tmp_path: Path) -> Path:
     return out
 
 
+def test_eval_with_a_baseline_on_two_texts(compressed: Path, model_folder: Path, text_file: Path) -> None:
+    texts = ["--text", text_file, "--text", f"{text_file}:raw"]
+    options = [*texts, "--length", 32, "--windows", 3, "--baseline", model_folder]
+    shown = run("eval", compressed, *options)
+    assert shown.exit_code == 0, shown.output
+    assert shown.output.count("3 x 32") == 2
+    facts = json.loads(run("eval", compressed, *options, "--json").stdout)
+    assert [row["text"] for row in facts["texts"]] == [str(text_file), f"{text_file}:raw"]
+    assert facts["texts"][0]["agreement"]["divergence"] > 0
+    itself = json.loads(run("eval", model_folder, *options, "--json").stdout)["texts"][0]
+    assert itself["agreement"]["divergence"] == pytest.approx(0, abs=1e-6)
+    assert itself["agreement"]["top_1"] == 1
+    assert itself["baseline"]["perplexity"] == itself["perplexity"]
+
+
 def test_bench_compares_with_the_first(compressed: Path, model_folder: Path) -> None:
     options = ["--prompt", 8, "--generate", 3, "--repeats", 2, "--batch", "1,2"]
     shown = run("bench", model_folder, compressed, *options)
@@ -76,7 +91,7 @@ def test_compress_eval_inspect_merge(compressed: Path, model_folder: Path, text_
     def measure(folder: Path) -> float:
         result = run("eval", folder, "--text", text_file, "--length", 64, "--windows", 4, "--json")
         assert result.exit_code == 0, result.output
-        return float(json.loads(result.stdout)["perplexity"])
+        return float(json.loads(result.stdout)["texts"][0]["perplexity"])
 
     merged = run("merge", compressed, "-o", tmp_path / "merged")
     assert merged.exit_code == 0, merged.output

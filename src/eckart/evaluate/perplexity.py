@@ -12,6 +12,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from eckart.errors import EckartError
+from eckart.evaluate.windows import count_windows, mean_and_error, windows_of
 
 
 class Perplexity(BaseModel):
@@ -20,12 +21,14 @@ class Perplexity(BaseModel):
     Attributes:
         perplexity: ``exp`` of the mean next-token loss over all windows.
         log_perplexity: that mean, in nats a token.
+        error: standard error of that mean over windows; None if there is only one.
         windows: how many.
         length: tokens in each; the first of each window is not predicted.
     """
 
     perplexity: float
     log_perplexity: float
+    error: float | None
     windows: int
     length: int
 
@@ -50,21 +53,17 @@ def perplexity(
     Raises:
         EckartError: the text is shorter than one window, or the loss is not finite.
     """
-    available = len(ids) // length
-    count = available if windows is None else min(windows, available)
-    if count < 1 or length < 2:
-        raise EckartError(
-            f"The text has {len(ids)} tokens, and one window is {length}. Use a longer text or a shorter --length."
-        )
-    total = 0.0
+    count = count_windows(ids, length, windows)
+    losses = []
     model.eval()
     with torch.no_grad():
-        for index in range(count):
-            window = ids[None, index * length : (index + 1) * length].to(model.device)
+        for window in windows_of(ids, length, windows):
+            window = window.to(model.device)
             logits = model(input_ids=window, use_cache=False).logits[0, :-1]
-            total += float(functional.cross_entropy(logits.float(), window[0, 1:]))
-            on_window(index + 1, count)
-    loss = total / count
+            losses.append(float(functional.cross_entropy(logits.float(), window[0, 1:])))
+            on_window(len(losses), count)
+    loss, error = mean_and_error(losses)
     if not math.isfinite(loss):
         raise EckartError("The loss is NaN or infinite: the model gives no usable logits on this text.")
-    return Perplexity(perplexity=math.exp(min(loss, 700.0)), log_perplexity=loss, windows=count, length=length)
+    ratio = math.exp(min(loss, 700.0))
+    return Perplexity(perplexity=ratio, log_perplexity=loss, error=error, windows=count, length=length)

@@ -1,0 +1,100 @@
+"""How far a model's predictions are from those of another one, token by token, whatever the text's next token is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from pydantic import BaseModel
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from eckart.errors import EckartError
+from eckart.evaluate.windows import count_windows, mean_and_error, windows_of
+
+ROWS = 256  # tokens whose distributions over the vocabulary are compared at once
+
+
+class Agreement(BaseModel):
+    """How well a model agrees with a baseline.
+
+    Attributes:
+        divergence: ``KL(p || q)`` of the next-token distributions, p the baseline's and q the model's: nats, mean over
+            all tokens.
+        divergence_error: standard error of that over windows; None if there is only one.
+        top_1: share of tokens after which both find the same token most likely.
+        top_1_error: standard error of that.
+        windows: how many.
+        length: tokens in each.
+    """
+
+    divergence: float
+    divergence_error: float | None
+    top_1: float
+    top_1_error: float | None
+    windows: int
+    length: int
+
+
+def agreement(
+    model: PreTrainedModel,
+    baseline: PreTrainedModel,
+    ids: Tensor,
+    *,
+    length: int = 2048,
+    windows: int | None = None,
+    on_window: Callable[[int, int], None] = lambda done, total: None,
+) -> Agreement:
+    """Compare the next-token distributions of two models of one vocabulary.
+
+    Args:
+        model: a causal language model.
+        baseline: the one that it should be like.
+        ids: (tokens,) int64, the whole text.
+        length: tokens in a window.
+        windows: take only the first ones; None takes all.
+        on_window: is called with (done, total) after each window.
+
+    Raises:
+        EckartError: the text is shorter than one window, the vocabularies differ in size, or logits are not finite.
+    """
+    count = count_windows(ids, length, windows)
+    divergences, matches = [], []
+    model.eval()
+    baseline.eval()
+    with torch.inference_mode():
+        for window in windows_of(ids, length, windows):
+            ours = model(input_ids=window.to(model.device), use_cache=False).logits[0]
+            theirs = baseline(input_ids=window.to(baseline.device), use_cache=False).logits[0].to(ours.device)
+            if ours.shape != theirs.shape:
+                raise EckartError(
+                    f"The model predicts {ours.shape[-1]} tokens and the baseline {theirs.shape[-1]}; expected models "
+                    "of one vocabulary."
+                )
+            divergence, same = _compare(ours, theirs)
+            if not math.isfinite(divergence):
+                raise EckartError("A prediction is NaN or infinite: one of the models gives no usable logits here.")
+            divergences.append(divergence)
+            matches.append(same)
+            on_window(len(matches), count)
+    divergence, divergence_error = mean_and_error(divergences)
+    top_1, top_1_error = mean_and_error(matches)
+    return Agreement(
+        divergence=divergence,
+        divergence_error=divergence_error,
+        top_1=top_1,
+        top_1_error=top_1_error,
+        windows=count,
+        length=length,
+    )
+
+
+def _compare(ours: Tensor, theirs: Tensor) -> tuple[float, float]:
+    """Return the mean divergence and the share of equal choices, of logits (tokens, vocabulary)."""
+    divergence, same = 0.0, 0
+    for q, p in zip(torch.split(ours, ROWS), torch.split(theirs, ROWS), strict=True):
+        log_q, log_p = q.float().log_softmax(dim=-1), p.float().log_softmax(dim=-1)
+        divergence += float((log_p.exp() * (log_p - log_q)).sum())
+        same += int((q.argmax(dim=-1) == p.argmax(dim=-1)).sum())
+    return divergence / len(ours), same / len(ours)
