@@ -100,8 +100,8 @@ def _table(rows: list[dict[str, Any]]) -> Table:
             cells += [
                 f"{other['perplexity']:.3f}",
                 f"{row['log_perplexity'] - other['log_perplexity']:+.4f}",
-                f"{shared['divergence']:.4f}{_margin(shared['divergence_error'], '.4f')}",
-                f"{shared['top_1']:.1%}{_margin(shared['top_1_error'], '.1%')}",
+                f"{shared['divergence']:.4f}{margins[0]}",
+                f"{shared['top_1']:.1%}{margins[1]}",
             ]
         table.add_row(*cells)
     return table
