@@ -104,3 +104,17 @@ def test_a_dense_model_without_a_place_for_them_is_right_in_memory_only(
     with pytest.warns(EckartWarning, match=r"right in memory, but cannot be saved: .* objective\.affine=false"):
         dense = loaded.dequantize()
     assert_same(logits(dense, tokens), logits(model, tokens))
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "opt"])
+@pytest.mark.filterwarnings("ignore::eckart.errors.EckartWarning")
+def test_joint_layers_have_them_too(kind: str, tmp_path: Path, tokens: torch.Tensor) -> None:
+    model = compressed(kind, tmp_path / "small", tokens, "sharing=shared")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "small")
+    assert_same(logits(loaded, tokens), logits(model, tokens))
+    without = biases_without_a_place(loaded)
+    assert any(name.endswith("gate_proj") for name in without) == (kind != "opt")
+    assert any(name.endswith("q_proj") for name in without) == (kind == "llama")
+    dense = loaded.dequantize()
+    assert not any("joint" in name for name in dense.state_dict())
+    assert_same(logits(dense, tokens), logits(model, tokens))
