@@ -13,6 +13,7 @@ from eckart.calibration import Calibration
 from eckart.plan import Plan
 from eckart.profiling.measure import request_of
 from eckart.recipe import Recipe
+from eckart.sharing import SharedByLoss
 from eckart.soft_truncation import soft_truncate
 from eckart.timing import factorisation_seconds, random_matrix, seconds_of
 
@@ -67,7 +68,7 @@ def profile_seconds(
     kinds = (Evidence.FIRST_ORDER in request.evidence) + (request.metric is not None)
     seconds += blocks * batches * (2 * passes.block + passes.moments + kinds * BACKWARD * passes.block)
     seconds += kinds * batches * BACKWARD * passes.head
-    allocation = recipe.allocation
+    allocation, once = recipe.allocation, seconds
     if isinstance(allocation, ZeroSum):
         seconds *= allocation.stages
     if isinstance(allocation, Search):
@@ -78,10 +79,14 @@ def profile_seconds(
         # Unless the objective has a metric, positions are all that is measured.
         seconds = 0.0 if recipe.objective.output_metric is None else seconds
         sample = calibration.tokens[: allocation.training_samples, : allocation.training_length]
-        once = sum(_soft_truncation_seconds(sample.shape[1], t.out_features, device) for t in block.targets)
+        truncating = sum(_soft_truncation_seconds(sample.shape[1], t.out_features, device) for t in block.targets)
         share = sample.shape[1] / passes.batch_tokens
-        of_sequence = blocks * (2 * once + (1 + BACKWARD) * passes.block * share) + BACKWARD * passes.head * share
+        of_sequence = blocks * (2 * truncating + (1 + BACKWARD) * passes.block * share) + BACKWARD * passes.head * share
         seconds += allocation.epochs * len(sample) * of_sequence
+    if isinstance(recipe.sharing, SharedByLoss):
+        # Which groups share a basis is found before, by two measurements of the same kind.
+        measured_again = bool(allocation.evidence or recipe.objective.output_metric)
+        seconds = 2 * once + (seconds if measured_again else 0.0)
     return seconds
 
 

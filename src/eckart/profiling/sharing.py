@@ -23,7 +23,8 @@ def share_by_loss(original: OriginalModel, recipe: Recipe, keep: float, progress
         keep: share of its bytes that each group is cut to.
         progress: is called with (blocks done, blocks to do), over both measurements.
     """
-    request = Request(recipe.objective, Evidence.SPECTRUM, recipe.objective.output_metric)
+    metric = recipe.objective.output_metric
+    request = Request(recipe.objective, Evidence.SPECTRUM, metric, structure=recipe.structure)
     total = 2 * len(original.blocks)
     apart = measure(original, request, lambda done, _: progress(done, total))
     join(original.model, joinable(original.blocks), original.weights)
