@@ -1,0 +1,1 @@
+"""Many recipes at many sizes, measured the same way."""
