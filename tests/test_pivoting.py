@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eckart.pivoting import LARGEST_COEFFICIENT, choose_pivots, other_rows
+from eckart.pivoting import LARGEST_COEFFICIENT, SMALLEST_SIZE, choose_pivots, other_rows
 
 DOUBLE = torch.float64
 
@@ -43,6 +43,22 @@ def test_any_matrix_is_rebuilt_from_its_pivots(rows: int, columns: int, rank: in
     # Rounding is relative to the largest number of each column of the matrix.
     size = second.abs().amax(dim=0).clamp_min(1e-300)
     assert ((rebuilt(second, pivots, coefficients) - second).abs() / size).max() < 1e-8
+
+
+@given(seed=st.integers(0, 1000), spread=st.sampled_from([0.0, 1.0, 6.0]))
+def test_sizes_of_the_outputs_shift_the_bound(seed: int, spread: float) -> None:
+    second = matrix(12, 4, seed)
+    sizes = 10 ** (-spread * torch.rand(12, dtype=DOUBLE, generator=torch.Generator().manual_seed(seed)))
+    pivots, coefficients = choose_pivots(second, sizes)
+    torch.testing.assert_close(rebuilt(second, pivots, coefficients), second)
+    held = sizes.clamp_min(SMALLEST_SIZE * sizes.max())
+    scaled = coefficients * (held[pivots] / held[other_rows(pivots, 12), None]).sqrt()
+    assert scaled.abs().max() <= LARGEST_COEFFICIENT * (1 + 1e-6)
+
+
+def test_outputs_that_are_always_zero_have_no_size() -> None:
+    second = matrix(12, 4, 0)
+    assert torch.equal(choose_pivots(second, torch.zeros(12))[0], choose_pivots(second)[0])
 
 
 def test_equal_rows_have_one_pivot_between_them() -> None:

@@ -154,3 +154,24 @@ def test_a_cast_with_feedback_loses_less_than_the_nearest_numbers() -> None:
     lost = [float(((w.double() - weight) @ inputs).norm()) for w in (found, weight.bfloat16())]
     assert lost[0] < 0.8 * lost[1]
     assert torch.equal(cast_with_feedback(weight, torch.bfloat16, torch.zeros(24, 24).double()), weight.bfloat16())
+
+
+@pytest.mark.parametrize(
+    ("group", "columns", "size"),
+    [
+        (128, 576, 64),
+        (128, 1536, 128),
+        (128, 96, 32),
+        (128, 40, 128),
+        (32, 48, 32),
+        (100, 50, 50),
+        (None, 7, 7),
+        (4, 6, 4),
+    ],
+)
+def test_a_group_is_halved_until_it_divides_a_row(group: int | None, columns: int, size: int) -> None:
+    grid = Grid(4, group)
+    assert grid.group_size(columns) == size
+    scales = find_scales(torch.randn(3, columns, dtype=torch.float64), grid)
+    assert scales.shape == (3, grid.groups(columns)) == (3, -(-columns // size))
+    assert grid.per_column(scales, columns).shape == (3, columns)

@@ -175,8 +175,9 @@ def test_other_bases_survive_refinement_and_the_disk(
     assert 0.78 < report.keep <= 0.8
     expected = logits(model, tokens)
     assert (expected - dense).norm() < 0.5 * dense.norm()
-    # Beside 8 bits there is nothing left to win.
-    assert base == "8-bit" or any(record.after < record.before for record in report.refinements)
+    # Beside 8 bits there is nothing left to win; and what is learnt of random tokens need not hold for others.
+    epochs = [record.epochs for record in report.refinements]
+    assert base == "8-bit" or all(last.training < first.training for first, last in epochs)
     eckart.save(model, report, tmp_path / "small")
     loaded, info = AutoModelForCausalLM.from_pretrained(tmp_path / "small", output_loading_info=True)
     assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))

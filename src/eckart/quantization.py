@@ -21,11 +21,17 @@ DAMPING = 0.01  # of the mean diagonal, added to the diagonal; as published
 COLUMNS = 128  # whose updates of the columns behind them are made at once
 SHRINKS = 25  # scales that are tried for few bits, from the one that clips nothing down to SMALLEST of it
 SMALLEST = 0.55
+SMALLEST_GROUP = 32  # that a group is halved to
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Whole numbers of so many bits, times a scale that ``group`` neighbours of a row share; None for a whole row."""
+    """Whole numbers of so many bits, times a scale that neighbours of a row share.
+
+    Attributes:
+        bits: of a number.
+        group: how many neighbours, at most; None for a whole row.
+    """
 
     bits: int
     group: int | None = None
@@ -35,15 +41,28 @@ class Grid:
         """Largest code; the smallest is one further from zero."""
         return int(2 ** (self.bits - 1) - 1)
 
+    def group_size(self, columns: int) -> int:
+        """Return how many numbers of a row of ``columns`` share a scale.
+
+        That is :attr:`group`, halved until it divides the row: products of few bits know no shorter last group. Where
+        none of at least ``SMALLEST_GROUP`` divides it, there is one.
+        """
+        if self.group is None:
+            return columns
+        size = self.group
+        while columns % size and size // 2 >= SMALLEST_GROUP:
+            size //= 2
+        return self.group if columns % size else size
+
     def groups(self, columns: int) -> int:
         """Return how many scales a row of ``columns`` numbers has."""
-        return 1 if self.group is None else math.ceil(columns / self.group)
+        return 1 if self.group is None else math.ceil(columns / self.group_size(columns))
 
     def per_column(self, scales: Tensor, columns: int) -> Tensor:
         """Return the scale of each number, (rows, columns), from those of the groups, (rows, groups)."""
         if self.group is None:
             return scales.expand(-1, columns)
-        return scales.repeat_interleave(self.group, dim=1)[:, :columns]
+        return scales.repeat_interleave(self.group_size(columns), dim=1)[:, :columns]
 
 
 def find_scales(weight: Tensor, grid: Grid, importance: Tensor | None = None) -> Tensor:
@@ -58,7 +77,7 @@ def find_scales(weight: Tensor, grid: Grid, importance: Tensor | None = None) ->
         importance: what an error in each column costs, (columns,); None for the same.
     """
     rows, columns = weight.shape
-    size = grid.group or columns
+    size = grid.group_size(columns)
     padding = grid.groups(columns) * size - columns
     groups = torch.nn.functional.pad(weight, (0, padding)).reshape(rows, -1, size)
     scales = groups.abs().amax(dim=-1) / grid.largest

@@ -161,7 +161,8 @@ class FactoredLinear(nn.Module):
             stored: dtype of 16-bit numbers; by default that of the layer.
             fit: with it, what rounding the first factor loses is made up for by the second.
         """
-        split = self.arrange(second, first)
+        sizes = None if fit is None else torch.linalg.vector_norm(second @ (first @ fit.whitening.root), dim=1)
+        split = self.arrange(second, first, sizes)
         fill_child(self.first, split.first, None, stored, None if fit is None else fit.second_moment)
         kept, moment = split.second, None
         if fit is not None:
@@ -206,8 +207,11 @@ class FactoredLinear(nn.Module):
 
     @classmethod
     @abstractmethod
-    def arrange(cls, second: Tensor, first: Tensor) -> Arrangement:
-        """Split ``second @ first``, (m, r) and (r, n) float64, as this layer holds it."""
+    def arrange(cls, second: Tensor, first: Tensor, sizes: Tensor | None = None) -> Arrangement:
+        """Split ``second @ first``, (m, r) and (r, n) float64, as this layer holds it.
+
+        ``sizes`` are those of the outputs, (m,), if they are known.
+        """
 
     def set_rows(self, arrangement: Arrangement) -> None:
         """Remember which output is where, if they are not in order."""

@@ -33,7 +33,8 @@ def can_multiply(inputs: Tensor, scale: Tensor, grid: Grid, out_features: int) -
         return False
     if grid.bits == 8:
         return grid.group is None and columns % WIDTH == 0
-    return grid.group in GROUPS and columns % grid.group == 0 and out_features % WIDTH == 0
+    size = grid.group_size(columns)
+    return grid.group is not None and size in GROUPS and columns % size == 0 and out_features % WIDTH == 0
 
 
 def pack_for_product(codes: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:

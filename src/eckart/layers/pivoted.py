@@ -40,9 +40,9 @@ class PivotedLinear(FactoredLinear):
         return ChildShape(in_features, rank, bias=True), ChildShape(rank, others, bias=True)
 
     @classmethod
-    def arrange(cls, second: Tensor, first: Tensor) -> Arrangement:
+    def arrange(cls, second: Tensor, first: Tensor, sizes: Tensor | None = None) -> Arrangement:
         """See :meth:`FactoredLinear.arrange`."""
-        pivots, coefficients = choose_pivots(second)
+        pivots, coefficients = choose_pivots(second, sizes)
         return Arrangement(second[pivots] @ first, coefficients, other_rows(pivots, len(second)), pivots)
 
     def set_rows(self, arrangement: Arrangement) -> None:

@@ -84,8 +84,7 @@ class QuantizedLinear(nn.Module):
         state = tuple((tensor.data_ptr(), tensor._version) for tensor in (self.codes, self.scale))
         if self._packed is None or self._packed[0] != state:
             self._packed = state, kernels.pack_for_product(self._codes(), self.scale)
-        assert self.grid.group is not None
-        return kernels.multiply_4_bit(inputs, self._packed[1], self.grid.group)
+        return kernels.multiply_4_bit(inputs, self._packed[1], self.grid.group_size(self.in_features))
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what is copied: not what can be made again."""
@@ -109,7 +108,7 @@ class QuantizedLinear(nn.Module):
 
     def extra_repr(self) -> str:
         """Return what ``print(model)`` shows."""
-        group = "" if self.grid.group is None else f", group={self.grid.group}"
+        group = "" if self.grid.group is None else f", group={self.grid.group_size(self.in_features)}"
         return f"in_features={self.in_features}, out_features={self.out_features}, bits={self.grid.bits}{group}"
 
     def _codes(self) -> Tensor:

@@ -26,7 +26,7 @@ class LowRankLinear(FactoredLinear):
         return ChildShape(in_features, rank, bias=False), ChildShape(rank, out_features, bias=True)
 
     @classmethod
-    def arrange(cls, second: Tensor, first: Tensor) -> Arrangement:
+    def arrange(cls, second: Tensor, first: Tensor, sizes: Tensor | None = None) -> Arrangement:
         """See :meth:`FactoredLinear.arrange`."""
         return Arrangement(first, second, torch.arange(len(second), device=second.device))
 

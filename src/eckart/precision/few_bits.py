@@ -14,7 +14,7 @@ class FewBits(Precision):
     """What the precisions below 16 bits have in common.
 
     Attributes:
-        group: numbers that share a scale; None for a whole row.
+        group: numbers that share a scale, halved where that does not divide a row; None for a whole row.
         feedback: whether what rounding loses is made up for by the numbers behind (GPTQ, arXiv 2210.17323), and what
             rounding the first factor loses by the second, which is solved for again in closed form.
     """
