@@ -63,18 +63,20 @@ class PivotedLinear(FactoredLinear):
     def forward(self, inputs: Tensor) -> Tensor:
         """Map (..., in features) to (..., out features)."""
         pivots = self.first(inputs)
-        return self._in_order(torch.cat([pivots, self.second(pivots)], dim=-1), -1)
+        outputs = torch.cat([pivots, self.second(pivots)], dim=-1)
+        # On a CPU this takes a third of the time of `index_select` along the last dimension.
+        return outputs.gather(-1, self.index.long().expand(outputs.shape))
 
     @property
     def weight(self) -> Tensor:
         """See :attr:`FactoredLinear.weight`."""
         first = self.first.weight
-        return self._in_order(torch.cat([first, self.second.weight @ first]), 0)
+        return self._in_order(torch.cat([first, self.second.weight @ first]))
 
     def product(self) -> Tensor:
         """See :meth:`FactoredLinear.product`."""
         first, second = self.first.weight.detach().double(), self.second.weight.detach().double()
-        return self._in_order(torch.cat([first, second @ first]), 0)
+        return self._in_order(torch.cat([first, second @ first]))
 
     def dense_bias(self) -> Tensor | None:
         """See :meth:`FactoredLinear.dense_bias`."""
@@ -83,15 +85,15 @@ class PivotedLinear(FactoredLinear):
             return None
         dtype, first, second = first.dtype, first.detach().double(), second.detach().double()
         passed_on = self.second.weight.detach().double() @ first
-        return self._in_order(torch.cat([first, passed_on + second]), 0).to(dtype)
+        return self._in_order(torch.cat([first, passed_on + second])).to(dtype)
 
     def has_valid_index(self) -> bool:
         """Return whether the index names every output once."""
         expected = torch.arange(self.out_features, dtype=self.index.dtype, device=self.index.device)
         return bool(torch.equal(self.index.sort().values, expected))
 
-    def _in_order(self, values: Tensor, dim: int) -> Tensor:
-        return values.index_select(dim, self.index.int())
+    def _in_order(self, rows: Tensor) -> Tensor:
+        return rows.index_select(0, self.index.int())
 
 
 def index_dtype(out_features: int) -> torch.dtype:
