@@ -65,18 +65,21 @@ def measure(original: OriginalModel, request: Request, progress: Progress) -> Pr
     return measure_all(original, [request], progress)[0]
 
 
-def measure_all(original: OriginalModel, requests: Sequence[Request], progress: Progress) -> list[Profile]:
+def measure_all(
+    original: OriginalModel, requests: Sequence[Request], progress: Progress, *, first: int = 0
+) -> list[Profile]:
     """Return what each request asks for, from one walk: streams, moments and gradients are shared.
 
     Args:
         original: as for :func:`measure`, like ``progress``.
         requests: what to measure; different ones are best merged before (:func:`eckart.profiling.request.merge`).
         progress: is called.
+        first: number of the first request, by which the files of what is kept are told from those of earlier ones.
 
     Raises:
         NonFiniteError: see :func:`measure`; of any of the requests.
     """
-    solvers = [_Solver(original, request, number) for number, request in enumerate(requests)]
+    solvers = [_Solver(original, request, number) for number, request in enumerate(requests, first)]
     return _Measurement(original, solvers, progress).run()
 
 
