@@ -42,7 +42,13 @@ WALKED = [
     "svd-llm+sharing=by-loss",
 ]
 JOINED = ["svd+sharing=shared", "zs-svd+sharing=shared", "io-svd+sharing=shared+structure=pivoted"]
-CASES = [("llama", SEPARATE, [0.8, 0.6]), ("llama", WALKED, [0.6]), ("qwen2", JOINED, [0.8]), ("gpt2", JOINED, [0.7])]
+CASES = [
+    ("llama", SEPARATE[:6], [0.8, 0.6]),
+    ("llama", SEPARATE[6:], [0.6]),
+    ("llama", WALKED, [0.6]),
+    ("qwen2", JOINED, [0.8]),
+    ("gpt2", JOINED, [0.7]),
+]
 
 
 def mean_loss(model, tokens) -> float:
