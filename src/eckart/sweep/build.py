@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from eckart.allocate import allocate
+from eckart.allocate import Allocated, allocate
 from eckart.allocation import LinearEvidence
 from eckart.blocks import Block, Target
-from eckart.calibration import Calibration
 from eckart.device import moment_device
 from eckart.layers import Fit, weight_matrix
 from eckart.layout import dense_bytes
@@ -51,6 +50,7 @@ def build(
     keep: float,
     statistics: Statistics,
     *,
+    ranks: Ranks | None = None,
     memory_holds_streams: bool = True,
     observer: Observer | None = None,
 ) -> Compressed:
@@ -61,6 +61,7 @@ def build(
         recipe: what to do.
         keep: bytes to keep, as a share.
         statistics: that were collected for the recipe.
+        ranks: from :meth:`Statistics.ranks`, if they are known already. Not for what is made alone.
         memory_holds_streams: whether the streams of a walk of its own are held in memory, or in temporary files.
         observer: of that walk.
 
@@ -68,15 +69,17 @@ def build(
         EckartError: this recipe cannot be applied at this size, or to this model.
     """
     listener = observer or Observer()
-    if way_of(recipe) is Way.TRUNCATED:
+    if ranks is None and way_of(recipe) is not Way.ALONE:
         ranks = statistics.ranks(recipe, keep, listener.on_profile)
+    if way_of(recipe) is Way.TRUNCATED:
+        assert ranks is not None
         profile, original = statistics.profile(recipe), statistics.original
         made = truncated(original.model, original.blocks, recipe, ranks, profile, original.device)
         return Compressed(made, ranks, kept_share(recipe, ranks, shapes_of(original.blocks)))
-    candidate, calibration = copy.deepcopy(model), statistics.original.calibration
+    candidate = copy.deepcopy(model)
     workspace = Workspace(memory_holds_streams)
     try:
-        report = _walked(candidate, recipe, keep, statistics, calibration, workspace, listener)
+        report = _walked(candidate, recipe, keep, statistics, ranks, workspace, listener)
     finally:
         workspace.close()
     return Compressed(candidate, {layer.path: layer.rank for layer in report.layers}, report.keep)
@@ -160,14 +163,14 @@ def _walked(
     recipe: Recipe,
     keep: float,
     statistics: Statistics,
-    calibration: Calibration | None,
+    ranks: Ranks | None,
     workspace: Workspace,
     observer: Observer,
 ) -> Report:
-    """Compress a copy by a walk of its own."""
-    weights, device = ResidentWeights(), statistics.original.device
+    """Compress a copy by a walk of its own, after a measurement of its own if it has no ranks."""
+    weights, device, calibration = ResidentWeights(), statistics.original.device, statistics.original.calibration
     plan = make_plan(candidate, recipe, keep, weights)
-    if way_of(recipe) is Way.ALONE:
+    if ranks is None:
         allocated = allocate(
             candidate,
             recipe,
@@ -178,18 +181,16 @@ def _walked(
             workspace=workspace,
             progress=observer.on_profile,
         )
-        plan, weights_to_factor, metrics = allocated.plan, allocated.weights, allocated.metrics
     else:
-        ranks = statistics.ranks(recipe, keep, observer.on_profile)
-        plan, weights_to_factor, metrics = replace(plan, ranks=dict(ranks)), weights, statistics.profile(recipe).metrics
+        allocated = Allocated(replace(plan, ranks=dict(ranks)), weights, statistics.profile(recipe).metrics)
     return compress_blocks(
         candidate,
         recipe,
-        plan,
+        allocated.plan,
         calibration,
         device=device,
-        weights=weights_to_factor,
+        weights=allocated.weights,
         workspace=workspace,
         observer=observer,
-        metrics=metrics,
+        metrics=allocated.metrics,
     )
