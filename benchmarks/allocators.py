@@ -11,31 +11,21 @@ import copy
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Annotated, Any
 
 import typer
-from harness import CPU, Rows, Texts, profile_once, table
-from torch import Tensor
-from transformers import PreTrainedModel
+from harness import CPU, Rows, Texts, table
 
 import eckart
-from eckart.allocate import search_trials
-from eckart.allocation import Learned, LinearEvidence, Search
-from eckart.calibration import Calibration, calibrate
-from eckart.layers import LowRankLinear, weight_matrix
-from eckart.layout import dense_bytes
-from eckart.lowrank import Solution, truncate
-from eckart.objectives import Streams
-from eckart.plan import make_plan
-from eckart.profiling.measure import Profile
-from eckart.profiling.original import OriginalModel
-from eckart.profiling.positions import train_positions
+from eckart.allocation import Search
+from eckart.calibration import calibrate
 from eckart.recipe import Recipe
 from eckart.recipe_loader import load_recipe
-from eckart.walk import compress_blocks
+from eckart.sweep.build import build
+from eckart.sweep.case import Way, way_of
+from eckart.sweep.statistics import Ranks, Statistics, collect
 
 
 def main(
@@ -67,22 +57,20 @@ def main(
         if not wanted:
             continue
         tokens = calibrate(calibration, samples=samples, length=length, seed=number, tokenizer=tokenizer)
-        start = perf_counter()
-        original, profile = profile_once(dense, list(recipes.values()), tokens)
-        shared = perf_counter() - start
+        sizes = {chosen: [share for n, share in wanted if n == name] for name, chosen in recipes.items()}
+        statistics = collect(dense, sizes, tokens, CPU)
         # All that is timed comes before the first evaluation.
-        chosen = list(_allocations(original, profile, recipes, wanted))
+        chosen = list(_allocations(statistics, recipes, wanted))
         for name, share, ranks, allocated in chosen:
             start = perf_counter()
-            candidate = _compressed(dense, recipes[name], share, ranks, profile, tokens)
+            made = build(dense, recipes[name], share, statistics, ranks=ranks)
             compressed = perf_counter() - start
-            layout = recipes[name].layout
-            kept = sum(layout.bytes(*linear.shape, ranks[linear.path]) for linear in profile.linears)
-            whole = sum(dense_bytes(*linear.shape) for linear in profile.linears)
-            left_dense = sum(rank is None for rank in ranks.values())
-            losses = texts.log_perplexities(candidate)
-            seconds = {"shared_seconds": shared, "allocation_seconds": allocated, "compression_seconds": compressed}
-            rows.add(_row(objective, name, share, number, kept / whole, left_dense, losses, **seconds))
+            left_dense = sum(rank is None for rank in made.ranks.values())
+            losses = texts.log_perplexities(made.model)
+            seconds = {"shared_seconds": statistics.seconds, "allocation_seconds": allocated}
+            seconds["compression_seconds"] = compressed
+            rows.add(_row(objective, name, share, number, made.kept, left_dense, losses, **seconds))
+        statistics.close()
     baseline = next(row["log_perplexity"] for row in rows.rows if row["allocation"] == "dense")
     columns = {"objective": "s", "allocation": "s", "keep": "g", "seed": "d", "kept": ".4f", "dense_linears": "d"}
     print(table(rows.rows, {**columns, "allocation_seconds": ".1f"}, baseline))
@@ -120,18 +108,17 @@ def _row(
 
 
 def _allocations(
-    original: OriginalModel, profile: Profile, recipes: Mapping[str, Recipe], wanted: list[tuple[str, float]]
-) -> Iterator[tuple[str, float, Mapping[str, int | None], float]]:
-    """Yield allocation, size, ranks, and the seconds of what only that allocation needs."""
-    trials: dict[str, tuple[tuple[LinearEvidence, ...], float]] = {}  # the same for all sizes
+    statistics: Statistics, recipes: Mapping[str, Recipe], wanted: list[tuple[str, float]]
+) -> Iterator[tuple[str, float, Ranks | None, float]]:
+    """Yield allocation, size, ranks, and the seconds of what only that allocation needs; no ranks if made alone."""
+    trials: dict[str, float] = {}  # they are the same for all sizes, and made once
     for name, share in wanted:
         recipe = recipes[name]
         start = perf_counter()
-        linears, earlier = trials.get(name) or (_own_evidence(original, profile, recipe, share), 0.0)
-        ranks = recipe.allocation.ranks(linears, share, recipe.layout)
-        seconds = perf_counter() - start + earlier
+        ranks = None if way_of(recipe) is Way.ALONE else statistics.ranks(recipe, share)
+        seconds = perf_counter() - start + trials.get(name, 0.0)
         if isinstance(recipe.allocation, Search):
-            trials.setdefault(name, (linears, seconds))
+            trials.setdefault(name, seconds)
         print(f"{name} at {share:g}: ranks after {seconds:.1f} s", file=sys.stderr, flush=True)
         yield name, share, ranks, seconds
 
@@ -141,42 +128,6 @@ def _recipe(objective: str, allocation: str) -> Recipe:
     name, *others = allocation.split("+")
     overrides = [f"objective={base}", *(f"objective.{number}" for number in numbers), f"allocation={name}"]
     return load_recipe("svd-llm", [*overrides, *(f"allocation.{other}" for other in others)])
-
-
-def _own_evidence(original: OriginalModel, profile: Profile, recipe: Recipe, keep: float) -> tuple[LinearEvidence, ...]:
-    """Measure what only this allocation asks for."""
-    allocation = recipe.allocation
-    if isinstance(allocation, Search):
-        return search_trials(original, recipe, profile, lambda done, total: None)
-    if isinstance(allocation, Learned):
-        sample = original.cropped(allocation.training_samples, allocation.training_length)
-        positions = train_positions(sample, allocation, keep, recipe.layout, lambda done, total: None)
-        return tuple(replace(linear, position=positions[linear.path]) for linear in profile.linears)
-    return profile.linears
-
-
-def _compressed(
-    dense: PreTrainedModel,
-    recipe: Recipe,
-    keep: float,
-    ranks: Mapping[str, int | None],
-    profile: Profile,
-    tokens: Calibration,
-) -> PreTrainedModel:
-    """Return a compressed copy: from the bases at hand where the objective looks at the original model only."""
-    candidate = copy.deepcopy(dense)
-    if recipe.objective.streams is not Streams.ORIGINAL:
-        plan = replace(make_plan(candidate, recipe, keep), ranks=dict(ranks))
-        compress_blocks(candidate, recipe, plan, tokens, device=CPU, metrics=profile.metrics)
-        return candidate
-    for path, rank in ranks.items():
-        if rank is not None:
-            linear = candidate.get_submodule(path)
-            weight = weight_matrix(linear).detach().double()
-            basis, dual = (tensor.double() for tensor in profile.solutions[path])
-            second, first = truncate(Solution(basis, dual, Tensor(), weight), rank)
-            candidate.set_submodule(path, LowRankLinear.from_factors(linear, second, first))
-    return candidate
 
 
 if __name__ == "__main__":

@@ -3,9 +3,9 @@
     python benchmarks/equal_bytes.py MODEL --output rows.jsonl --calibration train.txt --text test.txt \\
         --recipe io-svd@0.8,0.5 --recipe io-svd+structure=pivoted@0.5
 
-Statistics are collected once for all recipes whose components are the same. Recipes must look at the original model
-only. Prints one JSON line a measurement, and a Markdown table at the end. With ``--speed`` it does not compress: it
-gives the model of each row in OUTPUT layers of its ranks, and measures how fast they decode on this machine.
+Statistics are collected once for all recipes that can share them. Prints one JSON line a measurement, and a Markdown
+table at the end. With ``--speed`` it does not compress: it gives the model of each row in OUTPUT layers of its ranks,
+and measures how fast they decode on this machine.
 """
 
 from __future__ import annotations
@@ -19,30 +19,22 @@ from pathlib import Path
 from time import perf_counter
 from typing import Annotated, Any
 
-import torch
 import typer
-from harness import CPU, Rows, Texts, profile_once, recipe_of, table
-from torch import Tensor
+from harness import CPU, Rows, Texts, table
 from transformers import PreTrainedModel
 
 import eckart
 from eckart.bench.compare import random_prompt
 from eckart.bench.passes import Timed, run_once
 from eckart.blocks import find_blocks
-from eckart.calibration import Calibration, calibrate
+from eckart.calibration import calibrate
 from eckart.joining import join, joinable
-from eckart.layers import Fit, weight_matrix
-from eckart.layout import dense_bytes
-from eckart.lowrank import Solution, Whitening, truncate
-from eckart.moments import Moments
-from eckart.objectives import Streams
 from eckart.placement import ResidentWeights
-from eckart.profiling.measure import Profile
-from eckart.profiling.original import OriginalModel
 from eckart.recipe import Recipe
 from eckart.sharing import Shared
-from eckart.spool import Workspace
-from eckart.statistics import input_moments
+from eckart.sweep.build import build
+from eckart.sweep.case import recipe_of
+from eckart.sweep.statistics import collect
 
 PROMPT, DECODED = 16, 48  # tokens
 
@@ -82,24 +74,22 @@ def main(
     ]
     wanted = {(name, share): recipe_of(name) for name, share in asked if (name, share, seed) not in rows}
     tokens = calibrate(calibration, samples=samples, length=length, seed=seed, tokenizer=tokenizer)
-    moments = _moments(dense, tokens) if wanted else {}
-    for group in _alike(list(wanted.items())):
-        base = copy.deepcopy(dense)
-        recipes = list(dict.fromkeys(chosen for _, chosen in group))
-        assert recipes[0].objective.streams in (Streams.ORIGINAL, Streams.NONE), "streams of other models are not kept"
-        original, profile = profile_once(base, recipes, tokens)
-        for (name, share), chosen in group:
+    for joined in (False, True):
+        group = {key: chosen for key, chosen in wanted.items() if isinstance(chosen.sharing, Shared) is joined}
+        if not group:
+            continue
+        sizes: dict[Recipe, list[float]] = {}
+        for (_, share), chosen in group.items():
+            sizes.setdefault(chosen, []).append(share)
+        statistics = collect(dense, sizes, tokens, CPU)
+        for (name, share), chosen in group.items():
             start = perf_counter()
-            ranks = chosen.allocation.ranks(profile.linears, share, chosen.layout)
-            candidate = _compressed(base, chosen, ranks, profile, moments)
+            made = build(dense, chosen, share, statistics)
             seconds = perf_counter() - start
-            shapes = {linear.path: linear.shape for linear in profile.linears}
-            kept = sum(chosen.layout.bytes(*shapes[path], rank) for path, rank in ranks.items())
-            kept_share = kept / sum(dense_bytes(*shape) for shape in shapes.values())
-            size = _bytes_on_disk(candidate)
-            losses = texts.log_perplexities(candidate)
-            rows.add(_row(name, share, seed, kept_share, ranks, losses, size, seconds))
-        del original, profile
+            size = _bytes_on_disk(made.model)
+            losses = texts.log_perplexities(made.model)
+            rows.add(_row(name, share, seed, made.kept, made.ranks, losses, size, seconds))
+        statistics.close()
     first = next(row for row in rows.rows if row["recipe"] == "dense")
     columns = {"recipe": "s", "keep": "g", "kept": ".4f", "megabytes": ".1f", "whole": "d"}
     print(table(rows.rows, columns, first["log_perplexity"]))
@@ -126,61 +116,6 @@ def _row(
         "seconds": seconds,
         "ranks": dict(ranks),
     }
-
-
-def _alike(wanted: list[tuple[tuple[str, float], Recipe]]) -> list[list[tuple[tuple[str, float], Recipe]]]:
-    """Return the recipes in groups whose components are the same."""
-    groups: dict[str, list[tuple[tuple[str, float], Recipe]]] = {}
-    for item in wanted:
-        recipe = item[1]
-        structure = recipe.structure if recipe.structure.adds_to_base else None
-        groups.setdefault(repr((recipe.objective, recipe.sharing, structure)), []).append(item)
-    return list(groups.values())
-
-
-def _moments(model: PreTrainedModel, tokens: Calibration) -> dict[str, Moments]:
-    """Return the moments of every linear's input in the original model, by path."""
-    original = OriginalModel(model, find_blocks(model), ResidentWeights(), CPU, Workspace(), tokens)
-    streams = original.forward()
-    found: dict[str, Moments] = {}
-    for index, block in enumerate(original.blocks):
-        with original.weights.lend(block.module, CPU):
-            groups = input_moments(block.module, block.groups, original.calls[index], streams[index], CPU)
-        found |= {target.path: groups[group] for group in block.groups for target in group.targets}
-    return found
-
-
-def _compressed(
-    base: PreTrainedModel,
-    recipe: Recipe,
-    ranks: Mapping[str, int | None],
-    profile: Profile,
-    moments: Mapping[str, Moments],
-) -> PreTrainedModel:
-    """Return a compressed copy, made from the bases at hand."""
-    candidate, layout, objective = copy.deepcopy(base), recipe.layout, recipe.objective
-    whitenings: dict[int, Whitening] = {}
-    for path, rank in ranks.items():
-        if not layout.changes(rank):
-            continue
-        linear = candidate.get_submodule(path)
-        weight, stored = weight_matrix(linear).detach().double(), weight_matrix(linear).dtype
-        inputs = moments[path.removesuffix(".joint")]
-        if id(inputs) not in whitenings:
-            whitenings = {id(inputs): objective.whitening(inputs, weight.shape[1], CPU)}
-        fit = Fit(weight, whitenings[id(inputs)])
-        if rank is None:
-            layer: torch.nn.Module = layout.whole(linear, weight, stored, fit)
-        elif layout.structure.adds_to_base:
-            metric = objective.output_metric
-            root = None if metric is None else metric.root(profile.metrics[path].double())
-            layer = layout.fitted(linear, rank, stored, Fit(weight, fit.whitening, root))
-        else:
-            basis, dual = (tensor.double() for tensor in profile.solutions[path])
-            second, first = truncate(Solution(basis, dual, Tensor(), weight), rank)
-            layer = layout.factored(linear, second, first, stored, fit)
-        candidate.set_submodule(path, layer)
-    return candidate
 
 
 def _bytes_on_disk(model: PreTrainedModel) -> int:

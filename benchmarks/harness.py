@@ -1,12 +1,10 @@
-"""What the benchmarks of allocations and of layouts share: rows in a file, one measurement for many recipes."""
+"""What the benchmarks of allocations and of layouts share: rows in a file, texts, a table."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Mapping, Sequence
-from functools import reduce
-from operator import or_
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +12,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import eckart
-from eckart.allocation import Evidence, ZeroSum
-from eckart.calibration import Calibration, tokenize
+from eckart.calibration import tokenize
 from eckart.device import compute_dtype
-from eckart.metric import Fisher
-from eckart.placement import ResidentWeights
-from eckart.plan import make_plan
-from eckart.profiling.measure import Profile, Request, measure
-from eckart.profiling.original import OriginalModel
-from eckart.recipe import Recipe
-from eckart.recipe_loader import load_recipe
-from eckart.spool import Workspace
 from eckart.text import read_text
 
 CPU = torch.device("cpu")
@@ -70,38 +59,6 @@ class Texts:
             name: eckart.perplexity(model, ids, length=self.length, windows=self.windows).log_perplexity
             for name, ids in self.tokens.items()
         }
-
-
-def recipe_of(text: str) -> Recipe:
-    """Return the recipe of a name with ``+key=value`` overrides appended."""
-    name, *overrides = text.split("+")
-    return load_recipe(name, overrides)
-
-
-def profile_once(
-    model: PreTrainedModel, recipes: Sequence[Recipe], tokens: Calibration
-) -> tuple[OriginalModel, Profile]:
-    """Measure at once what all recipes ask for, which must share their objective, sharing and structure.
-
-    Linears that share a basis stay joined in ``model``.
-    """
-    first = recipes[0]
-    plan = make_plan(model, first, 0.5)
-    original = OriginalModel(model, plan.blocks, ResidentWeights(), CPU, Workspace(), tokens)
-    samples = [r.allocation.gradient_samples for r in recipes if isinstance(r.allocation, ZeroSum)]
-    evidence = reduce(or_, (recipe.allocation.evidence for recipe in recipes)) | Evidence.SPECTRUM
-    metric = first.objective.output_metric
-    if metric is None and Evidence.CURVATURE in evidence:
-        metric = Fisher()
-    request = Request(
-        first.objective,
-        evidence & ~(Evidence.TRIALS | Evidence.POSITION),
-        metric,
-        samples[0] if samples else None,
-        keep_bases=True,
-        structure=first.structure,
-    )
-    return original, measure(original, request, lambda done, total: None)
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], baseline: Mapping[str, float]) -> str:

@@ -103,7 +103,7 @@ def compress(
     except BaseException:
         separate(model, joint_groups(model), weights)
         raise
-    attach(model, description(model, report, source or _name_of(model)))
+    attach(model, description(model, report, source or name_of(model)))
     return report
 
 
@@ -236,7 +236,8 @@ def step_warnings(recipe: Recipe, calibration: Calibration | None) -> list[str]:
     ]
 
 
-def _name_of(model: PreTrainedModel) -> str:
+def name_of(model: PreTrainedModel) -> str:
+    """Return the name that a model was loaded by."""
     name: Any = model.config.name_or_path
     # Of a local folder, the name and not the way to it: what is made here is passed on to others.
     return Path(name).name if name and Path(name).exists() else name or type(model).__name__

@@ -73,7 +73,10 @@ def _override(data: dict[str, Any], override: str) -> None:
     if last not in target:
         raise RecipeError(f"This recipe has no field {key!r}{suggest(key, _field_names(data))}")
     # A new choice brings its own numbers; those of the old one mean nothing to it.
-    target[last] = yaml.safe_load(text)
+    try:
+        target[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"The value of {key!r} is not YAML: {text!r}. Example of a list: [0.4, 0.6]") from error
 
 
 def _field_names(data: dict[str, Any], prefix: str = "") -> list[str]:

@@ -8,6 +8,8 @@ from tests.allocation.helpers import LAYOUT, evidence
 from eckart.allocation import ZeroSum
 from eckart.allocation.problem import Problem
 from eckart.allocation.zero_sum import select_zero_sum
+from eckart.layout import Layout
+from eckart.structure import Pivoted
 
 
 def literal_zero_sum(problem: Problem) -> dict[str, int | None]:
@@ -73,3 +75,11 @@ def test_the_running_sum_stays_near_zero():
     )
     # Within what the last step, and the filling up of the budget, can change.
     assert abs(removed) < 2 * max(float(linear.first_order.abs().max()) for linear in linears)
+
+
+def test_a_structure_that_has_no_full_rank_starts_from_the_dense_weight():
+    linears = tuple(evidence(f"{i}", (12, 12), seed=i) for i in range(3))
+    problem = Problem(linears, 0.7, Layout(Pivoted()), multiple=1)
+    assert problem.cost(linears[0], 12) == 2 * 12 * 12
+    ranks = ZeroSum(multiple=1).ranks(linears, 0.7, Layout(Pivoted()))
+    assert problem.bytes(ranks) <= problem.budget

@@ -27,7 +27,7 @@ def weight_gradients(original, metric=None, samples=None) -> tuple[dict[str, Ten
         second[target.path] = second.get(target.path, 0) + at_output.T @ at_output
 
     for index in reversed(range(len(original.blocks))):
-        gradient = original.backward(index, streams[index], gradient, metric, observe)
+        gradient = original.backward(index, streams[index], gradient, "", observe)
     return first, second, count
 
 
@@ -102,7 +102,7 @@ def test_a_gradient_that_is_not_finite_is_an_error_that_names_the_place(llama, t
     with torch.no_grad():
         llama.model.layers[2].mlp.down_proj.weight.fill_(float("inf"))
     with pytest.raises(NonFiniteError, match=r"model\.layers\.2"):
-        original.backward(2, streams[2], gradient, None, lambda *_: None)
+        original.backward(2, streams[2], gradient, "", lambda *_: None)
     with torch.no_grad():
         llama.lm_head.weight.fill_(float("nan"))
     with pytest.raises(NonFiniteError, match="gradient of the loss"):

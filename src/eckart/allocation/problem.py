@@ -152,7 +152,9 @@ class Problem:
         return linear.layout(self.layout).rank_of_share(*linear.shape, share)
 
     def cost(self, linear: LinearEvidence, rank: int) -> int:
-        """Return the bytes of a linear at ``rank``, or of the weight itself if that is less."""
+        """Return the bytes of a linear at ``rank``, or of the weight itself if that is less or the rank too high."""
+        if rank > self.layout.highest_rank(*linear.shape):
+            return self.whole_bytes_of(linear)
         return min(self.whole_bytes_of(linear), linear.layout(self.layout).bytes(*linear.shape, rank))
 
     def whole_bytes_of(self, linear: LinearEvidence) -> int:

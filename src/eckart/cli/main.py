@@ -11,6 +11,7 @@ from eckart.cli.evaluate import evaluate
 from eckart.cli.inspect import inspect
 from eckart.cli.merge import merge
 from eckart.cli.recipes import recipes
+from eckart.cli.sweep import sweep
 
 app = typer.Typer(
     name="eckart",
@@ -23,6 +24,7 @@ app = typer.Typer(
 app.command("compress")(compress)
 app.command("eval")(evaluate)
 app.command("bench")(bench)
+app.command("sweep")(sweep)
 app.command("inspect")(inspect)
 app.command("merge")(merge)
 app.command("recipes")(recipes)

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from eckart.allocation import Curvature, Evidence, LinearEvidence, ZeroSum
+from eckart.allocation import Evidence, LinearEvidence
 from eckart.blocks import Block, Group, Target
 from eckart.device import give_back_memory, moment_device
 from eckart.errors import NonFiniteError
 from eckart.layers import Fit, weight_matrix
 from eckart.lowrank import Solution, Whitening, solve
-from eckart.metric import Fisher
 from eckart.moments import Moments
-from eckart.objectives import Objective
 from eckart.plan import shapes_of
 from eckart.profiling.original import OriginalModel
-from eckart.recipe import Recipe
+from eckart.profiling.request import Labels
+from eckart.profiling.request import Request as Request
+from eckart.profiling.request import request_of as request_of
+from eckart.profiling.spooled import SpooledPairs
+from eckart.profiling.spooled import SpooledTensors as SpooledTensors
 from eckart.spool import Spool
 from eckart.statistics import Stream, input_moments
-from eckart.structure import Structure, TwoFactor
 
 Progress = Callable[[int, int], None]
 
@@ -36,77 +37,18 @@ class Profile:
         linears: the evidence on each, in order of execution.
         metrics: the second moment (m, m) of each linear's output gradients, float32, by path; empty if the objective
             has no output metric.
-        solutions: the low-rank approximations of each linear, by path, if they were asked for: basis and dual, (m, p).
+        solutions: the low-rank approximations of each linear, by path, if they were asked for: basis and dual, (m, p)
+            float32.
+        whitenings: what the objective makes of the inputs of each linear, by path, if it was asked for: the root (n, k)
+            of their second moment and its inverse, float64.
+        means: of those inputs, (n,) float64, by path, if they were asked for and the objective looks at data.
     """
 
     linears: tuple[LinearEvidence, ...]
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
     solutions: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
-
-
-class SpooledTensors(Mapping[str, Tensor]):
-    """Tensors by name that lie in a spool."""
-
-    def __init__(self, spool: Spool) -> None:
-        self._spool, self._places = spool, dict[str, int]()
-
-    def add(self, name: str, tensor: Tensor) -> None:
-        """Add a tensor."""
-        self._places[name] = len(self._spool)
-        self._spool.append(tensor)
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._spool[self._places[name]]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is to be measured.
-
-    Attributes:
-        objective: says what a component is.
-        evidence: on each linear.
-        metric: how gradients of outputs are measured, for an output metric or for curvature.
-        gradient_samples: calibration samples that first-order changes are taken on; None for all.
-        keep_bases: whether the output bases are kept, in which linears can be truncated to any rank.
-        structure: says what of a weight its components are those of.
-    """
-
-    objective: Objective
-    evidence: Evidence
-    metric: Fisher | None = None
-    gradient_samples: int | None = None
-    keep_bases: bool = False
-    structure: Structure = field(default_factory=TwoFactor)
-
-
-def request_of(recipe: Recipe, *, keep_bases: bool = False) -> Request:
-    """Return what a recipe's allocation and objective ask for."""
-    allocation = recipe.allocation
-    metric = recipe.objective.output_metric
-    if metric is None and isinstance(allocation, Curvature):
-        metric = allocation.metric
-    samples = allocation.gradient_samples if isinstance(allocation, ZeroSum) else None
-    return Request(recipe.objective, allocation.evidence, metric, samples, keep_bases, recipe.structure)
-
-
-@dataclass
-class OutputGradients:
-    """Sums over tokens for one linear; ``d`` is the gradient of the summed loss at its output.
-
-    Attributes:
-        weight: ``sum d x^T``, (m, n) float64, the gradient at the weight; None if it is not asked for.
-        second: ``sum d d^T``, (m, m) float64; None if it is not asked for.
-    """
-
-    weight: Tensor | None = None
-    second: Tensor | None = None
+    whitenings: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    means: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def measure(original: OriginalModel, request: Request, progress: Progress) -> Profile:
@@ -120,135 +62,212 @@ def measure(original: OriginalModel, request: Request, progress: Progress) -> Pr
     Raises:
         NonFiniteError: a weight, an activation or a gradient is NaN or infinite.
     """
-    return _Measurement(original, request, progress).run()
+    return measure_all(original, [request], progress)[0]
+
+
+def measure_all(
+    original: OriginalModel, requests: Sequence[Request], progress: Progress, *, first: int = 0
+) -> list[Profile]:
+    """Return what each request asks for, from one walk: streams, moments and gradients are shared.
+
+    Args:
+        original: as for :func:`measure`, like ``progress``.
+        requests: what to measure; different ones are best merged before (:func:`eckart.profiling.request.merge`).
+        progress: is called.
+        first: number of the first request, by which the files of what is kept are told from those of earlier ones.
+
+    Raises:
+        NonFiniteError: see :func:`measure`; of any of the requests.
+    """
+    solvers = [_Solver(original, request, number) for number, request in enumerate(requests, first)]
+    return _Measurement(original, solvers, progress).run()
+
+
+@dataclass
+class _BlockSums:
+    """Sums over tokens for the linears of one block.
+
+    Attributes:
+        moments: of the inputs of each group.
+        gradients: by the labels of the summed loss and by linear, (m, n) or (m, m) float64: with ``d`` the loss's
+            gradient at the output, ``sum d x^T`` for next tokens, and ``sum d d^T`` for a metric.
+        counts: predictions in each of those losses.
+        similarity: mean cosine of the hidden states in front of the block and behind it; None if it is not asked for.
+    """
+
+    moments: dict[Group, Moments]
+    gradients: dict[Labels, dict[Target, Tensor]]
+    counts: dict[Labels, int]
+    similarity: float | None
 
 
 class _Measurement:
-    def __init__(self, original: OriginalModel, request: Request, progress: Progress) -> None:
-        self.original, self.progress = original, progress
-        self.device = moment_device(original.device)
-        self.objective, self.wants, self.metric = request.objective, request.evidence, request.metric
-        self.samples, self.structure = request.gradient_samples, request.structure
-        own = self.objective.output_metric
-        self.metrics = SpooledTensors(original.workspace.spool("metrics", torch.float32)) if own is not None else None
-        self.bases = [
-            SpooledTensors(original.workspace.spool(name, torch.float32)) if request.keep_bases else None
-            for name in ("basis", "dual")
-        ]
+    """The walk: what does not depend on what a component is."""
 
-    def run(self) -> Profile:
+    def __init__(self, original: OriginalModel, solvers: Sequence[_Solver], progress: Progress) -> None:
+        self.original, self.solvers, self.progress = original, solvers, progress
+        self.requests = [solver.request for solver in solvers]
+        self.device = moment_device(original.device)
+        found = [labels for r in self.requests for labels in (r.next_labels, r.metric_labels) if labels is not None]
+        self.labels = list(dict.fromkeys(found))
+
+    def run(self) -> list[Profile]:
         blocks = self.original.blocks
-        streams = self.original.forward() if self._looks_at_data else []
+        streams = self.original.forward() if any(request.looks_at_data for request in self.requests) else []
         # The tail of the model is run once for each kind of label.
-        gradients: dict[str, Stream] = {}
-        counts: dict[str, int] = {}
-        if Evidence.FIRST_ORDER in self.wants:
-            gradients["next"], counts["next"] = self.original.loss_gradient(streams[-1], None, self.samples)
-        if self.metric is not None:
-            gradients["metric"], counts["metric"] = self.original.loss_gradient(
-                streams[-1], self.metric, self.metric.samples
+        gradients: dict[Labels, Stream] = {}
+        counts: dict[Labels, int] = {}
+        for labels in self.labels:
+            gradients[labels], counts[labels] = self.original.loss_gradient(
+                streams[-1], labels.metric, labels.samples, name=self._name(labels)
             )
-        found: dict[str, LinearEvidence] = {}
         for index in reversed(range(len(blocks))):
             block = blocks[index]
             with self.original.weights.lend(block.module, self.original.device):
-                moments = self._moments(index, streams[index]) if streams else {}
-                sums = self._gradients(index, streams[index], gradients) if gradients else {}
-                similarity = None
-                if Evidence.SIMILARITY in self.wants:
-                    similarity = mean_cosine(streams[index], streams[index + 1])
+                sums = self._sums(index, streams, gradients, counts)
                 for group in block.groups:
-                    for evidence in self._group(block, group, moments.pop(group, None), sums, counts):
-                        found[evidence.path] = replace(evidence, similarity=similarity)
+                    moments = sums.moments.pop(group, None)
+                    for solver in self.solvers:
+                        solver.add(block, group, moments, sums)
                     give_back_memory(self.original.device)
             if streams:
                 streams.pop().delete()
             self.progress(len(blocks) - index, len(blocks))
         for stream in (*streams, *gradients.values()):
             stream.delete()
-        basis, dual = self.bases
-        solutions = {} if basis is None or dual is None else {path: (basis[path], dual[path]) for path in basis}
-        linears = tuple(replace(found[shape.path], group=shape.group) for shape in shapes_of(blocks))
-        return Profile(linears, self.metrics or {}, solutions)
+        return [solver.profile() for solver in self.solvers]
 
-    @property
-    def _looks_at_data(self) -> bool:
-        return self.objective.needs_data or bool(self.wants & ~Evidence.SPECTRUM)
-
-    def _moments(self, index: int, stream: Stream) -> dict[Group, Moments]:
-        if not self.objective.needs_data or not self._needs_spectrum:
-            return {}
+    def _sums(
+        self, index: int, streams: Sequence[Stream], gradients: dict[Labels, Stream], counts: dict[Labels, int]
+    ) -> _BlockSums:
+        """Sum over the tokens at the linears of a block, and carry the gradients to the front of it."""
         block = self.original.blocks[index]
-        return input_moments(block.module, block.groups, self.original.calls[index], stream, self.original.device)
+        moments: dict[Group, Moments] = {}
+        if any(request.needs_moments for request in self.requests):
+            calls = self.original.calls[index]
+            moments = input_moments(block.module, block.groups, calls, streams[index], self.original.device)
+        sums = {labels: self._backward(index, streams[index], gradients, labels) for labels in self.labels}
+        similarity = None
+        if any(Evidence.SIMILARITY in request.evidence for request in self.requests):
+            similarity = mean_cosine(streams[index], streams[index + 1])
+        return _BlockSums(moments, sums, counts, similarity)
 
-    @property
-    def _needs_spectrum(self) -> bool:
-        return Evidence.SPECTRUM in self.wants or self.bases[0] is not None
+    def _backward(
+        self, index: int, stream: Stream, gradients: dict[Labels, Stream], labels: Labels
+    ) -> dict[Target, Tensor]:
+        sums: dict[Target, Tensor] = {}
 
-    def _gradients(self, index: int, stream: Stream, gradients: dict[str, Stream]) -> dict[Target, OutputGradients]:
-        """Carry the gradients to the front of a block, and return their sums over the tokens at its linears."""
-        sums: dict[Target, OutputGradients] = {}
-
-        def add_weight(target: Target, inputs: Tensor, at_output: Tensor) -> None:
-            product = (at_output.float().T @ inputs.float()).to(self.device, torch.float64)
-            known = sums.setdefault(target, OutputGradients())
-            known.weight = product if known.weight is None else known.weight + product
-
-        def add_second(target: Target, _: Tensor, at_output: Tensor) -> None:
+        def add(target: Target, inputs: Tensor, at_output: Tensor) -> None:
             at_output = at_output.float()
-            product = (at_output.T @ at_output).to(self.device, torch.float64)
-            known = sums.setdefault(target, OutputGradients())
-            known.second = product if known.second is None else known.second + product
+            other = inputs.float() if labels.metric is None else at_output
+            product = (at_output.T @ other).to(self.device, torch.float64)
+            sums[target] = sums[target] + product if target in sums else product
 
-        for name, observe, metric in (("next", add_weight, None), ("metric", add_second, self.metric)):
-            if name in gradients:
-                gradients[name] = self.original.backward(index, stream, gradients[name], metric, observe)
+        name = self._name(labels)
+        gradients[labels] = self.original.backward(index, stream, gradients[labels], name, add)
         return sums
 
-    def _group(
-        self,
-        block: Block,
-        group: Group,
-        moments: Moments | None,
-        sums: dict[Target, OutputGradients],
-        counts: dict[str, int],
-    ) -> Iterator[LinearEvidence]:
+    def _name(self, labels: Labels) -> str:
+        return f"{self.labels.index(labels)}"
+
+
+class _Solver:
+    """What one request makes of the sums.
+
+    Args:
+        original: the model.
+        request: what is asked for.
+        number: tells it from other requests.
+    """
+
+    def __init__(self, original: OriginalModel, request: Request, number: int) -> None:
+        self.original, self.request = original, request
+        self.objective, self.structure, self.wants = request.objective, request.structure, request.evidence
+        self.device = moment_device(original.device)
+        self.found: dict[str, LinearEvidence] = {}
+
+        def spool(name: str, dtype: torch.dtype) -> Spool:
+            return original.workspace.spool(f"{name}-{number}", dtype)
+
+        self.metrics = None if self.objective.output_metric is None else SpooledTensors(spool("metric", torch.float32))
+        self.bases = self.whitenings = self.means = None
+        if request.keep_bases:
+            self.bases = SpooledPairs(spool("basis", torch.float32), spool("dual", torch.float32))
+        if request.keep_inputs:
+            self.whitenings = SpooledPairs(spool("root", torch.float64), spool("inverse", torch.float64))
+            self.means = SpooledTensors(spool("mean", torch.float64))
+
+    def profile(self) -> Profile:
+        """Return what was added."""
+        linears = tuple(replace(self.found[shape.path], group=shape.group) for shape in shapes_of(self.original.blocks))
+        return Profile(linears, self.metrics or {}, self.bases or {}, self.whitenings or {}, self.means or {})
+
+    def add(self, block: Block, group: Group, moments: Moments | None, sums: _BlockSums) -> None:
+        """Add the linears of a group of a block, which is lent.
+
+        Raises:
+            NonFiniteError: a weight or an input is NaN or infinite.
+        """
         if moments is not None and not moments.is_finite():
             paths = ", ".join(target.path for target in group.targets)
             raise NonFiniteError(f"The input of {paths} is NaN or infinite on the calibration tokens.")
         whitening = None
-        if self._needs_spectrum:
-            whitening = self.objective.whitening(moments, group.targets[0].in_features, self.device)
+        if self.request.needs_spectrum or self.request.keep_inputs:
+            inputs = moments if self.objective.needs_data else None
+            whitening = self.objective.whitening(inputs, group.targets[0].in_features, self.device)
+            self._keep_inputs(group, inputs, whitening)
         for target in group.targets:
-            linear = block.module.get_submodule(target.name)
-            weight = weight_matrix(linear).detach().to(self.device, torch.float64)
-            if not torch.isfinite(weight).all():
-                raise NonFiniteError(
-                    f"The weight of {target.path} is NaN or infinite. The model is not usable as it is."
-                )
-            evidence = LinearEvidence(target.path, target.shape, 0, target.name, has_bias=target.has_bias)
-            gradients = sums.get(target, OutputGradients())
-            second = _mean(gradients.second, counts.get("metric", 1), target.out_features, self.device)
-            if self.metrics is not None:
-                self.metrics.add(target.path, second)
-            if whitening is not None:
-                root = None if self.objective.output_metric is None else self.metric_root(second)
-                remainder = self.structure.remainder(weight, whitening)
-                solution = solve(whitening, None, remainder, root)
-                tokens = moments.tokens if moments is not None else 1
-                evidence = self._of_solution(evidence, solution, remainder, tokens, gradients, second, counts)
-                if self.structure.adds_to_base:
-                    whole = Fit(weight, whitening, root).loss(torch.zeros_like(weight))
-                    evidence = replace(evidence, output_energy=whole / max(tokens, 1))
-                for kept, tensor in zip(self.bases, (solution.basis, solution.dual), strict=True):
-                    if kept is not None:
-                        kept.add(target.path, tensor)
-            yield evidence
+            self.found[target.path] = self._linear(block, target, moments, whitening, sums)
+
+    def _keep_inputs(self, group: Group, moments: Moments | None, whitening: Whitening) -> None:
+        first, *others = [target.path for target in group.targets]
+        if self.whitenings is not None:
+            self.whitenings.add(first, whitening.root, whitening.inverse)
+            for path in others:
+                self.whitenings.add_name(path, first)
+        if self.means is not None and moments is not None:
+            self.means.add(first, moments.mean)
+            for path in others:
+                self.means.add_name(path, first)
+
+    def _linear(
+        self, block: Block, target: Target, moments: Moments | None, whitening: Whitening | None, sums: _BlockSums
+    ) -> LinearEvidence:
+        weight = weight_matrix(block.module.get_submodule(target.name)).detach().to(self.device, torch.float64)
+        if not torch.isfinite(weight).all():
+            raise NonFiniteError(f"The weight of {target.path} is NaN or infinite. The model is not usable as it is.")
+        evidence = LinearEvidence(
+            target.path, target.shape, 0, target.name, similarity=sums.similarity, has_bias=target.has_bias
+        )
+        second = self._second(target, sums)
+        if self.metrics is not None:
+            self.metrics.add(target.path, second)
+        if whitening is None or not self.request.needs_spectrum:
+            return evidence
+        root = None if self.objective.output_metric is None else self.metric_root(second)
+        remainder = self.structure.remainder(weight, whitening)
+        solution = solve(whitening, None, remainder, root)
+        tokens = moments.tokens if moments is not None and self.objective.needs_data else 1
+        evidence = self._of_solution(evidence, solution, remainder, tokens, target, second, sums)
+        if self.structure.adds_to_base:
+            whole = Fit(weight, whitening, root).loss(torch.zeros_like(weight))
+            evidence = replace(evidence, output_energy=whole / max(tokens, 1))
+        if self.bases is not None:
+            self.bases.add(target.path, solution.basis, solution.dual)
+        return evidence
 
     def metric_root(self, second: Tensor) -> Whitening:
         """Return the root of the output metric."""
-        assert self.metric is not None
-        return self.metric.root(second)
+        assert self.request.metric is not None
+        return self.request.metric.root(second)
+
+    def _second(self, target: Target, sums: _BlockSums) -> Tensor:
+        """Return the second moment of a linear's output gradients a prediction; zeros if there is none."""
+        labels = self.request.metric_labels
+        total = None if labels is None else sums.gradients[labels].get(target)
+        if labels is None or total is None:
+            return torch.zeros(target.out_features, target.out_features, dtype=torch.float64, device=self.device)
+        return total / sums.counts[labels]
 
     def _of_solution(
         self,
@@ -256,15 +275,17 @@ class _Measurement:
         solution: Solution,
         weight: Tensor,
         tokens: int,
-        gradients: OutputGradients,
+        target: Target,
         second: Tensor,
-        counts: dict[str, int],
+        sums: _BlockSums,
     ) -> LinearEvidence:
         """Return the evidence with what follows from a linear's components."""
         energy = solution.singular_values.square() / max(tokens, 1)
         first_order = curvature = None
-        if Evidence.FIRST_ORDER in self.wants:
-            first_order = first_order_changes(solution, weight, gradients.weight) / counts["next"]
+        labels = self.request.next_labels
+        if labels is not None:
+            gradient = sums.gradients[labels].get(target)
+            first_order = first_order_changes(solution, weight, gradient) / sums.counts[labels]
         if Evidence.CURVATURE in self.wants:
             curvature = energy / 2
             if self.objective.output_metric is None:
@@ -302,8 +323,3 @@ def mean_cosine(front: Stream, behind: Stream) -> float:
         cosines = functional.cosine_similarity(before.float(), after.float(), dim=-1)
         total, count = total + float(cosines.sum()), count + cosines.numel()
     return total / count
-
-
-def _mean(second: Tensor | None, count: int, size: int, device: torch.device) -> Tensor:
-    zeros = torch.zeros(size, size, dtype=torch.float64, device=device)
-    return zeros if second is None else second / count

@@ -116,19 +116,22 @@ class OriginalModel:
             logits: Tensor = self.model(input_ids=tokens, use_cache=False).logits
         return logits
 
-    def loss_gradient(self, behind: Stream, metric: Fisher | None, samples: int | None = None) -> tuple[Stream, int]:
+    def loss_gradient(
+        self, behind: Stream, metric: Fisher | None, samples: int | None = None, *, name: str = ""
+    ) -> tuple[Stream, int]:
         """Return the gradient of the summed loss at the hidden states behind the last block, and the tokens summed.
 
         Args:
             behind: the stream there.
             metric: says where labels come from; None for the text's next tokens.
             samples: only the first ones count; the gradient of the others is zero. None for all.
+            name: of the gradient, if there are several at a time.
 
         Raises:
             NonFiniteError: the loss or its gradient is NaN or infinite.
         """
         generator = torch.Generator().manual_seed(self._calibration.seed)
-        gradient = self.workspace.spool(_name(metric, len(self.blocks)), torch.float32)
+        gradient = self.workspace.spool(_name(name, len(self.blocks)), torch.float32)
         left = len(self.tokens) if samples is None else samples
         count = 0
         with self.head() as logits:
@@ -170,21 +173,21 @@ class OriginalModel:
                 losses.append(total / count)
         return losses
 
-    def backward(self, index: int, stream: Stream, gradient: Stream, metric: Fisher | None, observe: Observe) -> Stream:
+    def backward(self, index: int, stream: Stream, gradient: Stream, name: str, observe: Observe) -> Stream:
         """Return the gradient in front of a block, which is lent, from the one behind it.
 
         Args:
             index: of the block.
             stream: in front of it; its activations are computed again.
             gradient: of the summed loss behind it; is used up.
-            metric: that it is of.
+            name: of the gradient, if there are several at a time.
             observe: is told the inputs and the output gradients of its linears.
 
         Raises:
             NonFiniteError: a gradient is NaN or infinite; names the block.
         """
         block = self.blocks[index]
-        front = self.workspace.spool(_name(metric, index), torch.float32)
+        front = self.workspace.spool(_name(name, index), torch.float32)
         passes = on_device(self.calls[index], stream, self.device)
         for (call, hidden), behind in zip(passes, gradient, strict=True):
             found = backward_through(block, call, hidden, behind.to(self.device), observe)
@@ -230,5 +233,5 @@ def backward_through(block: Block, call: BlockCall, hidden: Tensor, gradient: Te
     return found[0].float() if found[0] is not None else torch.zeros_like(hidden, dtype=torch.float32)
 
 
-def _name(metric: Fisher | None, index: int) -> str:
-    return f"gradient-{'next' if metric is None else metric.name}-{index:05d}"
+def _name(name: str, index: int) -> str:
+    return f"gradient-{name}-{index:05d}"

@@ -88,7 +88,7 @@ def _corrected(original: OriginalModel, truncated: SpooledTensors, number: int) 
         block = original.blocks[index]
         sums: dict[Target, Tensor] = {}
         with overlay.lend(block.module, original.device):
-            gradient = model.backward(index, streams[index], gradient, None, _adding(sums))
+            gradient = model.backward(index, streams[index], gradient, "", _adding(sums))
         with original.weights.lend(block.module, original.device):
             for target in (target for target in block.targets if target.path in truncated):
                 teacher = weight_matrix(block.module.get_submodule(target.name)).detach().float().cpu()

@@ -1,0 +1,196 @@
+"""Makes the compressed model of a row, from what the rows share."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from eckart.allocate import Allocated, allocate
+from eckart.allocation import LinearEvidence
+from eckart.blocks import Block, Target
+from eckart.device import moment_device
+from eckart.layers import Fit, weight_matrix
+from eckart.layout import dense_bytes
+from eckart.lowrank import Solution, Whitening, truncate
+from eckart.observer import Observer
+from eckart.placement import ResidentWeights
+from eckart.plan import make_plan, shapes_of
+from eckart.profiling.measure import Profile
+from eckart.recipe import Recipe
+from eckart.report import Report
+from eckart.spool import Workspace
+from eckart.sweep.case import Way, way_of
+from eckart.sweep.statistics import Ranks, Statistics
+from eckart.walk import compress_blocks
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """A model that was made for a row.
+
+    Attributes:
+        model: a copy, in the dtype that it is stored in.
+        ranks: by path of each target linear; None for one that is not factored.
+        kept: stored bytes of the target linears over their dense 16-bit bytes.
+    """
+
+    model: PreTrainedModel
+    ranks: Ranks
+    kept: float
+
+
+def build(
+    model: PreTrainedModel,
+    recipe: Recipe,
+    keep: float,
+    statistics: Statistics,
+    *,
+    ranks: Ranks | None = None,
+    memory_holds_streams: bool = True,
+    observer: Observer | None = None,
+) -> Compressed:
+    """Return a compressed copy of ``model``, the same as ``eckart compress`` makes.
+
+    Args:
+        model: in evaluation mode; stays as it is.
+        recipe: what to do.
+        keep: bytes to keep, as a share.
+        statistics: that were collected for the recipe.
+        ranks: from :meth:`Statistics.ranks`, if they are known already. Not for what is made alone.
+        memory_holds_streams: whether the streams of a walk of its own are held in memory, or in temporary files.
+        observer: of that walk.
+
+    Raises:
+        EckartError: this recipe cannot be applied at this size, or to this model.
+    """
+    listener = observer or Observer()
+    if ranks is None and way_of(recipe) is not Way.ALONE:
+        ranks = statistics.ranks(recipe, keep, listener.on_profile)
+    if way_of(recipe) is Way.TRUNCATED:
+        assert ranks is not None
+        profile, original = statistics.profile(recipe), statistics.original
+        made = truncated(original.model, original.blocks, recipe, ranks, profile, original.device)
+        return Compressed(made, ranks, kept_share(recipe, ranks, shapes_of(original.blocks)))
+    candidate = copy.deepcopy(model)
+    workspace = Workspace(memory_holds_streams)
+    try:
+        report = _walked(candidate, recipe, keep, statistics, ranks, workspace, listener)
+    finally:
+        workspace.close()
+    return Compressed(candidate, {layer.path: layer.rank for layer in report.layers}, report.keep)
+
+
+def truncated(
+    model: PreTrainedModel,
+    blocks: Sequence[Block],
+    recipe: Recipe,
+    ranks: Ranks,
+    profile: Profile,
+    device: torch.device,
+) -> PreTrainedModel:
+    """Return a copy of a model whose linears are replaced by their components of the original model.
+
+    Args:
+        model: stays as it is.
+        blocks: of it.
+        recipe: that looks at the original model only, and refines nothing.
+        ranks: by path.
+        profile: with solutions and inputs, as :func:`eckart.sweep.case.request_for` asks for them.
+        device: where layers are computed.
+    """
+    candidate, weights = copy.deepcopy(model), ResidentWeights()
+    maker = _LayerMaker(recipe, profile, moment_device(device))
+    for block in blocks:
+        module = candidate.get_submodule(block.path)
+        with weights.lend(module, device) as placement, torch.no_grad():
+            for target in block.targets:
+                if recipe.layout.changes(ranks[target.path]):
+                    linear, stored = module.get_submodule(target.name), placement.dtype(f"{target.name}.weight")
+                    placement.replace(target.name, maker.layer(linear, target, ranks[target.path], stored))
+    return candidate
+
+
+def kept_share(recipe: Recipe, ranks: Ranks, linears: Sequence[LinearEvidence]) -> float:
+    """Return the stored bytes of linears at their ranks over their dense 16-bit bytes."""
+    kept = sum(linear.layout(recipe.layout).bytes(*linear.shape, ranks[linear.path]) for linear in linears)
+    return kept / sum(dense_bytes(*linear.shape) for linear in linears)
+
+
+@dataclass(frozen=True)
+class _LayerMaker:
+    """Makes layers of the components that were found before."""
+
+    recipe: Recipe
+    profile: Profile
+    device: torch.device
+
+    def layer(self, linear: nn.Module, target: Target, rank: int | None, stored: torch.dtype) -> nn.Module:
+        layout = self.recipe.layout
+        weight = weight_matrix(linear).detach().to(self.device, torch.float64)
+        fit = self._fit(weight, target)
+        if rank is None:
+            return layout.whole(linear, weight, stored, Fit(weight, fit.whitening))
+        if layout.structure.adds_to_base:
+            return layout.fitted(linear, rank, stored, fit)
+        basis, dual = (tensor.to(self.device, torch.float64) for tensor in self.profile.solutions[target.path])
+        return layout.factored(linear, *truncate(Solution(basis, dual, Tensor(), weight), rank), stored, fit)
+
+    def _fit(self, weight: Tensor, target: Target) -> Fit:
+        pair = self.profile.whitenings.get(target.path)
+        # Where none was kept, none is looked at, or the inputs are not known.
+        whitening = (
+            Whitening.identity(target.in_features, self.device)
+            if pair is None
+            else Whitening(*(tensor.to(self.device) for tensor in pair))
+        )
+        metric = self.recipe.objective.output_metric
+        root = None
+        if metric is not None and self.recipe.structure.adds_to_base:  # else the components are known
+            root = metric.root(self.profile.metrics[target.path].to(self.device, torch.float64))
+        if not self.recipe.layout.affine:
+            return Fit(weight, whitening, root)
+        mean = self.profile.means[target.path].to(self.device)
+        return Fit(weight, whitening, root, lambda product: (weight - product.to(weight)) @ mean)
+
+
+def _walked(
+    candidate: PreTrainedModel,
+    recipe: Recipe,
+    keep: float,
+    statistics: Statistics,
+    ranks: Ranks | None,
+    workspace: Workspace,
+    observer: Observer,
+) -> Report:
+    """Compress a copy by a walk of its own, after a measurement of its own if it has no ranks."""
+    weights, device, calibration = ResidentWeights(), statistics.original.device, statistics.original.calibration
+    plan = make_plan(candidate, recipe, keep, weights)
+    if ranks is None:
+        allocated = allocate(
+            candidate,
+            recipe,
+            plan,
+            calibration,
+            device=device,
+            weights=weights,
+            workspace=workspace,
+            progress=observer.on_profile,
+        )
+    else:
+        allocated = Allocated(replace(plan, ranks=dict(ranks)), weights, statistics.profile(recipe).metrics)
+    return compress_blocks(
+        candidate,
+        recipe,
+        allocated.plan,
+        calibration,
+        device=device,
+        weights=allocated.weights,
+        workspace=workspace,
+        observer=observer,
+        metrics=allocated.metrics,
+    )

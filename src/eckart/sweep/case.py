@@ -1,0 +1,163 @@
+"""What a sweep measures: each recipe at each size, and what of the work for it is done for others too."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum, auto
+from pathlib import Path
+
+from eckart.allocation import Evidence, LinearEvidence, ZeroSum
+from eckart.allocation.problem import Problem
+from eckart.errors import EckartError, RecipeError
+from eckart.objectives import Streams
+from eckart.plan import check_keep
+from eckart.precision import Bits16
+from eckart.profiling.request import Request, request_of
+from eckart.recipe import Recipe
+from eckart.recipe_loader import load_recipe
+from eckart.refinement import NoRefinement
+from eckart.sharing import SharedByLoss
+from eckart.structure import TwoFactor
+
+DENSE = "dense"
+
+
+class Way(Enum):
+    """How the model of a case is made.
+
+    ``TRUNCATED``: from the components of the original model's weights, which all sizes share. ``WALKED``: by a walk of
+    its own, since its equation depends on what was compressed before; only the measurement that its ranks follow from
+    is shared. ``ALONE``: as ``eckart compress`` makes it, since its measurement depends on the size too.
+    """
+
+    TRUNCATED = auto()
+    WALKED = auto()
+    ALONE = auto()
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row that is wanted.
+
+    Attributes:
+        label: of the recipe, as asked for; ``dense`` for the model as it is.
+        recipe: None for the dense model.
+        keep: bytes to keep, as a share.
+        samples: calibration samples; None if no data is looked at.
+    """
+
+    label: str
+    recipe: Recipe | None
+    keep: float
+    samples: int | None
+
+    def __str__(self) -> str:
+        if self.recipe is None:
+            return self.label
+        return f"{self.label} at {self.keep:g}" + ("" if self.samples is None else f", {self.samples} samples")
+
+
+def split_label(label: str) -> tuple[str, list[str]]:
+    """Return the recipe's name or file, and its overrides, of ``NAME+key=value+key=value``."""
+    name, *overrides = re.split(r"\+(?=[\w.]+=)", label)
+    return name, overrides
+
+
+def recipe_of(label: str) -> Recipe:
+    """Return the recipe of a name or a file with ``+key=value`` overrides appended.
+
+    Raises:
+        RecipeError: there is no such recipe, field or choice, or a value is out of range.
+    """
+    name, overrides = split_label(label)
+    return load_recipe(name, overrides)
+
+
+def cases_of(recipes: Sequence[str | Recipe], keep: Sequence[float], samples: Sequence[int]) -> list[Case]:
+    """Return the dense model, and each recipe at each size and number of calibration samples.
+
+    Args:
+        recipes: names or files with ``+key=value`` overrides appended, or recipes, which go by their own names.
+        keep: bytes to keep, as shares in (0, 1].
+        samples: numbers of calibration samples; recipes that look at no data are there once.
+
+    Raises:
+        EckartError: nothing is asked for, something twice, or something that cannot be.
+    """
+    labels = [recipe.name if isinstance(recipe, Recipe) else recipe for recipe in recipes]
+    for what, values in (("recipe", labels), ("size to keep", keep), ("number of samples", samples)):
+        _check_unique(what, values)
+    if DENSE in labels:
+        raise RecipeError(f"The dense model is measured in every sweep; {DENSE!r} is no recipe.")
+    for share in keep:
+        check_keep(share)
+    for number in samples:
+        if number < 1:
+            raise EckartError(f"Calibration needs at least 1 sample, found {number}.")
+    cases = [Case(DENSE, None, 1.0, None)]
+    for label, recipe in zip(labels, recipes, strict=True):
+        chosen = recipe if isinstance(recipe, Recipe) else recipe_of(recipe)
+        numbers: Sequence[int | None] = samples if chosen.needs_data else [None]
+        cases += [Case(label, chosen, share, number) for number in numbers for share in keep]
+    return cases
+
+
+def text_name(specification: str) -> str:
+    """Return the name of a text without the way to its file: what is made here is passed on to others."""
+    return specification if specification.startswith("dataset:") else Path(specification).name
+
+
+def way_of(recipe: Recipe) -> Way:
+    """Return how the model of a recipe is made."""
+    if isinstance(recipe.sharing, SharedByLoss) or (
+        isinstance(recipe.allocation, ZeroSum) and recipe.allocation.stages > 1
+    ):
+        return Way.ALONE
+    objective = recipe.objective
+    original_only = objective.streams in (Streams.NONE, Streams.ORIGINAL) and not objective.observes_outputs
+    return Way.TRUNCATED if original_only and isinstance(recipe.refinement, NoRefinement) else Way.WALKED
+
+
+def request_for(recipe: Recipe, keep: Iterable[float], linears: tuple[LinearEvidence, ...]) -> Request | None:
+    """Return what a recipe shares with others; None if there is nothing to be measured for it.
+
+    Args:
+        recipe: that is wanted.
+        keep: at these sizes.
+        linears: of the model, by their shapes.
+    """
+    way = way_of(recipe)
+    if way is Way.ALONE:
+        return None
+    layout = recipe.layout
+    plain = isinstance(layout.structure, TwoFactor) and isinstance(layout.precision, Bits16) and not layout.affine
+    truncated = way is Way.TRUNCATED
+    trials = Evidence.TRIALS in recipe.allocation.evidence
+    bases = truncated and not layout.structure.adds_to_base and any(_factors(recipe, k, linears) for k in keep)
+    request = request_of(
+        recipe,
+        keep_bases=bases or trials,
+        # Two factors of 16 bits are rounded to what is nearest, whatever the inputs are.
+        keep_inputs=truncated and not plain and recipe.objective.needs_data,
+    )
+    if not layout.structure.adds_to_base:
+        request = replace(request, structure=TwoFactor())
+    asks = request.needs_spectrum or request.keep_inputs or request.evidence & ~Evidence.POSITION or request.metric
+    return replace(request, evidence=request.evidence & ~Evidence.POSITION) if asks else None
+
+
+def _factors(recipe: Recipe, keep: float, linears: tuple[LinearEvidence, ...]) -> bool:
+    """Return whether any linear may be factored; some precisions leave them whole."""
+    allocation = recipe.allocation
+    problem = Problem(linears, keep, recipe.layout, allocation.multiple, allocation.floor, allocation.fused_groups)
+    return problem.budget < problem.whole_bytes
+
+
+def _check_unique(what: str, values: Sequence[object]) -> None:
+    if not values:
+        raise EckartError(f"A sweep needs at least one {what}.")
+    for value in values:
+        if values.count(value) > 1:
+            raise EckartError(f"The {what} {value} is asked for twice.")

@@ -1,0 +1,299 @@
+"""Runs a sweep: collects what rows share, makes and measures the model of each, and writes the row down."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from eckart.api import DEFAULT_KEEP, DEFAULT_SAMPLES, name_of, step_warnings, token_warnings
+from eckart.calibration import DEFAULT_LENGTH, Calibration, calibrate
+from eckart.checkpoint.identity import versions
+from eckart.checkpoint.load import check_compressible, load_tokenizer
+from eckart.device import resolve_device
+from eckart.errors import CalibrationError, CheckpointError, EckartError, EckartWarning
+from eckart.observer import Observer
+from eckart.plan import Plan
+from eckart.recipe import Recipe
+from eckart.sharing import Shared
+from eckart.sweep.build import Compressed, build
+from eckart.sweep.case import Case, cases_of
+from eckart.sweep.evaluation import Evaluation, Stopwatch, stored_bytes
+from eckart.sweep.row import SweepRow
+from eckart.sweep.statistics import Statistics, collect
+from eckart.sweep.store import Failure, Store
+from eckart.text import PYTHON_DOCS
+
+
+class SweepObserver(Observer):
+    """Is told what a sweep does, and what the walks in it do. Does nothing itself: override what you want to hear."""
+
+    def on_sweep(self, missing: int, cases: int) -> None:
+        """Hear how many rows are missing, of how many that are asked for."""
+
+    def on_statistics(self, recipes: int, samples: int | None) -> None:
+        """Hear that a measurement begins which so many recipes share."""
+
+    def on_case(self, case: Case) -> None:
+        """Hear that a row is begun."""
+
+    def on_row(self, row: SweepRow) -> None:
+        """Hear that a row is measured and written."""
+
+    def on_failure(self, failure: Failure) -> None:
+        """Hear that a row could not be measured. Unless overridden it is a warning."""
+        warnings.warn(f"{failure.label} at {failure.keep:g} failed: {failure.message}", EckartWarning, stacklevel=2)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep that is ready to run; made by :func:`prepare`.
+
+    Attributes:
+        cases: all rows that are asked for.
+        store: the file.
+    """
+
+    model: PreTrainedModel
+    name: str
+    revision: str
+    cases: list[Case]
+    store: Store
+    evaluation: Evaluation
+    draw: Callable[[int], Calibration]
+    stopwatch: Stopwatch | None
+    memory: int | None
+    observer: SweepObserver
+
+    def rows(self) -> list[SweepRow]:
+        """Return the rows that are in the file, of those that are asked for."""
+        return [row for row in map(self.store.row, self.cases) if row is not None]
+
+    def missing(self) -> list[Case]:
+        """Return the cases whose rows are not in the file, or not with all that is asked for."""
+        found = [(case, self.store.row(case)) for case in self.cases]
+        return [case for case, row in found if row is None or (self.stopwatch is not None and row.speed is None)]
+
+    def run(self) -> Iterator[SweepRow]:
+        """Measure what is missing, and yield each row when it is in the file.
+
+        A case that fails is written down, and the sweep goes on.
+
+        Raises:
+            CheckpointError: the file cannot be written, or has rows of other calibration tokens.
+            CalibrationError: the calibration text is too short for so many samples.
+        """
+        missing = self.missing()
+        self.observer.on_sweep(len(missing), len(self.cases))
+        numbers = dict.fromkeys(case.samples for case in missing)
+        calibrations = {samples: None if samples is None else self._draw(samples) for samples in numbers}
+        for dense in [case for case in missing if case.recipe is None]:
+            made = Compressed(copy.deepcopy(self.model), {}, 1.0)
+            yield from self._attempt(dense, partial(self._measured, dense, made, None, 0.0, 0.0))
+        for samples, calibration in calibrations.items():
+            for shares in (False, True):
+                group = [c for c in missing if c.samples == samples and _joins(c.recipe) is shares]
+                if group:
+                    yield from self._group(group, calibration)
+
+    def _group(self, cases: Sequence[Case], calibration: Calibration | None) -> Iterator[SweepRow]:
+        """Measure the cases that share one measurement."""
+        wanted: dict[Recipe, list[float]] = {}
+        for case in cases:
+            assert case.recipe is not None
+            wanted.setdefault(case.recipe, []).append(case.keep)
+        self.observer.on_statistics(len(wanted), None if calibration is None else len(calibration.tokens))
+        statistics = collect(
+            self.model,
+            wanted,
+            calibration,
+            self.evaluation.device,
+            limit=self.memory,
+            progress=self.observer.on_profile,
+        )
+        try:
+            self._warn(statistics, wanted, calibration)
+            for case in cases:
+                self.observer.on_case(case)
+                yield from self._attempt(case, partial(self._row, case, statistics, calibration))
+        finally:
+            statistics.close()
+
+    def _row(self, case: Case, statistics: Statistics, calibration: Calibration | None) -> SweepRow:
+        assert case.recipe is not None
+        start = perf_counter()
+        in_memory = statistics.original.workspace.in_memory
+        made = build(
+            self.model, case.recipe, case.keep, statistics, memory_holds_streams=in_memory, observer=self.observer
+        )
+        seconds = perf_counter() - start
+        shared = statistics.seconds if case.recipe in statistics.requests else 0.0
+        return self._measured(case, made, calibration, seconds, shared)
+
+    def _measured(
+        self, case: Case, made: Compressed, calibration: Calibration | None, seconds: float, shared: float
+    ) -> SweepRow:
+        size = stored_bytes(made.model)
+        texts = self.evaluation.perplexities(made.model)
+        row = SweepRow(
+            model=self.name,
+            revision=self.revision,
+            label=case.label,
+            recipe=case.recipe,
+            keep=case.keep,
+            kept=made.kept,
+            bytes=size,
+            calibration=None if calibration is None or case.samples is None else calibration.record,
+            texts=texts,
+            ranks=dict(made.ranks),
+            seconds=seconds,
+            shared_seconds=shared,
+            speed=None if self.stopwatch is None else self.stopwatch.time(made.model),
+            versions=versions(),
+        )
+        self.store.add(case, row)
+        self.observer.on_row(row)
+        return row
+
+    def _attempt(self, case: Case, measure: Callable[[], SweepRow]) -> Iterator[SweepRow]:
+        """Yield the row of a case, or write down why it fails."""
+        try:
+            row = measure()
+        except CheckpointError:  # of the file itself
+            raise
+        # Decompositions that do not converge, and memory that is not there, are runtime errors of PyTorch.
+        except (EckartError, RuntimeError) as error:
+            self.observer.on_failure(self.store.add_failure(case, str(error) or type(error).__name__))
+        else:
+            yield row
+
+    def _draw(self, samples: int) -> Calibration:
+        calibration = self.draw(samples)
+        for row in self.rows():
+            known = row.calibration
+            if known is not None and known.samples == samples and known.sha256 != calibration.record.sha256:
+                raise CheckpointError(
+                    f"{self.store.path} has rows that were calibrated on other tokens of {known.source!r}: the text or "
+                    "the tokenizer has changed. Use another output."
+                )
+        return calibration
+
+    def _warn(self, statistics: Statistics, recipes: Iterable[Recipe], calibration: Calibration | None) -> None:
+        blocks = list(statistics.original.blocks)
+        notes = token_warnings(Plan(1.0, blocks, {}, 0), calibration)
+        notes += [note for recipe in recipes for note in step_warnings(recipe, calibration)]
+        for note in dict.fromkeys(notes):
+            warnings.warn(note, EckartWarning, stacklevel=2)
+
+
+def prepare(
+    model: PreTrainedModel,
+    recipes: Sequence[str | Recipe],
+    keep: Sequence[float] = (DEFAULT_KEEP,),
+    *,
+    output: str | Path,
+    texts: Sequence[str],
+    calibration: str = PYTHON_DOCS,
+    samples: Sequence[int] = (DEFAULT_SAMPLES,),
+    length: int | None = None,
+    seed: int = 0,
+    windows: int | None = 20,
+    window_length: int | None = None,
+    speed: bool = False,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    device: str = "auto",
+    memory: int | None = None,
+    source: str | None = None,
+    observer: SweepObserver | None = None,
+) -> Sweep:
+    """Return a sweep of which nothing is measured yet.
+
+    The model, and a copy of it for each step, are held in memory: a sweep is for models that are small beside it.
+
+    Args:
+        model: of transformers; stays as it is.
+        recipes: names or YAML files with ``+key=value`` overrides appended, or recipes.
+        keep: bytes of the blocks' linear layers to keep, as shares of their 16-bit bytes, in (0, 1].
+        output: the file; what is in it already is not measured again.
+        texts: to measure perplexity on (:mod:`eckart.text` lists the forms), one or more.
+        calibration: text to calibrate on, or ``self`` for text sampled from the model.
+        samples: how many calibration samples to draw; for each number there are rows of their own.
+        length: tokens in each; by default 1024, or the model's context if that is shorter.
+        seed: of the draw, and of the order of training.
+        windows: of each text; None for all.
+        window_length: tokens in each; by default 1024, or the model's context if that is shorter.
+        speed: whether models are timed too, against the dense one.
+        tokenizer: of the model; by default the one beside the files that the model was loaded from.
+        device: ``auto``, ``cpu`` or the name of an accelerator.
+        memory: bytes that shared statistics may take in memory; else they go to temporary files. By default half of
+            what is free.
+        source: name of the model for the rows; by default the one it was loaded by.
+        observer: is told what happens.
+
+    Raises:
+        EckartError: with a message that says what to do: of what is asked for something cannot be, or the file is of
+            another model, another calibration or other texts.
+    """
+    cases = cases_of(recipes, keep, samples)
+    place = resolve_device(device)
+    check_compressible(model)
+    model.eval()
+    if tokenizer is None and model.config.name_or_path:
+        tokenizer = load_tokenizer(model.config.name_or_path)
+    if tokenizer is None:
+        raise CalibrationError("A sweep reads text and needs the model's tokenizer, and none was found.")
+    evaluation = Evaluation.of(model, tokenizer, texts, windows, window_length, place)
+
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    length = length or min(DEFAULT_LENGTH, context or DEFAULT_LENGTH)
+
+    def draw(number: int) -> Calibration:
+        return calibrate(calibration, samples=number, length=length, seed=seed, tokenizer=tokenizer, model=model)
+
+    digest = digest_of(model)
+    identity = {
+        "model": digest,
+        "calibration": {"source": calibration, "length": length, "seed": seed},
+        "evaluation": evaluation.identity,
+    }
+    return Sweep(
+        model=model,
+        name=source or name_of(model),
+        revision=getattr(model.config, "_commit_hash", None) or digest,
+        cases=cases,
+        store=Store(Path(output), identity),
+        evaluation=evaluation,
+        draw=draw,
+        stopwatch=Stopwatch(model, place) if speed else None,
+        memory=memory,
+        observer=observer or SweepObserver(),
+    )
+
+
+def run(model: PreTrainedModel, recipes: Sequence[str | Recipe], **options: Any) -> Iterator[SweepRow]:
+    """Measure each recipe at each size, and yield each row when it is in the file; arguments as for :func:`prepare`."""
+    return prepare(model, recipes, **options).run()
+
+
+def digest_of(model: PreTrainedModel) -> str:
+    """Return a hash of the numbers of a model, and of its configuration but for where it came from."""
+    config = {k: v for k, v in model.config.to_dict().items() if k not in ("_name_or_path", "transformers_version")}
+    found = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    for name, tensor in model.state_dict().items():
+        found.update(f"{name} {tensor.dtype}".encode())
+        found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def _joins(recipe: Recipe | None) -> bool | None:
+    return None if recipe is None else isinstance(recipe.sharing, Shared)

@@ -1,0 +1,170 @@
+"""What the rows of a sweep share: one pass over the original model, and its weights' components, solved once."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+
+import torch
+from transformers import PreTrainedModel
+
+from eckart.allocate import search_trials
+from eckart.allocation import Evidence, Learned, LinearEvidence, Search
+from eckart.blocks import Block, find_blocks
+from eckart.calibration import Calibration
+from eckart.device import free_memory
+from eckart.errors import EckartError
+from eckart.joining import join, joinable
+from eckart.placement import ResidentWeights
+from eckart.plan import shapes_of
+from eckart.profiling.measure import Profile, Progress, measure_all
+from eckart.profiling.original import OriginalModel
+from eckart.profiling.positions import train_positions
+from eckart.profiling.request import Request, merge
+from eckart.recipe import Recipe
+from eckart.sharing import Shared
+from eckart.spool import Workspace
+from eckart.sweep.case import request_for
+
+Ranks = Mapping[str, int | None]
+FLOAT32, FLOAT64 = 4, 8
+SHARE_OF_MEMORY = 0.5  # that what is kept may take; models that are made of it, and their evaluation, take some too
+
+
+@dataclass
+class Statistics:
+    """What was measured on the original model, for several recipes.
+
+    Attributes:
+        original: the model, its linears joined if the recipes share bases.
+        requests: what each recipe asked for, merged with what others did.
+        profiles: what was found for each of them.
+        errors: why nothing was found.
+        seconds: that the measurement took.
+    """
+
+    original: OriginalModel
+    requests: Mapping[Recipe, Request] = field(default_factory=dict)
+    profiles: Mapping[Request, Profile] = field(default_factory=dict)
+    errors: Mapping[Request, EckartError] = field(default_factory=dict)
+    seconds: float = 0.0
+    _trials: dict[Recipe, tuple[LinearEvidence, ...]] = field(default_factory=dict)
+
+    def profile(self, recipe: Recipe) -> Profile:
+        """Return what was measured for a recipe.
+
+        Raises:
+            EckartError: the measurement failed.
+        """
+        request = self.requests.get(recipe)
+        if request is None:
+            return Profile(shapes_of(self.original.blocks))
+        if request in self.errors:
+            raise self.errors[request]
+        return self.profiles[request]
+
+    def ranks(self, recipe: Recipe, keep: float, progress: Progress = lambda done, total: None) -> Ranks:
+        """Return the ranks that ``eckart compress`` would choose; trials of a search are made for all sizes at once.
+
+        Args:
+            recipe: one of those that statistics were collected for.
+            keep: bytes to keep, as a share.
+            progress: is called with (steps done, steps to do) if more is measured.
+
+        Raises:
+            EckartError: the budget cannot be met.
+            NonFiniteError: the measurement failed.
+        """
+        allocation, linears = recipe.allocation, self.profile(recipe).linears
+        if keep < 1 and isinstance(allocation, Search):
+            if recipe not in self._trials:
+                self._trials[recipe] = search_trials(self.original, recipe, self.profile(recipe), progress)
+            linears = self._trials[recipe]
+        if keep < 1 and isinstance(allocation, Learned):
+            sample = self.original.cropped(allocation.training_samples, allocation.training_length)
+            positions = train_positions(sample, allocation, keep, recipe.layout, progress)
+            linears = tuple(replace(linear, position=positions[linear.path]) for linear in linears)
+        return allocation.ranks(linears, keep, recipe.layout)
+
+    def close(self) -> None:
+        """Give back the files, if there are any."""
+        self.original.workspace.close()
+
+
+def collect(
+    model: PreTrainedModel,
+    wanted: Mapping[Recipe, Sequence[float]],
+    calibration: Calibration | None,
+    device: torch.device,
+    *,
+    limit: int | None = None,
+    progress: Progress = lambda done, total: None,
+) -> Statistics:
+    """Measure at once what all recipes ask for.
+
+    Where a measurement fails (a gradient may be infinite where no activation is), the others are made one by one.
+
+    Args:
+        model: in evaluation mode and in memory.
+        wanted: recipes, which all share bases or all do not, and the sizes that each is wanted at.
+        calibration: the tokens; None if no recipe looks at data.
+        device: where blocks are run.
+        limit: bytes that what is kept may take in memory; else it goes to files. By default half of what is free.
+        progress: is called with (blocks done, blocks to do).
+    """
+    weights = ResidentWeights()
+    blocks = find_blocks(model, weights)
+    if any(isinstance(recipe.sharing, Shared) for recipe in wanted):
+        model = copy.deepcopy(model)
+        join(model, joinable(find_blocks(model, weights)), weights)
+        blocks = find_blocks(model, weights)
+    shapes = shapes_of(blocks)
+    asked = {recipe: request_for(recipe, keep, shapes) for recipe, keep in wanted.items()}
+    merged = merge(request for request in asked.values() if request is not None)
+    numbers = 0 if calibration is None else calibration.tokens.numel() * model.get_input_embeddings().embedding_dim
+    if limit is None:
+        limit = int(SHARE_OF_MEMORY * free_memory(torch.device("cpu")))
+    held = sum(kept_bytes(request, blocks) for request in merged) + stream_bytes(merged, blocks, numbers, model.dtype)
+    original = OriginalModel(model, blocks, weights, device, Workspace(held <= limit), calibration)
+    profiles: dict[Request, Profile] = {}
+    errors: dict[Request, EckartError] = {}
+    start = perf_counter()
+    try:
+        profiles.update(zip(merged, measure_all(original, merged, progress) if merged else [], strict=True))
+    except EckartError as error:
+        errors = dict.fromkeys(merged, error)
+        for number, request in enumerate(merged if len(merged) > 1 else []):
+            try:
+                (profiles[request],) = measure_all(original, [request], progress, first=number)
+                del errors[request]
+            except EckartError as own:
+                errors[request] = own
+    found = {
+        recipe: next(known for known in merged if known.merged(request) == known)
+        for recipe, request in asked.items()
+        if request is not None
+    }
+    return Statistics(original, found, profiles, errors, perf_counter() - start)
+
+
+def kept_bytes(request: Request, blocks: Sequence[Block]) -> int:
+    """Return the bytes of what a measurement keeps until all models are made of it."""
+    targets = [target for block in blocks for target in block.targets]
+    widths = [group.targets[0].in_features for block in blocks for group in block.groups]
+    metric = request.objective.output_metric is not None
+    bases = sum(t.out_features * min(t.shape) for t in targets) * FLOAT32 * (2 if metric else 1)
+    metrics = sum(t.out_features**2 for t in targets) * FLOAT32
+    inputs = sum(2 * width**2 + width for width in widths) * FLOAT64
+    return (bases if request.keep_bases else 0) + (metrics if metric else 0) + (inputs if request.keep_inputs else 0)
+
+
+def stream_bytes(requests: Sequence[Request], blocks: Sequence[Block], numbers: int, dtype: torch.dtype) -> int:
+    """Return the bytes of the hidden states and gradients of a measurement, for streams of so many numbers."""
+    if not any(request.looks_at_data for request in requests):
+        return 0
+    labels = {labels for r in requests for labels in (r.next_labels, r.metric_labels)} - {None}
+    trials = any(Evidence.TRIALS in request.evidence for request in requests)
+    searched = sum(len(block.targets) for block in blocks) * len(Search().shares) if trials else 0
+    return numbers * (dtype.itemsize * (len(blocks) + 1 + searched) + FLOAT32 * 2 * len(labels))

@@ -1,0 +1,120 @@
+"""What rows share changes nothing: each model is the one that ``eckart compress`` makes."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+
+import pytest
+import torch
+from tests.conftest import make_model
+
+import eckart
+from eckart.calibration import Calibration
+from eckart.errors import EckartWarning, NonFiniteError
+from eckart.sweep.build import build
+from eckart.sweep.case import recipe_of
+from eckart.sweep.evaluation import stored_bytes
+from eckart.sweep.statistics import collect
+
+CPU = torch.device("cpu")
+SEPARATE = [
+    "svd",
+    "svd-llm",
+    "svd-llm+objective.affine=true+structure=pivoted",
+    "svd-llm-v2",
+    "zs-svd",
+    "zs-svd+structure=pivoted",
+    "zs-svd+precision=8-bit",
+    "io-svd",
+    "io-svd+structure=hybrid+structure.base=8-bit",
+    "svd-llm+allocation=curvature",
+    "asvd+allocation.trial_samples=2",
+    "adasvd+structure=remapped",
+    "int8",
+    "gptq",
+]
+WALKED = [
+    "saes-svd+allocation=zero-sum",
+    "dobi-shift+objective.metric=fisher",
+    "aa-svd-layer+objective.residual_anchoring=1",
+    "zs-svd-staged+allocation.stages=2",
+    "svd-llm+sharing=by-loss",
+]
+JOINED = ["svd+sharing=shared", "zs-svd+sharing=shared", "io-svd+sharing=shared+structure=pivoted"]
+CASES = [
+    ("llama", SEPARATE[:6], [0.8, 0.6]),
+    ("llama", SEPARATE[6:], [0.6]),
+    ("llama", WALKED, [0.6]),
+    ("qwen2", JOINED, [0.8]),
+    ("gpt2", JOINED, [0.7]),
+]
+
+
+def mean_loss(model, tokens) -> float:
+    with torch.no_grad():
+        logits = model(input_ids=tokens, use_cache=False).logits[:, :-1].flatten(0, 1)
+    return float(torch.nn.functional.cross_entropy(logits.double(), tokens[:, 1:].flatten()))
+
+
+@pytest.mark.parametrize(("kind", "labels", "sizes"), CASES)
+@pytest.mark.filterwarnings("ignore::eckart.errors.EckartWarning")
+def test_models_are_those_of_compress(kind, labels, sizes, tokens):
+    model = make_model(kind)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    recipes = [recipe_of(label) for label in labels]
+    statistics = collect(model, dict.fromkeys(recipes, sizes), Calibration(tokens, "token ids", 0), CPU)
+    for recipe, keep in itertools.product(recipes, sizes):
+        plain = copy.deepcopy(model)
+        report = eckart.compress(plain, recipe, keep, tokens)
+        made = build(model, recipe, keep, statistics)
+        assert dict(made.ranks) == {layer.path: layer.rank for layer in report.layers}, recipe.name
+        assert made.kept == report.keep, recipe.name
+        assert stored_bytes(made.model) == stored_bytes(plain), recipe.name
+        assert mean_loss(made.model, tokens) == pytest.approx(mean_loss(plain, tokens), abs=1e-4), recipe.name
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_model_in_16_bits_and_statistics_in_files(tokens):
+    model = make_model("llama").bfloat16()
+    recipes = [recipe_of(label) for label in ("io-svd", "zs-svd+precision=8-bit")]
+    sizes = [0.6]
+    statistics = collect(model, dict.fromkeys(recipes, sizes), Calibration(tokens, "token ids", 0), CPU, limit=0)
+    folder = statistics.original.workspace.folder
+    assert folder is not None
+    assert list(folder.iterdir())
+    try:
+        for recipe in recipes:
+            plain = copy.deepcopy(model)
+            eckart.compress(plain, recipe, 0.6, tokens)
+            made = build(model, recipe, 0.6, statistics).model
+            assert made.dtype == torch.bfloat16
+            for candidate in (made, plain):
+                for parameter in candidate.parameters():
+                    parameter.data = parameter.data.float()
+            assert mean_loss(made, tokens) == pytest.approx(mean_loss(plain, tokens), abs=1e-3)
+    finally:
+        statistics.close()
+    assert not folder.exists()
+
+
+def test_a_refined_model_is_that_of_compress(tokens):
+    model = make_model("qwen2")
+    recipe = recipe_of("aa-svd+allocation=zero-sum+refinement.epochs=1+refinement.batch=4")
+    statistics = collect(model, {recipe: [0.6]}, Calibration(tokens, "token ids", 0), CPU)
+    plain = copy.deepcopy(model)
+    with pytest.warns(EckartWarning, match="optimiser steps"):
+        eckart.compress(plain, recipe, 0.6, tokens)
+    made = build(model, recipe, 0.6, statistics)
+    assert mean_loss(made.model, tokens) == pytest.approx(mean_loss(plain, tokens), abs=1e-4)
+
+
+def test_a_measurement_that_fails_leaves_the_others(llama, tokens):
+    """A head that gives no usable logits has no gradients, and its model's inputs are fine."""
+    with torch.no_grad():
+        llama.lm_head.weight[0, 0] = float("nan")
+    good, bad = recipe_of("svd-llm"), recipe_of("zs-svd+objective.shrinkage=0.1")
+    statistics = collect(llama, {bad: [0.6], good: [0.6]}, Calibration(tokens, "token ids", 0), CPU)
+    assert any(build(llama, good, 0.6, statistics).ranks.values())
+    with pytest.raises(NonFiniteError, match="gradient"):
+        build(llama, bad, 0.6, statistics)

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.conftest import make_model
+
+import eckart
+from eckart.calibration import tokenize
+from eckart.errors import CheckpointError, EckartError, EckartWarning
+from eckart.sweep import SweepObserver, prepare, read_failures, read_rows, run
+from eckart.sweep.evaluation import stored_bytes
+from eckart.text import read_text
+
+OPTIONS = {"samples": [4], "length": 24, "windows": 3, "window_length": 32}
+
+
+class Counter(SweepObserver):
+    def __init__(self) -> None:
+        self.statistics: list[tuple[int, int | None]] = []
+
+    def on_statistics(self, recipes: int, samples: int | None) -> None:
+        self.statistics.append((recipes, samples))
+
+
+@pytest.fixture
+def sweep(llama, tokenizer, text_file, tmp_path):
+    def start(recipes, keep, **others):
+        options = {"output": tmp_path / "sweep.sqlite", "texts": [str(text_file)], "calibration": str(text_file)}
+        return prepare(llama, recipes, keep, tokenizer=tokenizer, **{**OPTIONS, **options, **others})
+
+    return start
+
+
+def test_rows_are_what_compress_and_perplexity_give(sweep, llama, tokenizer, text_file, tmp_path):
+    rows = list(sweep(["svd", "zs-svd+structure=pivoted"], [0.8, 0.6]).run())
+    assert read_rows(tmp_path / "sweep.sqlite") == rows
+    assert [(row.label, row.keep) for row in rows[:2]] == [("dense", 1.0), ("svd", 0.8)]
+    ids = tokenize(read_text(str(text_file)), tokenizer)
+    assert rows[0].texts == {"text.txt": eckart.perplexity(llama, ids, length=32, windows=3)}
+    assert (rows[0].recipe, rows[0].kept, rows[0].bytes) == (None, 1.0, stored_bytes(llama))
+    assert rows[1].calibration is None
+    last = rows[-1]
+    report = eckart.compress(
+        llama, last.recipe, last.keep, str(text_file), tokenizer=tokenizer, samples=4, length=24, seed=0
+    )
+    assert last.ranks == {layer.path: layer.rank for layer in report.layers}
+    assert (last.kept, last.calibration) == (report.keep, report.calibration)
+    expected = eckart.perplexity(llama, ids, length=32, windows=3).log_perplexity
+    assert last.texts["text.txt"].log_perplexity == pytest.approx(expected, abs=1e-4)
+    eckart.save(llama, report, tmp_path / "out")
+    # The file has names and shapes too.
+    written = sum(path.stat().st_size for path in (tmp_path / "out").glob("*.safetensors"))
+    assert 0 < written - last.bytes < 20_000
+
+
+def test_one_measurement_serves_all_sizes_and_recipes(sweep):
+    counter = Counter()
+    recipes = ["svd-llm", "zs-svd", "io-svd", "saes-svd", "zs-svd+sharing=shared", "svd"]
+    rows = list(sweep(recipes, [0.8, 0.6], samples=[4, 6], observer=counter).run())
+    assert len(rows) == 1 + 5 * 2 * 2 + 2
+    # Apart from joint linears, which are other linears; and once for what looks at no data.
+    assert sorted(counter.statistics, key=str) == sorted([(4, 4), (1, 4), (4, 6), (1, 6), (1, None)], key=str)
+    assert {row.calibration.samples for row in rows if row.calibration} == {4, 6}
+    assert all(row.shared_seconds > 0 for row in rows if row.label in ("svd", "zs-svd"))
+    assert all(row.shared_seconds == 0 for row in rows if row.label in ("dense", "saes-svd"))
+
+
+def test_a_sweep_that_was_stopped_goes_on(sweep, tmp_path):
+    started = sweep(["svd", "svd-llm"], [0.8, 0.6]).run()
+    before = [next(started) for _ in range(3)]
+    started.close()
+    assert read_rows(tmp_path / "sweep.sqlite") == before
+    counter = Counter()
+    again = sweep(["svd", "svd-llm"], [0.8, 0.6], observer=counter)
+    after = list(again.run())
+    assert [(row.label, row.keep) for row in after] == [("svd-llm", 0.8), ("svd-llm", 0.6)]
+    assert counter.statistics == [(1, 4)]
+    assert again.rows() == [*before, *after]
+    assert list(again.run()) == []
+
+
+def test_speed_is_measured_of_rows_that_are_there(sweep):
+    assert next(sweep(["svd"], [0.6]).run()).speed is None
+    rows = list(sweep(["svd"], [0.6], speed=True).run())
+    assert [row.label for row in rows] == ["dense", "svd"]
+    assert all(row.speed.decode > 0 and row.speed.dense_prefill > 0 for row in rows)
+
+
+def test_a_row_that_fails_is_written_down(sweep, tmp_path):
+    with pytest.warns(EckartWarning, match="eora at 0.2 failed: keep 0.2 allows"):
+        rows = list(sweep(["eora", "svd-llm"], [0.2]).run())
+    assert [row.label for row in rows] == ["dense", "svd-llm"]
+    (failure,) = read_failures(tmp_path / "sweep.sqlite")
+    assert (failure.label, failure.keep, failure.samples) == ("eora", 0.2, 4)
+    assert [case.label for case in sweep(["eora", "svd-llm"], [0.2]).missing()] == ["eora"]
+
+
+def test_another_model_or_text_is_refused(sweep, text_file, tmp_path, llama):
+    list(sweep(["svd-llm"], [0.6]).run())
+    for others, message in (
+        ({"seed": 1}, "calibration.seed was 0 and is 1"),
+        ({"length": 25}, "calibration.length was 24 and is 25"),
+        ({"windows": 2}, "evaluation.windows was 3 and is 2"),
+        ({"texts": [f"{text_file}:raw"]}, "evaluation.texts"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            sweep(["svd-llm"], [0.6], **others)
+    with torch.no_grad():
+        next(llama.parameters())[0, 0] += 1
+    with pytest.raises(CheckpointError, match="another sweep: model was"):
+        sweep(["svd-llm"], [0.6])
+
+
+def test_other_calibration_tokens_are_refused(sweep, text_file, tmp_path):
+    other = tmp_path / "calibration.txt"
+    other.write_text(text_file.read_text())
+    list(sweep(["svd-llm"], [0.6], calibration=str(other)).run())
+    other.write_text(text_file.read_text().upper())
+    with pytest.raises(CheckpointError, match="calibrated on other tokens of"):
+        list(sweep(["svd-llm"], [0.6, 0.5], calibration=str(other)).run())
+
+
+@pytest.mark.parametrize(
+    ("others", "message"),
+    [
+        ({"window_length": 10_000}, "do not fit into the model's context of 128"),
+        ({"texts": []}, "at least one text"),
+        ({"texts": ["nowhere.txt"]}, "No text is called 'nowhere.txt'"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_at_once(sweep, others, message, tmp_path):
+    with pytest.raises(EckartError, match=message):
+        sweep(["svd"], [0.6], **others)
+    assert not (tmp_path / "sweep.sqlite").exists()
+
+
+def test_texts_must_be_long_enough_and_have_names_of_their_own(sweep, tmp_path, text_file):
+    (tmp_path / "short.txt").write_text("short")
+    with pytest.raises(EckartError, match="has 5 tokens, and one window is 32"):
+        sweep(["svd"], [0.6], texts=[str(tmp_path / "short.txt")])
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "text.txt").write_text(text_file.read_text())
+    with pytest.raises(EckartError, match=r"Two texts are called 'text.txt'"):
+        sweep(["svd"], [0.6], texts=[str(text_file), str(tmp_path / "other" / "text.txt")])
+
+
+def test_a_model_without_a_tokenizer_is_refused(text_file, tmp_path):
+    with pytest.raises(EckartError, match="needs the model's tokenizer"):
+        run(make_model("llama"), ["svd"], output=tmp_path / "x", texts=[str(text_file)])
