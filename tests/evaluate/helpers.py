@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from transformers import PreTrainedTokenizerFast
 
-DOCUMENTS = 24
+DOCUMENTS = 12
 
 
 def documents(seed: int = 0) -> list[dict[str, Any]]:

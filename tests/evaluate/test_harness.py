@@ -50,7 +50,9 @@ def test_nothing_is_printed_and_all_is_as_before(
         numbers = np.random.get_state(legacy=False)["state"]["key"].tolist()
         return [random.getstate(), numbers, torch.random.get_rng_state().tolist(), dict(os.environ), logger.handlers]
 
-    write_task(folder, "f1", metric_list=[{"metric": "f1"}], doc_to_choice=["yes", "no"], doc_to_target="{{answer % 2}}")
+    write_task(
+        folder, "f1", metric_list=[{"metric": "f1"}], doc_to_choice=["yes", "no"], doc_to_target="{{answer % 2}}"
+    )
     load_tasks(["colours"], path=folder)  # what importing sets is not ours
     before = state()
     capfd.readouterr()

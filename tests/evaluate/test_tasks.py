@@ -96,15 +96,15 @@ def test_equals_the_harness_called_directly(
         tasks=["colours"],
         task_manager=TaskManager(include_path=str(folder)),
         num_fewshot=few_shot,
-        limit=20,
+        limit=9,
     )
     tasks = load_tasks(["colours"], path=folder, few_shot=few_shot)
-    found = zero_shot(make_model("llama"), byte_tokenizer, tasks, limit=20, batch_size=4)
+    found = zero_shot(make_model("llama"), byte_tokenizer, tasks, limit=9, batch_size=4)
     for metric, score in by_metric(found).items():
         assert score.value == direct["results"]["colours"][f"{metric},none"]
         assert score.error == direct["results"]["colours"][f"{metric}_stderr,none"]
         assert score.few_shot == direct["n-shot"]["colours"] == (few_shot or 0)
-        assert score.documents == direct["n-samples"]["colours"]["effective"] == 20
+        assert score.documents == direct["n-samples"]["colours"]["effective"] == 9
     assert found.harness == lm_eval.__version__
 
 
@@ -166,7 +166,9 @@ def test_a_metric_that_is_no_mean_has_no_paired_error(
     llama: PreTrainedModel, byte_tokenizer: PreTrainedTokenizerFast, folder: Path
 ) -> None:
     # Resampled, so it also shows that this prints nothing.
-    write_task(folder, "f1", metric_list=[{"metric": "f1"}], doc_to_choice=["yes", "no"], doc_to_target="{{answer % 2}}")
+    write_task(
+        folder, "f1", metric_list=[{"metric": "f1"}], doc_to_choice=["yes", "no"], doc_to_target="{{answer % 2}}"
+    )
     found = zero_shot(llama, byte_tokenizer, load_tasks(["f1"], path=folder), baseline=make_model("llama", seed=1))
     (score,) = found.scores
     assert score.metric == "f1"
