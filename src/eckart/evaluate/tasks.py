@@ -212,7 +212,8 @@ def _is_mean(documents: dict[tuple[str, int], float], value: float) -> bool:
 
 
 def _average(scores: Sequence[Score]) -> Average | None:
-    chosen = [score for score in scores if score.metric == AVERAGED and score.group is None]
+    # By task: the metric may be there more than once, after different filters.
+    chosen = [*{s.task: s for s in reversed(scores) if s.metric == AVERAGED and s.group is None}.values()]
     if not chosen:
         return None
 
