@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import json
-import math
+import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
-from rich import box
+from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from eckart.calibration import tokenize
 from eckart.checkpoint import load_model, load_tokenizer
-from eckart.cli.console import command, messages, output
+from eckart.cli.console import command, output
+from eckart.cli.evaluation_table import evaluation_table
 from eckart.device import compute_dtype, resolve_device
 from eckart.errors import EckartError
-from eckart.evaluate import agreement, perplexity
+from eckart.evaluate import ZeroShot, agreement, load_tasks, perplexity, zero_shot
 from eckart.text import read_text
-
-CONFIDENCE = 1.96  # standard errors on either side, for 95 %
 
 
 @command
@@ -32,13 +31,34 @@ def evaluate(
         typer.Argument(help="A dense or compressed folder, a hub id, or a .gguf file.", show_default=False),
     ],
     text: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
             help="FILE (rows joined by blank lines, as WikiText is), FILE:lines (stripped, as Penn Treebank is), "
             "FILE:raw, FILE.jsonl[:FIELD], dataset:NAME:SPLIT[:FIELD[:CONFIG]], python-docs:held-out; may be repeated.",
             show_default=False,
         ),
-    ],
+    ] = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(help="Tasks of lm-evaluation-harness: names with commas between them.", show_default=False),
+    ] = None,
+    task_path: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder of task definitions (YAML) of your own. Functions that they name are run.",
+            show_default=False,
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Take the first documents of each task only.", show_default=False)
+    ] = None,
+    few_shot: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Examples in front of each question; default: the task's own, usually 0.", show_default=False
+        ),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Requests of tasks at once.")] = 8,
     baseline: Annotated[
         str | None, typer.Option(help="Compare with this model, usually the dense one.", show_default=False)
     ] = None,
@@ -47,24 +67,33 @@ def evaluate(
     device: Annotated[str, typer.Option(help="auto, cpu, or the name of an accelerator.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Measure perplexity on texts: each one stream of tokens, cut into windows that do not overlap.
+    """Measure perplexity on texts, and scores on zero-shot tasks; at least one text or one task.
 
-    With a baseline, also how far the predictions are from its own: the divergence of the next-token distributions, and
-    how often both find the same token most likely.
+    Each text is one stream of tokens, cut into windows that do not overlap. With a baseline, also how far the
+    predictions are from its own: the divergence of the next-token distributions, how often both find the same token
+    most likely, and the difference of the scores over the same documents.
     """
     place = resolve_device(device)
-    contents = {name: read_text(name) for name in dict.fromkeys(text)}
+    if not text and tasks is None:
+        raise EckartError("Nothing to measure: give --text FILE, --tasks NAME,NAME or both.")
+    if tasks is None and not (task_path is None and limit is None and few_shot is None):
+        raise EckartError("--task-path, --limit and --few-shot belong to --tasks, which is not given.")
+    contents = {name: read_text(name) for name in dict.fromkeys(text or [])}
+    names = [name.strip() for name in (tasks or "").split(",") if name.strip()]
+    found = None if tasks is None else load_tasks(names, path=task_path, few_shot=few_shot)
     tokenizer = load_tokenizer(model)
     loaded = _load(model, place)
     other = None if baseline is None else _load(baseline, place)
     if tokenizer is None:
         raise EckartError(f"{model} has no tokenizer, which is needed to read text.")
     rows: list[dict[str, Any]] = []
-    with Progress(console=messages, transient=True, disable=as_json) as progress:
-        task = progress.add_task("windows", total=None)
+    scores: ZeroShot | None = None
+    # A console that holds on to the stream: the harness's own progress is hidden by putting another in its place.
+    with Progress(console=Console(file=sys.stderr), transient=True, disable=as_json) as progress:
+        bar = progress.add_task("windows", total=None)
 
-        def advance(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total)
+        def advance(done: int, total: int, what: str = "windows") -> None:
+            progress.update(bar, completed=done, total=total, description=what)
 
         for name, content in contents.items():
             ids: Tensor = tokenize(content, tokenizer)
@@ -74,45 +103,24 @@ def evaluate(
                 row["baseline"] = perplexity(other, ids, **options).model_dump()
                 row["agreement"] = agreement(loaded, other, ids, **options).model_dump()
             rows.append(row)
+        if found is not None:
+            scores = zero_shot(
+                loaded,
+                tokenizer,
+                found,
+                baseline=other,
+                limit=limit,
+                batch_size=batch_size,
+                on_request=lambda task, done, total: advance(done, total, task),
+            )
     if as_json:
-        output.print_json(json.dumps({"model": model, "baseline": baseline, "texts": rows}))
+        facts = {"model": model, "baseline": baseline, "texts": rows}
+        output.print_json(json.dumps({**facts, "tasks": None if scores is None else scores.model_dump()}))
     else:
-        output.print(_table(rows))
+        output.print(evaluation_table(rows, scores, compared=other is not None))
 
 
 def _load(source: str, place: torch.device) -> PreTrainedModel:
     # On a CPU in float32 from the start: what is stored in 16 bits is widened, not rounded again.
     loaded = load_model(source, dtype=torch.float32 if place.type == "cpu" else None)
     return loaded.to(place, compute_dtype(loaded.dtype, place))
-
-
-def _table(rows: list[dict[str, Any]]) -> Table:
-    columns = ["text", "windows", "perplexity", "95 % between", "nats a token"]
-    if "agreement" in rows[0]:
-        columns += ["baseline", "excess", "divergence (nats)", "same top token"]
-    table = Table(*columns, box=box.SIMPLE)
-    for row in rows:
-        cells = [row["text"], f"{row['windows']} x {row['length']}", f"{row['perplexity']:.3f}"]
-        cells += [_interval(row["log_perplexity"], row["error"]), f"{row['log_perplexity']:.4f}"]
-        if "agreement" in row:
-            other, shared = row["baseline"], row["agreement"]
-            margins = _margin(shared["divergence_error"], ".4f"), _margin(shared["top_1_error"], ".1%")
-            cells += [
-                f"{other['perplexity']:.3f}",
-                f"{row['log_perplexity'] - other['log_perplexity']:+.4f}",
-                f"{shared['divergence']:.4f}{margins[0]}",
-                f"{shared['top_1']:.1%}{margins[1]}",
-            ]
-        table.add_row(*cells)
-    return table
-
-
-def _interval(mean: float, error: float | None) -> str:
-    """Return the interval of the perplexity, from the error of the mean loss."""
-    if error is None:
-        return "one window"
-    return f"{math.exp(mean - CONFIDENCE * error):.3f} and {math.exp(mean + CONFIDENCE * error):.3f}"
-
-
-def _margin(error: float | None, form: str) -> str:
-    return "" if error is None else f" ± {CONFIDENCE * error:{form}}"
