@@ -78,6 +78,7 @@ def test_overrides() -> None:
         ("svd-llm", ["objective.shrinkage=-1"], r"greater than or equal to 0, found -1"),
         ("svd-llm", ["objective.shrinkage=lots"], r"valid number.*found 'lots'"),
         ("svd-llm", ["objective"], r"takes key=value"),
+        ("asvd", ["allocation.shares=[0.4"], r"The value of 'allocation.shares' is not YAML"),
         ("svd-llm", ["objective={name: anchored, shrinkag: 1}"], r"did you mean 'shrinkage'"),
         ("saes-svd", ["objective.beta_min=0.9"], r"beta_min \(0.9\) is above beta_max \(0.75\)"),
         ("svd-llm", ["allocation=even"], r"Unknown allocation 'even'.*uniform"),

@@ -16,7 +16,7 @@ from eckart.lowrank import Whitening, solve, whiten
 from eckart.metric import Fisher
 from eckart.objectives import InputAware, Weight
 from eckart.precision import Bits4
-from eckart.profiling.measure import Profile, Request, first_order_changes, measure
+from eckart.profiling.measure import Profile, Request, first_order_changes, measure, measure_all
 from eckart.structure import Hybrid
 
 PATH = "model.layers.1.self_attn.q_proj"
@@ -183,3 +183,39 @@ def test_blocks_are_counted_while_they_are_measured(llama, tokens):
     request = Request(InputAware(), Evidence.SPECTRUM)
     measure(original_of(llama, tokens), request, lambda done, total: seen.append((done, total)))
     assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_requests_that_are_measured_together_give_what_each_gives_alone(llama, tokens):
+    requests = [
+        Request(InputAware(), ALL, Fisher(), 1, keep_bases=True),
+        Request(InputAware(shrinkage=0.1), Evidence.FIRST_ORDER | Evidence.SPECTRUM, gradient_samples=3),
+        Request(InputAware(metric=Fisher(top_k=5)), Evidence.NONE, Fisher(top_k=5), keep_bases=True, keep_inputs=True),
+        Request(Weight(), Evidence.SPECTRUM),
+    ]
+    together = measure_all(original_of(llama, tokens), requests, lambda done, total: None)
+    for request, found in zip(requests, together, strict=True):
+        alone = measure(original_of(llama, tokens), request, lambda done, total: None)
+        for one, other in zip(found.linears, alone.linears, strict=True):
+            for name in ("energy", "first_order", "curvature"):
+                values = getattr(one, name), getattr(other, name)
+                assert (values[0] is None) == (values[1] is None)
+                if values[0] is not None:
+                    torch.testing.assert_close(*values)
+        assert found.metrics.keys() == alone.metrics.keys()
+        assert all(torch.equal(found.metrics[path], alone.metrics[path]) for path in alone.metrics)
+        assert found.solutions.keys() == alone.solutions.keys()
+        for path in alone.solutions:
+            assert torch.equal(found.solutions[path][1], alone.solutions[path][1])
+        assert found.whitenings.keys() == alone.whitenings.keys()
+    assert together[0].solutions[PATH][0] is together[0].solutions[PATH][1]  # without a metric they are one, held once
+    assert together[2].whitenings.keys() == together[2].means.keys() == together[2].metrics.keys()
+
+
+def test_the_inputs_that_are_kept_are_those_of_the_linear(llama, tokens):
+    request = Request(InputAware(), Evidence.NONE, keep_inputs=True)
+    profile = measure(original_of(llama, tokens), request, lambda done, total: None)
+    for path in (PATH, "model.layers.1.mlp.down_proj"):
+        inputs = inputs_of(llama, path, tokens)
+        root = profile.whitenings[path][0]
+        torch.testing.assert_close(root @ root.T, inputs.T @ inputs, rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(profile.means[path], inputs.mean(0), rtol=1e-4, atol=1e-5)

@@ -32,7 +32,7 @@ class SweepRow(BaseModel):
 
     Attributes:
         model: name of the dense model.
-        revision: of it on its hub, or a hash of its files; None if neither is known.
+        revision: of it on its hub, or a hash of its numbers and configuration; None if neither is known.
         label: of the recipe, as asked for: its name and ``+key=value`` overrides; ``dense`` for the model as it is.
         recipe: whole; None for the dense model.
         keep: the share that was asked for.
@@ -42,7 +42,8 @@ class SweepRow(BaseModel):
         texts: perplexity by the name of the text.
         ranks: by path of each target linear; None for one that is not factored.
         seconds: that compressing took, without what it shared with other rows.
-        shared_seconds: that the statistics took which it shares with other rows.
+        shared_seconds: that the statistics took which it shares with other rows: of all of them, once; 0 if it shares
+            none.
         speed: None if it was not measured.
         versions: of Eckart, PyTorch and transformers.
     """
