@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import torch
 import typer
 from rich import box
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
@@ -19,7 +20,7 @@ from eckart.checkpoint import load_model, load_tokenizer
 from eckart.cli.console import command, messages, output
 from eckart.device import compute_dtype, resolve_device
 from eckart.errors import EckartError
-from eckart.evaluate import agreement, perplexity
+from eckart.evaluate import agreement, continuation, perplexity
 from eckart.text import read_text
 
 CONFIDENCE = 1.96  # standard errors on either side, for 95 %
@@ -44,6 +45,10 @@ def evaluate(
     ] = None,
     length: Annotated[int, typer.Option(min=2, help="Tokens in a window.")] = 2048,
     windows: Annotated[int | None, typer.Option(min=1, help="Take the first ones only.")] = None,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(help="Let the model go on from this text, too; may be repeated.", show_default=False),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, or the name of an accelerator.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -74,10 +79,19 @@ def evaluate(
                 row["baseline"] = perplexity(other, ids, **options).model_dump()
                 row["agreement"] = agreement(loaded, other, ids, **options).model_dump()
             rows.append(row)
+    samples: list[dict[str, Any]] = []
+    for start in prompt or []:
+        samples.append({"prompt": start, "text": continuation(loaded, tokenizer, start)})
+        if other is not None:
+            samples[-1]["baseline"] = continuation(other, tokenizer, start)
     if as_json:
-        output.print_json(json.dumps({"model": model, "baseline": baseline, "texts": rows}))
-    else:
-        output.print(_table(rows))
+        output.print_json(json.dumps({"model": model, "baseline": baseline, "texts": rows, "samples": samples}))
+        return
+    output.print(_table(rows))
+    for sample in samples:
+        for name in [model] if baseline is None else [baseline, model]:
+            output.print(f"[bold]{escape(name)}:[/] ", end="")
+            output.print(sample["text" if name == model else "baseline"], markup=False)
 
 
 def _load(source: str, place: torch.device) -> PreTrainedModel:
