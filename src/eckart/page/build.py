@@ -29,7 +29,7 @@ class Section:
         groups: figures; those of a group share their choices.
         tables: below them.
         hint: how to get what is not there.
-        samples: prompts with what each run wrote, (run, text).
+        samples: prompts with what each run wrote, (run, recipe, text).
     """
 
     id: str
@@ -38,7 +38,7 @@ class Section:
     groups: list[list[Figure]] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     hint: str = ""
-    samples: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+    samples: dict[str, list[tuple[str, str, str]]] = field(default_factory=dict)
 
     @property
     def is_empty(self) -> bool:
@@ -104,10 +104,8 @@ def _sections(runs: Sequence[Run], series: dict[str, int]) -> list[Section]:
         Section(
             "choice",
             "Which size, which recipe",
-            "Each mark is a model: lower is better, further left is smaller. The broad line joins those that no other "
-            "beats in both, and the table lists them"
-            + (f", judged by perplexity on {measures[0].text}." if measured else ".")
-            + (" Thin bars are 95 % intervals over windows of the text." if measured else ""),
+            "A mark a model: lower is better, further left is smaller. The broad line and the table are those that no "
+            "other beats." + (" Thin bars are 95 % intervals over windows of the text." if measured else ""),
             _groups(by_bytes),
             [best] if best and best.variants[0] else [],
             ""
@@ -127,7 +125,7 @@ def _sections(runs: Sequence[Run], series: dict[str, int]) -> list[Section]:
             "calibration",
             "Calibration size",
             "What more calibration tokens are worth, for the recipes and sizes that were run with two numbers of them "
-            "or more. Dashed lines are larger sizes.",
+            "or more; a kind of line for each size.",
             _groups(by_tokens),
             hint="Hand over runs of one recipe and size that differ in --samples.",
         ),
@@ -156,8 +154,8 @@ def _sections(runs: Sequence[Run], series: dict[str, int]) -> list[Section]:
         Section(
             "refinement",
             "Refinement",
-            "Loss of each block's output before and after its training, and by epoch: from the first block (light) to "
-            "the last.",
+            "Squared error of each block's output over what the block changes, before and after its training, and by "
+            "epoch: from the first block (light) to the last.",
             _groups(*depth.refinement(runs)),
         ),
         Section(
@@ -189,12 +187,12 @@ def _groups(*figures: Figure | None) -> list[list[Figure]]:
     return [found] if found else []
 
 
-def _samples(runs: Sequence[Run]) -> dict[str, list[tuple[str, str]]]:
+def _samples(runs: Sequence[Run]) -> dict[str, list[tuple[str, str, str]]]:
     """Return what the runs wrote, by prompt, the dense model first."""
-    found: dict[str, list[tuple[str, str]]] = {}
+    found: dict[str, list[tuple[str, str, str]]] = {}
     for run in sorted(runs, key=lambda run: not run.is_dense):
         for sample in run.samples:
-            found.setdefault(sample.prompt, []).append((run.name, sample.text))
+            found.setdefault(sample.prompt, []).append((run.name, run.recipe, sample.text))
     return found
 
 

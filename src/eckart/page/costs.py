@@ -8,7 +8,8 @@ from eckart.page.figure import Figure, axis, plain, rounded
 from eckart.page.runs import Run
 
 PARTS = ("allocation", "statistics", "factorisation", "refinement", "files", "records")
-ROW, AROUND = 26, 120  # pixels
+UNTOLD = 0.02  # of the time of a run, from which on what is left over is shown
+ROW, AROUND = 26, 150  # pixels
 
 
 def times(runs: Sequence[Run]) -> Figure | None:
@@ -23,7 +24,8 @@ def times(runs: Sequence[Run]) -> Figure | None:
             parts[part].append(getattr(timings, part) if timings else None)
         parts["shared with other runs"].append(run.shared_seconds or None)
         split = sum(getattr(timings, part) for part in PARTS) if timings else 0.0
-        parts["not told apart"].append(max(0.0, (run.seconds or 0.0) - split))
+        rest = (run.seconds or 0.0) - split
+        parts["not told apart"].append(rest if rest > UNTOLD * (run.seconds or 0.0) else None)
     names = [plain(run.name) for run in known]
     traces = [
         {

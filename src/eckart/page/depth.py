@@ -49,7 +49,7 @@ def errors_by_depth(runs: Sequence[Run], series: dict[str, int]) -> list[Figure]
                     (number, place),
                     _lines(members, series, outputs, metric),
                     title={"text": plain(what[0].upper() + what[1:])},
-                    xaxis=axis("block", rangemode="tozero"),
+                    xaxis=axis("block"),
                     yaxis=axis(title, rangemode="tozero"),
                 )
         figures.append(figure)
@@ -74,7 +74,7 @@ def _lines(
                 "y": [None if error is None else rounded(metric(error)) for error in errors],
                 "hovertemplate": f"{plain(run.name)}<br>block %{{x}}: %{{y:.4g}}<extra></extra>",
                 "line": {"width": 2, "dash": DASHES[repeated % len(DASHES)]},
-                "marker": marker(number, 5),
+                "marker": marker(number, 7),
                 "series": number,
             }
         )
@@ -106,7 +106,7 @@ def refinement(runs: Sequence[Run]) -> list[Figure]:
         assert run.report is not None
         records = run.report.refinements
         held_out = all(record.before is not None for record in records)
-        title = "squared error, relative to the block's change" + (" (held-out samples)" if held_out else " (training)")
+        title = "relative loss, " + ("held-out samples" if held_out else "training samples")
         before = [record.before for record in records]
         after = [record.after for record in records]
         if not held_out:

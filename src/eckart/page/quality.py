@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from eckart.page.figure import Figure, Select, Trace, axis, lines, marker, number, rounded
+from eckart.page.figure import DASHES, Figure, Select, Trace, axis, lines, marker, number, rounded
 from eckart.page.runs import Run, interval
 
 MEGABYTE = 1e6
+SAME_SIZE = 0.005
 
 
 @dataclass(frozen=True)
@@ -68,12 +69,20 @@ def measure_labels(found: Sequence[Measure]) -> list[str]:
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Return the numbers of the points that no other is better than in both, by rising first coordinate."""
+    """Return the numbers of the points that no other beats, by rising size.
+
+    Args:
+        points: size and loss; sizes that differ by less than :data:`SAME_SIZE` count as equal, since ranks are whole
+            numbers and no two recipes hit a budget to the byte.
+    """
+    order = sorted(range(len(points)), key=lambda place: points[place])
+    kept: list[int] = []
     best = float("inf")
-    kept = []
-    for index in sorted(range(len(points)), key=lambda place: points[place]):
-        if points[index][1] < best:
-            best = points[index][1]
+    for index in order:
+        size, loss = points[index]
+        if loss < best:
+            best = loss
+            kept = [other for other in kept if points[other][0] * (1 + SAME_SIZE) < size]
             kept.append(index)
     return kept
 
@@ -141,12 +150,14 @@ def quality_against_calibration(runs: Sequence[Run], series: dict[str, int], fou
         for run in runs:
             if run.tokens is not None and run.calibration is not None and measure.of(run) is not None:
                 groups.setdefault((run.recipe, run.keep, run.calibration.source), []).append(run)
-        traces = []
+        traces: list[Trace] = []
+        dashes: dict[float, str] = {}
         for (recipe, keep, _), members in groups.items():
             if len({run.tokens for run in members}) > 1:
                 members = sorted(members, key=lambda run: run.tokens or 0)
                 traces += _line(members, series[recipe], measure, lambda run: float(run.tokens or 0))
-                traces[-1]["line"]["dash"] = "solid" if keep == min(key[1] for key in groups) else "dash"
+                dashes.setdefault(keep, DASHES[len(dashes) % len(DASHES)])
+                traces[-1]["line"]["dash"] = dashes[keep]
         if traces:
             shown.append((measure, traces))
     figure.selects = [Select("Quality", measure_labels([measure for measure, _ in shown]))]

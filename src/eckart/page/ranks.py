@@ -31,8 +31,8 @@ def rank_maps(runs: Sequence[Run]) -> Figure | None:
         figure.add(
             (index,),
             [_heat(grid, shares=shares)],
-            xaxis=axis("kind of layer", tickangle=-35, type="category", showgrid=False),
-            yaxis=axis("block", autorange="reversed", type="category", showgrid=False),
+            xaxis=axis("kind of layer", tickangle=-35, type="category", showgrid=False, ticks=""),
+            yaxis=axis("block", autorange="reversed", type="category", showgrid=False, ticks=""),
         )
     figure.height = min(max(figure.height, 320), 1100)
     return figure
@@ -102,8 +102,8 @@ def spectra(runs: Sequence[Run]) -> Figure | None:
             figure.add(
                 (index, place),
                 traces.get(kind, []),
-                xaxis=axis("component"),
-                yaxis=axis("singular value / largest", log=True, exponentformat="power"),
+                xaxis=axis("component", rangemode="tozero"),
+                yaxis=axis("singular value / largest", log=True, tickformat="~g"),
             )
     return figure
 

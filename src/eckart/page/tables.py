@@ -40,6 +40,7 @@ def choices(runs: Sequence[Run], measure: Measure) -> Table:
     """Return the runs that are the best at their size."""
     columns = [
         Column("run"),
+        Column("recipe"),
         Column("size", "bytes", "of the whole model"),
         Column("of dense", "percent", "size of the whole model over that of the dense one"),
         Column("perplexity" if measure.text else "error", "number", measure.text or "behind the last block"),
@@ -50,7 +51,7 @@ def choices(runs: Sequence[Run], measure: Measure) -> Table:
     rows = []
     for run in best_runs(runs, measure):
         value, bounds = measure.of(run), measure.bounds(run)
-        row: list[Any] = [run.name, run.bytes, _ratio(run.bytes, run.dense_bytes), rounded(value, 6)]
+        row: list[Any] = [run.name, run.recipe, run.bytes, _ratio(run.bytes, run.dense_bytes), rounded(value, 6)]
         if measure.text:
             row += [rounded(bounds[0], 6), rounded(bounds[1], 6)] if bounds else [None, None]
             row.append(_ratio(value, dense))

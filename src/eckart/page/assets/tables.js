@@ -84,7 +84,7 @@ class DataTable {
     if (!this.sorted) return rows;
     const { place, direction } = this.sorted;
     // What is not known comes last, whichever way it is sorted.
-    return rows.toSorted((a, b) => (a[place] === null) - (b[place] === null) || direction * compareCells(a[place], b[place]));
+    return rows.sort((a, b) => (a[place] === null) - (b[place] === null) || direction * compareCells(a[place], b[place]));
   }
 
   fill() {

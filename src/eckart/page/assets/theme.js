@@ -30,12 +30,14 @@ function mark(number) {
   span.className = "mark";
   span.setAttribute("aria-hidden", "true");
   span.dataset.series = number;
-  span.textContent = MARKS[number % MARKS.length];
   return span;
 }
 
 function paintMarks() {
-  for (const span of document.querySelectorAll(".mark")) span.style.color = seriesColour(Number(span.dataset.series));
+  for (const span of document.querySelectorAll(".mark")) {
+    span.textContent = MARKS[span.dataset.series % MARKS.length];
+    span.style.color = seriesColour(span.dataset.series);
+  }
 }
 
 function setTheme(name) {
@@ -62,7 +64,9 @@ function makeLegend() {
     const button = document.createElement("button");
     button.type = "button";
     button.setAttribute("aria-pressed", "true");
-    button.append(mark(number), recipe);
+    const label = document.createElement("span");
+    label.textContent = button.title = recipe;
+    button.append(mark(number), label);
     button.addEventListener("click", () => {
       if (!hidden.delete(number)) hidden.add(number);
       button.setAttribute("aria-pressed", String(!hidden.has(number)));
