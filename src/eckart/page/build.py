@@ -104,7 +104,7 @@ def _sections(runs: Sequence[Run], series: dict[str, int]) -> list[Section]:
         Section(
             "choice",
             "Which size, which recipe",
-            "A mark a model: lower is better, further left is smaller. The broad line and the table are those that no "
+            "Each mark is a model: lower is better, further left is smaller. The broad line and the table are those that no "
             "other beats." + (" Thin bars are 95 % intervals over windows of the text." if measured else ""),
             _groups(by_bytes),
             [best] if best and best.variants[0] else [],
@@ -225,14 +225,14 @@ def _answer(runs: Sequence[Run], measure: Measure, dense: float) -> str:
     close = next((run for run in best if (measure.of(run) or 0.0) <= CLOSE * dense), None)
     where = f"On {measure.text}, "
     if close is not None and close.bytes is not None:
-        share = f" ({close.bytes / close.dense_bytes:.0%} of the dense size)" if close.dense_bytes else ""
+        share = f" ({100 * close.bytes / close.dense_bytes:.0f} % of the dense size)" if close.dense_bytes else ""
         return (
-            f"{where}the smallest model within {CLOSE - 1:.0%} of the dense perplexity ({dense:.2f}) is {close.name}: "
+            f"{where}the smallest model within {100 * (CLOSE - 1):.0f} % of the dense perplexity ({dense:.2f}) is {close.name}: "
             f"{close.bytes / 1e6:,.1f} MB{share}, perplexity {measure.of(close):.2f}."
         )
     nearest = min(best, key=lambda run: measure.of(run) or 0.0, default=None)
     told = f"; the nearest is {nearest.name} with {measure.of(nearest):.2f}" if nearest else ""
-    return f"{where}no model comes within {CLOSE - 1:.0%} of the dense perplexity ({dense:.2f}){told}."
+    return f"{where}no model comes within {100 * (CLOSE - 1):.0f} % of the dense perplexity ({dense:.2f}){told}."
 
 
 def _asset(name: str) -> str:

@@ -45,7 +45,8 @@ def gather(paths: Iterable[Path]) -> Gathered:
                 rows = read_rows(path)
                 if not rows:
                     found.notes.append(f"{path} holds no measurement yet.")
-                found.runs += [run_of_row(row) for row in rows]
+                several = len({row.calibration.tokens for row in rows if row.calibration}) > 1
+                found.runs += [run_of_row(row, name_tokens=several) for row in rows]
             else:
                 measurements.append((path, read_measurement(path)))
         except EckartError as error:
@@ -85,11 +86,12 @@ def read_folder(folder: Path) -> Run:
     )
 
 
-def run_of_row(row: SweepRow) -> Run:
-    """Return the run of one measurement of a sweep."""
+def run_of_row(row: SweepRow, *, name_tokens: bool = False) -> Run:
+    """Return the run of one measurement of a sweep; its name says the calibration tokens if that is wanted."""
     recipe = DENSE if row.recipe is None else row.recipe.name
+    tokens = f", {row.calibration.tokens:,} tokens" if name_tokens and row.calibration else ""
     return Run(
-        name=recipe if row.recipe is None else f"{recipe} at {row.keep:g}",
+        name=recipe if row.recipe is None else f"{recipe} at {row.keep:g}{tokens}",
         recipe=recipe,
         model=row.model,
         keep=row.keep,

@@ -121,6 +121,7 @@ def quality_against_speed(runs: Sequence[Run], series: dict[str, int], found: Se
     kinds = ["decoding one sequence", "prefill"]
     timed = [run for run in runs if run.speed is not None and not run.is_dense]
     shown = [measure for measure in found if any(measure.of(run) is not None for run in timed)]
+    dense = [run for run in runs if run.is_dense]
     figure = Figure(
         "quality-speed",
         "Scatter plot of quality against speed, one mark a run.",
@@ -128,7 +129,7 @@ def quality_against_speed(runs: Sequence[Run], series: dict[str, int], found: Se
     )
     for number_of_measure, measure in enumerate(shown):
         for number_of_kind, kind in enumerate(kinds):
-            known = [run for run in timed if measure.of(run) is not None]
+            known = [run for run in [*timed, *dense] if measure.of(run) is not None]
             traces = _recipe_traces(known, series, measure, partial(_speed_up, number_of_kind))
             figure.add(
                 (number_of_measure, number_of_kind),
@@ -194,7 +195,7 @@ def _recipe_traces(
         groups.setdefault((run.recipe, run.tokens), []).append(run)
     traces: list[Trace] = []
     for (recipe, _), members in groups.items():
-        members = sorted(members, key=lambda run: place(run) or 0.0)
+        members = sorted(members, key=lambda run: run.kept or 0.0)
         traces += _line(members, series.get(recipe), measure, place)
     return traces
 
@@ -251,6 +252,8 @@ def tooltip(run: Run, measure: Measure) -> str:
 
 
 def _speed_up(kind: int, run: Run) -> float | None:
+    if run.is_dense:
+        return 1.0
     if run.speed is None:
         return None
     now, dense = (run.speed.prefill, run.speed.dense_prefill) if kind else (run.speed.decode, run.speed.dense_decode)

@@ -158,7 +158,7 @@ def _spectrum(spectrum: Tensor, layer: LayerRecord, share: float) -> list[Trace]
                 "mode": "markers",
                 "x": [layer.rank],
                 "y": [rounded(values[cut] / largest, 3)],
-                "hovertemplate": f"{plain(layer.path)}<br>cut at rank {layer.rank} of {int(components[-1])}<extra></extra>",
+                "hovertemplate": f"{plain(layer.path)}<br>cut at rank {layer.rank} of {x[-1]}<extra></extra>",
                 "marker": {"symbol": "line-ns-open", "size": 16, "line": {"width": 2.5}},
                 "depth": share,
             }

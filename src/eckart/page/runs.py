@@ -90,9 +90,8 @@ class Run:
 
 def text_label(name: str, measured: Perplexity) -> str:
     """Return what a perplexity was measured on: two numbers can be compared only if this is the same."""
-    file, separator, rest = name.rpartition("/") if not name.startswith("dataset:") else ("", "", name)
-    del file, separator
-    return f"{rest}, {measured.windows} × {measured.length} tokens"
+    shown = name if name.startswith("dataset:") else name.rpartition("/")[2]
+    return f"{shown}, {measured.windows} × {measured.length} tokens"
 
 
 def interval(measured: Perplexity) -> tuple[float, float] | None:
