@@ -3,5 +3,5 @@
 from __future__ import annotations
 
 from eckart.page.build import build_page as build_page
-from eckart.page.gather import Gathered as Gathered
-from eckart.page.gather import gather as gather
+from eckart.page.sources import Gathered as Gathered
+from eckart.page.sources import gather as gather

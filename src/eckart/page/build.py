@@ -9,9 +9,9 @@ from importlib import resources
 from eckart.errors import EckartError
 from eckart.page import costs, depth, quality, ranks, tables
 from eckart.page.figure import Figure
-from eckart.page.gather import Gathered
 from eckart.page.quality import Measure
 from eckart.page.runs import Run
+from eckart.page.sources import Gathered
 from eckart.page.tables import Table
 
 CLOSE = 1.1  # times the dense perplexity
@@ -104,8 +104,8 @@ def _sections(runs: Sequence[Run], series: dict[str, int]) -> list[Section]:
         Section(
             "choice",
             "Which size, which recipe",
-            "Each mark is a model: lower is better, further left is smaller. The broad line and the table are those that no "
-            "other beats." + (" Thin bars are 95 % intervals over windows of the text." if measured else ""),
+            "Each mark is a model: lower is better, further left is smaller. The broad line and the table are those "
+            "that no other beats." + (" Thin bars are 95 % intervals over windows of the text." if measured else ""),
             _groups(by_bytes),
             [best] if best and best.variants[0] else [],
             ""
@@ -227,8 +227,8 @@ def _answer(runs: Sequence[Run], measure: Measure, dense: float) -> str:
     if close is not None and close.bytes is not None:
         share = f" ({100 * close.bytes / close.dense_bytes:.0f} % of the dense size)" if close.dense_bytes else ""
         return (
-            f"{where}the smallest model within {100 * (CLOSE - 1):.0f} % of the dense perplexity ({dense:.2f}) is {close.name}: "
-            f"{close.bytes / 1e6:,.1f} MB{share}, perplexity {measure.of(close):.2f}."
+            f"{where}the smallest model within {100 * (CLOSE - 1):.0f} % of the dense perplexity ({dense:.2f}) is "
+            f"{close.name}: {close.bytes / 1e6:,.1f} MB{share}, perplexity {measure.of(close):.2f}."
         )
     nearest = min(best, key=lambda run: measure.of(run) or 0.0, default=None)
     told = f"; the nearest is {nearest.name} with {measure.of(nearest):.2f}" if nearest else ""
