@@ -196,6 +196,13 @@ def test_two_hundred_runs(browser: Any, tmp_path: Path) -> None:
     opened.draw_all()
     opened.page.locator("[data-table=runs] input").fill("zs-svd-hq")
     shown = column(opened, "runs")
+    points = opened.page.locator("#plot-quality-bytes .point").count()
+    opened.page.locator("#legend button", has_text="Hide all").click()
+    opened.page.wait_for_function("document.querySelectorAll('#plot-quality-bytes .point').length === 1")
+    opened.page.locator("#legend button", has_text="Show all").click()
+    opened.page.wait_for_function(
+        "points => document.querySelectorAll('#plot-quality-bytes .point').length === points", arg=points
+    )
     assert 0 < len(shown) < 20
     assert all("zs-svd-hq" in name for name in shown)
     assert opened.faults == []

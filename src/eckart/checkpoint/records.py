@@ -13,8 +13,9 @@ from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
+from eckart.checkpoint.files import write_shard
 from eckart.errors import CheckpointError
 from eckart.records import Memory
 from eckart.report import REPORT_NAME, Report, Timings
@@ -39,7 +40,7 @@ def write_records(folder: Path, report: Report) -> None:
     """Write the records of a run into the folder of its model."""
     (folder / REPORT_NAME).parent.mkdir(exist_ok=True)
     (folder / REPORT_NAME).write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    save_file(dict(sorted(report.spectra.items())), folder / SPECTRA_NAME)
+    write_shard(folder / SPECTRA_NAME, dict(sorted(report.spectra.items())))
     costs = Costs(timings=report.timings, memory=report.memory, resumed_behind=report.resumed_behind)
     (folder / TIMINGS_NAME).write_text(costs.model_dump_json(indent=1) + "\n", encoding="utf-8")
 

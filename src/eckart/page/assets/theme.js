@@ -4,6 +4,7 @@ const page = JSON.parse(document.getElementById("data").textContent);
 const root = document.documentElement;
 const COLOURS = 8;
 const MARKS = ["●", "■", "◆", "▲", "▼", "✚", "✖", "★", "⬢", "⬟"];
+const FEW = 3; // recipes, which are hidden one by one
 const hidden = new Set();
 const listeners = [];
 
@@ -60,20 +61,34 @@ function remembered() {
 
 function makeLegend() {
   const legend = document.getElementById("legend");
+  const chips = [];
+  const all = document.createElement("button");
+  const show = () => {
+    chips.forEach((chip, number) => chip.setAttribute("aria-pressed", String(!hidden.has(number))));
+    all.textContent = hidden.size < chips.length ? "Hide all" : "Show all";
+    for (const listener of listeners) listener();
+  };
+  Object.assign(all, { type: "button", className: "all" });
+  all.addEventListener("click", () => {
+    const hide = hidden.size < chips.length;
+    chips.forEach((_, number) => (hide ? hidden.add(number) : hidden.delete(number)));
+    show();
+  });
+  if (page.recipes.length > FEW) legend.append(all);
   page.recipes.forEach((recipe, number) => {
     const button = document.createElement("button");
     button.type = "button";
-    button.setAttribute("aria-pressed", "true");
     const label = document.createElement("span");
     label.textContent = button.title = recipe;
     button.append(mark(number), label);
     button.addEventListener("click", () => {
       if (!hidden.delete(number)) hidden.add(number);
-      button.setAttribute("aria-pressed", String(!hidden.has(number)));
-      for (const listener of listeners) listener();
+      show();
     });
+    chips.push(button);
     legend.append(button);
   });
+  show();
 }
 
 makeLegend();
