@@ -9,6 +9,7 @@ from eckart.page.runs import Run
 
 PARTS = ("allocation", "statistics", "factorisation", "refinement", "files", "records")
 UNTOLD = 0.02  # of the time of a run, from which on what is left over is shown
+SHORTEST = 1e-3  # seconds
 ROW, AROUND = 26, 150  # pixels
 
 
@@ -39,7 +40,7 @@ def times(runs: Sequence[Run]) -> Figure | None:
             "always": True,
         }
         for number, (part, values) in enumerate(parts.items())
-        if any(values)
+        if any(value is not None and value > SHORTEST for value in values)
     ]
     figure = Figure("times", "Bars of the time that each run took, by what it was spent on.")
     figure.height = AROUND + ROW * len(known)

@@ -103,7 +103,7 @@ def spectra(runs: Sequence[Run]) -> Figure | None:
                 (index, place),
                 traces.get(kind, []),
                 xaxis=axis("component", rangemode="tozero"),
-                yaxis=axis("singular value / largest", log=True, tickformat="~g"),
+                yaxis=axis("singular value / largest", log=True, tickformat=".0e"),
             )
     return figure
 
@@ -135,7 +135,10 @@ def _spectrum(spectrum: Tensor, layer: LayerRecord, share: float) -> list[Trace]
     largest = max(values, default=0.0)
     if not largest > 0:
         return []
-    places = thinned(len(values), MOST_SPECTRA_POINTS)
+    # Half of the points evenly, half ever denser towards the head, where spectra fall fastest.
+    half = MOST_SPECTRA_POINTS // 2
+    head = {round(len(values) ** (place / half)) - 1 for place in range(half)}
+    places = sorted(head.union(thinned(len(values), half)))
     x = [int(components[place]) for place in places]
     # A value of zero has no place on an axis of powers.
     y = [rounded(values[place] / largest, 3) if values[place] > 0 else None for place in places]
