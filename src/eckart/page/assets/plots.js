@@ -34,7 +34,7 @@ function painted(trace) {
 function logTicks(values) {
   const known = values.filter((value) => value > 0);
   const decades = Math.log10(Math.max(...known) / Math.min(...known));
-  return decades > 3 ? { dtick: 1 } : decades > 1 ? { dtick: "D2", minorloglabels: "complete" } : { nticks: 7 };
+  return decades > 3 ? { dtick: 1 } : decades > 1 ? { dtick: "D2", minorloglabels: "complete" } : { nticks: 7, minorloglabels: "complete" };
 }
 
 function styledAxis(axis, values) {
