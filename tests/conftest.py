@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,7 @@ from transformers import (
 )
 
 import eckart
+from eckart.checkpoint.records import TIMINGS_NAME
 from eckart.demo import find_demo_model
 from eckart.errors import CheckpointError
 
@@ -163,6 +165,14 @@ def text_file(tmp_path: Path) -> Path:
     path = tmp_path / "text.txt"
     path.write_text("\n".join(f"Line {i} says that {i} squared is {i * i}." for i in range(200)), encoding="utf-8")
     return path
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Return the hash of every file in a folder that two runs of the same write the same, by name."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    hashes = {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    hashes.pop(TIMINGS_NAME, None)
+    return hashes
 
 
 class Stop(eckart.Observer):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
-from tests.conftest import CONFIGS, Stop, make_model
+from tests.conftest import CONFIGS, Stop, contents, make_model
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
@@ -119,7 +118,7 @@ def test_from_disk_in_files_and_resumed_it_is_the_same(
         compress_checkpoint(
             model_folder, out, recipe, 0.6, str(text_file), samples=4, length=24, overrides=quick(recipe), **options
         )
-        return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(out.iterdir())}
+        return contents(out)
 
     expected = run(tmp_path / "memory")
     assert run(tmp_path / "files", memory=1) == expected

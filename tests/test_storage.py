@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tests.conftest import CONFIGS, Stop, make_model
+from tests.conftest import CONFIGS, Stop, contents, make_model
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import eckart
@@ -101,7 +100,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(
             overrides=overrides(structure, precision),
             **options,
         )
-        return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(out.iterdir())}
+        return contents(out)
 
     expected = run(tmp_path / "whole")
     with pytest.raises(InterruptedRun, match="1 finished blocks are kept"):

@@ -18,7 +18,7 @@ from eckart.calibration import Calibration, calibrate
 from eckart.checkpoint.load import check_compressible, load_tokenizer
 from eckart.checkpoint.quantizer import attach
 from eckart.checkpoint.save import description
-from eckart.device import free_memory, host_memory, resolve_device
+from eckart.device import free_memory, host_memory, peak_device_memory, peak_host_memory, resolve_device
 from eckart.errors import EckartWarning
 from eckart.estimate import Estimate, estimate
 from eckart.joining import separate
@@ -29,6 +29,7 @@ from eckart.plan import Plan, make_plan
 from eckart.recipe import Recipe
 from eckart.recipe_loader import load_recipe
 from eckart.recipe_table import DEFAULT_RECIPE
+from eckart.records import Memory
 from eckart.refinement import BlockRefinement
 from eckart.report import Report
 from eckart.spool import Workspace
@@ -198,6 +199,13 @@ class Job:
             )
             report.timings.allocation = seconds
             report.timings.total += seconds
+            report.resumed_behind = finished
+            report.memory = Memory(
+                host=peak_host_memory(),
+                expected_host=cost.host_bytes,
+                device=peak_device_memory(self.device),
+                expected_device=cost.device_bytes,
+            )
         finally:
             workspace.close()
             measured.close()

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from eckart.blocks import Group, Target
 from eckart.errors import NonFiniteError
 from eckart.layers import FactoredLinear, Fit, QuantizedLinear, bias_vector, weight_matrix
-from eckart.lowrank import Whitening, least_squares, truncate
+from eckart.lowrank import Solution, Whitening, least_squares, truncate
 from eckart.moments import Moments, ResidualMoments, relative_error
 from eckart.objectives import TargetMoments
 from eckart.placement import Placement
 from eckart.plan import Plan
 from eckart.recipe import Recipe
+from eckart.records import thin_spectrum
 from eckart.report import LayerRecord
 
 
@@ -29,12 +30,15 @@ class Factoriser:
         plan: the ranks.
         device: where float64 factorisations run.
         metrics: second moment (m, m) of each linear's output gradients, by path, if the objective has an output metric.
+        spectra: of the layers that were replaced so far, by path, as :func:`eckart.records.thin_spectrum` gives them;
+            of those only whose components have singular values.
     """
 
     recipe: Recipe
     plan: Plan
     device: torch.device
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
+    spectra: dict[str, Tensor] = field(default_factory=dict)
 
     def replace_group(
         self,
@@ -90,6 +94,11 @@ class Factoriser:
             stored = placement.dtype(f"{target.name}.weight")
             metric = None if rank is None else self._metric_root(target.path, weight.device)
             residual = None if moments is None or target.residual is None else moments.residuals.get(target.residual)
+
+            def keep_spectrum(solution: Solution) -> None:
+                if rank is not None and not self.recipe.objective.observes_outputs:
+                    self.spectra[target.path] = thin_spectrum(solution.singular_values, rank)
+
             layer = self.layer(
                 linear,
                 weight,
@@ -100,6 +109,7 @@ class Factoriser:
                 metric=metric,
                 projectors=projectors,
                 residual=residual,
+                on_solution=keep_spectrum,
             )
             # The next layers see the numbers that will be stored, not those before rounding.
             placement.replace(target.name, layer)
@@ -128,6 +138,7 @@ class Factoriser:
         metric: Whitening | None = None,
         projectors: Tensor | None = None,
         residual: ResidualMoments | None = None,
+        on_solution: Callable[[Solution], None] = lambda solution: None,
     ) -> FactoredLinear | QuantizedLinear:
         """Return the layer that takes the place of a linear.
 
@@ -141,6 +152,7 @@ class Factoriser:
             metric: the root of the output metric; None for the identity.
             projectors: on the leading output directions, (m, m), if the objective observes outputs.
             residual: of the residual stream that its output is added to, if the objective looks at it.
+            on_solution: is called with the equation's solution for every rank, if it is solved as a whole.
         """
         layout = self.recipe.layout
         if rank is None:
@@ -155,6 +167,7 @@ class Factoriser:
         solution = objective.solution(
             weight, moments, whitening, rank, metric=metric, projectors=projectors, residual=residual
         )
+        on_solution(solution)
         fit = Fit(solution.least_squares, whitening, metric, _constant(solution.target_mean, moments))
         return layout.factored(linear, *truncate(solution, rank), stored, fit)
 

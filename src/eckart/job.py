@@ -19,6 +19,7 @@ from eckart.checkpoint.gguf import load_gguf_model
 from eckart.checkpoint.identity import identity_of_run
 from eckart.checkpoint.journal import DiskJournal, RunFolder, check_same_run, read_manifest
 from eckart.checkpoint.load import check_compressible, load_model, load_tokenizer
+from eckart.checkpoint.records import read_records
 from eckart.checkpoint.save import MAX_SHARD_SIZE, check_output, description, reason_of, save_all_but_blocks
 from eckart.checkpoint.source import open_model
 from eckart.device import free_memory, host_memory, resolve_device
@@ -29,7 +30,7 @@ from eckart.plan import check_keep, make_plan
 from eckart.recipe import Recipe
 from eckart.recipe_loader import load_recipe
 from eckart.recipe_table import DEFAULT_RECIPE
-from eckart.report import REPORT_NAME, Report
+from eckart.report import Report
 from eckart.spool import Workspace
 from eckart.text import PYTHON_DOCS
 
@@ -211,7 +212,7 @@ def _check_space(job: Job, folder: RunFolder) -> None:
 
 def _finished_report(output: Path, identity: dict[str, object]) -> Report:
     """Return the report of a finished run, if it was the one that is asked for."""
-    report = Report.model_validate_json((output / REPORT_NAME).read_text(encoding="utf-8"))
+    report = read_records(output)
     config = json.loads((output / "config.json").read_text(encoding="utf-8"))["quantization_config"]
     before = {
         "recipe": config["recipe"],

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import perf_counter
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
 
 from eckart.layout import BYTES_PER_NUMBER, dense_bytes
 from eckart.recipe import Recipe
+from eckart.records import BlockRecord, Memory
 from eckart.refinement.record import RefinementRecord
 
-REPORT_NAME = "eckart_report.json"
+REPORT_NAME = "eckart/report.json"
 
 
 class CalibrationRecord(BaseModel):
@@ -51,13 +54,17 @@ class LayerRecord(BaseModel):
 
 
 class Timings(BaseModel):
-    """Wall-clock seconds of a run, by what they were spent on; ``files`` is reading and writing them."""
+    """Wall-clock seconds of a run, by what they were spent on.
+
+    ``files`` is reading and writing them, ``records`` is what :class:`eckart.records.BlockRecord` needs.
+    """
 
     allocation: float = 0.0
     statistics: float = 0.0
     factorisation: float = 0.0
     refinement: float = 0.0
     files: float = 0.0
+    records: float = 0.0
     total: float = 0.0
 
     @contextmanager
@@ -74,24 +81,38 @@ class Report(BaseModel):
     """What :func:`eckart.compress` returns.
 
     Attributes:
+        version: of this form.
         recipe: what was done.
         requested_keep: what was asked for.
         calibration: None if the recipe looks at no data.
         layers: every target linear, in order of execution.
         refinements: every block that was refined, in order of execution.
         parameters: of the whole model as it was.
+        blocks: errors by depth; empty if the recipe looks at no data.
         warnings: what the user was told.
-        timings: not part of what is saved, so that the same run writes the same bytes.
+        spectra: singular values of the layers that were factored, by path, as
+            :func:`eckart.records.thin_spectrum` gives them. Saved in a file of their own, like what follows.
+        timings: what this run took, without the last files.
+        memory: what it took at most; None until it is over.
+        resumed_behind: blocks that an earlier run had finished, whose times are not among the timings.
     """
 
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    version: Literal[1] = 1
     recipe: Recipe
     requested_keep: float
     calibration: CalibrationRecord | None
     layers: list[LayerRecord]
     refinements: list[RefinementRecord] = []
     parameters: int
+    blocks: list[BlockRecord] = []
     warnings: list[str] = []
+    # What differs between two runs of the same is kept apart, so that the same run writes the same bytes.
+    spectra: dict[str, Tensor] = Field(default_factory=dict, exclude=True)
     timings: Timings = Field(default_factory=Timings, exclude=True)
+    memory: Memory | None = Field(None, exclude=True)
+    resumed_behind: int = Field(0, exclude=True)
 
     @property
     def keep(self) -> float:

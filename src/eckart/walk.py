@@ -23,6 +23,8 @@ from eckart.observer import Observer
 from eckart.placement import Placement, ResidentWeights, Weights
 from eckart.plan import Plan
 from eckart.recipe import Recipe
+from eckart.recording import Outputs, compare, original_weights, outputs_of
+from eckart.records import RECORDED_LENGTH, RECORDED_SAMPLES, BlockRecord
 from eckart.refinement import NoRefinement
 from eckart.refinement.record import RefinementRecord
 from eckart.refinement.training import Sequences
@@ -50,6 +52,10 @@ class Position:
         compressed: the same of the compressed model; the same object in front of the first block.
         layers: records of the layers of the finished blocks.
         refinements: records of their refinements.
+        recorded: hidden states of the few tokens that errors are recorded on, in the original and in the compressed
+            model; None if there are no tokens.
+        blocks: those errors, of the finished blocks.
+        spectra: of their layers, by path.
     """
 
     finished: int = 0
@@ -57,11 +63,14 @@ class Position:
     compressed: Stream | None = None
     layers: tuple[LayerRecord, ...] = ()
     refinements: tuple[RefinementRecord, ...] = ()
+    recorded: Stream | None = None
+    blocks: tuple[BlockRecord, ...] = ()
+    spectra: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def streams(self) -> list[Stream]:
-        """Both streams that there are, or the one."""
-        return [stream for stream in (self.original, self.compressed) if stream is not None]
+        """All streams that there are."""
+        return [stream for stream in (self.original, self.compressed, self.recorded) if stream is not None]
 
 
 class Journal(Protocol):
@@ -183,6 +192,8 @@ class _Walk:
             calibration=self.calibration.record if self.calibration else None,
             layers=list(position.layers),
             refinements=list(position.refinements),
+            blocks=list(position.blocks),
+            spectra=dict(position.spectra),
             parameters=self.plan.parameters,
             timings=self.timings,
         )
@@ -194,16 +205,23 @@ class _Walk:
         sizes = {len(batch) for batch in calibration.batches()}
         sizes |= self.recipe.refinement.batch_sizes(samples, max(sizes))
         skip = (*blocks[1:], self.model.get_output_embeddings())
+        few = calibration.tokens[:RECORDED_SAMPLES, :RECORDED_LENGTH]
         with self.timings.measure("statistics"), self.weights.lend(self.model, self.device, skip):
             check_calls_are_independent_of_tokens(self.model, blocks, length, self.device)
             calls = calls_by_shape(self.model, blocks, sizes, length, self.device)
             stream = self._stream("original", 0)
             for batch in calibration.batches():
                 stream.append(capture_calls(self.model, blocks, batch.to(self.device))[0])
+            recorded = self._stream("recorded", 0)
+            calls_of_few = calls_by_shape(self.model, blocks, [len(few)], few.shape[1], self.device)
+            for _ in ("original", "compressed"):
+                recorded.append(capture_calls(self.model, blocks, few.to(self.device))[0])
         refined, streams = self.recipe.refinement.needs_data, self.recipe.objective.streams
-        return list(calls), Position(
+        both: list[Calls] = [{**of_few, **of_all} for of_few, of_all in zip(calls_of_few, calls, strict=True)]
+        return both, Position(
             original=stream if refined or streams in (Streams.ORIGINAL, Streams.BOTH) else None,
             compressed=stream if refined or streams in (Streams.COMPRESSED, Streams.BOTH) else None,
+            recorded=recorded,
         )
 
     def _advance(self, position: Position, block: Block, calls: Calls) -> Position:
@@ -222,6 +240,10 @@ class _Walk:
 
     def _compress(self, position: Position, block: Block, calls: Calls, placement: Placement) -> Position:
         """Factor the linears of a block group by group, refine it, and move the streams behind it."""
+        outputs = None
+        if position.recorded is not None:
+            with self.timings.measure("records"), original_weights(placement):
+                outputs = outputs_of(block, calls, position.recorded[0], self.device)
         with self.timings.measure("statistics"):
             seen = self._observe_original(position, block, calls)
         layers: list[LayerRecord] = []
@@ -247,7 +269,27 @@ class _Walk:
             if position.compressed is not None:
                 compressed = self._stream("compressed", behind.finished)
                 advance(block.module, calls, position.compressed, self.device, compressed)
+        with self.timings.measure("records"):
+            behind = self._record(position, behind, block, calls, outputs)
         return replace(behind, compressed=compressed, refinements=refinements)
+
+    def _record(
+        self, before: Position, behind: Position, block: Block, calls: Calls, original: Outputs | None
+    ) -> Position:
+        """Note down the spectra of a block and, from what the original block gave on the few tokens, its errors."""
+        spectra = {
+            target.path: self.factoriser.spectra[target.path]
+            for target in block.targets
+            if target.path in self.factoriser.spectra
+        }
+        behind = replace(behind, spectra={**before.spectra, **spectra})
+        if original is None or before.recorded is None:
+            return behind
+        compressed = outputs_of(block, calls, before.recorded[1], self.device)
+        recorded = self._stream("recorded", behind.finished)
+        for outputs in (original, compressed):
+            recorded.append(outputs.hidden)
+        return replace(behind, recorded=recorded, blocks=(*before.blocks, compare(block, original, compressed)))
 
     def _observe_original(self, position: Position, block: Block, calls: Calls) -> _OriginalPass:
         """Run the block as it is in the original model over that model's stream, if anybody looks at it."""

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.conftest import make_model
+from tests.conftest import contents, make_model
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import eckart
+from eckart.checkpoint.records import read_records
 from eckart.checkpoint.save import INDEX_NAME, check_output, new_folder
 from eckart.errors import CheckpointError
-from eckart.report import REPORT_NAME, Report
+from eckart.report import Report
 
 
 @pytest.fixture
@@ -42,9 +43,11 @@ def test_the_folder_says_how_it_was_made(
     assert "a/model" in card
     assert "two-factor, 16-bit, bases separate" in card
     assert (tmp_path / "out" / "tokenizer.json").is_file()
-    assert Report.model_validate_json((tmp_path / "out" / REPORT_NAME).read_text()) == report.model_copy(
-        update={"timings": Report.model_fields["timings"].get_default(call_default_factory=True)}
-    )
+    read = read_records(tmp_path / "out")
+    assert read.model_dump() == report.model_dump()
+    assert (read.timings, read.memory) == (report.timings, report.memory)
+    assert read.spectra.keys() == report.ranks.keys()
+    assert all(torch.equal(read.spectra[path], spectrum) for path, spectrum in report.spectra.items())
     assert str(tmp_path) not in "".join(p.read_text() for p in (tmp_path / "out").glob("*.json"))
 
 
@@ -54,7 +57,7 @@ def test_the_same_run_writes_the_same_bytes(tmp_path: Path, tokens: torch.Tensor
         model = make_model("llama")
         report = eckart.compress(model, "aa-svd-layer", 0.6, tokens)
         eckart.save(model, report, tmp_path / name)
-        folders.append({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()})
+        folders.append(contents(tmp_path / name))
     assert folders[0] == folders[1]
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.conftest import contents
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner, Result
 
@@ -159,10 +160,10 @@ def test_a_refined_run_is_shown_and_can_be_resumed(model_folder: Path, text_file
     for part in ("held-out loss before", "refinement", "at most 10 optimiser steps", "a block", "(expected"):
         assert part in text, text
     assert "held-out loss before" in words(run("inspect", out).output)
-    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    before = contents(out)
     again = run(*arguments, "--resume")
     assert (again.exit_code, words(again.stdout)) == (0, f"{out} is finished already.")
-    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert contents(out) == before
     other = run(*arguments, "--resume", "--seed", 1)
     assert other.exit_code == 2
     assert "calibration.seed was 0 and is 1" in words(other.stderr)

@@ -50,7 +50,7 @@ def shown(console: Console, data: Report) -> list[str]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     out = tmp_path / "small"
-    out.mkdir()
+    (out / REPORT_NAME).parent.mkdir(parents=True)
     (out / REPORT_NAME).write_text(report(4, KINDS).model_dump_json())
     return out
 

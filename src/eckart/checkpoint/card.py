@@ -43,7 +43,7 @@ factors back into a dense model that loads anywhere.
 | refined afterwards | {refined} |
 
 The recipe and the versions of the software are in `config.json`, the ranks and errors of all layers in
-`eckart_report.json`. The licence is that of the original model.
+`eckart/report.json`. The licence is that of the original model.
 """
 
 

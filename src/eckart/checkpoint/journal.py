@@ -5,6 +5,7 @@ at any moment goes on from its last manifest, and then writes the same bytes as 
 
     OUTPUT.unfinished/manifest.json   what is finished, and of which run
     OUTPUT.unfinished/streams/        hidden states in front of the next block
+    OUTPUT.unfinished/spectra/        of the layers of finished blocks
     OUTPUT.unfinished/profile/        what ranks follow from, measured anew when a run goes on
     OUTPUT.unfinished/model/          becomes OUTPUT when all is done
 """
@@ -17,6 +18,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
@@ -25,12 +28,14 @@ from eckart.blocks import Block
 from eckart.checkpoint.files import PREFIX, delete_all_but, sync, write_shard, write_text
 from eckart.checkpoint.identity import differences
 from eckart.errors import CheckpointError
+from eckart.records import BlockRecord
 from eckart.refinement.record import RefinementRecord
 from eckart.report import LayerRecord
 from eckart.spool import Spool, SpoolRecord, Workspace
 from eckart.walk import Position
 
 SUFFIX = ".unfinished"
+STREAMS = ("original", "compressed", "recorded")  # of a position
 
 
 class Manifest(BaseModel):
@@ -43,6 +48,8 @@ class Manifest(BaseModel):
         refinements: records of their refinements.
         original: the original model's stream behind them, if the run keeps one.
         compressed: the compressed model's.
+        recorded: the hidden states that errors are recorded on.
+        blocks: those errors.
     """
 
     identity: dict[str, Any]
@@ -51,6 +58,8 @@ class Manifest(BaseModel):
     refinements: list[RefinementRecord]
     original: SpoolRecord | None
     compressed: SpoolRecord | None
+    recorded: SpoolRecord | None
+    blocks: list[BlockRecord]
 
 
 class RunFolder:
@@ -66,6 +75,7 @@ class RunFolder:
         self.manifest = self.path / "manifest.json"
         self.model = self.path / "model"
         self.streams = self.path / "streams"
+        self.spectra = self.path / "spectra"
         self.profile = self.path / "profile"
         self.offload = self.path / "offload"
         self.converted = self.path / "converted"
@@ -87,10 +97,10 @@ class RunFolder:
             raise CheckpointError(f"Another process is at work in {self.path}. Wait for it, or stop it.") from error
         if clear:
             self.forget()  # first, so that nobody takes what is left for more than it is
-            for path in (self.model, self.streams):
+            for path in (self.model, self.streams, self.spectra):
                 shutil.rmtree(path, ignore_errors=True)
         shutil.rmtree(self.profile, ignore_errors=True)  # measured anew by every run
-        for path in (self.model, self.streams, self.profile):
+        for path in (self.model, self.streams, self.spectra, self.profile):
             path.mkdir(exist_ok=True)
 
     def close(self) -> None:
@@ -101,7 +111,7 @@ class RunFolder:
 
     def publish(self) -> None:
         """Turn the finished model into the output, and mark the rest for deletion."""
-        for path in self.model.iterdir():
+        for path in self.model.rglob("*"):
             sync(path)
         sync(self.model)
         if self.output.exists():
@@ -142,36 +152,42 @@ class DiskJournal:
             return None
         check_same_run(manifest.identity, self.identity, self.folder.path)
         try:
-            streams = [self._load(record) for record in (manifest.original, manifest.compressed)]
-        except OSError as error:
+            streams = [self._load(getattr(manifest, name)) for name in STREAMS]
+            spectra: dict[str, Tensor] = {}
+            for number in range(manifest.finished):
+                spectra |= load_file(self._spectra(number))
+        except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{self.folder.path} is damaged: {error}. Start again with --overwrite.") from error
         for number in range(manifest.finished):
             if not self._shard(number).exists():
                 raise CheckpointError(f"{self._shard(number)} is gone. Start again with --overwrite.")
         return Position(
             finished=manifest.finished,
-            original=streams[0],
-            compressed=streams[1],
             layers=tuple(manifest.layers),
             refinements=tuple(manifest.refinements),
+            blocks=tuple(manifest.blocks),
+            spectra=spectra,
+            **dict(zip(STREAMS, streams, strict=True)),
         )
 
     def keep(self, position: Position, block: Block, tensors: dict[str, Tensor]) -> None:
         """Write a finished block, the streams behind it and the manifest; see :meth:`eckart.walk.Journal.keep`."""
         named = {f"{block.path}.{name}": tensor for name, tensor in tensors.items()}
         write_shard(self._shard(position.finished - 1), revert_weight_conversion(self.model, named))
-        records = [self._save(name, position) for name in ("original", "compressed")]
+        inside = {target.path for target in block.targets} & position.spectra.keys()
+        write_shard(self._spectra(position.finished - 1), {path: position.spectra[path] for path in sorted(inside)})
+        records = {name: self._save(name, position) for name in STREAMS}
         sync(self.folder.streams)
         manifest = Manifest(
             identity=self.identity,
             finished=position.finished,
             layers=list(position.layers),
             refinements=list(position.refinements),
-            original=records[0],
-            compressed=records[1],
+            blocks=list(position.blocks),
+            **records,
         )
         write_text(self.folder.manifest, manifest.model_dump_json(indent=1) + "\n")
-        delete_all_but(self.folder.streams, [record.file for record in records if record])
+        delete_all_but(self.folder.streams, [record.file for record in records.values() if record])
 
     def _save(self, name: str, position: Position) -> SpoolRecord | None:
         stream: Spool | None = getattr(position, name)
@@ -184,6 +200,9 @@ class DiskJournal:
 
     def _shard(self, number: int) -> Path:
         return self.folder.model / f"{PREFIX}block-{number:05d}.safetensors"
+
+    def _spectra(self, number: int) -> Path:
+        return self.folder.spectra / f"block-{number:05d}.safetensors"
 
 
 def read_manifest(folder: RunFolder) -> Manifest | None:

@@ -20,11 +20,12 @@ from eckart.checkpoint.card import model_card
 from eckart.checkpoint.files import INDEX_NAME, PREFIX, rename_shards, write_index, write_shard
 from eckart.checkpoint.identity import versions
 from eckart.checkpoint.quantizer import EckartConfig
+from eckart.checkpoint.records import write_records
 from eckart.checkpoint.source import FileWeights
 from eckart.errors import CheckpointError
 from eckart.layers import joint_groups
 from eckart.precision import Bits16
-from eckart.report import REPORT_NAME, Report
+from eckart.report import Report
 
 MAX_SHARD_SIZE = "5GB"
 PARCEL_BYTES = 500_000_000  # of tensors outside the blocks that are read and written together
@@ -112,10 +113,10 @@ def _parcels(model: PreTrainedModel) -> list[dict[str, Tensor]]:
 def write_documents(
     folder: Path, model: PreTrainedModel, report: Report, tokenizer: PreTrainedTokenizerBase | None
 ) -> None:
-    """Write the tokenizer, the report and the model card."""
+    """Write the tokenizer, the records and the model card."""
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
-    (folder / REPORT_NAME).write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    write_records(folder, report)
     (folder / "README.md").write_text(model_card(model, report), encoding="utf-8")
 
 

@@ -116,6 +116,7 @@ def _print_costs(report: Report, bar: ProgressBar, device: str) -> None:
         "factorisation": spent.factorisation,
         "refinement": spent.refinement,
         "files": spent.files,
+        "records": spent.records,
     }
     memory = f"{megabytes(peak_host_memory())} (expected {megabytes(bar.cost.host_bytes)})"
     on_device = peak_device_memory(resolve_device(device))

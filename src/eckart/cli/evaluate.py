@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import torch
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -20,7 +21,7 @@ from eckart.cli.console import command, output
 from eckart.cli.evaluation_table import evaluation_table
 from eckart.device import compute_dtype, resolve_device
 from eckart.errors import EckartError
-from eckart.evaluate import ZeroShot, agreement, load_tasks, perplexity, zero_shot
+from eckart.evaluate import ZeroShot, agreement, continuation, load_tasks, perplexity, zero_shot
 from eckart.text import read_text
 
 
@@ -64,18 +65,22 @@ def evaluate(
     ] = None,
     length: Annotated[int, typer.Option(min=2, help="Tokens in a window.")] = 2048,
     windows: Annotated[int | None, typer.Option(min=1, help="Take the first ones only.")] = None,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(help="Let the model go on from this text, too; may be repeated.", show_default=False),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, or the name of an accelerator.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Measure perplexity on texts, and scores on zero-shot tasks; at least one text or one task.
+    """Measure perplexity on texts and scores on zero-shot tasks, and let the model write: at least one of them.
 
     Each text is one stream of tokens, cut into windows that do not overlap. With a baseline, also how far the
     predictions are from its own: the divergence of the next-token distributions, how often both find the same token
     most likely, and the difference of the scores over the same documents.
     """
     place = resolve_device(device)
-    if not text and tasks is None:
-        raise EckartError("Nothing to measure: give --text FILE, --tasks NAME,NAME or both.")
+    if not text and tasks is None and not prompt:
+        raise EckartError("Nothing to measure: give --text FILE, --tasks NAME,NAME, --prompt TEXT, or some of them.")
     if tasks is None and not (task_path is None and limit is None and few_shot is None):
         raise EckartError("--task-path, --limit and --few-shot belong to --tasks, which is not given.")
     contents = {name: read_text(name) for name in dict.fromkeys(text or [])}
@@ -113,11 +118,21 @@ def evaluate(
                 batch_size=batch_size,
                 on_request=lambda task, done, total: advance(done, total, task),
             )
+    samples: list[dict[str, Any]] = []
+    for start in prompt or []:
+        samples.append({"prompt": start, "text": continuation(loaded, tokenizer, start)})
+        if other is not None:
+            samples[-1]["baseline"] = continuation(other, tokenizer, start)
     if as_json:
-        facts = {"model": model, "baseline": baseline, "texts": rows}
+        facts = {"model": model, "baseline": baseline, "texts": rows, "samples": samples}
         output.print_json(json.dumps({**facts, "tasks": None if scores is None else scores.model_dump()}))
-    else:
+        return
+    if rows or scores is not None:
         output.print(evaluation_table(rows, scores, compared=other is not None))
+    for sample in samples:
+        for name in [model] if baseline is None else [baseline, model]:
+            output.print(f"[bold]{escape(name)}:[/] ", end="")
+            output.print(sample["text" if name == model else "baseline"], markup=False)
 
 
 def _load(source: str, place: torch.device) -> PreTrainedModel:

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 
+from eckart.checkpoint.records import read_report
 from eckart.cli.console import command, megabytes, output
 from eckart.cli.rank_map import figure, terminal_map
 from eckart.cli.tables import all_layers, refinements
 from eckart.errors import CheckpointError, EckartError
-from eckart.report import REPORT_NAME, Report
+from eckart.report import Report
 
 IMAGE_SUFFIXES = (".png", ".svg")
 
@@ -36,13 +36,7 @@ def inspect(
     if map_image and map_image.suffix.lower() not in IMAGE_SUFFIXES:
         expected = " or ".join(IMAGE_SUFFIXES)
         raise EckartError(f"--map-image takes a file that ends in {expected}; found {map_image}. Change the ending.")
-    path = folder / REPORT_NAME
-    if not path.is_file():
-        raise CheckpointError(f"{folder} holds no {REPORT_NAME}; expected a folder that `eckart compress` wrote.")
-    try:
-        report = Report.model_validate_json(path.read_text(encoding="utf-8"))
-    except (ValidationError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    report = read_report(folder)
     written = sum(shard.stat().st_size for shard in folder.glob("*.safetensors"))
     if map_image:
         _save_image(report, map_image)

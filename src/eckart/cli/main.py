@@ -11,6 +11,7 @@ from eckart.cli.evaluate import evaluate
 from eckart.cli.inspect import inspect
 from eckart.cli.merge import merge
 from eckart.cli.recipes import recipes
+from eckart.cli.report import report
 from eckart.cli.sweep import sweep
 
 app = typer.Typer(
@@ -26,6 +27,7 @@ app.command("eval")(evaluate)
 app.command("bench")(bench)
 app.command("sweep")(sweep)
 app.command("inspect")(inspect)
+app.command("report")(report)
 app.command("merge")(merge)
 app.command("recipes")(recipes)
 app.command("demo")(demo)

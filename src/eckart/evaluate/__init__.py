@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from eckart.evaluate.agreement import Agreement as Agreement
 from eckart.evaluate.agreement import agreement as agreement
+from eckart.evaluate.continuation import continuation as continuation
 from eckart.evaluate.harness import Tasks as Tasks
 from eckart.evaluate.harness import load_tasks as load_tasks
 from eckart.evaluate.perplexity import Perplexity as Perplexity

@@ -1,0 +1,96 @@
+"""The folder ``eckart/`` of a compressed model: what was done to it, for people and for ``eckart report``.
+
+eckart/report.json           recipe, layers, refinements, errors by depth
+eckart/spectra.safetensors   singular values of each layer that was factored
+eckart/timings.json          seconds and memory: the one file in which two runs of the same differ
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from eckart.checkpoint.files import write_shard
+from eckart.errors import CheckpointError
+from eckart.records import Memory
+from eckart.report import REPORT_NAME, Report, Timings
+
+SPECTRA_NAME = "eckart/spectra.safetensors"
+TIMINGS_NAME = "eckart/timings.json"
+VERSION = 1
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Costs(BaseModel):
+    """What a run took; the attributes are those of :class:`eckart.report.Report`."""
+
+    version: Literal[1] = 1
+    timings: Timings
+    memory: Memory | None
+    resumed_behind: int = 0
+
+
+def write_records(folder: Path, report: Report) -> None:
+    """Write the records of a run into the folder of its model."""
+    (folder / REPORT_NAME).parent.mkdir(exist_ok=True)
+    (folder / REPORT_NAME).write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    write_shard(folder / SPECTRA_NAME, dict(sorted(report.spectra.items())))
+    costs = Costs(timings=report.timings, memory=report.memory, resumed_behind=report.resumed_behind)
+    (folder / TIMINGS_NAME).write_text(costs.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
+def read_report(folder: Path) -> Report:
+    """Return what was done to the model in ``folder``, without the spectra and what it took.
+
+    Raises:
+        CheckpointError: it was not compressed by this library, or by another version of it, or the file is damaged.
+    """
+    path = folder / REPORT_NAME
+    if not path.is_file():
+        older = folder / "eckart_report.json"
+        hint = f" It has an {older.name}, of an earlier version: compress again." if older.is_file() else ""
+        raise CheckpointError(f"{folder} holds no {REPORT_NAME}; expected a folder that `eckart compress` wrote.{hint}")
+    return _parse(path, Report)
+
+
+def read_records(folder: Path) -> Report:
+    """Return all that was recorded of the model in ``folder``. Spectra and costs may be absent.
+
+    Raises:
+        CheckpointError: as for :func:`read_report`.
+    """
+    report = read_report(folder)
+    try:
+        if (folder / SPECTRA_NAME).is_file():
+            report.spectra = load_file(folder / SPECTRA_NAME)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{folder / SPECTRA_NAME} cannot be read: {error}. Compress again.") from error
+    if (folder / TIMINGS_NAME).is_file():
+        costs = _parse(folder / TIMINGS_NAME, Costs)
+        report.timings, report.memory, report.resumed_behind = costs.timings, costs.memory, costs.resumed_behind
+    return report
+
+
+def _parse(path: Path, model: type[Model]) -> Model:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    found = data.get("version", VERSION) if isinstance(data, dict) else VERSION
+    if found != VERSION:
+        raise CheckpointError(
+            f"{path} is of version {found!r}, and this Eckart reads version {VERSION}. Use the Eckart that wrote it, "
+            "or compress again."
+        )
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "file"
+        raise CheckpointError(f"{path} cannot be read ({where}: {first['msg']}).") from error

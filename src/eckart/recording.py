@@ -1,0 +1,75 @@
+"""Follows a few tokens through the original and the compressed model, to record how the two drift apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from eckart.blocks import Block, Target, hooks
+from eckart.device import compute_dtype
+from eckart.layers import weight_matrix
+from eckart.placement import Placement
+from eckart.records import BlockRecord, stream_error
+from eckart.statistics import Calls
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a pass through a block gave.
+
+    Attributes:
+        hidden: behind the block, (batch, length, width).
+        layers: outputs of each target linear that was run.
+    """
+
+    hidden: Tensor
+    layers: dict[Target, Tensor]
+
+
+def outputs_of(block: Block, calls: Calls, hidden: Tensor, device: torch.device) -> Outputs:
+    """Run a block as it is now on hidden states (batch, length, width) in the stored dtype."""
+    seen: dict[Target, list[Tensor]] = {}
+
+    def keep(target: Target) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
+        def hook(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+            seen.setdefault(target, []).append(output.detach().flatten(0, -2))
+
+        return hook
+
+    with hooks() as handles, torch.no_grad():
+        for target in block.targets:
+            handles.append(block.module.get_submodule(target.name).register_forward_hook(keep(target)))
+        given = hidden.to(device, compute_dtype(hidden.dtype, device), copy=True)
+        behind = calls[hidden.shape[:2]](block.module, given)
+    return Outputs(behind, {target: torch.cat(parts) for target, parts in seen.items()})
+
+
+@contextmanager
+def original_weights(placement: Placement) -> Iterator[None]:
+    """Let the linears of a block that is lent with other weights have their own."""
+    lent = {name: weight_matrix(placement.module.get_submodule(name)).detach() for name in placement.originals}
+    before = {name: weight.clone() for name, weight in lent.items()}
+    for name, weight in lent.items():
+        weight.copy_(placement.originals[name])
+    try:
+        yield
+    finally:
+        for name, weight in lent.items():
+            weight.copy_(before[name])
+
+
+def compare(block: Block, original: Outputs, compressed: Outputs) -> BlockRecord:
+    """Return how far the outputs of a block in the compressed model are from those in the original one."""
+    return BlockRecord(
+        path=block.path,
+        output=stream_error(original.hidden, compressed.hidden),
+        layers={
+            target.path: stream_error(output, compressed.layers[target]) if target in compressed.layers else None
+            for target, output in original.layers.items()
+        },
+    )
