@@ -12,5 +12,10 @@ from eckart.objectives.principal_outputs import PrincipalOutputs as PrincipalOut
 from eckart.objectives.scaled import ActivationScaled as ActivationScaled
 from eckart.objectives.shift_aware import ShiftAware as ShiftAware
 from eckart.objectives.weight import Weight as Weight
+from eckart.registry import Registry
 
-AnyObjective = Weight | ActivationScaled | InputAware | PrincipalOutputs | ShiftAware | Anchored | Blended
+OBJECTIVES: Registry[Objective] = Registry(
+    "objectives",
+    Objective,
+    (Weight, ActivationScaled, InputAware, PrincipalOutputs, ShiftAware, Anchored, Blended),
+)
