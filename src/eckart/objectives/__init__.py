@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from eckart.objectives.anchored import Anchored as Anchored
+from eckart.objectives.base import DataAwareObjective as DataAwareObjective
 from eckart.objectives.base import Objective as Objective
 from eckart.objectives.base import Streams as Streams
 from eckart.objectives.base import TargetMoments as TargetMoments
