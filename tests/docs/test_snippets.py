@@ -34,6 +34,8 @@ REGISTRIES = {f"eckart.{registry.place}": registry for registry in (OBJECTIVES, 
 
 # Real models and data sets are larger than what stands for them; so many are enough here.
 CAPS = {"--samples": 6, "--length": 64, "--windows": 2, "--prompt": 8, "--generate": 4, "--repeats": 2}
+SIZES = {"compress": ("--samples", "--length"), "eval": ("--windows", "--length")}  # given where a page gives none
+SMALLER = {"allocation.multiple=16": "allocation.multiple=1", "structure.base.group=64": "structure.base.group=16"}
 NOT_RUN = ("pip ", "python -m venv ", "git ", "cd ", "make", "source ", "export ", ". ")  # what sets a machine up
 DENSE = ("smollm2", "dense-model", "path/or/id", "HuggingFaceTB/SmolLM2-135M", "HuggingFaceTB/SmolLM2-135M-Instruct")
 # Words that depend on how long a command took or on what the model itself says.
@@ -51,7 +53,6 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         intermediate_size=48,
         num_hidden_layers=2,
         num_attention_heads=4,
-        num_key_value_heads=2,
         max_position_embeddings=512,
         tie_word_embeddings=True,
     )
@@ -156,9 +157,13 @@ def _words(text: str) -> set[str]:
 def _run(command: str, *, expected_exit: int) -> str:
     program, *arguments = shlex.split(command, comments=True)
     assert program == "eckart", f"no way to run {command!r} in a test"
-    for number, argument in enumerate(arguments[:-1], 1):
+    arguments = [SMALLER.get(argument, argument) for argument in arguments]
+    for option in SIZES.get(arguments[0], ()):
+        if option not in arguments:
+            arguments += [option, str(CAPS[option])]
+    for number, argument in enumerate(arguments):
         if argument in CAPS:
-            arguments[number] = str(min(CAPS[argument], int(arguments[number])))
+            arguments[number + 1] = str(min(CAPS[argument], int(arguments[number + 1])))
     if arguments[0] == "compress" and "aa-svd" in arguments:
         arguments += ["--set", "refinement.epochs=1"]
     result = CliRunner().invoke(app, arguments)
