@@ -1,7 +1,7 @@
 """Every snippet of the documentation and of the README is run, page by page and in order.
 
 A tiny random model stands where the pages name a real one. So what is checked is that each command and each block of
-Python works, that a documented mistake fails as shown, and that what a command prints has the words that the page shows.
+Python works, that a documented mistake fails as shown, and that a command prints the words that the page shows.
 """
 
 from __future__ import annotations
