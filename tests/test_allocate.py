@@ -13,15 +13,13 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 import eckart
-from eckart.allocation import AnyAllocation
+from eckart.allocation import ALLOCATIONS
 from eckart.errors import CalibrationError, EckartError, InterruptedRun, NonFiniteError
 from eckart.job import compress_checkpoint
 from eckart.layers import LowRankLinear
-from eckart.objectives import AnyObjective
+from eckart.objectives import OBJECTIVES
 
 pytestmark = pytest.mark.filterwarnings("ignore::eckart.errors.EckartWarning")
-ALLOCATIONS = [choice.model_fields["name"].default for choice in AnyAllocation.__args__]
-OBJECTIVES = [choice.model_fields["name"].default for choice in AnyObjective.__args__]
 QUICK = {"learned": ["allocation.epochs=1"], "search": ["allocation.trial_samples=2"]}
 
 

@@ -11,19 +11,20 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    SerializeAsAny,
     ValidationInfo,
     model_validator,
 )
 
-from eckart.allocation import AnyAllocation, Learned, Search, Uniform, ZeroSum
+from eckart.allocation import ALLOCATIONS, Allocation, Learned, Search, Uniform, ZeroSum
 from eckart.choice import expand_name
 from eckart.errors import RecipeError
 from eckart.layout import Layout
-from eckart.objectives import AnyObjective
+from eckart.objectives import OBJECTIVES, Objective
 from eckart.precision import AnyPrecision, Bits16
 from eckart.refinement import AnyRefinement, NoRefinement
 from eckart.sharing import AnySharing, Separate
-from eckart.structure import AnyStructure, TwoFactor
+from eckart.structure import STRUCTURES, Structure, TwoFactor
 
 HALF_MADE = {"half-made": True}  # the context in which a recipe is validated whose choices need not go together yet
 
@@ -40,14 +41,14 @@ class Recipe(BaseModel):
     version: Literal[1] = 1
     name: str = "custom"
     reference: str = ""
-    objective: Annotated[AnyObjective, Discriminator("name"), BeforeValidator(expand_name)]
-    allocation: Annotated[AnyAllocation, Discriminator("name"), BeforeValidator(expand_name)] = Field(
+    objective: Annotated[SerializeAsAny[Objective], BeforeValidator(OBJECTIVES.parse)]
+    allocation: Annotated[SerializeAsAny[Allocation], BeforeValidator(ALLOCATIONS.parse)] = Field(
         default_factory=Uniform
     )
     sharing: Annotated[AnySharing, Discriminator("name"), BeforeValidator(expand_name)] = Field(
         default_factory=Separate
     )
-    structure: Annotated[AnyStructure, Discriminator("name"), BeforeValidator(expand_name)] = Field(
+    structure: Annotated[SerializeAsAny[Structure], BeforeValidator(STRUCTURES.parse)] = Field(
         default_factory=TwoFactor
     )
     precision: Annotated[AnyPrecision, Discriminator("name"), BeforeValidator(expand_name)] = Field(

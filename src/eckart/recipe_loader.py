@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
-from eckart.allocation import AnyAllocation
+from eckart.allocation import ALLOCATIONS
+from eckart.choice import Choice
 from eckart.errors import RecipeError, suggest
-from eckart.objectives import AnyObjective
+from eckart.objectives import OBJECTIVES
 from eckart.precision import AnyPrecision
 from eckart.recipe import HALF_MADE, Recipe
 from eckart.recipe_table import RECIPES
 from eckart.refinement import AnyRefinement
+from eckart.registry import name_of
 from eckart.sharing import AnySharing
-from eckart.structure import AnyStructure
+from eckart.structure import STRUCTURES
 
 
 def load_recipe(source: str | Path | Recipe, overrides: Iterable[str] = ()) -> Recipe:
@@ -106,6 +108,9 @@ def _describe(item: Any, data: dict[str, Any], where: str) -> str:
         choices = [choice.strip(" '") for choice in item["ctx"]["expected_tags"].split(",")]
         found = item["ctx"]["tag"]
         return f"Unknown {path[-1]} {found!r} {where}{suggest(found, choices)}"
+    if item["type"] == "unknown_choice":
+        found = item["ctx"]["found"]
+        return f"Unknown {path[-1]} {found!r} {where}{suggest(str(found), item['ctx']['known'])}"
     if item["type"] == "missing":
         return f"The recipe lacks the field {'.'.join(path)!r} {where}."
     return f"Recipe field {'.'.join(path)!r} {where}: {item['msg']}, found {item['input']!r}."
@@ -113,17 +118,21 @@ def _describe(item: Any, data: dict[str, Any], where: str) -> str:
 
 def _fields_beside(path: list[str], data: dict[str, Any]) -> list[str]:
     """Return the fields of the choice that the last part of ``path`` is not a field of."""
-    place = {
-        "objective": AnyObjective.__args__,
-        "allocation": AnyAllocation.__args__,
-        "sharing": AnySharing.__args__,
-        "structure": AnyStructure.__args__,
-        "precision": AnyPrecision.__args__,
-        "refinement": AnyRefinement.__args__,
+    places: dict[str, Mapping[str, type[Choice]]] = {
+        "objective": OBJECTIVES,
+        "allocation": ALLOCATIONS,
+        "sharing": _by_name(AnySharing.__args__),
+        "structure": STRUCTURES,
+        "precision": _by_name(AnyPrecision.__args__),
+        "refinement": _by_name(AnyRefinement.__args__),
     }
     choice = data.get(path[0])
     name = choice.get("name") if isinstance(choice, dict) else choice
-    for model in place.get(path[0], ()):
-        if model.model_fields["name"].default == name:
-            return [field for field in model.model_fields if field != "name"]
-    return []
+    known = places.get(path[0], {})
+    if not isinstance(name, str) or name not in known:
+        return []
+    return [field for field in known[name].model_fields if field != "name"]
+
+
+def _by_name(choices: Iterable[type[Choice]]) -> dict[str, type[Choice]]:
+    return {name_of(choice): choice for choice in choices}

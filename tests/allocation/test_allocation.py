@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.allocation.helpers import LAYOUT, evidence
 
 from eckart.allocation import (
-    AnyAllocation,
+    ALLOCATIONS,
     Curvature,
     Energy,
     Importance,
@@ -24,7 +24,7 @@ from eckart.allocation import (
 from eckart.allocation.problem import Problem
 from eckart.errors import EckartError
 
-KINDS = AnyAllocation.__args__
+KINDS = tuple(ALLOCATIONS.values())
 
 
 def full_evidence(path: str, shape: tuple[int, int], seed: int = 0, group: int = 0):

@@ -13,5 +13,10 @@ from eckart.allocation.search import Search as Search
 from eckart.allocation.truncation_loss import TruncationLoss as TruncationLoss
 from eckart.allocation.uniform import Uniform as Uniform
 from eckart.allocation.zero_sum import ZeroSum as ZeroSum
+from eckart.registry import Registry
 
-AnyAllocation = Uniform | TruncationLoss | Importance | Search | Learned | ZeroSum | Energy | Curvature
+ALLOCATIONS: Registry[Allocation] = Registry(
+    "allocations",
+    Allocation,
+    (Uniform, TruncationLoss, Importance, Search, Learned, ZeroSum, Energy, Curvature),
+)

@@ -15,13 +15,15 @@ from transformers import PreTrainedModel
 from eckart.calibration import Calibration
 from eckart.device import compute_dtype
 from eckart.recipe import Recipe
+from eckart.registry import foreign_versions
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of the software that numbers depend on."""
+def versions(recipe: Recipe) -> dict[str, str]:
+    """Return the versions of the software that numbers depend on, with those of plug-ins that the recipe names."""
     return {
         "python": platform.python_version(),
         **{package: version(package) for package in ("eckart", "torch", "transformers")},
+        **foreign_versions([recipe.objective, recipe.allocation, recipe.structure]),
     }
 
 
@@ -54,7 +56,7 @@ def identity_of_run(
             "files": {path.name: _sha256(path) for path in files},
         },
         "compute": f"{compute_dtype(model.dtype, device)} on {device.type}".removeprefix("torch."),
-        "versions": versions(),
+        "versions": versions(recipe),
     }
 
 

@@ -196,15 +196,18 @@ def _join(model: PreTrainedModel, paths: list[str]) -> None:
 
 
 def _layout(config: EckartConfig) -> Layout:
-    structure = _choice("structure", config.structure, STRUCTURES)
-    precision = _choice("precision", config.precision or Bits16().name, PRECISIONS)
+    made_with = (config.provenance or {}).get("versions", {})
+    structure = _choice("structure", config.structure, STRUCTURES, made_with)
+    precision = _choice("precision", config.precision or Bits16().name, PRECISIONS, made_with)
     try:
         return Layout(structure, precision, config.affine)
     except RecipeError as error:
         raise CheckpointError(f"config.json was changed or damaged. {error}") from error
 
 
-def _choice(kind: str, described: object, known: Mapping[str, type[AnyChoice]]) -> AnyChoice:
+def _choice(
+    kind: str, described: object, known: Mapping[str, type[AnyChoice]], made_with: Mapping[str, str]
+) -> AnyChoice:
     """Return the choice that config.json describes by its name, or by its name and fields.
 
     Raises:
@@ -213,9 +216,11 @@ def _choice(kind: str, described: object, known: Mapping[str, type[AnyChoice]]) 
     data = expand_name(described)
     name = data.get("name") if isinstance(data, dict) else data
     if not isinstance(name, str) or name not in known:
+        packages = ", ".join(f"{package} {number}" for package, number in made_with.items())
         raise CheckpointError(
             f"config.json names the {kind} {name!r}; this version of eckart knows {', '.join(known)}. "
-            "Install the version of eckart that is named there, or a newer one."
+            f"Install what the model was made with ({packages or 'not recorded'}): a plug-in that is missing here, or "
+            "another version of eckart."
         )
     try:
         return known[name].model_validate(data)

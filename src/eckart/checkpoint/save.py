@@ -145,7 +145,7 @@ def description(
             "keep": report.requested_keep,
             "model": identity["model"] if identity else {"revision": getattr(model.config, "_commit_hash", None)},
             "compute": identity["compute"] if identity else None,
-            "versions": versions(),
+            "versions": versions(recipe),
         },
     )
 

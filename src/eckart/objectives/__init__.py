@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from eckart.objectives.anchored import Anchored as Anchored
+from eckart.objectives.base import DataAwareObjective as DataAwareObjective
 from eckart.objectives.base import Objective as Objective
 from eckart.objectives.base import Streams as Streams
 from eckart.objectives.base import TargetMoments as TargetMoments
@@ -12,5 +13,10 @@ from eckart.objectives.principal_outputs import PrincipalOutputs as PrincipalOut
 from eckart.objectives.scaled import ActivationScaled as ActivationScaled
 from eckart.objectives.shift_aware import ShiftAware as ShiftAware
 from eckart.objectives.weight import Weight as Weight
+from eckart.registry import Registry
 
-AnyObjective = Weight | ActivationScaled | InputAware | PrincipalOutputs | ShiftAware | Anchored | Blended
+OBJECTIVES: Registry[Objective] = Registry(
+    "objectives",
+    Objective,
+    (Weight, ActivationScaled, InputAware, PrincipalOutputs, ShiftAware, Anchored, Blended),
+)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from eckart.registry import Registry
 from eckart.structure.base import Matrix as Matrix
 from eckart.structure.base import Structure as Structure
 from eckart.structure.hybrid import Hybrid as Hybrid
@@ -9,7 +10,4 @@ from eckart.structure.pivoted import Pivoted as Pivoted
 from eckart.structure.remapped import Remapped as Remapped
 from eckart.structure.two_factor import TwoFactor as TwoFactor
 
-AnyStructure = TwoFactor | Pivoted | Hybrid | Remapped
-STRUCTURES: dict[str, type[AnyStructure]] = {
-    choice.model_fields["name"].default: choice for choice in (TwoFactor, Pivoted, Hybrid, Remapped)
-}
+STRUCTURES: Registry[Structure] = Registry("structures", Structure, (TwoFactor, Pivoted, Hybrid, Remapped))

@@ -1,0 +1,186 @@
+"""Every snippet of the documentation and of the README is run, page by page and in order.
+
+A tiny random model stands where the pages name a real one. So what is checked is that each command and each block of
+Python works, that a documented mistake fails as shown, and that a command prints the words that the page shows.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sybil import Example, Sybil
+from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
+from tests.conftest import VOCABULARY, byte_tokenizer
+from transformers import AutoModelForCausalLM, LlamaConfig
+from typer.testing import CliRunner
+
+import eckart
+from eckart.allocation import ALLOCATIONS
+from eckart.cli.main import app
+from eckart.objectives import OBJECTIVES
+from eckart.structure import STRUCTURES
+
+pytestmark = pytest.mark.filterwarnings("ignore::eckart.errors.EckartWarning")
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted(page for page in (ROOT / "docs").rglob("*.md") if not page.is_symlink())  # results are benchmarks'
+REGISTRIES = {f"eckart.{registry.place}": registry for registry in (OBJECTIVES, ALLOCATIONS, STRUCTURES)}
+
+# Real models and data sets are larger than what stands for them; so many are enough here.
+CAPS = {"--samples": 6, "--length": 64, "--windows": 2, "--prompt": 8, "--generate": 4, "--repeats": 2}
+SIZES = {"compress": ("--samples", "--length"), "eval": ("--windows", "--length")}  # given where a page gives none
+SMALLER = {"allocation.multiple=16": "allocation.multiple=1", "structure.base.group=64": "structure.base.group=16"}
+NOT_RUN = ("pip ", "python -m venv ", "git ", "cd ", "make", "source ", "export ", ". ")  # what sets a machine up
+DENSE = ("smollm2", "dense-model", "path/or/id", "HuggingFaceTB/SmolLM2-135M", "HuggingFaceTB/SmolLM2-135M-Instruct")
+# Words that depend on how long a command took or on what the model itself says.
+VARIABLE_WORDS = {"min", "GB", "MB", "kB", "reading", "multiplying", "overhead"}
+EXECUTED = {"python", "console", "toml", "yaml"}
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with all that the pages speak of: models, texts, and a model that was compressed."""
+    folder = tmp_path_factory.mktemp("template")
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+    )
+    model = AutoModelForCausalLM.from_config(config)
+    tokenizer = byte_tokenizer()
+    for name in DENSE:
+        model.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    for name in ("smaller", "eight"):
+        compressed = eckart.load_model(folder / "smollm2")
+        report = eckart.compress(compressed, "svd", 0.6)
+        eckart.save(compressed, report, folder / name, tokenizer=tokenizer)
+    text = "\n".join(f"Line {i} says that {i} squared is {i * i}." for i in range(200))
+    for name in ("mine.txt", "wikitext2.test.txt", "ptb.test.txt"):
+        (folder / name).write_text(text)
+    (folder / "texts.jsonl").write_text("\n".join(f'{{"text": "{line}"}}' for line in text.splitlines()))
+    return folder
+
+
+@pytest.fixture
+def place(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder in which a page's commands are run."""
+    shutil.copytree(template, tmp_path / "place")
+    monkeypatch.chdir(tmp_path / "place")
+    monkeypatch.setattr("eckart.demo.find_demo_model", lambda: template / "smollm2")
+    for registry in REGISTRIES.values():
+        monkeypatch.setattr(registry, "_added", {})
+    return tmp_path / "place"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_snippet_of_a_page_works(page: Path, place: Path) -> None:
+    if page.name == "tutorial.md":  # has to stand on its own
+        shutil.rmtree(place)
+        place.mkdir()
+    document = _sybil().parse(page)
+    document.namespace["__name__"] = "snippets"
+    for example in document.examples():
+        example.evaluate()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_block_is_run_or_is_plain_text(page: Path) -> None:
+    opening = re.findall(r"^ *```(.*)\n(?:(?! *```).*\n)* *```$", page.read_text(), re.MULTILINE)
+    assert {info.partition(" ")[0] for info in opening} <= EXECUTED | {"text", "python-excerpt"}
+
+
+def test_the_commands_of_the_readme_work(place: Path) -> None:
+    blocks = re.findall(r"^```\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    commands = [line for block in blocks for line in block.splitlines() if line.startswith("eckart ")]
+    assert len(commands) >= 5
+    shutil.rmtree(place / "smaller")
+    for command in commands:
+        _run(command, expected_exit=0)
+
+
+def test_the_python_of_the_readme_works(place: Path) -> None:
+    shutil.rmtree(place / "smaller")
+    document = _sybil().parse(ROOT / "README.md")
+    for example in document.examples():
+        # Both ways to compress write the same folder.
+        if "compress_checkpoint" in example.parsed:
+            source, _, rest = str(example.parsed).partition("\n\n#")
+            exec(compile(source, "README.md", "exec"), document.namespace)
+            shutil.rmtree(place / "smaller")
+            exec(compile(f"import eckart\n\n#{rest}", "README.md", "exec"), document.namespace)
+        else:
+            example.evaluate()
+
+
+def _sybil() -> Sybil:
+    parsers = [
+        PythonCodeBlockParser(),
+        CodeBlockParser("console", _console),
+        CodeBlockParser("toml", _toml),
+        CodeBlockParser("yaml", _yaml),
+    ]
+    return Sybil(parsers, pattern="*.md")
+
+
+def _console(example: Example) -> None:
+    """Run the lines behind a ``$``, each with the output that is shown below it."""
+    for command, shown in _commands(example.parsed):
+        if command.startswith(NOT_RUN):
+            continue
+        wrong = "Error:" in shown
+        printed = _run(command, expected_exit=2 if wrong else 0)
+        missing = _words(shown) - _words(printed) - VARIABLE_WORDS
+        assert not missing, f"{example.path}:{example.line}: {command} does not print {sorted(missing)}:\n{printed}"
+
+
+def _commands(text: str) -> Iterator[tuple[str, str]]:
+    for part in re.split(r"^\$ ", text.replace("\\\n", " "), flags=re.MULTILINE)[1:]:
+        command, _, shown = part.partition("\n")
+        yield command, shown
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"[^\W\d_]{3,}", text))
+
+
+def _run(command: str, *, expected_exit: int) -> str:
+    program, *arguments = shlex.split(command, comments=True)
+    assert program == "eckart", f"no way to run {command!r} in a test"
+    arguments = [SMALLER.get(argument, argument) for argument in arguments]
+    for option in SIZES.get(arguments[0], ()):
+        if option not in arguments:
+            arguments += [option, str(CAPS[option])]
+    for number, argument in enumerate(arguments):
+        if argument in CAPS:
+            arguments[number + 1] = str(min(CAPS[argument], int(arguments[number + 1])))
+    if arguments[0] == "compress" and "aa-svd" in arguments:
+        arguments += ["--set", "refinement.epochs=1"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == expected_exit, f"{command}\n{result.output}\n{result.exception!r}"
+    return result.output
+
+
+def _toml(example: Example) -> None:
+    """Check that the entry points name choices of the page, under the groups that are looked at."""
+    for group, points in tomllib.loads(example.parsed)["project"]["entry-points"].items():
+        for name, value in points.items():
+            choice = example.namespace[value.partition(":")[2]]
+            assert REGISTRIES[group][name] is choice
+
+
+def _yaml(example: Example) -> None:
+    """Write a recipe to the file that its first line names, for the commands behind it."""
+    name = example.parsed.splitlines()[0].removeprefix("# ")
+    Path(name).write_text(example.parsed)
+    eckart.load_recipe(name)
