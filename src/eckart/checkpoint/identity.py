@@ -18,12 +18,13 @@ from eckart.recipe import Recipe
 from eckart.registry import foreign_versions
 
 
-def versions(recipe: Recipe) -> dict[str, str]:
+def versions(recipe: Recipe | None) -> dict[str, str]:
     """Return the versions of the software that numbers depend on, with those of plug-ins that the recipe names."""
+    chosen = [] if recipe is None else [recipe.objective, recipe.allocation, recipe.structure]
     return {
         "python": platform.python_version(),
         **{package: version(package) for package in ("eckart", "torch", "transformers")},
-        **foreign_versions([recipe.objective, recipe.allocation, recipe.structure]),
+        **foreign_versions(chosen),
     }
 
 

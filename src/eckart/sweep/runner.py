@@ -159,7 +159,7 @@ class Sweep:
             seconds=seconds,
             shared_seconds=shared,
             speed=None if self.stopwatch is None else self.stopwatch.time(made.model),
-            versions=versions(),
+            versions=versions(case.recipe),
         )
         self.store.add(case, row)
         self.observer.on_row(row)
