@@ -151,7 +151,7 @@ def _commands(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _words(text: str) -> set[str]:
-    return set(re.findall(r"[^\W\d_]{3,}", text))
+    return set(re.findall(r"\b[^\W\d_]{3,}\b", text))
 
 
 def _run(command: str, *, expected_exit: int) -> str:
