@@ -37,6 +37,29 @@ def test_few_tokens_get_the_product_of_the_codes(grid: Grid, shape: tuple[int, .
     assert (found.double() - expected(layer, inputs)).norm() < 0.005 * expected(layer, inputs).norm()
 
 
+def misplaced(tensor: torch.Tensor, offset: int) -> torch.Tensor:
+    """Return the same numbers so many bytes behind where PyTorch would put them, as in a file mapped into memory."""
+    raw = torch.empty(tensor.nbytes + offset, dtype=torch.int8)
+    view = raw[offset:].view(tensor.dtype).view(tensor.shape)
+    view.copy_(tensor)
+    assert view.data_ptr() % kernels.ALIGNMENT
+    return view
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("tokens", [1, 6])
+def test_operands_may_begin_anywhere(grid: Grid, tokens: int) -> None:
+    layer = make(grid)
+    inputs = torch.randn(tokens, 256).bfloat16()
+    wanted = expected(layer, inputs)
+    layer.codes = misplaced(layer.codes, 8)
+    layer.scale = nn.Parameter(misplaced(layer.scale.detach(), 8))
+    with torch.no_grad():
+        for _ in range(2):
+            found = layer(misplaced(inputs, 8))
+            assert (found.double() - wanted).norm() < 0.005 * wanted.norm()
+
+
 @pytest.mark.parametrize("grid", [*GRIDS, Grid(8, 32), Grid(4)])
 @pytest.mark.parametrize(("columns", "rows"), [(33, 7), (24, 20), (40, 16), (256, 20), (1, 1), (16, 16)])
 def test_any_shape_is_right_whoever_serves_it(grid: Grid, columns: int, rows: int) -> None:

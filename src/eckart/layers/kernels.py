@@ -17,6 +17,7 @@ from eckart.quantization import Grid
 MOST_TOKENS = 8  # at once for which the products of few bits are faster, measured
 WIDTH = 16  # that the 8-bit product needs the inner dimension in multiples of, and packing the outer one
 GROUPS = (32, 64, 128, 256)  # that the 4-bit product knows
+ALIGNMENT = 64  # bytes; the 8-bit product ends the process if its operands begin between the places of whole vectors
 
 
 def can_multiply(inputs: Tensor, scale: Tensor, grid: Grid, out_features: int) -> bool:
@@ -44,9 +45,24 @@ def pack_for_product(codes: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     return packed, torch.stack([scales, torch.zeros_like(scales)], dim=-1).contiguous()
 
 
+def aligned(tensor: Tensor) -> Tensor:
+    """Return a contiguous tensor that begins where the 8-bit product can read it: itself, or a copy.
+
+    What PyTorch allocates does so. A view into another tensor, or into a file that is mapped into memory, need not.
+    """
+    tensor = tensor.contiguous()
+    return tensor if tensor.data_ptr() % ALIGNMENT == 0 else tensor.clone()
+
+
 def multiply_8_bit(inputs: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
-    """Return the product, (..., out features), of ``inputs`` and codes with a scale for each row."""
-    flat = inputs.reshape(-1, inputs.shape[-1]).contiguous()
+    """Return the product, (..., out features), of ``inputs`` and codes with a scale for each row.
+
+    Args:
+        inputs: (..., in features).
+        codes: (out features, in features) int8, :func:`aligned`.
+        scale: (out features, 1).
+    """
+    flat = aligned(inputs.reshape(-1, inputs.shape[-1]))
     return cast(Tensor, torch.ops.aten._weight_int8pack_mm(flat, codes, scale[:, 0].contiguous())).reshape(
         *inputs.shape[:-1], -1
     )

@@ -79,6 +79,7 @@ class QuantizedLinear(nn.Module):
 
     def _product_of_few_bits(self, inputs: Tensor) -> Tensor:
         if self.grid.bits == 8:
+            self.codes = kernels.aligned(self.codes)
             return kernels.multiply_8_bit(inputs, self.codes, self.scale)
         # Another order of the same bits, made at the first run and held beside them until they change.
         state = tuple((tensor.data_ptr(), tensor._version) for tensor in (self.codes, self.scale))
