@@ -17,6 +17,7 @@ from eckart.calls import calls_by_shape, capture_calls, check_calls_are_independ
 from eckart.device import compute_dtype, give_back_memory, moment_device
 from eckart.errors import CalibrationError
 from eckart.factorise import Factoriser
+from eckart.hidden_units import put_in_order
 from eckart.moments import Moments
 from eckart.objectives import Streams
 from eckart.observer import Observer
@@ -238,6 +239,7 @@ class _Walk:
             for layer in records:
                 self.observer.on_layer(layer)
         seen.inputs.delete_residuals()
+        layers = self._put_in_order(block, layers)
         behind = replace(
             position, finished=position.finished + 1, layers=(*position.layers, *layers), original=seen.behind
         )
@@ -248,6 +250,24 @@ class _Walk:
                 compressed = self._stream("compressed", behind.finished)
                 advance(block.module, calls, position.compressed, self.device, compressed)
         return replace(behind, compressed=compressed, refinements=refinements)
+
+    def _put_in_order(self, block: Block, layers: list[LayerRecord]) -> list[LayerRecord]:
+        """Let pivoted layers give the block's hidden units in their own order, and take their index off the records.
+
+        Before the refinement, which may train what is between the linears so that units are no longer alike.
+        """
+        paths = {f"{block.path}.{name}" for name in put_in_order(block.module, block.units)}
+        return [
+            record.model_copy(
+                update={
+                    "in_order": True,
+                    "bytes": record.bytes - self.recipe.structure.index_bytes(record.out_features),
+                }
+            )
+            if record.path in paths
+            else record
+            for record in layers
+        ]
 
     def _observe_original(self, position: Position, block: Block, calls: Calls) -> _OriginalPass:
         """Run the block as it is in the original model over that model's stream, if anybody looks at it."""
