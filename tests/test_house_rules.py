@@ -40,7 +40,20 @@ def test_devices_are_named_in_one_module_only(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["blocks", "statistics", "calls", "walk", "plan", "placement", "residual", "lowrank", "moments", "api"]
+    "name",
+    [
+        "blocks",
+        "statistics",
+        "calls",
+        "walk",
+        "plan",
+        "placement",
+        "residual",
+        "hidden_units",
+        "lowrank",
+        "moments",
+        "api",
+    ],
 )
 def test_the_engine_names_no_architecture(name: str) -> None:
     assert not [text for text in strings_and_names(SOURCE / f"{name}.py") if ARCHITECTURES.search(text)]

@@ -81,7 +81,10 @@ def test_bytes_on_disk_are_at_most_the_budget_and_hardly_less(
                         written += tensor.numel() * tensor.element_size()
         dense = sum(layer.dense_bytes for layer in report.layers)
         assert written == sum(layer.bytes for layer in report.layers)
-        assert keep - 0.005 < written / dense <= keep
+        # The budget is met with an index for each layer, some of which then need none.
+        spared = sum(2 * layer.out_features for layer in report.layers if layer.in_order)
+        assert bool(spared) == (structure == "pivoted" and precision != "4-bit")
+        assert keep - 0.005 < (written + spared) / dense <= keep
 
 
 @layouts

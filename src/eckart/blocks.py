@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from eckart.calls import BlockCall, capture_calls
 from eckart.errors import UnsupportedModelError
+from eckart.hidden_units import HiddenUnits, find_hidden_units
 from eckart.layers import bias_vector, is_linear, is_replaced, weight_matrix
 from eckart.placement import ResidentWeights, Weights
 from eckart.residual import check_residuals, residual_places
@@ -69,11 +70,15 @@ class Group:
 
 @dataclass(frozen=True)
 class Block:
-    """One block of a model: its path, its module and its groups in order of execution."""
+    """One block of a model: its path, its module and its groups in order of execution.
+
+    ``units``: between linears, that may be in any order (see :mod:`eckart.hidden_units`); empty if nobody asked.
+    """
 
     path: str
     module: nn.Module
     groups: tuple[Group, ...]
+    units: tuple[HiddenUnits, ...] = ()
 
     @property
     def targets(self) -> list[Target]:
@@ -107,7 +112,9 @@ def find_block_list(model: nn.Module) -> tuple[str, nn.ModuleList]:
     return max(found, key=lambda item: (len(item[1]), sum(p.numel() for p in item[1].parameters())))
 
 
-def find_blocks(model: PreTrainedModel, weights: Weights | None = None, *, residuals: bool = False) -> list[Block]:
+def find_blocks(
+    model: PreTrainedModel, weights: Weights | None = None, *, residuals: bool = False, units: bool = False
+) -> list[Block]:
     """Return the blocks of a model with their groups, found by one short probe run of each block on the CPU.
 
     Linears that the probe does not reach are in no group and stay dense.
@@ -116,6 +123,7 @@ def find_blocks(model: PreTrainedModel, weights: Weights | None = None, *, resid
         model: to look into.
         weights: where its tensors are; in memory by default.
         residuals: whether to find the residual streams that outputs of linears are added to, too.
+        units: whether to find the hidden units between linears, too.
 
     Raises:
         UnsupportedModelError: no blocks, a linear layer that two blocks share, or no residual streams.
@@ -137,13 +145,15 @@ def find_blocks(model: PreTrainedModel, weights: Weights | None = None, *, resid
         with weights.lend(module, CPU):
             places = residual_places(module, call, hidden) if residuals else {}
             groups = _find_groups(module, block_path, call, hidden, places)
+            names = [[target.name for target in group.targets] for group in groups if group.runs_once]
+            found = find_hidden_units(module, call, hidden, names) if units else ()
         for target in (target for group in groups for target in group.targets):
             owner = owners.setdefault(id(module.get_submodule(target.name)), target.path)
             if owner != target.path:
                 raise UnsupportedModelError(
                     f"{owner} and {target.path} are one and the same layer; shared blocks cannot be compressed yet."
                 )
-        blocks.append(Block(block_path, module, groups))
+        blocks.append(Block(block_path, module, groups, found))
     if residuals:
         check_residuals((target.residual for block in blocks for target in block.targets), model)
     return blocks

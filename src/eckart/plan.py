@@ -16,6 +16,7 @@ from eckart.layout import BYTES_PER_NUMBER, Layout
 from eckart.placement import ResidentWeights, Weights
 from eckart.recipe import Recipe
 from eckart.sharing import Shared
+from eckart.structure import Pivoted
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,11 @@ def make_plan(model: PreTrainedModel, recipe: Recipe, keep: float, weights: Weig
     check_keep(keep)
     weights = weights or ResidentWeights()
     residuals = recipe.objective.residual_share > 0
-    blocks = find_blocks(model, weights, residuals=residuals)
+    units = isinstance(recipe.structure, Pivoted)
+    blocks = find_blocks(model, weights, residuals=residuals, units=units)
     if isinstance(recipe.sharing, Shared):
         join(model, joinable(blocks), weights)
-        blocks = find_blocks(model, weights, residuals=residuals)
+        blocks = find_blocks(model, weights, residuals=residuals, units=units)
     try:
         return _uniform_plan(model, blocks, recipe, keep)
     except EckartError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +29,11 @@ class Outputs:
 
     hidden: Tensor
     layers: dict[Target, Tensor]
+
+    def reordered(self, orders: Mapping[Target, Tensor]) -> Outputs:
+        """Return the same with the outputs of some linears in another order, (out features,) each."""
+        moved = {target: self.layers[target][:, order] for target, order in orders.items() if target in self.layers}
+        return Outputs(self.hidden, {**self.layers, **moved})
 
 
 def outputs_of(block: Block, calls: Calls, hidden: Tensor, device: torch.device) -> Outputs:

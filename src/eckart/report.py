@@ -35,7 +35,8 @@ class LayerRecord(BaseModel):
     """One linear layer: its shape, its rank (None: left dense), its stored bytes and its error.
 
     ``error`` is ``||T - W' Z|| / ||T||`` on the calibration tokens, T the outputs that the objective compares with;
-    for an objective without data it is ``||W - W'|| / ||W||``.
+    for an objective without data it is ``||W - W'|| / ||W||``. ``in_order``: whether the layer is pivoted and computes
+    its outputs in order, so that no index is stored.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -46,6 +47,7 @@ class LayerRecord(BaseModel):
     rank: int | None
     bytes: int
     error: float
+    in_order: bool = False
 
     @property
     def dense_bytes(self) -> int:

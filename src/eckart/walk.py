@@ -17,6 +17,7 @@ from eckart.calls import calls_by_shape, capture_calls, check_calls_are_independ
 from eckart.device import compute_dtype, give_back_memory, moment_device
 from eckart.errors import CalibrationError
 from eckart.factorise import Factoriser
+from eckart.hidden_units import put_in_order
 from eckart.moments import Moments
 from eckart.objectives import Streams
 from eckart.observer import Observer
@@ -260,6 +261,7 @@ class _Walk:
             for layer in records:
                 self.observer.on_layer(layer)
         seen.inputs.delete_residuals()
+        layers, outputs = self._put_in_order(block, layers, outputs)
         behind = replace(
             position, finished=position.finished + 1, layers=(*position.layers, *layers), original=seen.behind
         )
@@ -290,6 +292,31 @@ class _Walk:
         for outputs in (original, compressed):
             recorded.append(outputs.hidden)
         return replace(behind, recorded=recorded, blocks=(*before.blocks, compare(block, original, compressed)))
+
+    def _put_in_order(
+        self, block: Block, layers: list[LayerRecord], original: Outputs | None
+    ) -> tuple[list[LayerRecord], Outputs | None]:
+        """Let pivoted layers give the block's hidden units in their own order, and take their index off the records.
+
+        Before the refinement, which may train what is between the linears so that units are no longer alike. What the
+        original layers gave is put in that order too, as it will be compared.
+        """
+        found = put_in_order(block.module, block.units)
+        if original is not None:
+            original = original.reordered({t: found.orders[t.name] for t in block.targets if t.name in found.orders})
+        paths = {f"{block.path}.{name}" for name in found.without_index}
+        records = [
+            record.model_copy(
+                update={
+                    "in_order": True,
+                    "bytes": record.bytes - self.recipe.structure.index_bytes(record.out_features),
+                }
+            )
+            if record.path in paths
+            else record
+            for record in layers
+        ]
+        return records, original
 
     def _observe_original(self, position: Position, block: Block, calls: Calls) -> _OriginalPass:
         """Run the block as it is in the original model over that model's stream, if anybody looks at it."""

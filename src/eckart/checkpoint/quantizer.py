@@ -20,6 +20,7 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from eckart.checkpoint.biases import biases_without_a_place, lost_biases
+from eckart.checkpoint.ordered import check_ordered
 from eckart.choice import Choice, expand_name
 from eckart.errors import CheckpointError, EckartWarning, RecipeError
 from eckart.layers import (
@@ -34,7 +35,7 @@ from eckart.layers import (
 )
 from eckart.layout import Layout
 from eckart.precision import PRECISIONS, Bits16
-from eckart.structure import STRUCTURES, TwoFactor
+from eckart.structure import STRUCTURES, Pivoted, TwoFactor
 
 AnyChoice = TypeVar("AnyChoice", bound=Choice)
 
@@ -56,6 +57,7 @@ class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
         precision: of the numbers: the name and the fields of one of :data:`eckart.precision.PRECISIONS`; None for the
             model's dtype.
         affine: whether every factored layer has a bias, those too whose model class gives them none.
+        ordered: paths of the pivoted layers that give their outputs in order without an index.
         recipe: what was done, as :class:`eckart.Recipe` writes it.
         calibration: source, size and hash of the calibration tokens, or None.
         provenance: the source model and the versions of the software.
@@ -74,6 +76,7 @@ class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
         structure: str | dict[str, Any] = DEFAULT_STRUCTURE,
         precision: dict[str, Any] | None = None,
         affine: bool = False,
+        ordered: list[str] | None = None,
         **kwargs: Any,
     ) -> None:
         if format_version != FORMAT_VERSION:
@@ -88,6 +91,7 @@ class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
         self.structure = structure
         self.precision = precision
         self.affine = affine
+        self.ordered = [] if ordered is None else ordered
         self.recipe = recipe
         self.calibration = calibration
         self.provenance = provenance
@@ -134,10 +138,12 @@ class EckartQuantizer(HfQuantizer):  # type: ignore[misc]
         return config
 
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
-        layout = _layout(self.quantization_config)
-        for paths in self.quantization_config.joint:
+        config, layout = self.quantization_config, _layout(self.quantization_config)
+        pivoted = isinstance(layout.structure, Pivoted)
+        check_ordered(config.ordered, config.ranks, pivoted=pivoted, files=kwargs.get("checkpoint_files"))
+        for paths in config.joint:
             _join(model, [_find_module(model, path)[0] for path in paths])
-        for path, rank in self.quantization_config.ranks.items():
+        for path, rank in config.ranks.items():
             name, linear = _find_module(model, path)
             shape = weight_matrix(linear).shape
             highest = layout.highest_rank(*shape)
@@ -147,7 +153,10 @@ class EckartQuantizer(HfQuantizer):  # type: ignore[misc]
                     f"config.json gives {path} the rank {rank!r}; expected a whole number from 1 to {highest}, "
                     f"since its weight is {shape[0]} x {shape[1]}. The file was changed or damaged."
                 )
-            model.set_submodule(name, layout.empty_like(linear, rank))
+            layer = layout.empty_like(linear, rank)
+            if isinstance(layer, PivotedLinear) and path in config.ordered:
+                layer.index = None
+            model.set_submodule(name, layer)
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
         missing = [
@@ -164,7 +173,7 @@ class EckartQuantizer(HfQuantizer):  # type: ignore[misc]
                 "copy or download its folder again."
             )
         for name, layer in _replaced_layers(model):
-            if isinstance(layer, PivotedLinear) and not (layer.index.is_meta or layer.has_valid_index()):
+            if isinstance(layer, PivotedLinear) and not (layer.places().is_meta or layer.has_valid_index()):
                 raise CheckpointError(
                     f"The weight files hold an index of {name} that does not name each of its {layer.out_features} "
                     "outputs once. They are damaged: copy or download the folder again."

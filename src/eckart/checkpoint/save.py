@@ -138,6 +138,7 @@ def description(
         structure=recipe.structure.model_dump(mode="json"),
         precision=None if recipe.precision == Bits16() else recipe.precision.model_dump(mode="json"),
         affine=recipe.layout.affine,
+        ordered=[layer.path for layer in report.layers if layer.in_order],
         recipe=recipe.model_dump(mode="json"),
         calibration=report.calibration.model_dump() if report.calibration else None,
         provenance={

@@ -21,10 +21,10 @@ class PivotedLinear(FactoredLinear):
     Attributes:
         first: in features -> rank; weight (rank, in features), rows of the weight; with their biases.
         second: rank -> out features - rank; its bias is what the combined rows need beyond that of the pivots.
-        index: (out features,) whole numbers: the place of each output in ``[p, second(p)]``.
+        index: (out features,) whole numbers: the place of each output in ``[p, second(p)]``; None for their own.
     """
 
-    index: Tensor
+    index: Tensor | None
 
     def __init__(self, in_features: int, out_features: int, rank: int, **options: Any) -> None:
         super().__init__(in_features, out_features, rank, **options)
@@ -48,14 +48,15 @@ class PivotedLinear(FactoredLinear):
     def set_rows(self, arrangement: Arrangement) -> None:
         """Set the index."""
         assert arrangement.first_rows is not None
-        places = torch.cat([arrangement.first_rows, arrangement.second_rows]).to(self.index.device)
-        self.index[places] = torch.arange(len(places), dtype=self.index.dtype, device=self.index.device)
+        self.index = index = self.places()
+        places = torch.cat([arrangement.first_rows, arrangement.second_rows]).to(index.device)
+        index[places] = torch.arange(len(places), dtype=index.dtype, device=index.device)
 
     def set_bias(self, bias: Tensor, stored: torch.dtype) -> None:
         """Give the pivots theirs; the second child is handed that too, and its own makes up for it."""
         assert self.first.bias is not None
         assert self.second.bias is not None
-        ordered = bias[self.index.long().argsort().to(bias.device)]
+        ordered = bias[self.places().long().argsort().to(bias.device)]
         self.first.bias.copy_(ordered[: self.rank].to(stored))
         passed_on = product_of(self.second).to(bias.device) @ self.first.bias.to(bias)
         self.second.bias.copy_((ordered[self.rank :] - passed_on).to(stored))
@@ -64,6 +65,8 @@ class PivotedLinear(FactoredLinear):
         """Map (..., in features) to (..., out features)."""
         pivots = self.first(inputs)
         outputs = torch.cat([pivots, self.second(pivots)], dim=-1)
+        if self.index is None:
+            return outputs
         # On a CPU this takes a third of the time of `index_select` along the last dimension.
         return outputs.gather(-1, self.index.long().expand(outputs.shape))
 
@@ -89,11 +92,24 @@ class PivotedLinear(FactoredLinear):
 
     def has_valid_index(self) -> bool:
         """Return whether the index names every output once."""
-        expected = torch.arange(self.out_features, dtype=self.index.dtype, device=self.index.device)
-        return bool(torch.equal(self.index.sort().values, expected))
+        return self.index is None or bool(torch.equal(self.index.sort().values, self._order()))
+
+    def places(self) -> Tensor:
+        """Return the index, also where none is held."""
+        return self._order() if self.index is None else self.index
+
+    def drop_index_in_order(self) -> bool:
+        """Forget an index that leaves all outputs where they are; return whether none is held now."""
+        if self.index is not None and torch.equal(self.index, self._order()):
+            self.index = None
+        return self.index is None
+
+    def _order(self) -> Tensor:
+        device = self.index.device if self.index is not None else next(self.parameters()).device
+        return torch.arange(self.out_features, dtype=index_dtype(self.out_features), device=device)
 
     def _in_order(self, rows: Tensor) -> Tensor:
-        return rows.index_select(0, self.index.int())
+        return rows if self.index is None else rows.index_select(0, self.index.int())
 
 
 def index_dtype(out_features: int) -> torch.dtype:

@@ -12,6 +12,7 @@ from eckart.layout import Layout
 from eckart.profiling.measure import Progress, Request, measure
 from eckart.profiling.original import OriginalModel
 from eckart.recipe import Recipe
+from eckart.structure import Pivoted
 
 
 def share_by_loss(original: OriginalModel, recipe: Recipe, keep: float, progress: Progress) -> OriginalModel:
@@ -39,7 +40,9 @@ def share_by_loss(original: OriginalModel, recipe: Recipe, keep: float, progress
 
 def _found_again(original: OriginalModel, recipe: Recipe) -> OriginalModel:
     residuals = recipe.objective.residual_share > 0
-    return replace(original, blocks=find_blocks(original.model, original.weights, residuals=residuals))
+    units = isinstance(recipe.structure, Pivoted)
+    blocks = find_blocks(original.model, original.weights, residuals=residuals, units=units)
+    return replace(original, blocks=blocks)
 
 
 def _lost(linear: LinearEvidence, layout: Layout, keep: float) -> float:

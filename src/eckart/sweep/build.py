@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,6 +14,7 @@ from eckart.allocate import Allocated, allocate
 from eckart.allocation import LinearEvidence
 from eckart.blocks import Block, Target
 from eckart.device import moment_device
+from eckart.hidden_units import put_in_order
 from eckart.layers import Fit, weight_matrix
 from eckart.layout import dense_bytes
 from eckart.lowrank import Solution, Whitening, truncate
@@ -74,8 +75,8 @@ def build(
     if way_of(recipe) is Way.TRUNCATED:
         assert ranks is not None
         profile, original = statistics.profile(recipe), statistics.original
-        made = truncated(original.model, original.blocks, recipe, ranks, profile, original.device)
-        return Compressed(made, ranks, kept_share(recipe, ranks, shapes_of(original.blocks)))
+        made, ordered = truncated(original.model, original.blocks, recipe, ranks, profile, original.device)
+        return Compressed(made, ranks, kept_share(recipe, ranks, shapes_of(original.blocks), ordered))
     candidate = copy.deepcopy(model)
     workspace = Workspace(memory_holds_streams)
     try:
@@ -92,8 +93,10 @@ def truncated(
     ranks: Ranks,
     profile: Profile,
     device: torch.device,
-) -> PreTrainedModel:
+) -> tuple[PreTrainedModel, set[str]]:
     """Return a copy of a model whose linears are replaced by their components of the original model.
+
+    And the paths of the pivoted layers in it that hold no index.
 
     Args:
         model: stays as it is.
@@ -103,7 +106,7 @@ def truncated(
         profile: with solutions and inputs, as :func:`eckart.sweep.case.request_for` asks for them.
         device: where layers are computed.
     """
-    candidate, weights = copy.deepcopy(model), ResidentWeights()
+    candidate, weights, ordered = copy.deepcopy(model), ResidentWeights(), set[str]()
     maker = _LayerMaker(recipe, profile, moment_device(device))
     for block in blocks:
         module = candidate.get_submodule(block.path)
@@ -112,12 +115,14 @@ def truncated(
                 if recipe.layout.changes(ranks[target.path]):
                     linear, stored = module.get_submodule(target.name), placement.dtype(f"{target.name}.weight")
                     placement.replace(target.name, maker.layer(linear, target, ranks[target.path], stored))
-    return candidate
+            ordered |= {f"{block.path}.{name}" for name in put_in_order(module, block.units).without_index}
+    return candidate, ordered
 
 
-def kept_share(recipe: Recipe, ranks: Ranks, linears: Sequence[LinearEvidence]) -> float:
-    """Return the stored bytes of linears at their ranks over their dense 16-bit bytes."""
+def kept_share(recipe: Recipe, ranks: Ranks, linears: Sequence[LinearEvidence], ordered: Collection[str] = ()) -> float:
+    """Return the stored bytes of linears at their ranks, some without an index, over their dense 16-bit bytes."""
     kept = sum(linear.layout(recipe.layout).bytes(*linear.shape, ranks[linear.path]) for linear in linears)
+    kept -= sum(recipe.structure.index_bytes(linear.shape[0]) for linear in linears if linear.path in ordered)
     return kept / sum(dense_bytes(*linear.shape) for linear in linears)
 
 

@@ -26,6 +26,7 @@ from eckart.profiling.request import Request, merge
 from eckart.recipe import Recipe
 from eckart.sharing import Shared
 from eckart.spool import Workspace
+from eckart.structure import Pivoted
 from eckart.sweep.case import request_for
 
 Ranks = Mapping[str, int | None]
@@ -115,11 +116,12 @@ def collect(
         progress: is called with (blocks done, blocks to do).
     """
     weights = ResidentWeights()
-    blocks = find_blocks(model, weights)
+    units = any(isinstance(recipe.structure, Pivoted) for recipe in wanted)
+    blocks = find_blocks(model, weights, units=units)
     if any(isinstance(recipe.sharing, Shared) for recipe in wanted):
         model = copy.deepcopy(model)
         join(model, joinable(find_blocks(model, weights)), weights)
-        blocks = find_blocks(model, weights)
+        blocks = find_blocks(model, weights, units=units)
     shapes = shapes_of(blocks)
     asked = {recipe: request_for(recipe, keep, shapes) for recipe, keep in wanted.items()}
     merged = merge(request for request in asked.values() if request is not None)
