@@ -122,7 +122,8 @@ def test_equals_the_literal_implementation(kind: str, recipe: str, tokens: Tenso
 @pytest.mark.parametrize("recipe", ["svd-llm", "dobi-shift", "aa-svd-layer"])
 def test_affine_equals_the_literal_implementation(kind: str, recipe: str, tokens: Tensor) -> None:
     chosen = eckart.load_recipe(recipe, ["objective.affine=true"])
-    assert_equals_literal(kind, chosen, literal(make_model(kind), chosen, tokens), tokens)
+    # Which directions hardly any input reaches depends on rounding, as below.
+    assert_equals_literal(kind, chosen, literal(make_model(kind), chosen, tokens), tokens, tolerance=3e-2)
 
 
 @pytest.mark.parametrize("kind", RESIDUALS)
