@@ -1,7 +1,8 @@
 """Every snippet of the documentation and of the README is run, page by page and in order.
 
-A tiny random model stands where the pages name a real one. So what is checked is that each command and each block of
-Python works, that a documented mistake fails as shown, and that a command prints the words that the page shows.
+A tiny random model stands where the pages name a real one, and tiny tasks where they name tasks. So what is checked is
+that each command and each block of Python works, that a documented mistake fails as shown, and that a command prints
+the words that the page shows.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import lm_eval.tasks
 import pytest
 from sybil import Example, Sybil
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
 from tests.conftest import VOCABULARY, byte_tokenizer
+from tests.evaluate.helpers import with_an_end, write_task
 from transformers import AutoModelForCausalLM, LlamaConfig
 from typer.testing import CliRunner
 
@@ -35,9 +38,14 @@ REGISTRIES = {f"eckart.{registry.place}": registry for registry in (OBJECTIVES, 
 # Real models and data sets are larger than what stands for them; so many are enough here.
 CAPS = {"--samples": 6, "--length": 64, "--windows": 2, "--prompt": 8, "--generate": 4, "--repeats": 2}
 SIZES = {"compress": ("--samples", "--length"), "eval": ("--windows", "--length")}  # given where a page gives none
-SMALLER = {"allocation.multiple=16": "allocation.multiple=1", "structure.base.group=64": "structure.base.group=16"}
+SMALLER = {
+    "allocation.multiple=16": "allocation.multiple=1",
+    "allocation.multiple=8": "allocation.multiple=1",
+    "structure.base.group=64": "structure.base.group=16",
+}
 NOT_RUN = ("pip ", "python -m venv ", "git ", "cd ", "make", "source ", "export ", ". ")  # what sets a machine up
 DENSE = ("smollm2", "dense-model", "path/or/id", "HuggingFaceTB/SmolLM2-135M", "HuggingFaceTB/SmolLM2-135M-Instruct")
+TASKS = ("arc_easy", "piqa", "hellaswag")
 # Words that depend on how long a command took or on what the model itself says.
 VARIABLE_WORDS = {"min", "GB", "MB", "kB", "reading", "multiplying", "overhead"}
 EXECUTED = {"python", "console", "toml", "yaml"}
@@ -57,7 +65,9 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tie_word_embeddings=True,
     )
     model = AutoModelForCausalLM.from_config(config)
-    tokenizer = byte_tokenizer()
+    tokenizer = with_an_end(byte_tokenizer())
+    for name in TASKS:
+        write_task(folder / "tasks", name)
     for name in DENSE:
         model.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
@@ -78,6 +88,9 @@ def place(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     shutil.copytree(template, tmp_path / "place")
     monkeypatch.chdir(tmp_path / "place")
     monkeypatch.setattr("eckart.demo.find_demo_model", lambda: template / "smollm2")
+    whole = lm_eval.tasks.TaskManager
+    tasks = {"include_defaults": False, "include_path": str(template / "tasks")}
+    monkeypatch.setattr(lm_eval.tasks, "TaskManager", lambda **given: whole(**{**given, **tasks}))
     for registry in REGISTRIES.values():
         monkeypatch.setattr(registry, "_added", {})
     return tmp_path / "place"
@@ -86,8 +99,8 @@ def place(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_snippet_of_a_page_works(page: Path, place: Path) -> None:
     if page.name == "tutorial.md":  # has to stand on its own
-        shutil.rmtree(place)
-        place.mkdir()
+        for entry in place.iterdir():
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     document = _sybil().parse(page)
     document.namespace["__name__"] = "snippets"
     for example in document.examples():
@@ -156,18 +169,23 @@ def _words(text: str) -> set[str]:
 
 def _run(command: str, *, expected_exit: int) -> str:
     program, *arguments = shlex.split(command, comments=True)
+    target = arguments.pop() if arguments[-2:-1] == [">"] else None
+    if target:
+        arguments.pop()
     assert program == "eckart", f"no way to run {command!r} in a test"
     arguments = [SMALLER.get(argument, argument) for argument in arguments]
     for option in SIZES.get(arguments[0], ()):
         if option not in arguments:
             arguments += [option, str(CAPS[option])]
     for number, argument in enumerate(arguments):
-        if argument in CAPS:
+        if argument in CAPS and arguments[number + 1].isdigit():
             arguments[number + 1] = str(min(CAPS[argument], int(arguments[number + 1])))
     if arguments[0] == "compress" and "aa-svd" in arguments:
         arguments += ["--set", "refinement.epochs=1"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == expected_exit, f"{command}\n{result.output}\n{result.exception!r}"
+    if target:
+        Path(target).write_text(result.stdout)
     return result.output
 
 
