@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from pydantic import ValidationError
+
 
 class EckartError(Exception):
     """Base of every error that names what was found, what was expected and what to do."""
@@ -36,6 +38,13 @@ class CheckpointError(EckartError):
 
 class InterruptedRun(KeyboardInterrupt):
     """Ctrl-C during a run that may have finished some of its work; the message says what is kept."""
+
+
+def first_problem(error: ValidationError) -> str:
+    """Return where in the data the first thing is wrong, and what: ``'layers.0.rank: Input should be ...'``."""
+    problem = error.errors()[0]
+    where = ".".join(map(str, problem["loc"]))
+    return f"{where}: {problem['msg']}" if where else problem["msg"]
 
 
 def suggest(name: str, choices: Iterable[str]) -> str:

@@ -12,30 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.cli.helpers import run, words
 from tests.conftest import contents
 from transformers import AutoModelForCausalLM
-from typer.testing import CliRunner, Result
 
 import eckart
-from eckart.cli.main import app
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def words(text: str) -> str:
-    return " ".join(text.split())
-
-
-@pytest.fixture
-def compressed(model_folder: Path, text_file: Path, tmp_path: Path) -> Path:
-    out = tmp_path / "small"
-    result = run(
-        "compress", model_folder, "-o", out, "--keep", 0.6, "--calibration", text_file, "--samples", 4, "--length", 64
-    )
-    assert result.exit_code == 0, result.output
-    return out
 
 
 def test_eval_with_a_baseline_on_two_texts(compressed: Path, model_folder: Path, text_file: Path) -> None:

@@ -7,22 +7,19 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.cli import helpers
+from tests.cli.helpers import words
 from tests.conftest import make_model
 from tests.evaluate.helpers import with_an_end, write_task
 from transformers import PreTrainedTokenizerFast
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 import eckart
-from eckart.cli.main import app
 from eckart.evaluate import load_tasks, zero_shot
 
 
 def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, ["eval", *(str(argument) for argument in arguments)])
-
-
-def words(text: str) -> str:
-    return " ".join(text.split())
+    return helpers.run("eval", *arguments)
 
 
 @pytest.fixture

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 from rich.console import Console
-from typer.testing import CliRunner, Result
+from tests.cli.helpers import run
 
-from eckart.cli.main import app
 from eckart.cli.rank_map import figure, terminal_map
 from eckart.recipe_loader import load_recipe
 from eckart.report import REPORT_NAME, LayerRecord, Report
@@ -53,10 +52,6 @@ def folder(tmp_path: Path) -> Path:
     (out / REPORT_NAME).parent.mkdir(parents=True)
     (out / REPORT_NAME).write_text(report(4, KINDS).model_dump_json())
     return out
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def test_seven_kinds_fit_into_eighty_columns() -> None:

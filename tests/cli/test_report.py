@@ -5,26 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
-
-from eckart.cli.main import app
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def words(text: str) -> str:
-    return " ".join(text.split())
-
-
-@pytest.fixture
-def compressed(model_folder: Path, text_file: Path, tmp_path: Path) -> Path:
-    out = tmp_path / "small"
-    options = ["--keep", 0.6, "--calibration", text_file, "--samples", 4, "--length", 64, "--quiet"]
-    result = run("compress", model_folder, "-o", out, *options)
-    assert result.exit_code == 0, result.output
-    return out
+from tests.cli.helpers import run, words
 
 
 def test_from_a_run_to_a_page(compressed: Path, model_folder: Path, text_file: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.cli.test_cli import run, words
+from tests.cli.helpers import run, words
 
 from eckart.sweep import read_failures, read_rows
 

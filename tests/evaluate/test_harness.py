@@ -11,34 +11,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from tests.evaluate.helpers import with_an_end, write_task
+from tests.evaluate.helpers import write_task
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from eckart.errors import EckartError, EckartWarning
 from eckart.evaluate import load_tasks, zero_shot
 
 pytest.importorskip("lm_eval")
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Spare the seconds in which the harness reads its own definitions, and those in which it resamples."""
-    import lm_eval.tasks
-
-    monkeypatch.setattr("eckart.evaluate.harness.RESAMPLES", 20)
-    whole = lm_eval.tasks.TaskManager
-    monkeypatch.setattr(lm_eval.tasks, "TaskManager", lambda **given: whole(**{**given, "include_defaults": False}))
-
-
-@pytest.fixture
-def byte_tokenizer(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
-    return with_an_end(tokenizer)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    write_task(tmp_path / "tasks")
-    return tmp_path / "tasks"
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 def test_nothing_is_printed_and_all_is_as_before(

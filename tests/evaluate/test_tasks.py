@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from tests.conftest import make_model
-from tests.evaluate.helpers import DOCUMENTS, documents, with_an_end, write_group, write_task
+from tests.evaluate.helpers import DOCUMENTS, documents, write_group, write_task
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from eckart.errors import EckartError
@@ -15,27 +15,7 @@ from eckart.evaluate import ZeroShot, load_tasks, zero_shot
 from eckart.evaluate.tasks import Score
 
 pytest.importorskip("lm_eval")
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Spare the seconds in which the harness reads its own definitions, and those in which it resamples."""
-    import lm_eval.tasks
-
-    monkeypatch.setattr("eckart.evaluate.harness.RESAMPLES", 20)
-    whole = lm_eval.tasks.TaskManager
-    monkeypatch.setattr(lm_eval.tasks, "TaskManager", lambda **given: whole(**{**given, "include_defaults": False}))
-
-
-@pytest.fixture
-def byte_tokenizer(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
-    return with_an_end(tokenizer)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    write_task(tmp_path / "tasks")
-    return tmp_path / "tasks"
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 def correct(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, *, seed: int = 0) -> dict[str, torch.Tensor]:

@@ -27,7 +27,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from eckart.blocks import Block
 from eckart.checkpoint.files import PREFIX, delete_all_but, sync, write_shard, write_text
 from eckart.checkpoint.identity import differences
-from eckart.errors import CheckpointError
+from eckart.errors import CheckpointError, first_problem
 from eckart.records import BlockRecord
 from eckart.refinement.record import RefinementRecord
 from eckart.report import LayerRecord
@@ -216,11 +216,9 @@ def read_manifest(folder: RunFolder) -> Manifest | None:
     except FileNotFoundError:
         return None
     except (ValidationError, UnicodeDecodeError) as error:
-        first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
-        where = ".".join(map(str, first["loc"])) or "file"
+        problem = first_problem(error) if isinstance(error, ValidationError) else str(error)
         raise CheckpointError(
-            f"{folder.manifest} is no manifest of an unfinished run ({where}: {first['msg']}). "
-            "Start again with --overwrite."
+            f"{folder.manifest} is no manifest of an unfinished run ({problem}). Start again with --overwrite."
         ) from error
 
 

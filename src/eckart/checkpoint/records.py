@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from eckart.checkpoint.files import write_shard
-from eckart.errors import CheckpointError
+from eckart.errors import CheckpointError, first_problem
 from eckart.records import Memory
 from eckart.report import REPORT_NAME, Report, Timings
 
@@ -91,6 +91,4 @@ def _parse(path: Path, model: type[Model]) -> Model:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "file"
-        raise CheckpointError(f"{path} cannot be read ({where}: {first['msg']}).") from error
+        raise CheckpointError(f"{path} cannot be read ({first_problem(error)}).") from error

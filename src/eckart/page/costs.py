@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from eckart.page.figure import Figure, axis, plain, rounded
 from eckart.page.runs import Run
@@ -43,16 +44,7 @@ def times(runs: Sequence[Run]) -> Figure | None:
         if any(value is not None and value > SHORTEST for value in values)
     ]
     figure = Figure("times", "Bars of the time that each run took, by what it was spent on.")
-    figure.height = AROUND + ROW * len(known)
-    figure.add(
-        (),
-        traces,
-        xaxis=axis("seconds", rangemode="tozero"),
-        yaxis=axis("", autorange="reversed", type="category"),
-        barmode="stack",
-        showlegend=True,
-    )
-    return figure
+    return _with_bars(figure, traces, len(known), "seconds", "stack")
 
 
 def memory(runs: Sequence[Run]) -> Figure | None:
@@ -86,13 +78,17 @@ def memory(runs: Sequence[Run]) -> Figure | None:
                 trace |= {"type": "scatter", "mode": "markers", "ink": True, "marker": tick}
             traces.append(trace)
     figure = Figure("memory", "Bars of the largest memory of each run, with marks at what was expected.")
-    figure.height = AROUND + ROW * len(known)
+    return _with_bars(figure, traces, len(known), "largest memory of the process (GB)", "group")
+
+
+def _with_bars(figure: Figure, traces: Sequence[dict[str, Any]], rows: int, title: str, mode: str) -> Figure:
+    figure.height = AROUND + ROW * rows
     figure.add(
         (),
         traces,
-        xaxis=axis("largest memory of the process (GB)", rangemode="tozero"),
+        xaxis=axis(title, rangemode="tozero"),
         yaxis=axis("", autorange="reversed", type="category"),
-        barmode="group",
+        barmode=mode,
         showlegend=True,
     )
     return figure

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from eckart.checkpoint.records import read_records
-from eckart.errors import CheckpointError, EckartError
+from eckart.errors import CheckpointError, EckartError, first_problem
 from eckart.page.measured import Bench, Evaluation, join
 from eckart.page.runs import DENSE, Run, text_label
 from eckart.sweep.row import SweepRow
@@ -124,9 +124,7 @@ def read_measurement(path: Path) -> Evaluation | Bench:
     try:
         return kind.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "file"
-        raise CheckpointError(f"{path} cannot be read ({where}: {first['msg']}); {expected}.") from error
+        raise CheckpointError(f"{path} cannot be read ({first_problem(error)}); {expected}.") from error
 
 
 def _source(folder: Path) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from eckart.checkpoint.identity import differences
-from eckart.errors import CheckpointError
+from eckart.errors import CheckpointError, first_problem
 from eckart.recipe import Recipe
 from eckart.sweep.case import Case
 from eckart.sweep.row import SweepRow
@@ -143,10 +143,8 @@ def _row_of(path: Path, label: str, keep: float, text: str) -> SweepRow:
     try:
         return SweepRow.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors()[0]
         raise CheckpointError(
-            f"The row of {label} at {keep:g} in {path} is broken ({'.'.join(map(str, first['loc'])) or 'row'}: "
-            f"{first['msg']}). Measure into another file."
+            f"The row of {label} at {keep:g} in {path} is broken ({first_problem(error)}). Measure into another file."
         ) from error
 
 
