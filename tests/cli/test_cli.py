@@ -228,14 +228,24 @@ def test_ctrl_c_leaves_no_folder_and_no_traceback(model_folder: Path, tmp_path: 
     command += ["compress", str(model_folder), "-o", str(tmp_path / "out"), "--recipe", "aa-svd-layer"]
     # A long run on a tiny model: many samples.
     command += ["--samples", "20000", "--length", "100"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "out.unfinished").exists() and time.monotonic() < deadline:
-        time.sleep(0.2)
-    time.sleep(2)
-    assert process.poll() is None, process.communicate()
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # What a shell starts in the background ignores Ctrl-C, and so would what is started from there.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        try:
+            deadline = time.monotonic() + 120
+            while not (tmp_path / "out.unfinished").exists() and time.monotonic() < deadline:
+                time.sleep(0.2)
+            time.sleep(2)
+            assert process.poll() is None, process.communicate()
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130
     # It may have been stopped before the first block was begun, or in it.
     assert "Interrupted. " in errors
