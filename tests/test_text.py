@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from eckart.errors import CalibrationError
-from eckart.text import read_python_docs, read_text
+from eckart.text import read_python_docs, read_text, text_name
 
 
 @pytest.fixture
@@ -101,3 +101,11 @@ def test_bad_specifications(specification: str, message: str, tmp_path: Path) ->
     (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(CalibrationError, match=message):
         read_text(specification.format(folder=tmp_path))
+
+
+def test_a_name_does_not_tell_where_a_file_or_folder_was(tmp_path: Path) -> None:
+    assert text_name("here/there/wiki.txt:lines") == "wiki.txt:lines"
+    assert text_name("python-docs:held-out") == "python-docs:held-out"
+    assert text_name("dataset:org/name:test") == "dataset:org/name:test"
+    (tmp_path / "mine").mkdir()
+    assert text_name(f"dataset:{tmp_path / 'mine'}:train:text") == "dataset:mine:train:text"

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eckart.errors import CalibrationError
 from eckart.report import CalibrationRecord
-from eckart.text import read_text
+from eckart.text import read_text, text_name
 
 SELF = "self"
 DEFAULT_LENGTH = 1024
@@ -44,7 +44,7 @@ class Calibration:
         """What is stored of it in the result."""
         samples, length = self.tokens.shape
         return CalibrationRecord(
-            source=self.source,
+            source=text_name(self.source),
             samples=samples,
             length=length,
             tokens=samples * length,

@@ -24,6 +24,14 @@ PYTHON_DOCS = "python-docs"
 HELD_OUT_EVERY = 5  # every fifth topic of the language reference is held out
 
 
+def text_name(specification: str) -> str:
+    """Return a specification without the way to its file or folder: what is made here is passed on to others."""
+    if not specification.startswith("dataset:"):
+        return Path(specification).name
+    kind, name, *rest = specification.split(":")
+    return ":".join([kind, Path(name).name if Path(name).exists() else name, *rest])
+
+
 def read_text(specification: str) -> str:
     """Return the text that ``specification`` names (the forms are listed at the top of this module).
 

@@ -31,9 +31,9 @@ def test_the_best_that_is_small_enough():
 def test_the_command_names_all_that_matters():
     record = CalibrationRecord(source="my text.txt:lines", samples=16, length=64, tokens=1024, seed=3, sha256="")
     row = row_of(case_of("zs-svd+structure=pivoted+allocation.multiple=8", 0.85, 16), calibration=record)
-    assert shlex.split(command_for(row, "some model"))[2:] == [
+    assert shlex.split(command_for(row, "some model", "a way/my text.txt:lines"))[2:] == [
         *("some model", "-o", "OUTPUT", "--recipe", "zs-svd", "--keep", "0.85"),
         *("--set", "structure=pivoted", "--set", "allocation.multiple=8"),
-        *("--calibration", "my text.txt:lines", "--samples", "16", "--length", "64", "--seed", "3"),
+        *("--calibration", "a way/my text.txt:lines", "--samples", "16", "--length", "64", "--seed", "3"),
     ]
-    assert "--calibration" not in command_for(ROWS[1], "model")
+    assert "--calibration" not in command_for(ROWS[1], "model", "text")

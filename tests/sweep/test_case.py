@@ -9,7 +9,7 @@ from eckart.allocation import Evidence, LinearEvidence
 from eckart.errors import EckartError
 from eckart.profiling.request import Labels, merge
 from eckart.recipe_table import RECIPES
-from eckart.sweep.case import Way, cases_of, recipe_of, request_for, split_label, text_name, way_of
+from eckart.sweep.case import Way, cases_of, recipe_of, request_for, split_label, way_of
 
 LINEARS = (LinearEvidence("a", (16, 16), 0, "a"), LinearEvidence("b", (24, 16), 1, "b"))
 
@@ -65,8 +65,6 @@ def test_labels(tmp_path: Path):
     file = tmp_path / "my+own.yaml"
     file.write_text(RECIPES["svd-llm"].to_yaml())
     assert recipe_of(f"{file}+objective.shrinkage=0.5").objective.shrinkage == 0.5
-    assert text_name("here/there/wiki.txt:lines") == "wiki.txt:lines"
-    assert text_name("dataset:org/name:test") == "dataset:org/name:test"
 
 
 @pytest.mark.parametrize(

@@ -178,12 +178,13 @@ def sweep(
         best, wanted = smallest_within(rows, first, target_ppl), f"a perplexity of at most {target_ppl:g} on {first}"
     if limit is not None:
         best, wanted = best_within(rows, first, limit), f"at most {megabytes(limit)}"
+    made_by = "" if best is None else command_for(best, model, calibration)
     if as_json:
-        _print_json(ready, rows, bar.failures, best, model)
+        _print_json(ready, rows, bar.failures, best, made_by)
     else:
         output.print(_table(rows))
         output.print(f"{len(rows)} rows are in {out}.", soft_wrap=True)
-        _print_best(best, wanted, model)
+        _print_best(best, wanted, made_by)
     if bar.failures or (wanted and best is None):
         raise typer.Exit(FAILED)
 
@@ -228,7 +229,7 @@ def _table(rows: Sequence[SweepRow]) -> Table:
     return table
 
 
-def _print_best(best: SweepRow | None, wanted: str, model: str) -> None:
+def _print_best(best: SweepRow | None, wanted: str, made_by: str) -> None:
     if not wanted:
         return
     if best is None:
@@ -237,17 +238,17 @@ def _print_best(best: SweepRow | None, wanted: str, model: str) -> None:
     found = ", ".join(f"{name} {measured.perplexity:.4g}" for name, measured in best.texts.items())
     output.print(f"Best with {wanted}: ", end="", soft_wrap=True)
     output.print(f"{best.label} at {best.keep:g}, {megabytes(best.bytes)}, perplexity {found}.", markup=False)
-    output.print(f"Make it with: {command_for(best, model)}", markup=False, soft_wrap=True)
+    output.print(f"Make it with: {made_by}", markup=False, soft_wrap=True)
 
 
 def _print_json(
-    ready: Sweep, rows: Sequence[SweepRow], failures: Sequence[Failure], best: SweepRow | None, model: str
+    ready: Sweep, rows: Sequence[SweepRow], failures: Sequence[Failure], best: SweepRow | None, made_by: str
 ) -> None:
     facts: dict[str, Any] = {
         "file": str(ready.store.path),
         "rows": [row.model_dump(mode="json") for row in rows],
         "failures": [failure.model_dump() for failure in failures],
-        "best": None if best is None else {"row": best.model_dump(mode="json"), "command": command_for(best, model)},
+        "best": None if best is None else {"row": best.model_dump(mode="json"), "command": made_by},
     }
     output.print_json(json.dumps(facts))
 

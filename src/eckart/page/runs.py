@@ -9,6 +9,7 @@ from pathlib import Path
 from eckart.evaluate import Perplexity
 from eckart.report import CalibrationRecord, Report
 from eckart.sweep.row import SpeedResult
+from eckart.text import text_name
 
 DENSE = "dense"
 CONFIDENCE = 1.96  # standard errors on either side, for 95 %
@@ -90,8 +91,7 @@ class Run:
 
 def text_label(name: str, measured: Perplexity) -> str:
     """Return what a perplexity was measured on: two numbers can be compared only if this is the same."""
-    shown = name if name.startswith("dataset:") else name.rpartition("/")[2]
-    return f"{shown}, {measured.windows} × {measured.length} tokens"
+    return f"{text_name(name)}, {measured.windows} × {measured.length} tokens"
 
 
 def interval(measured: Perplexity) -> tuple[float, float] | None:

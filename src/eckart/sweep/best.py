@@ -24,12 +24,13 @@ def best_within(rows: Iterable[SweepRow], text: str, target: int) -> SweepRow | 
     return min(found, key=lambda row: (row.texts[text].log_perplexity, row.bytes), default=None)
 
 
-def command_for(row: SweepRow, source: str) -> str:
+def command_for(row: SweepRow, source: str, calibration: str) -> str:
     """Return the command that makes the model of a row, ready for a shell.
 
     Args:
         row: of a compressed model.
         source: the dense model, as the command line names it.
+        calibration: text, as it does.
     """
     name, overrides = split_label(row.label)
     words = ["eckart", "compress", source, "-o", "OUTPUT", "--recipe", name, "--keep", f"{row.keep:.12g}"]
@@ -37,6 +38,6 @@ def command_for(row: SweepRow, source: str) -> str:
         words += ["--set", override]
     record = row.calibration
     if record is not None:
-        words += ["--calibration", record.source, "--samples", str(record.samples), "--length", str(record.length)]
+        words += ["--calibration", calibration, "--samples", str(record.samples), "--length", str(record.length)]
         words += ["--seed", str(record.seed)]
     return shlex.join(words)

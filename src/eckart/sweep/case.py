@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
-from pathlib import Path
 
 from eckart.allocation import Evidence, LinearEvidence, ZeroSum
 from eckart.allocation.problem import Problem
@@ -102,11 +101,6 @@ def cases_of(recipes: Sequence[str | Recipe], keep: Sequence[float], samples: Se
         numbers: Sequence[int | None] = samples if chosen.needs_data else [None]
         cases += [Case(label, chosen, share, number) for number in numbers for share in keep]
     return cases
-
-
-def text_name(specification: str) -> str:
-    """Return the name of a text without the way to its file: what is made here is passed on to others."""
-    return specification if specification.startswith("dataset:") else Path(specification).name
 
 
 def way_of(recipe: Recipe) -> Way:

@@ -19,9 +19,9 @@ from eckart.device import compute_dtype
 from eckart.errors import EckartError
 from eckart.evaluate import Perplexity, perplexity
 from eckart.evaluate.windows import count_windows
-from eckart.sweep.case import DENSE, text_name
+from eckart.sweep.case import DENSE
 from eckart.sweep.row import SpeedResult
-from eckart.text import read_text
+from eckart.text import read_text, text_name
 
 DEFAULT_WINDOW = 1024
 SPEED_PROMPT, SPEED_TOKENS, SPEED_ROUNDS = 128, 48, 3
