@@ -109,3 +109,41 @@ def test_tokenize_gives_64_bit_ids(tokenizer: PreTrainedTokenizerFast) -> None:
     ids = tokenize("abc", tokenizer)
     assert ids.dtype is torch.int64
     assert tokenizer.decode(ids) == "abc"
+
+
+def test_a_mixture_takes_samples_of_each_text_in_turn(
+    tmp_path: Path, text_file: Path, tokenizer: PreTrainedTokenizerFast, llama: PreTrainedModel
+) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text("another text altogether " * 400)
+    parts = {
+        text: calibrate(text, samples=count, length=16, seed=3, tokenizer=tokenizer, model=llama).tokens
+        for text, count in ((str(text_file), 4), (str(other), 2), ("self", 1))
+    }
+    mixture = f"{text_file} + {other} + {text_file}"
+    mixed = calibrate(mixture, samples=5, length=16, seed=3, tokenizer=tokenizer)
+    assert torch.equal(mixed.tokens[1::3], parts[str(other)])
+    assert torch.equal(mixed.tokens[[0, 2, 3]], draw_samples_of(text_file, tokenizer, 3))
+    assert mixed.record.source == "text.txt + other.txt + text.txt".replace("text.txt", text_file.name)
+    with_self = calibrate(f"self + {other}", samples=2, length=16, seed=3, tokenizer=tokenizer, model=llama)
+    assert torch.equal(with_self.tokens[0], parts["self"][0])
+
+
+def draw_samples_of(file: Path, tokenizer: PreTrainedTokenizerFast, count: int) -> torch.Tensor:
+    return calibrate(str(file), samples=count, length=16, seed=3, tokenizer=tokenizer).tokens
+
+
+def test_a_mixture_of_more_texts_than_samples(text_file: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(CalibrationError, match=r"2 texts need as many samples, found 1. Use --samples 2"):
+        calibrate(f"{text_file} + {text_file}", samples=1, length=16, seed=0, tokenizer=tokenizer)
+
+
+def test_the_missing_text_of_a_mixture_is_named(text_file: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(CalibrationError, match=r"No text is called 'missing.txt'"):
+        calibrate(f"{text_file} + missing.txt", samples=2, length=16, seed=0, tokenizer=tokenizer)
+
+
+def test_a_file_may_have_a_plus_in_its_name(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    file = tmp_path / "a + b.txt"
+    file.write_text("one text only " * 100)
+    assert calibrate(str(file), samples=2, length=16, seed=0, tokenizer=tokenizer).record.source == "a + b.txt"

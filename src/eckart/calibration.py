@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eckart.errors import CalibrationError
 from eckart.report import CalibrationRecord
-from eckart.text import read_text, text_name
+from eckart.text import parts_of, read_text, text_name
 
 SELF = "self"
 DEFAULT_LENGTH = 1024
@@ -66,8 +66,8 @@ def calibrate(
 
     Args:
         source: a specification that :func:`eckart.text.read_text` knows, ``self`` for text sampled from the model,
-            or token ids (samples, length) to use as they are.
-        samples: how many to draw.
+            several of these with `` + `` between them, or token ids (samples, length) to use as they are.
+        samples: how many to draw; of several texts the same number each (of one that is named twice, twice as many).
         length: tokens in each; None for :data:`DEFAULT_LENGTH`, or the model's context if that is shorter.
         seed: of the draw.
         tokenizer: of the model; not needed for ``self`` and for token ids.
@@ -92,18 +92,28 @@ def calibrate(
         raise CalibrationError(
             f"Samples of {length} tokens do not fit into the model's context of {context}. Use --length {context}."
         )
-    if source == SELF:
-        if model is None:
-            raise CalibrationError("Calibration on 'self' samples text from the model, and no model was given.")
-        return Calibration(sample_from_model(model, samples, length, seed), SELF, seed)
-    if tokenizer is None:
+    texts = parts_of(source)
+    if samples < len(texts):
+        raise CalibrationError(f"{len(texts)} texts need as many samples, found {samples}. Use --samples {len(texts)}.")
+    if SELF in texts and model is None:
+        raise CalibrationError("Calibration on 'self' samples text from the model, and no model was given.")
+    if tokenizer is None and set(texts) != {SELF}:
         raise CalibrationError(
             f"Calibration on {source!r} needs the model's tokenizer, and none was found. Pass tokenizer=, "
             "or token ids as calibration, or use 'self'."
         )
-    return Calibration(
-        draw_samples(tokenize(read_text(source), tokenizer), samples, length, seed, source), source, seed
-    )
+    # In turn, so that whoever looks at the first samples only, or at the last, sees all texts.
+    order = [texts[number % len(texts)] for number in range(samples)]
+    drawn: dict[str, Iterator[Tensor]] = {}
+    for text in dict.fromkeys(texts):
+        count = order.count(text)
+        if text == SELF:
+            assert model is not None
+            drawn[text] = iter(sample_from_model(model, count, length, seed))
+        else:
+            assert tokenizer is not None
+            drawn[text] = iter(draw_samples(tokenize(read_text(text), tokenizer), count, length, seed, text))
+    return Calibration(torch.stack([next(drawn[text]) for text in order]), source, seed)
 
 
 def tokenize(text: str, tokenizer: PreTrainedTokenizerBase) -> Tensor:

@@ -9,6 +9,8 @@ A text is named by a short specification, the same for calibration and for evalu
     dataset:NAME:SPLIT[:FIELD[:CONFIG]]   a Hugging Face dataset, or a local folder of one
     python-docs                     the calibration part of `pydoc_data.topics`
     python-docs:held-out            the part held out
+
+Calibration takes several of them, as ``FILE + FILE.jsonl``.
 """
 
 from __future__ import annotations
@@ -21,11 +23,22 @@ from pathlib import Path
 from eckart.errors import CalibrationError, suggest
 
 PYTHON_DOCS = "python-docs"
+BETWEEN = " + "  # the parts of a mixture
 HELD_OUT_EVERY = 5  # every fifth topic of the language reference is held out
+
+
+def parts_of(specification: str) -> list[str]:
+    """Return the specifications that a mixture is made of, one if it is none."""
+    if Path(specification).exists():
+        return [specification]
+    return [part.strip() for part in specification.split(BETWEEN)]
 
 
 def text_name(specification: str) -> str:
     """Return a specification without the way to its file or folder: what is made here is passed on to others."""
+    parts = parts_of(specification)
+    if len(parts) > 1:
+        return BETWEEN.join(map(text_name, parts))
     if not specification.startswith("dataset:"):
         return Path(specification).name
     kind, name, *rest = specification.split(":")

@@ -42,7 +42,7 @@ def compress(
         str,
         typer.Option(
             help="FILE, FILE:lines, FILE:raw, FILE.jsonl[:FIELD], dataset:NAME:SPLIT[:FIELD[:CONFIG]], "
-            "python-docs, or self (text sampled from the model)."
+            "python-docs, or self (text sampled from the model); 'FILE + FILE' takes the same number of samples of each."
         ),
     ] = PYTHON_DOCS,
     samples: Annotated[int, typer.Option(min=1, help="Calibration samples to draw.")] = DEFAULT_SAMPLES,
