@@ -37,7 +37,9 @@ def unfinished(out: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-@pytest.mark.parametrize("recipe", ["svd", "svd-llm", "aa-svd-anchored", "aa-svd-anchored+sharing=by-loss"])
+@pytest.mark.parametrize(
+    "recipe", ["svd", "svd-llm", "svd-llm+distillation=logits", "aa-svd-anchored", "aa-svd-anchored+sharing=by-loss"]
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.filterwarnings("ignore::eckart.errors.EckartWarning")
 def test_equals_the_model_in_memory_bit_by_bit(
@@ -386,7 +388,7 @@ import warnings, eckart
 warnings.simplefilter("ignore")
 print("ready", flush=True)
 eckart.compress_checkpoint({str(model_folder)!r}, {str(out)!r}, "aa-svd", 0.6, {str(text_file)!r}, samples=32,
-    length=48, resume=True, overrides=["refinement.epochs=8", "refinement.batch=2"])
+    length=48, resume=True, overrides=["refinement.epochs=4", "refinement.batch=2", "distillation=logits", "distillation.epochs=4"])
 """
 
     def run(limit: float | None = None) -> float | None:

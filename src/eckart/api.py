@@ -26,6 +26,7 @@ from eckart.layers import joint_groups
 from eckart.observer import Observer
 from eckart.placement import ResidentWeights, Weights
 from eckart.plan import Plan, make_plan
+from eckart.position import Journal
 from eckart.recipe import Recipe
 from eckart.recipe_loader import load_recipe
 from eckart.recipe_table import DEFAULT_RECIPE
@@ -34,7 +35,7 @@ from eckart.refinement import BlockRefinement
 from eckart.report import Report
 from eckart.spool import Workspace
 from eckart.text import PYTHON_DOCS
-from eckart.walk import Journal, compress_blocks
+from eckart.walk import compress_blocks
 
 DEFAULT_KEEP = 0.8
 DEFAULT_SAMPLES = 32
@@ -156,6 +157,7 @@ class Job:
         cost: Estimate,
         *,
         streams: Path | None = None,
+        student: Path | None = None,
         profile: Path | None = None,
         journal: Journal | None = None,
         finished: int = 0,
@@ -165,12 +167,14 @@ class Job:
         Args:
             cost: from :meth:`estimate`.
             streams: folder for the files of the streams; a temporary one by default.
+            student: folder for the files of a distillation; a temporary one by default.
             profile: folder for the files of what is measured before; a temporary one by default.
             journal: keeps the finished blocks.
             finished: blocks that it has already.
         """
         self.observer.on_start(self.plan, cost, finished)
-        workspace, measured = Workspace(cost.in_memory, streams), Workspace(cost.in_memory, profile)
+        folders = (streams, student, profile)
+        workspace, trained, measured = (Workspace(cost.in_memory, folder) for folder in folders)
         try:
             start = perf_counter()
             allocated = allocate(
@@ -192,6 +196,7 @@ class Job:
                 device=self.device,
                 weights=allocated.weights,
                 workspace=workspace,
+                student=trained,
                 journal=journal,
                 checkpoint_activations=cost.checkpoint_activations,
                 observer=self.observer,
@@ -207,8 +212,8 @@ class Job:
                 expected_device=cost.device_bytes,
             )
         finally:
-            workspace.close()
-            measured.close()
+            for space in (workspace, trained, measured):
+                space.close()
         report.warnings.extend(self.notes())
         return report
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -17,15 +17,26 @@ from eckart.errors import UnsupportedModelError
 
 @dataclass(frozen=True)
 class BlockCall:
-    """How the model calls one block: everything but the hidden states, which come first."""
+    """How the model calls one block: everything but the hidden states, which come first.
+
+    Attributes:
+        args: behind the hidden states.
+        kwargs: by name.
+        extra: what a block returns behind the hidden states; None if it returns those alone.
+    """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    extra: tuple[Any, ...] | None = None
 
     def __call__(self, block: Callable[..., Any], hidden: Tensor) -> Tensor:
         """Run ``block`` on hidden states (batch, length, width) and return those that it hands on."""
         output = block(hidden, *self.args, **self.kwargs)
         return cast(Tensor, output[0] if isinstance(output, tuple) else output)
+
+    def handed_on(self, hidden: Tensor) -> Any:
+        """Return hidden states in the form in which a block returns them."""
+        return hidden if self.extra is None else (hidden, *self.extra)
 
 
 @contextmanager
@@ -87,7 +98,7 @@ def capture_calls(model: PreTrainedModel, blocks: nn.ModuleList, tokens: Tensor)
             f"{type(model).__name__} runs {len(calls)} of its {len(blocks)} blocks in a forward pass; "
             "expected each one exactly once. Layers that are skipped or shared cannot be compressed yet."
         )
-    return hidden[0], calls
+    return hidden[0], [replace(call, extra=extra_outputs[0]) for call in calls]
 
 
 def calls_by_shape(

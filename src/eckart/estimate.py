@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from eckart.device import (
     host_memory,
     peak_host_memory,
 )
+from eckart.distillation import LogitDistillation
 from eckart.memory import memory_of_run
 from eckart.objectives import Streams
 from eckart.placement import ResidentWeights, Weights
@@ -44,9 +45,10 @@ class Estimate:
         device_bytes: peak memory on the accelerator; None without one.
         allocation_seconds: for the measurement that the ranks follow from.
         block_seconds: for one block.
-        seconds: for all blocks, without the allocation.
+        seconds: for all blocks, without the allocation and the distillation.
+        distillation_seconds: for the distillation.
         in_memory: whether the streams fit into memory; else they go to files.
-        checkpoint_activations: whether a refinement must compute activations twice to fit.
+        checkpoint_activations: whether a training must compute activations twice to fit.
     """
 
     host_bytes: int
@@ -54,6 +56,7 @@ class Estimate:
     allocation_seconds: float
     block_seconds: float
     seconds: float
+    distillation_seconds: float
     in_memory: bool
     checkpoint_activations: bool
 
@@ -94,14 +97,15 @@ def estimate(
     )
     give_back_memory(device)
     base = host_memory()
-    in_memory = memory.fits(base, limit, device_limit)
-    if not in_memory:
-        memory = replace(memory, streams=0)
-    checkpoint = memory.activations > 0 and not memory.fits(base, limit, device_limit)
-    if checkpoint:
-        memory = replace(memory, activations=memory.activations // 2)
+    ways = ((True, False), (True, True)) if recipe.distillation.needs_data else ((True, False), (False, False))
+    for in_memory, checkpoint in (*ways, (False, memory.activations > 0 or memory.student > 0)):
+        smaller = memory.with_less(in_memory=in_memory, checkpoint=checkpoint)
+        if smaller.fits(base, limit, device_limit):
+            break
+    memory = smaller
     seconds = probe.block_seconds(checkpoint=checkpoint)
     allocation_seconds = probe.allocation_seconds()
+    distillation_seconds = probe.distillation_seconds(checkpoint=checkpoint)
     # Read again: the short runs loaded libraries that the long one needs too.
     give_back_memory(device)
     return Estimate(
@@ -110,6 +114,7 @@ def estimate(
         allocation_seconds,
         seconds,
         seconds * len(plan.blocks),
+        distillation_seconds,
         in_memory,
         checkpoint,
     )
@@ -127,8 +132,9 @@ class _Probe:
     weights: Weights
 
     def activation_bytes(self) -> int:
-        """Return what a refinement holds between the forward and the backward pass of one batch of sequences."""
-        if self.calibration is None or not self.recipe.refinement.needs_data:
+        """Return what the training of a block holds between the forward and the backward pass of one batch."""
+        trains = self.recipe.refinement.needs_data or self.recipe.distillation.needs_data
+        if self.calibration is None or not trains:
             return 0
         batch = next(self.calibration.batches())
         tokens = batch[:1, :PROBE_TOKENS]
@@ -179,14 +185,44 @@ class _Probe:
                 )
         return profile_seconds(block, self.recipe, self.plan, self.calibration, passes, self.device)
 
+    def distillation_seconds(self, *, checkpoint: bool) -> float:
+        """Return the seconds of a distillation."""
+        distillation = self.recipe.distillation
+        if self.calibration is None or not isinstance(distillation, LogitDistillation):
+            return 0.0
+        batch = next(self.calibration.batches())
+        with self._first_block(batch) as (dense, call, hidden):
+            factored = _trainable(self._factored(dense))
+            both = seconds_of(lambda: self._forward_and_backward(factored, call, hidden), self.device)
+            with torch.no_grad():
+                once = seconds_of(lambda: self._forward(factored, call, hidden), self.device)
+        head = self._head_seconds(batch)
+        blocks = len(self.plan.blocks)
+        trained_on, held_out = distillation.split(len(self.calibration.tokens))
+        # Logits of both models, and a gradient of one.
+        step = blocks * (both + once * checkpoint) + 3 * head
+        look = blocks * once + 2 * head
+        return distillation.epochs * (step * trained_on + look * held_out) / len(batch)
+
+    def _head_seconds(self, batch: Tensor) -> float:
+        """Return the seconds that the logits of a batch take, and their logarithms."""
+        embedding = self.model.get_input_embeddings()
+        width, vocabulary = int(embedding.embedding_dim), int(embedding.num_embeddings)
+        dtype = compute_dtype(self.model.dtype, self.device)
+        few = max(1, vocabulary // 16)
+        hidden = random_matrix(batch.numel(), width).to(self.device, dtype)
+        head = random_matrix(width, few).to(self.device, dtype)
+        return seconds_of(lambda: (hidden @ head).float().log_softmax(-1), self.device) * vocabulary / few
+
     def _statistics_seconds(self, block: Block, passes: list[float], hidden: Tensor) -> float:
         """Return the seconds that the statistics of a block take for one batch."""
         streams, refined = self.recipe.objective.streams, self.recipe.refinement.needs_data
+        distilled = self.recipe.distillation.needs_data
         sizes = [sum(t.size for t in group.targets) for group in block.groups]
         widths = [group.targets[0].in_features for group in block.groups]
         sample = random_matrix(hidden.shape[0] * hidden.shape[1], max(widths)).to(self.device)
         product = seconds_of(lambda: sample.T @ sample, self.device) / max(widths) ** 2
-        original = streams in (Streams.ORIGINAL, Streams.BOTH) or refined
+        original = streams in (Streams.ORIGINAL, Streams.BOTH) or refined or distilled
         in_order = streams in (Streams.COMPRESSED, Streams.BOTH)
         # How far into the block the passes of the compressed stream run before they stop at each group.
         depth = sum(sum(sizes[:index]) for index in range(len(sizes))) / sum(sizes)

@@ -116,12 +116,14 @@ def compress_checkpoint(
         job = Job(model, weights, chosen, plan, tokens, place, observer or Observer())
         job.warn()
         cost = job.estimate(memory)
-        journal = DiskJournal(folder, identity, model, Workspace(cost.in_memory, folder.streams))
+        streams, distils = Workspace(cost.in_memory, folder.streams), chosen.distillation.needs_data
+        journal = DiskJournal(folder, identity, model, streams, distils=distils)
         _check_space(job, folder)
         with _what_is_kept_is_said(folder):
             report = job.run(
                 cost,
                 streams=folder.streams,
+                student=folder.student,
                 profile=folder.profile,
                 journal=journal,
                 finished=manifest.finished if manifest else 0,

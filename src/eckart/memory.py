@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from transformers import PreTrainedModel
@@ -35,6 +35,9 @@ class Memory:
         solver: while a linear is factored.
         training: float32 weights, gradients and optimiser of a refinement.
         activations: of a batch of sequences in a refinement.
+        student: weights, gradients and optimisers of all blocks in a distillation, and the logits of a sequence.
+        student_activations: of a batch of sequences in all blocks.
+        blocks: how many there are.
         on_host: whether blocks are run on the host.
     """
 
@@ -45,7 +48,20 @@ class Memory:
     solver: int
     training: int
     activations: int
+    student: int
+    student_activations: int
+    blocks: int
     on_host: bool
+
+    def with_less(self, *, in_memory: bool, checkpoint: bool) -> Memory:
+        """Return what is held if streams and the student are in files, or activations computed twice."""
+        return replace(
+            self,
+            streams=self.streams if in_memory else 0,
+            student=self.student if in_memory else self.student // self.blocks,
+            activations=self.activations // 2 if checkpoint else self.activations,
+            student_activations=self.student_activations // self.blocks if checkpoint else self.student_activations,
+        )
 
     @property
     def working(self) -> int:
@@ -53,6 +69,7 @@ class Memory:
         return max(
             self.embedding,
             self.weights + max(self.statistics, self.solver, self.training + self.activations),
+            self.student + self.student_activations,
         )
 
     @property
@@ -92,7 +109,7 @@ def memory_of_run(
         compute: dtype of forward passes.
         on_host: whether blocks are run on the host.
         resident: whether the model is in memory; then what is not widened is not copied.
-        activations: that a refinement holds for one batch of sequences.
+        activations: that the training of a block holds for one batch of sequences.
     """
     block = max(plan.blocks, key=_parameters)
     parameters = _parameters(block)
@@ -105,13 +122,14 @@ def memory_of_run(
         (5 * t.in_features**2 if recipe.objective.needs_data else 0) + 8 * t.size + 3 * min(t.shape) ** 2
         for t in block.targets
     )
-    streams = embedding = statistics = training = 0
+    streams = embedding = statistics = training = student = 0
     if calibration is not None:
         tokens = calibration.tokens.numel()
         batch = next(calibration.batches()).numel()
         width = int(model.get_input_embeddings().embedding_dim)
         looks_at = recipe.objective.streams
-        both = looks_at is Streams.BOTH or recipe.refinement.needs_data
+        trains = recipe.refinement.needs_data or recipe.distillation.needs_data
+        both = looks_at is Streams.BOTH or trains
         # In front of a block and behind it; both streams are one in front of the first block only.
         streams = stored * tokens * width * (4 if both else 2)
         if looks_at is Streams.BOTH:
@@ -130,10 +148,13 @@ def memory_of_run(
             math.prod(model.get_input_embeddings().weight.shape)
         )
         if recipe.refinement.needs_data:
-            numbers = recipe.structure.numbers
-            trained = parameters + sum(numbers(*t.shape, plan.ranks[t.path]) - t.size for t in block.targets)
             # Weights, gradients and two moments of the optimiser; the best state and the present one; its float32 copy.
-            training = trained * (4 * FLOAT32 + 2 * stored + FLOAT32)
+            training = _trained(block, recipe, plan) * (4 * FLOAT32 + 2 * stored + FLOAT32)
+        if recipe.distillation.needs_data:
+            student = sum(_trained(b, recipe, plan) for b in plan.blocks) * (4 * FLOAT32 + 2 * stored)
+            vocabulary = int(model.get_input_embeddings().num_embeddings)
+            # Of both models, with their logarithms and a gradient; the head beside them.
+            student += 6 * FLOAT32 * calibration.tokens.shape[1] * vocabulary + embedding
     return Memory(
         weights=parameters * ((compute.itemsize if copied else 0) + (0 if resident else stored)),
         streams=streams,
@@ -141,7 +162,10 @@ def memory_of_run(
         statistics=statistics,
         solver=solver,
         training=training,
-        activations=activations,
+        activations=activations if recipe.refinement.needs_data else 0,
+        student=student,
+        student_activations=activations * len(plan.blocks) if recipe.distillation.needs_data else 0,
+        blocks=len(plan.blocks),
         on_host=on_host,
     )
 
@@ -178,6 +202,12 @@ def parse_bytes(text: str) -> int:
 def _places_inside(block: Block) -> int:
     """Return how many residual streams are kept beside those between blocks."""
     return len({target.residual for target in block.targets} - {None, FRONT})
+
+
+def _trained(block: Block, recipe: Recipe, plan: Plan) -> int:
+    """Return the numbers of a block that training changes."""
+    numbers = recipe.structure.numbers
+    return _parameters(block) + sum(numbers(*t.shape, plan.ranks[t.path]) - t.size for t in block.targets)
 
 
 def _parameters(block: Block) -> int:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from eckart.refinement.record import EpochRecord, RefinementRecord
+from eckart.refinement.record import RefinementRecord
+from eckart.training.record import EpochRecord
 
 if TYPE_CHECKING:
     from eckart.estimate import Estimate
@@ -35,6 +36,9 @@ class Observer:
 
     def on_refinement(self, record: RefinementRecord) -> None:
         """Hear that a block is refined."""
+
+    def on_distillation(self, number: int, record: EpochRecord) -> None:
+        """Hear that an epoch of the distillation is done; ``number`` counts from 1."""
 
     def on_block(self, finished: int) -> None:
         """Hear that a block is done; ``finished`` counts all that are."""

@@ -18,6 +18,7 @@ from pydantic import (
 
 from eckart.allocation import ALLOCATIONS, Allocation, Learned, Search, Uniform, ZeroSum
 from eckart.choice import expand_name
+from eckart.distillation import AnyDistillation, NoDistillation
 from eckart.errors import RecipeError
 from eckart.layout import Layout
 from eckart.objectives import OBJECTIVES, Objective
@@ -57,6 +58,9 @@ class Recipe(BaseModel):
     refinement: Annotated[AnyRefinement, Discriminator("name"), BeforeValidator(expand_name)] = Field(
         default_factory=NoRefinement
     )
+    distillation: Annotated[AnyDistillation, Discriminator("name"), BeforeValidator(expand_name)] = Field(
+        default_factory=NoDistillation
+    )
 
     @model_validator(mode="after")
     def _choices_go_together(self, info: ValidationInfo) -> Self:
@@ -82,7 +86,8 @@ class Recipe(BaseModel):
     @property
     def needs_data(self) -> bool:
         """Whether calibration tokens are looked at."""
-        return self.objective.needs_data or self.allocation.needs_data or self.refinement.needs_data
+        places = (self.objective, self.allocation, self.refinement, self.distillation)
+        return any(place.needs_data for place in places)
 
     @property
     def layout(self) -> Layout:

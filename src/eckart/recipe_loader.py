@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from eckart.allocation import ALLOCATIONS
 from eckart.choice import Choice
+from eckart.distillation import AnyDistillation
 from eckart.errors import RecipeError, suggest
 from eckart.objectives import OBJECTIVES
 from eckart.precision import AnyPrecision
@@ -125,6 +126,7 @@ def _fields_beside(path: list[str], data: dict[str, Any]) -> list[str]:
         "structure": STRUCTURES,
         "precision": _by_name(AnyPrecision.__args__),
         "refinement": _by_name(AnyRefinement.__args__),
+        "distillation": _by_name(AnyDistillation.__args__),
     }
     choice = data.get(path[0])
     name = choice.get("name") if isinstance(choice, dict) else choice

@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from eckart.distillation.record import DistillationRecord
 from eckart.layout import BYTES_PER_NUMBER, dense_bytes
 from eckart.recipe import Recipe
 from eckart.records import BlockRecord, Memory
@@ -65,6 +66,7 @@ class Timings(BaseModel):
     statistics: float = 0.0
     factorisation: float = 0.0
     refinement: float = 0.0
+    distillation: float = 0.0
     files: float = 0.0
     records: float = 0.0
     total: float = 0.0
@@ -89,6 +91,7 @@ class Report(BaseModel):
         calibration: None if the recipe looks at no data.
         layers: every target linear, in order of execution.
         refinements: every block that was refined, in order of execution.
+        distillation: what it did; None if there was none. Errors of layers and blocks are those before it.
         parameters: of the whole model as it was.
         blocks: errors by depth; empty if the recipe looks at no data.
         warnings: what the user was told.
@@ -107,6 +110,7 @@ class Report(BaseModel):
     calibration: CalibrationRecord | None
     layers: list[LayerRecord]
     refinements: list[RefinementRecord] = []
+    distillation: DistillationRecord | None = None
     parameters: int
     blocks: list[BlockRecord] = []
     warnings: list[str] = []

@@ -28,6 +28,13 @@ Stream = Spool
 Calls = Mapping[torch.Size, BlockCall]
 
 
+def gather(stream: Stream, sequences: Tensor, device: torch.device) -> Tensor:
+    """Return sequences of a stream by their numbers, (sequences, length, width), on the device."""
+    at_once = stream[0].shape[0]
+    rows = [stream[index // at_once][index % at_once] for index in sequences.tolist()]
+    return torch.stack(rows).to(device)
+
+
 class _StopForwardError(Exception):
     """Ends a forward pass as soon as what it was run for is known. Never leaves this module."""
 

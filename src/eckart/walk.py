@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -15,6 +14,8 @@ from eckart.blocks import Block, Group, Target, find_block_list
 from eckart.calibration import Calibration
 from eckart.calls import calls_by_shape, capture_calls, check_calls_are_independent_of_tokens
 from eckart.device import compute_dtype, give_back_memory, moment_device
+from eckart.distillation import LogitDistillation
+from eckart.distillation.run import distil, put_layers
 from eckart.errors import CalibrationError
 from eckart.factorise import Factoriser
 from eckart.hidden_units import put_in_order
@@ -23,12 +24,13 @@ from eckart.objectives import Streams
 from eckart.observer import Observer
 from eckart.placement import Placement, ResidentWeights, Weights
 from eckart.plan import Plan
+from eckart.position import Journal, Position
 from eckart.recipe import Recipe
 from eckart.recording import Outputs, compare, original_weights, outputs_of
-from eckart.records import RECORDED_LENGTH, RECORDED_SAMPLES, BlockRecord
+from eckart.records import RECORDED_LENGTH, RECORDED_SAMPLES
 from eckart.refinement import NoRefinement
+from eckart.refinement.block_training import Sequences
 from eckart.refinement.record import RefinementRecord
-from eckart.refinement.training import Sequences
 from eckart.report import LayerRecord, Report, Timings
 from eckart.spool import Workspace
 from eckart.statistics import (
@@ -43,55 +45,6 @@ from eckart.statistics import (
 )
 
 
-@dataclass(frozen=True)
-class Position:
-    """How far a walk has come.
-
-    Attributes:
-        finished: blocks that are done.
-        original: the stream of the original model in front of the next block; None if nobody looks at it.
-        compressed: the same of the compressed model; the same object in front of the first block.
-        layers: records of the layers of the finished blocks.
-        refinements: records of their refinements.
-        recorded: hidden states of the few tokens that errors are recorded on, in the original and in the compressed
-            model; None if there are no tokens.
-        blocks: those errors, of the finished blocks.
-        spectra: of their layers, by path.
-    """
-
-    finished: int = 0
-    original: Stream | None = None
-    compressed: Stream | None = None
-    layers: tuple[LayerRecord, ...] = ()
-    refinements: tuple[RefinementRecord, ...] = ()
-    recorded: Stream | None = None
-    blocks: tuple[BlockRecord, ...] = ()
-    spectra: Mapping[str, Tensor] = field(default_factory=dict)
-
-    @property
-    def streams(self) -> list[Stream]:
-        """All streams that there are."""
-        return [stream for stream in (self.original, self.compressed, self.recorded) if stream is not None]
-
-
-class Journal(Protocol):
-    """Keeps what is finished."""
-
-    def resume(self) -> Position | None:
-        """Return where an earlier walk stopped; None if there was none."""
-        ...
-
-    def keep(self, position: Position, block: Block, tensors: dict[str, Tensor]) -> None:
-        """Keep a finished block.
-
-        Args:
-            position: behind it.
-            block: that was finished.
-            tensors: of the block by their names in it, as they are to be saved.
-        """
-        ...
-
-
 def compress_blocks(
     model: PreTrainedModel,
     recipe: Recipe,
@@ -101,6 +54,7 @@ def compress_blocks(
     device: torch.device,
     weights: Weights | None = None,
     workspace: Workspace | None = None,
+    student: Workspace | None = None,
     journal: Journal | None = None,
     checkpoint_activations: bool = False,
     observer: Observer | None = None,
@@ -116,6 +70,7 @@ def compress_blocks(
         device: where blocks are run and factored.
         weights: where the model's tensors are; in memory by default, and then they are replaced in place.
         workspace: where the streams live; in memory by default.
+        student: where what a distillation trains lives; by default where the streams do.
         journal: keeps the finished blocks, and knows those of an earlier run.
         checkpoint_activations: compute activations twice in a refinement instead of holding them.
         observer: is told what happens.
@@ -135,6 +90,7 @@ def compress_blocks(
         device=device,
         weights=weights or ResidentWeights(),
         workspace=workspace or Workspace(),
+        student=student or workspace or Workspace(),
         journal=journal,
         checkpoint_activations=checkpoint_activations,
         observer=observer or Observer(),
@@ -164,6 +120,7 @@ class _Walk:
     device: torch.device
     weights: Weights
     workspace: Workspace
+    student: Workspace
     journal: Journal | None
     checkpoint_activations: bool
     observer: Observer
@@ -171,28 +128,35 @@ class _Walk:
     timings: Timings = field(default_factory=Timings)
 
     def __post_init__(self) -> None:
+        self.entry: Stream | None = None  # in front of the first block, if it is needed to the end
         self.dtype: torch.dtype = self.model.dtype  # read now: it is another one while the model is lent
         self.factoriser = Factoriser(self.recipe, self.plan, moment_device(self.device), self.metrics)
 
     def run(self) -> Report:
-        """Walk over all blocks that are not finished yet."""
+        """Walk over all blocks that are not finished yet, and distil the model if that is wanted."""
         with self.timings.measure("total"):
             position = self.journal.resume() if self.journal else None
-            blocks = self.plan.blocks
+            blocks, distils = self.plan.blocks, isinstance(self.recipe.distillation, LogitDistillation)
+            known = 0 if position is None else position.finished
             calls: list[Calls] = [{} for _ in blocks]
-            if self.calibration is not None and (position is None or position.finished < len(blocks)):
+            first: Position | None = None
+            if distils and (position is None or position.distillation is None):
+                self.entry = self.student.spool("entry", self.dtype)
+            if self.calibration is not None and (known < len(blocks) or self.entry is not None):
                 calls, first = self._enter(self.calibration)
-                position = position or first
-            position = position or Position()
+            position = position or first or Position()
             while position.finished < len(blocks):
                 position = self._advance(position, blocks[position.finished], calls[position.finished])
                 self.observer.on_block(position.finished)
+            if self.entry is not None and position.distillation is None:
+                position = self._distil(position, calls, known)
         return Report(
             recipe=self.recipe,
             requested_keep=self.plan.keep,
             calibration=self.calibration.record if self.calibration else None,
             layers=list(position.layers),
             refinements=list(position.refinements),
+            distillation=position.distillation,
             blocks=list(position.blocks),
             spectra=dict(position.spectra),
             parameters=self.plan.parameters,
@@ -204,7 +168,8 @@ class _Walk:
         _, blocks = find_block_list(self.model)
         samples, length = calibration.tokens.shape
         sizes = {len(batch) for batch in calibration.batches()}
-        sizes |= self.recipe.refinement.batch_sizes(samples, max(sizes))
+        for trained in (self.recipe.refinement, self.recipe.distillation):
+            sizes |= trained.batch_sizes(samples, max(sizes))
         skip = (*blocks[1:], self.model.get_output_embeddings())
         few = calibration.tokens[:RECORDED_SAMPLES, :RECORDED_LENGTH]
         with self.timings.measure("statistics"), self.weights.lend(self.model, self.device, skip):
@@ -212,15 +177,19 @@ class _Walk:
             calls = calls_by_shape(self.model, blocks, sizes, length, self.device)
             stream = self._stream("original", 0)
             for batch in calibration.batches():
-                stream.append(capture_calls(self.model, blocks, batch.to(self.device))[0])
+                hidden = capture_calls(self.model, blocks, batch.to(self.device))[0]
+                stream.append(hidden)
+                if self.entry is not None:
+                    self.entry.append(hidden)
             recorded = self._stream("recorded", 0)
             calls_of_few = calls_by_shape(self.model, blocks, [len(few)], few.shape[1], self.device)
             for _ in ("original", "compressed"):
                 recorded.append(capture_calls(self.model, blocks, few.to(self.device))[0])
         refined, streams = self.recipe.refinement.needs_data, self.recipe.objective.streams
+        distilled = self.recipe.distillation.needs_data
         both: list[Calls] = [{**of_few, **of_all} for of_few, of_all in zip(calls_of_few, calls, strict=True)]
         return both, Position(
-            original=stream if refined or streams in (Streams.ORIGINAL, Streams.BOTH) else None,
+            original=stream if refined or distilled or streams in (Streams.ORIGINAL, Streams.BOTH) else None,
             compressed=stream if refined or streams in (Streams.COMPRESSED, Streams.BOTH) else None,
             recorded=recorded,
         )
@@ -377,6 +346,57 @@ class _Walk:
             )
         self.observer.on_refinement(record)
         return [record]
+
+    def _distil(self, position: Position, calls: list[Calls], known: int) -> Position:
+        """Distil the finished model, and put what comes of it in the place of what was there.
+
+        Args:
+            position: behind the last block.
+            calls: how each block is called.
+            known: blocks that an earlier run finished, whose layers are not in place here.
+        """
+        assert isinstance(self.recipe.distillation, LogitDistillation)
+        assert self.calibration is not None
+        assert self.entry is not None
+        assert position.original is not None
+        layers = {layer.path: layer for layer in position.layers}
+        for block in self.plan.blocks[:known]:
+            put_layers(block, layers, self.recipe.layout)
+        with self.timings.measure("distillation"):
+            distilled = distil(
+                self.recipe.distillation,
+                self.model,
+                self.plan.blocks,
+                self._stored,
+                calls,
+                self.entry,
+                position.original,
+                self.calibration,
+                weights=self.weights,
+                device=self.device,
+                workspace=self.student,
+                recompute=self.checkpoint_activations,
+                on_epoch=self.observer.on_distillation,
+            )
+        with self.timings.measure("files"):
+            for number, (block, tensors) in enumerate(zip(self.plan.blocks, distilled.blocks, strict=True)):
+                if self.journal is not None:
+                    self.journal.replace(number, block, tensors)
+                for name, parameter in block.module.named_parameters():
+                    if not parameter.is_meta:
+                        parameter.data = tensors[name].to(parameter.device, parameter.dtype)
+            position = replace(position, distillation=distilled.record)
+            if self.journal is not None:
+                self.journal.finish(position)
+        self.entry.delete()
+        return position
+
+    def _stored(self, number: int) -> Mapping[str, Tensor]:
+        """Return the tensors of a finished block."""
+        if self.journal is not None:
+            return self.journal.kept(number)
+        with self.weights.lend(self.plan.blocks[number].module, torch.device("cpu")) as placement:
+            return placement.stored()
 
     def _stream(self, name: str, number: int) -> Stream:
         """Return an empty stream for in front of block ``number``."""

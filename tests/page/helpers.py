@@ -12,9 +12,10 @@ from eckart.page.sources import Gathered, run_of_row
 from eckart.recipe import Recipe
 from eckart.recipe_table import RECIPES
 from eckart.records import BlockRecord, Memory, StreamError
-from eckart.refinement.record import EpochRecord, RefinementRecord
+from eckart.refinement.record import RefinementRecord
 from eckart.report import CalibrationRecord, LayerRecord, Report, Timings
 from eckart.sweep.row import SpeedResult, SweepRow
+from eckart.training.record import EpochRecord
 
 KINDS = ("self_attn.q_proj", "mlp.down_proj")
 NASTY = '<img src=x onerror="window.attacked = 1"></script><b>bold</b> %{x} & "quotes"'

@@ -16,8 +16,8 @@ from eckart.blocks import find_block_list
 from eckart.calls import BlockCall, calls_by_shape, capture_calls
 from eckart.errors import CalibrationError, EckartWarning
 from eckart.refinement import BlockRefinement
+from eckart.refinement.block_training import Sequences
 from eckart.refinement.record import RefinementRecord
-from eckart.refinement.training import Sequences
 from eckart.spool import Spool
 
 CPU = torch.device("cpu")

@@ -6,6 +6,7 @@ at any moment goes on from its last manifest, and then writes the same bytes as 
     OUTPUT.unfinished/manifest.json   what is finished, and of which run
     OUTPUT.unfinished/streams/        hidden states in front of the next block
     OUTPUT.unfinished/spectra/        of the layers of finished blocks
+    OUTPUT.unfinished/student/        the finished blocks, if all will be distilled
     OUTPUT.unfinished/profile/        what ranks follow from, measured anew when a run goes on
     OUTPUT.unfinished/model/          becomes OUTPUT when all is done
 """
@@ -27,12 +28,13 @@ from transformers.core_model_loading import revert_weight_conversion
 from eckart.blocks import Block
 from eckart.checkpoint.files import PREFIX, delete_all_but, sync, write_shard, write_text
 from eckart.checkpoint.identity import differences
+from eckart.distillation.record import DistillationRecord
 from eckart.errors import CheckpointError, first_problem
+from eckart.position import Position
 from eckart.records import BlockRecord
 from eckart.refinement.record import RefinementRecord
 from eckart.report import LayerRecord
 from eckart.spool import Spool, SpoolRecord, Workspace
-from eckart.walk import Position
 
 SUFFIX = ".unfinished"
 STREAMS = ("original", "compressed", "recorded")  # of a position
@@ -50,6 +52,7 @@ class Manifest(BaseModel):
         compressed: the compressed model's.
         recorded: the hidden states that errors are recorded on.
         blocks: those errors.
+        distillation: what it did; None if it is not over.
     """
 
     identity: dict[str, Any]
@@ -60,6 +63,7 @@ class Manifest(BaseModel):
     compressed: SpoolRecord | None
     recorded: SpoolRecord | None
     blocks: list[BlockRecord]
+    distillation: DistillationRecord | None = None
 
 
 class RunFolder:
@@ -76,6 +80,7 @@ class RunFolder:
         self.model = self.path / "model"
         self.streams = self.path / "streams"
         self.spectra = self.path / "spectra"
+        self.student = self.path / "student"
         self.profile = self.path / "profile"
         self.offload = self.path / "offload"
         self.converted = self.path / "converted"
@@ -97,10 +102,10 @@ class RunFolder:
             raise CheckpointError(f"Another process is at work in {self.path}. Wait for it, or stop it.") from error
         if clear:
             self.forget()  # first, so that nobody takes what is left for more than it is
-            for path in (self.model, self.streams, self.spectra):
+            for path in (self.model, self.streams, self.spectra, self.student):
                 shutil.rmtree(path, ignore_errors=True)
         shutil.rmtree(self.profile, ignore_errors=True)  # measured anew by every run
-        for path in (self.model, self.streams, self.spectra, self.profile):
+        for path in (self.model, self.streams, self.spectra, self.student, self.profile):
             path.mkdir(exist_ok=True)
 
     def close(self) -> None:
@@ -133,9 +138,19 @@ class DiskJournal:
         identity: of the run.
         model: whose blocks they are.
         workspace: where the streams live; its folder is that of the run.
+        distils: whether the finished blocks will be wanted again.
     """
 
-    def __init__(self, folder: RunFolder, identity: dict[str, Any], model: PreTrainedModel, workspace: Workspace):
+    def __init__(
+        self,
+        folder: RunFolder,
+        identity: dict[str, Any],
+        model: PreTrainedModel,
+        workspace: Workspace,
+        *,
+        distils: bool = False,
+    ) -> None:
+        self.distils = distils
         self.folder = folder
         self.identity = identity
         self.model = model
@@ -167,15 +182,38 @@ class DiskJournal:
             refinements=tuple(manifest.refinements),
             blocks=tuple(manifest.blocks),
             spectra=spectra,
+            distillation=manifest.distillation,
             **dict(zip(STREAMS, streams, strict=True)),
         )
 
     def keep(self, position: Position, block: Block, tensors: dict[str, Tensor]) -> None:
         """Write a finished block, the streams behind it and the manifest; see :meth:`eckart.walk.Journal.keep`."""
-        named = {f"{block.path}.{name}": tensor for name, tensor in tensors.items()}
-        write_shard(self._shard(position.finished - 1), revert_weight_conversion(self.model, named))
+        number = position.finished - 1
+        self.replace(number, block, tensors)
+        if self.distils:
+            write_shard(self._student(number), tensors)
         inside = {target.path for target in block.targets} & position.spectra.keys()
-        write_shard(self._spectra(position.finished - 1), {path: position.spectra[path] for path in sorted(inside)})
+        write_shard(self._spectra(number), {path: position.spectra[path] for path in sorted(inside)})
+        self.finish(position)
+
+    def kept(self, number: int) -> dict[str, Tensor]:
+        """Return the tensors of a finished block as they were kept first.
+
+        Raises:
+            CheckpointError: its file is gone or damaged.
+        """
+        try:
+            return load_file(self._student(number))
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{self.folder.path} is damaged: {error}. Start again with --overwrite.") from error
+
+    def replace(self, number: int, block: Block, tensors: dict[str, Tensor]) -> None:
+        """Write the shard of a block."""
+        named = {f"{block.path}.{name}": tensor for name, tensor in tensors.items()}
+        write_shard(self._shard(number), revert_weight_conversion(self.model, named))
+
+    def finish(self, position: Position) -> None:
+        """Write the streams behind the finished blocks, and the manifest."""
         records = {name: self._save(name, position) for name in STREAMS}
         sync(self.folder.streams)
         manifest = Manifest(
@@ -184,6 +222,7 @@ class DiskJournal:
             layers=list(position.layers),
             refinements=list(position.refinements),
             blocks=list(position.blocks),
+            distillation=position.distillation,
             **records,
         )
         write_text(self.folder.manifest, manifest.model_dump_json(indent=1) + "\n")
@@ -200,6 +239,9 @@ class DiskJournal:
 
     def _shard(self, number: int) -> Path:
         return self.folder.model / f"{PREFIX}block-{number:05d}.safetensors"
+
+    def _student(self, number: int) -> Path:
+        return self.folder.student / f"block-{number:05d}.safetensors"
 
     def _spectra(self, number: int) -> Path:
         return self.folder.spectra / f"block-{number:05d}.safetensors"

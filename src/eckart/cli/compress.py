@@ -11,7 +11,7 @@ from eckart.api import DEFAULT_KEEP, DEFAULT_SAMPLES
 from eckart.calibration import DEFAULT_LENGTH
 from eckart.cli.console import command, duration, megabytes, output
 from eckart.cli.progress import ProgressBar, progress_bar
-from eckart.cli.tables import layer_kinds, refinements
+from eckart.cli.tables import distillation, layer_kinds, refinements
 from eckart.device import peak_device_memory, peak_host_memory, resolve_device
 from eckart.errors import EckartError
 from eckart.job import compress_checkpoint
@@ -42,7 +42,7 @@ def compress(
         str,
         typer.Option(
             help="FILE, FILE:lines, FILE:raw, FILE.jsonl[:FIELD], dataset:NAME:SPLIT[:FIELD[:CONFIG]], "
-            "python-docs, or self (text sampled from the model); 'FILE + FILE' takes the same number of samples of each."
+            "python-docs, or self (text sampled from the model); of 'FILE + FILE' the same number of samples each."
         ),
     ] = PYTHON_DOCS,
     samples: Annotated[int, typer.Option(min=1, help="Calibration samples to draw.")] = DEFAULT_SAMPLES,
@@ -98,6 +98,8 @@ def compress(
     output.print(layer_kinds(report.layers))
     if report.refinements:
         output.print(refinements(report.refinements))
+    if report.distillation:
+        output.print(distillation(report.distillation))
     _print_costs(report, bar, device)
     written = sum(path.stat().st_size for path in out.glob("*.safetensors"))
     output.print(f"Wrote {out}: {megabytes(written)} of weights.", soft_wrap=True)
@@ -115,6 +117,7 @@ def _print_costs(report: Report, bar: ProgressBar, device: str) -> None:
         "statistics": spent.statistics,
         "factorisation": spent.factorisation,
         "refinement": spent.refinement,
+        "distillation": spent.distillation,
         "files": spent.files,
         "records": spent.records,
     }

@@ -12,7 +12,7 @@ import typer
 from eckart.checkpoint.records import read_report
 from eckart.cli.console import command, megabytes, output
 from eckart.cli.rank_map import figure, terminal_map
-from eckart.cli.tables import all_layers, refinements
+from eckart.cli.tables import all_layers, distillation, refinements
 from eckart.errors import CheckpointError, EckartError
 from eckart.report import Report
 
@@ -52,6 +52,8 @@ def inspect(
         output.print(all_layers(report.layers))
     if report.refinements:
         output.print(refinements(report.refinements))
+    if report.distillation:
+        output.print(distillation(report.distillation))
     output.print(
         f"Recipe {report.recipe.name}. Kept {report.keep:.2%} of the bytes of the linear layers and "
         f"{report.keep_whole_model:.2%} of the whole model's; {megabytes(written)} on disk."

@@ -5,13 +5,15 @@ from __future__ import annotations
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from eckart.cli.console import duration, megabytes, messages
+from eckart.distillation import LogitDistillation
 from eckart.estimate import Estimate
 from eckart.observer import Observer
 from eckart.plan import Plan
 from eckart.recipe import Recipe
 from eckart.refinement import BlockRefinement
-from eckart.refinement.record import EpochRecord, RefinementRecord
+from eckart.refinement.record import RefinementRecord
 from eckart.report import LayerRecord
+from eckart.training.record import EpochRecord
 
 
 class ProgressBar(Observer):
@@ -32,6 +34,8 @@ class ProgressBar(Observer):
         self.task = progress.add_task("preparing", total=None, error="-", start=False)
         refinement = recipe.refinement
         self.epochs = refinement.epochs if isinstance(refinement, BlockRefinement) else 0
+        distillation = recipe.distillation
+        self.last_epochs = distillation.epochs if isinstance(distillation, LogitDistillation) else 0
         self.cost: Estimate | None = None
         self.expected_seconds = 0.0
 
@@ -39,23 +43,26 @@ class ProgressBar(Observer):
         """Print what is expected, and start the bar."""
         self.cost = cost
         blocks = len(plan.blocks)
-        self.expected_seconds = cost.allocation_seconds + cost.block_seconds * (blocks - finished)
+        self.expected_seconds = (
+            cost.allocation_seconds + cost.block_seconds * (blocks - finished) + cost.distillation_seconds
+        )
         if not self.quiet:
             device = "" if cost.device_bytes is None else f", {megabytes(cost.device_bytes)} on the accelerator"
             spilled = "" if cost.in_memory else " Hidden states go to files."
             again = " Activations are computed twice." if cost.checkpoint_activations else ""
             ranks = f"{duration(cost.allocation_seconds)} for the ranks, " if cost.allocation_seconds else ""
+            distilled = f"{duration(cost.distillation_seconds)} to distil, " if cost.distillation_seconds else ""
             done = f" {finished} blocks are finished already." if finished else ""
             messages.print(
                 f"{len(plan.targets)} linear layers in {blocks} blocks, recipe {self.recipe.name}, keep {plan.keep:g}. "
                 f"Expected: {megabytes(cost.host_bytes)} of memory{device}, {ranks}"
-                f"{duration(cost.block_seconds)} a block, "
+                f"{duration(cost.block_seconds)} a block, {distilled}"
                 f"{duration(self.expected_seconds)} in all.{spilled}{again}{done}"
             )
         done_layers = sum(len(block.targets) for block in plan.blocks[:finished])
         self.progress.update(
             self.task,
-            total=len(plan.targets) + blocks * self.epochs,
+            total=len(plan.targets) + blocks * self.epochs + self.last_epochs,
             completed=done_layers + finished * self.epochs,
         )
         self.progress.start_task(self.task)
@@ -76,6 +83,11 @@ class ProgressBar(Observer):
     def on_refinement(self, record: RefinementRecord) -> None:
         """Advance by the epochs that were not needed."""
         self.progress.update(self.task, advance=self.epochs - len(record.epochs))
+
+    def on_distillation(self, number: int, record: EpochRecord) -> None:
+        """Advance by one epoch."""
+        loss = record.training if record.held_out is None else record.held_out
+        self.progress.update(self.task, advance=1, description=f"distillation, epoch {number}", error=f"{loss:.4f}")
 
 
 def progress_bar(*, quiet: bool) -> Progress:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from rich import box
 from rich.table import Table
 
+from eckart.distillation.record import DistillationRecord
 from eckart.refinement.record import RefinementRecord
 from eckart.report import LayerRecord
 
@@ -49,6 +50,14 @@ def refinements(records: Sequence[RefinementRecord]) -> Table:
     for record in records:
         losses = ["-" if loss is None else f"{loss:.4f}" for loss in (record.before, record.after)]
         table.add_row(record.block, *losses, str(len(record.epochs)), str(record.kept_epoch))
+    return table
+
+
+def distillation(record: DistillationRecord) -> Table:
+    """Return one row; losses are KL divergences from the original model on held-out samples, in nats a token."""
+    table = Table("distillation", "KL divergence before", "after", "epochs", "best", box=box.SIMPLE)
+    losses = ["-" if loss is None else f"{loss:.4f}" for loss in (record.before, record.after)]
+    table.add_row("all blocks", *losses, str(len(record.epochs)), str(record.kept_epoch))
     return table
 
 

@@ -92,23 +92,20 @@ class OriginalModel:
 
     @contextmanager
     def head(self) -> Iterator[Callable[[Tensor, Tensor], Tensor]]:
-        """Give a function of tokens (batch, length) and hidden states behind the last block that returns the logits."""
-        with self.weights.lend(self.model, self.device, skip=tuple(self.modules)[1:]):
+        """Give a function of tokens (batch, length) and hidden states behind the last block that returns the logits.
+
+        No block is run: how they are called, and return their outputs, must be known.
+        """
+        with self.weights.lend(self.model, self.device, skip=tuple(self.modules)):
             yield self._logits
 
     def _logits(self, tokens: Tensor, hidden: Tensor) -> Tensor:
         last = len(self.modules) - 1
-        extra: list[Any] = []
+        call = next(iter(self.calls[last].values()))
 
-        def stand_in(index: int, run: Callable[..., Any]) -> Callable[..., Any]:
+        def stand_in(index: int, _: Callable[..., Any]) -> Callable[..., Any]:
             def forward(*args: Any, **kwargs: Any) -> Any:
-                given = args[0] if args else kwargs["hidden_states"]
-                if index == 0:  # run once, to see in what form blocks hand their output on
-                    with torch.no_grad():
-                        output = run(*args, **kwargs)
-                    extra.extend(output[1:] if isinstance(output, tuple) else [None])
-                handed_on = hidden if index == last else given
-                return handed_on if extra == [None] else (handed_on, *extra)
+                return call.handed_on(hidden if index == last else args[0] if args else kwargs["hidden_states"])
 
             return forward
 

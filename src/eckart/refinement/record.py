@@ -2,32 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from eckart.training.record import TrainingRecord
 
 
-class EpochRecord(BaseModel):
-    """Squared error of a block's output, relative to what the original block changes in its input.
+class RefinementRecord(TrainingRecord):
+    """What the refinement of one block did.
 
-    ``training`` is the mean over the steps of the epoch, ``held_out`` that on the held-out sequences after it, with the
-    weights as they would be stored (None if no sequences are held out).
+    Losses are the squared error of the block's output, relative to what the original block changes in its input.
     """
-
-    model_config = ConfigDict(frozen=True)
-
-    training: float
-    held_out: float | None
-
-
-class RefinementRecord(BaseModel):
-    """What the refinement of one block did; losses are those on the held-out sequences, as in :class:`EpochRecord`.
-
-    ``kept_epoch`` is the epoch whose state was kept; 0 is the state before the refinement.
-    """
-
-    model_config = ConfigDict(frozen=True)
 
     block: str
-    before: float | None
-    after: float | None
-    kept_epoch: int
-    epochs: list[EpochRecord]

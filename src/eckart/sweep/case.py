@@ -16,7 +16,6 @@ from eckart.precision import Bits16
 from eckart.profiling.request import Request, request_of
 from eckart.recipe import Recipe
 from eckart.recipe_loader import load_recipe
-from eckart.refinement import NoRefinement
 from eckart.sharing import SharedByLoss
 from eckart.structure import TwoFactor
 
@@ -111,7 +110,8 @@ def way_of(recipe: Recipe) -> Way:
         return Way.ALONE
     objective = recipe.objective
     original_only = objective.streams in (Streams.NONE, Streams.ORIGINAL) and not objective.observes_outputs
-    return Way.TRUNCATED if original_only and isinstance(recipe.refinement, NoRefinement) else Way.WALKED
+    trained = recipe.refinement.needs_data or recipe.distillation.needs_data
+    return Way.TRUNCATED if original_only and not trained else Way.WALKED
 
 
 def request_for(recipe: Recipe, keep: Iterable[float], linears: tuple[LinearEvidence, ...]) -> Request | None:

@@ -9,7 +9,7 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_cosine_schedule_with_warmup
 
-from eckart.refinement.schedule import learning_rate_factor
+from eckart.training.schedule import learning_rate_factor
 
 
 def test_the_published_numbers() -> None:

@@ -11,7 +11,8 @@ from torch.func import functional_call
 
 from eckart.calls import BlockCall
 from eckart.device import autocast
-from eckart.statistics import Calls, Stream
+from eckart.statistics import Calls, Stream, gather
+from eckart.training.plan import TrainingPlan
 
 
 @dataclass(frozen=True)
@@ -40,16 +41,14 @@ class Sequences:
 
     def gather(self, stream: Stream, indices: Tensor) -> Tensor:
         """Return the sequences ``indices`` of a stream, (sequences, length, width) float32 on the device."""
-        rows = [stream[index // self.batch][index % self.batch] for index in indices.tolist()]
-        return torch.stack(rows).to(self.device).float()
+        return gather(stream, indices, self.device).float()
 
 
-class Training:
+class BlockTraining:
     """The state of one block's training: float32 weights and the optimiser.
 
     Args:
-        optimiser: makes one from the block's parameters.
-        gradient_norm: gradients are scaled down to it.
+        plan: of the training.
         block: compressed, on its device; its parameters become float32 until :meth:`finish`.
         calls: how the model calls it, by (batch, length).
         sequences: inputs and targets.
@@ -59,22 +58,22 @@ class Training:
 
     def __init__(
         self,
-        optimiser: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
-        gradient_norm: float,
+        plan: TrainingPlan,
         block: nn.Module,
         calls: Calls,
         sequences: Sequences,
         stored: Mapping[str, torch.dtype],
         compute: torch.dtype,
     ) -> None:
-        self.gradient_norm, self.block, self.calls, self.sequences = gradient_norm, block, calls, sequences
+        self.plan, self.block, self.calls, self.sequences = plan, block, calls, sequences
         self.stored, self.compute = stored, compute
         self.lent = {name: (p.dtype, p.requires_grad) for name, p in block.named_parameters()}
         for parameter in block.parameters():
             parameter.data = parameter.data.float()
             parameter.requires_grad_(True)
         self.parameters = list(block.parameters())
-        self.optimiser = optimiser(self.parameters)
+        self.optimiser = plan.optimiser(self.parameters)
+        self.kept: dict[str, Tensor] = {}
         self.changes: dict[int, float] = {}
 
     def step(self, batch: Tensor, learning_rate: float) -> float:
@@ -84,49 +83,47 @@ class Training:
             squares = self._squared_error(part, self.block)
             (squares / self._elements(batch)).backward()  # type: ignore[no-untyped-call]
             error += float(squares.detach())
-        nn.utils.clip_grad_norm_(self.parameters, self.gradient_norm)
-        for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate
-        self.optimiser.step()
-        self.optimiser.zero_grad()
+        self.plan.step(self.optimiser, learning_rate)
         return error
 
-    def loss(self, indices: Tensor, state: Mapping[str, Tensor]) -> float | None:
-        """Return the squared error of the block with the weights ``state``, relative to what the block changes.
-
-        None if there are no sequences.
-        """
-        if not len(indices):
-            return None
+    def loss(self, sequences: Tensor) -> float:
+        """Return the squared error of the block with its weights as they would be stored."""
+        state = {name: tensor.float() for name, tensor in self._rounded().items()}
 
         def block(*args: object, **kwargs: object) -> object:
-            return functional_call(self.block, {name: t.float() for name, t in state.items()}, args, kwargs)
+            return functional_call(self.block, state, args, kwargs)
 
         with torch.no_grad():
-            errors = [float(self._squared_error(part, block)) for part in torch.split(indices, self.sequences.batch)]
-        return sum(errors) / self.change(indices)
+            return sum(float(self._squared_error(part, block)) for part in torch.split(sequences, self.sequences.batch))
 
-    def change(self, indices: Tensor) -> float:
-        """Return ``||B(x) - x||^2`` over sequences of the original stream."""
-        for index in indices.tolist():
+    def unit(self, sequences: Tensor) -> float:
+        """Return ``||B(x) - x||^2`` over sequences of the original stream: what the block changes."""
+        for index in sequences.tolist():
             if index not in self.changes:
                 one = torch.tensor([index])
                 target = self.sequences.gather(self.sequences.targets, one)
                 difference = target - self.sequences.gather(self.sequences.original_inputs, one)
                 self.changes[index] = float(difference.double().square().sum())
-        return sum(self.changes[index] for index in indices.tolist()) or 1.0
+        return sum(self.changes[index] for index in sequences.tolist()) or 1.0
 
-    def rounded(self) -> dict[str, Tensor]:
-        """Return the weights as they would be stored."""
-        return {n: p.detach().to(self.stored[n], copy=True) for n, p in self.block.named_parameters()}
+    def is_finite(self) -> bool:
+        """Return whether no weight is NaN or infinite."""
+        return all(bool(torch.isfinite(tensor).all()) for tensor in self._rounded().values())
 
-    def finish(self, state: Mapping[str, Tensor]) -> None:
-        """Leave the block with the weights ``state``, otherwise as it came."""
+    def keep(self) -> None:
+        """Remember the present weights as they would be stored."""
+        self.kept = self._rounded()
+
+    def finish(self) -> None:
+        """Leave the block with the weights that were remembered last, otherwise as it came."""
         for name, parameter in self.block.named_parameters():
             dtype, requires_grad = self.lent[name]
             parameter.grad = None
-            parameter.data = state[name].to(dtype)
+            parameter.data = self.kept[name].to(dtype)
             parameter.requires_grad_(requires_grad)
+
+    def _rounded(self) -> dict[str, Tensor]:
+        return {n: p.detach().to(self.stored[n], copy=True) for n, p in self.block.named_parameters()}
 
     def _squared_error(self, indices: Tensor, block: Callable[..., object]) -> Tensor:
         inputs = self.sequences.gather(self.sequences.inputs, indices)
@@ -137,8 +134,3 @@ class Training:
 
     def _elements(self, indices: Tensor) -> int:
         return len(indices) * self.sequences.inputs[0][0].numel()
-
-
-def is_finite(state: Mapping[str, Tensor]) -> bool:
-    """Return whether no weight is NaN or infinite."""
-    return all(bool(torch.isfinite(tensor).all()) for tensor in state.values())
