@@ -388,7 +388,8 @@ import warnings, eckart
 warnings.simplefilter("ignore")
 print("ready", flush=True)
 eckart.compress_checkpoint({str(model_folder)!r}, {str(out)!r}, "aa-svd", 0.6, {str(text_file)!r}, samples=32,
-    length=48, resume=True, overrides=["refinement.epochs=4", "refinement.batch=2", "distillation=logits", "distillation.epochs=4"])
+    length=48, resume=True,
+    overrides=["refinement.epochs=4", "refinement.batch=2", "distillation=logits", "distillation.epochs=4"])
 """
 
     def run(limit: float | None = None) -> float | None:
