@@ -35,12 +35,14 @@ class Allocated:
         weights: that are to be factored: the model's own, or those that a staged allocation ended with.
         metrics: second moment (m, m) of each linear's output gradients, by path, if the objective has an output metric.
         linears: the evidence.
+        block_metrics: second moment (d, d) of the gradients behind each block, by its path, if a metric was measured.
     """
 
     plan: Plan
     weights: Weights
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
     linears: tuple[LinearEvidence, ...] = ()
+    block_metrics: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def allocate(
@@ -84,14 +86,19 @@ def allocate(
         # What stays dense goes back to its original weight.
         others = {path: tensor for path, tensor in corrected.items() if ranks[path] is not None}
         return Allocated(
-            replace(plan, ranks=ranks), OverlaidWeights(weights, model, others), profile.metrics, profile.linears
+            replace(plan, ranks=ranks),
+            OverlaidWeights(weights, model, others),
+            profile.metrics,
+            profile.linears,
+            profile.block_metrics,
         )
     linears = shapes_of(plan.blocks)
     metrics: Mapping[str, Tensor] = {}
-    if recipe.allocation.evidence & ~Evidence.POSITION or recipe.objective.output_metric:
+    block_metrics: Mapping[str, Tensor] = {}
+    if recipe.allocation.evidence & ~Evidence.POSITION or recipe.has_metric:
         trials = Evidence.TRIALS in recipe.allocation.evidence
         profile = measure(original, request_of(recipe, keep_bases=trials), progress)
-        linears, metrics = profile.linears, profile.metrics
+        linears, metrics, block_metrics = profile.linears, profile.metrics, profile.block_metrics
         if isinstance(recipe.allocation, Search):
             linears = search_trials(original, recipe, profile, progress)
     if isinstance(recipe.allocation, Learned):
@@ -99,13 +106,13 @@ def allocate(
         positions = train_positions(model_to_train, recipe.allocation, plan.keep, recipe.layout, progress)
         linears = tuple(replace(linear, position=positions[linear.path]) for linear in linears)
     ranks = recipe.allocation.ranks(linears, plan.keep, recipe.layout)
-    return Allocated(replace(plan, ranks=ranks), weights, metrics, linears)
+    return Allocated(replace(plan, ranks=ranks), weights, metrics, linears, block_metrics)
 
 
 def needs_profile(recipe: Recipe, keep: float) -> bool:
     """Return whether anything must be measured before the ranks are known; nothing is where all is kept."""
     by_loss = isinstance(recipe.sharing, SharedByLoss)
-    return keep < 1 and bool(recipe.allocation.evidence or recipe.objective.output_metric or by_loss)
+    return keep < 1 and bool(recipe.allocation.evidence or recipe.has_metric or by_loss)
 
 
 def search_trials(

@@ -201,6 +201,7 @@ class Job:
                 checkpoint_activations=cost.checkpoint_activations,
                 observer=self.observer,
                 metrics=allocated.metrics,
+                block_metrics=allocated.block_metrics,
             )
             report.timings.allocation = seconds
             report.timings.total += seconds

@@ -90,6 +90,11 @@ class Recipe(BaseModel):
         return any(place.needs_data for place in places)
 
     @property
+    def has_metric(self) -> bool:
+        """Whether errors of linears or of blocks are measured in a metric of outputs."""
+        return self.objective.output_metric is not None or self.refinement.output_metric is not None
+
+    @property
     def layout(self) -> Layout:
         """What a linear costs, and what it becomes."""
         return Layout(self.structure, self.precision, self.objective.adds_bias)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +12,13 @@ from torch import Tensor, nn
 
 from eckart.blocks import Block, Target, hooks
 from eckart.device import compute_dtype
+from eckart.hidden_units import put_in_order
 from eckart.layers import weight_matrix
 from eckart.placement import Placement
 from eckart.records import BlockRecord, stream_error
+from eckart.report import LayerRecord
 from eckart.statistics import Calls
+from eckart.structure import Structure
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,25 @@ def original_weights(placement: Placement) -> Iterator[None]:
     finally:
         for name, weight in lent.items():
             weight.copy_(before[name])
+
+
+def order_units(
+    block: Block, layers: Sequence[LayerRecord], original: Outputs | None, structure: Structure
+) -> tuple[list[LayerRecord], Outputs | None]:
+    """Let pivoted layers give a block's hidden units in their own order, and take their index off the records.
+
+    What the original layers gave is put in that order too, as it will be compared.
+    """
+    found = put_in_order(block.module, block.units)
+    if original is not None:
+        original = original.reordered({t: found.orders[t.name] for t in block.targets if t.name in found.orders})
+    paths = {f"{block.path}.{name}" for name in found.without_index}
+
+    def without_index(record: LayerRecord) -> LayerRecord:
+        saved = structure.index_bytes(record.out_features)
+        return record.model_copy(update={"in_order": True, "bytes": record.bytes - saved})
+
+    return [without_index(record) if record.path in paths else record for record in layers], original
 
 
 def compare(block: Block, original: Outputs, compressed: Outputs) -> BlockRecord:

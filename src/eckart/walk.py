@@ -18,7 +18,6 @@ from eckart.distillation import LogitDistillation
 from eckart.distillation.run import distil, put_layers
 from eckart.errors import CalibrationError
 from eckart.factorise import Factoriser
-from eckart.hidden_units import put_in_order
 from eckart.moments import Moments
 from eckart.objectives import Streams
 from eckart.observer import Observer
@@ -26,7 +25,7 @@ from eckart.placement import Placement, ResidentWeights, Weights
 from eckart.plan import Plan
 from eckart.position import Journal, Position
 from eckart.recipe import Recipe
-from eckart.recording import Outputs, compare, original_weights, outputs_of
+from eckart.recording import Outputs, compare, order_units, original_weights, outputs_of
 from eckart.records import RECORDED_LENGTH, RECORDED_SAMPLES
 from eckart.refinement import NoRefinement
 from eckart.refinement.block_training import Sequences
@@ -59,6 +58,7 @@ def compress_blocks(
     checkpoint_activations: bool = False,
     observer: Observer | None = None,
     metrics: Mapping[str, Tensor] | None = None,
+    block_metrics: Mapping[str, Tensor] | None = None,
 ) -> Report:
     """Replace the linears of ``model``, block after block.
 
@@ -75,6 +75,7 @@ def compress_blocks(
         checkpoint_activations: compute activations twice in a refinement instead of holding them.
         observer: is told what happens.
         metrics: second moment of each linear's output gradients, from :mod:`eckart.allocate`.
+        block_metrics: the same behind each block, if its refinement looks at them.
 
     Raises:
         CalibrationError: the recipe needs tokens and there are none.
@@ -95,6 +96,7 @@ def compress_blocks(
         checkpoint_activations=checkpoint_activations,
         observer=observer or Observer(),
         metrics=metrics or {},
+        block_metrics=block_metrics or {},
     )
     return walk.run()
 
@@ -125,6 +127,7 @@ class _Walk:
     checkpoint_activations: bool
     observer: Observer
     metrics: Mapping[str, Tensor]
+    block_metrics: Mapping[str, Tensor]
     timings: Timings = field(default_factory=Timings)
 
     def __post_init__(self) -> None:
@@ -230,7 +233,8 @@ class _Walk:
             for layer in records:
                 self.observer.on_layer(layer)
         seen.inputs.delete_residuals()
-        layers, outputs = self._put_in_order(block, layers, outputs)
+        # Before the refinement, which may train what is between the linears so that units are no longer alike.
+        layers, outputs = order_units(block, layers, outputs, self.recipe.structure)
         behind = replace(
             position, finished=position.finished + 1, layers=(*position.layers, *layers), original=seen.behind
         )
@@ -261,31 +265,6 @@ class _Walk:
         for outputs in (original, compressed):
             recorded.append(outputs.hidden)
         return replace(behind, recorded=recorded, blocks=(*before.blocks, compare(block, original, compressed)))
-
-    def _put_in_order(
-        self, block: Block, layers: list[LayerRecord], original: Outputs | None
-    ) -> tuple[list[LayerRecord], Outputs | None]:
-        """Let pivoted layers give the block's hidden units in their own order, and take their index off the records.
-
-        Before the refinement, which may train what is between the linears so that units are no longer alike. What the
-        original layers gave is put in that order too, as it will be compared.
-        """
-        found = put_in_order(block.module, block.units)
-        if original is not None:
-            original = original.reordered({t: found.orders[t.name] for t in block.targets if t.name in found.orders})
-        paths = {f"{block.path}.{name}" for name in found.without_index}
-        records = [
-            record.model_copy(
-                update={
-                    "in_order": True,
-                    "bytes": record.bytes - self.recipe.structure.index_bytes(record.out_features),
-                }
-            )
-            if record.path in paths
-            else record
-            for record in layers
-        ]
-        return records, original
 
     def _observe_original(self, position: Position, block: Block, calls: Calls) -> _OriginalPass:
         """Run the block as it is in the original model over that model's stream, if anybody looks at it."""
@@ -341,6 +320,7 @@ class _Walk:
                 compute=compute_dtype(self.dtype, self.device),
                 # Each block has an order of its own, which does not depend on where a run was resumed.
                 seed=self.calibration.seed * len(self.plan.blocks) + before.finished,
+                metric=self.block_metrics.get(block.path),
                 checkpoint_activations=self.checkpoint_activations,
                 on_epoch=lambda number, epoch: self.observer.on_epoch(block.path, number, epoch),
             )

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from eckart.allocation import Evidence
 from eckart.allocation.base import relative_energy
+from eckart.blocks import find_block_list
 from eckart.errors import NonFiniteError
 from eckart.layers import weight_matrix
 from eckart.lowrank import Whitening, solve, whiten
@@ -101,6 +102,29 @@ def test_curvature_is_that_of_the_kronecker_factors(llama, tokens):
     # In the metric's own basis the loss of a rank is the least of all, up to the metric's shrinkage.
     assert float(evidence_on(metric).curvature[7:].sum()) < expected * 1.02
     assert not plain.metrics
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_block_metrics_are_second_moments_of_gradients_behind_blocks(kind, tokens):
+    model = make_model(kind)
+    found = profile_of(model, tokens, metric=Fisher(labels="next")).block_metrics
+    path, blocks = find_block_list(model)
+    seen: list[torch.Tensor] = []
+
+    def keep(module, args, output):
+        hidden = output[0] if isinstance(output, tuple) else output
+        hidden.retain_grad()
+        seen.append(hidden)
+
+    for block in blocks:
+        block.register_forward_hook(keep)
+    predictions = tokens[:, 1:].numel()
+    (mean_loss(model, tokens) * predictions).backward()
+    assert list(found) == [f"{path}.{number}" for number in reversed(range(len(blocks)))]
+    for number, hidden in enumerate(seen):
+        gradients = hidden.grad.flatten(0, 1).double()
+        expected = gradients.T @ gradients / predictions
+        torch.testing.assert_close(found[f"{path}.{number}"].double(), expected, rtol=1e-3, atol=1e-7)
 
 
 def test_curvature_predicts_the_divergence_from_the_original_model(tokens):

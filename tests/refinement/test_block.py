@@ -15,6 +15,7 @@ import eckart
 from eckart.blocks import find_block_list
 from eckart.calls import BlockCall, calls_by_shape, capture_calls
 from eckart.errors import CalibrationError, EckartWarning
+from eckart.metric import NoMetric
 from eckart.refinement import BlockRefinement
 from eckart.refinement.block_training import Sequences
 from eckart.refinement.record import RefinementRecord
@@ -111,6 +112,41 @@ def test_the_losses_are_relative_to_what_the_block_changes() -> None:
     assert record.after < record.before
     # The first epoch starts with a step of length zero, so its loss is near that of the block as it came.
     assert record.epochs[0].training == pytest.approx(setting.relative_loss(setting.damaged, slice(0, 6)), rel=0.2)
+
+
+def test_errors_are_measured_in_a_metric() -> None:
+    setting = Setting()
+    width = setting.x.shape[-1]
+    root = torch.randn(width, width, generator=torch.Generator().manual_seed(5)).double()
+    metric = root @ root.T
+    settings = BlockRefinement(epochs=3, batch=3, learning_rate=1e-3, held_out=0.25, metric="fisher")
+    block, record = setting.refine(settings, metric=metric)
+    plain, _ = setting.refine(settings.model_copy(update={"metric": NoMetric()}), metric=metric)
+    shrunk = metric + 0.01 * metric.diagonal().mean() * torch.eye(width)
+
+    def loss(block: nn.Module) -> float:
+        with torch.no_grad():
+            errors = (setting.call(block, setting.compressed) - setting.y)[6:8].flatten(0, 1).double()
+            changes = (setting.y - setting.x)[6:8].flatten(0, 1).double()
+        return float(((errors @ shrunk) * errors).sum() / ((changes @ shrunk) * changes).sum())
+
+    assert record.before == pytest.approx(loss(setting.damaged), rel=1e-4)
+    assert record.after == pytest.approx(loss(block), rel=1e-4)
+    assert loss(block) < loss(plain) < loss(setting.damaged)
+
+
+def test_a_recipe_with_a_metric_of_blocks_measures_it(llama: PreTrainedModel, tokens: Tensor) -> None:
+    overrides = ["refinement.epochs=3", "refinement.batch=2", "refinement.learning_rate=1e-3"]
+    records = []
+    for metric in ("none", "fisher"):
+        model = copy.deepcopy(llama)
+        with pytest.warns(EckartWarning, match="optimiser steps"):
+            report = eckart.compress(
+                model, "aa-svd", 0.6, tokens, overrides=[*overrides, f"refinement.metric={metric}"]
+            )
+        records.append(report.refinements)
+        assert (report.timings.allocation > 0.01) == (metric == "fisher")
+    assert all(one.before != other.before for one, other in zip(*records, strict=True))
 
 
 def test_held_out_sequences_are_not_trained_on() -> None:

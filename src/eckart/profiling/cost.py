@@ -77,7 +77,7 @@ def profile_seconds(
         seconds += trials * tokens / passes.batch_tokens * (passes.block * blocks / 2 + passes.head)
     if isinstance(allocation, Learned):
         # Unless the objective has a metric, positions are all that is measured.
-        seconds = 0.0 if recipe.objective.output_metric is None else seconds
+        seconds = seconds if recipe.has_metric else 0.0
         sample = calibration.tokens[: allocation.training_samples, : allocation.training_length]
         truncating = sum(_soft_truncation_seconds(sample.shape[1], t.out_features, device) for t in block.targets)
         share = sample.shape[1] / passes.batch_tokens
@@ -85,7 +85,7 @@ def profile_seconds(
         seconds += allocation.epochs * len(sample) * of_sequence
     if isinstance(recipe.sharing, SharedByLoss):
         # Which groups share a basis is found before, by two measurements of the same kind.
-        measured_again = bool(allocation.evidence or recipe.objective.output_metric)
+        measured_again = bool(allocation.evidence or recipe.has_metric)
         seconds = 2 * once + (seconds if measured_again else 0.0)
     return seconds
 

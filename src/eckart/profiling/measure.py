@@ -41,6 +41,8 @@ class Profile:
             float32.
         whitenings: what the objective makes of the inputs of each linear, by path, if it was asked for: the root (n, k)
             of their second moment and its inverse, float64.
+        block_metrics: the second moment (d, d) of the gradients behind each block, float32, by its path; empty if no
+            metric was asked for.
         means: of those inputs, (n,) float64, by path, if they were asked for and the objective looks at data.
     """
 
@@ -49,6 +51,7 @@ class Profile:
     solutions: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     whitenings: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     means: Mapping[str, Tensor] = field(default_factory=dict)
+    block_metrics: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def measure(original: OriginalModel, request: Request, progress: Progress) -> Profile:
@@ -92,12 +95,14 @@ class _BlockSums:
         gradients: by the labels of the summed loss and by linear, (m, n) or (m, m) float64: with ``d`` the loss's
             gradient at the output, ``sum d x^T`` for next tokens, and ``sum d d^T`` for a metric.
         counts: predictions in each of those losses.
+        behind: by the labels of a metric, ``sum d d^T`` with d the loss's gradient behind the block, (d, d) float64.
         similarity: mean cosine of the hidden states in front of the block and behind it; None if it is not asked for.
     """
 
     moments: dict[Group, Moments]
     gradients: dict[Labels, dict[Target, Tensor]]
     counts: dict[Labels, int]
+    behind: dict[Labels, Tensor]
     similarity: float | None
 
 
@@ -130,6 +135,8 @@ class _Measurement:
                     for solver in self.solvers:
                         solver.add(block, group, moments, sums)
                     give_back_memory(self.original.device)
+                for solver in self.solvers:
+                    solver.add_block(block, sums)
             if streams:
                 streams.pop().delete()
             self.progress(len(blocks) - index, len(blocks))
@@ -146,11 +153,19 @@ class _Measurement:
         if any(request.needs_moments for request in self.requests):
             calls = self.original.calls[index]
             moments = input_moments(block.module, block.groups, calls, streams[index], self.original.device)
+        behind = {labels: self._second_moment(gradients[labels]) for labels in self.labels if labels.metric is not None}
         sums = {labels: self._backward(index, streams[index], gradients, labels) for labels in self.labels}
         similarity = None
         if any(Evidence.SIMILARITY in request.evidence for request in self.requests):
             similarity = mean_cosine(streams[index], streams[index + 1])
-        return _BlockSums(moments, sums, counts, similarity)
+        return _BlockSums(moments, sums, counts, behind, similarity)
+
+    def _second_moment(self, stream: Stream) -> Tensor:
+        total = torch.zeros(())
+        for batch in stream:
+            rows = batch.flatten(0, -2).to(self.original.device)
+            total = total.to(self.device) + (rows.T @ rows).to(self.device, torch.float64)
+        return total
 
     def _backward(
         self, index: int, stream: Stream, gradients: dict[Labels, Stream], labels: Labels
@@ -190,6 +205,7 @@ class _Solver:
             return original.workspace.spool(f"{name}-{number}", dtype)
 
         self.metrics = None if self.objective.output_metric is None else SpooledTensors(spool("metric", torch.float32))
+        self.block_metrics: dict[str, Tensor] = {}
         self.bases = self.whitenings = self.means = None
         if request.keep_bases:
             self.bases = SpooledPairs(spool("basis", torch.float32), spool("dual", torch.float32))
@@ -200,7 +216,14 @@ class _Solver:
     def profile(self) -> Profile:
         """Return what was added."""
         linears = tuple(replace(self.found[shape.path], group=shape.group) for shape in shapes_of(self.original.blocks))
-        return Profile(linears, self.metrics or {}, self.bases or {}, self.whitenings or {}, self.means or {})
+        return Profile(
+            linears,
+            self.metrics or {},
+            self.bases or {},
+            self.whitenings or {},
+            self.means or {},
+            self.block_metrics,
+        )
 
     def add(self, block: Block, group: Group, moments: Moments | None, sums: _BlockSums) -> None:
         """Add the linears of a group of a block, which is lent.
@@ -218,6 +241,12 @@ class _Solver:
             self._keep_inputs(group, inputs, whitening)
         for target in group.targets:
             self.found[target.path] = self._linear(block, target, moments, whitening, sums)
+
+    def add_block(self, block: Block, sums: _BlockSums) -> None:
+        """Add what was seen behind a block."""
+        labels = self.request.metric_labels
+        if labels is not None:
+            self.block_metrics[block.path] = (sums.behind[labels] / sums.counts[labels]).float().cpu()
 
     def _keep_inputs(self, group: Group, moments: Moments | None, whitening: Whitening) -> None:
         first, *others = [target.path for target in group.targets]

@@ -32,7 +32,7 @@ class Request:
     Attributes:
         objective: says what a component is.
         evidence: on each linear.
-        metric: how gradients of outputs are measured, for an output metric or for curvature.
+        metric: how gradients of outputs are measured, for an output metric of linears or blocks, or for curvature.
         gradient_samples: calibration samples that first-order changes are taken on; None for all.
         keep_bases: whether the output bases are kept, in which linears can be truncated to any rank.
         structure: says what of a weight its components are those of.
@@ -97,6 +97,7 @@ def request_of(recipe: Recipe, *, keep_bases: bool = False, keep_inputs: bool = 
     metric = recipe.objective.output_metric
     if metric is None and isinstance(allocation, Curvature):
         metric = allocation.metric
+    metric = metric or recipe.refinement.output_metric
     samples = allocation.gradient_samples if isinstance(allocation, ZeroSum) else None
     evidence, structure = allocation.evidence, recipe.structure
     return Request(recipe.objective, evidence, metric, samples, keep_bases, structure, keep_inputs)

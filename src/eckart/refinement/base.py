@@ -5,12 +5,18 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from eckart.choice import Choice
+from eckart.metric import Fisher
 
 
 class Refinement(Choice):
     """A choice of what is done to a block after its linears were factored."""
 
     needs_data: ClassVar[bool] = True
+
+    @property
+    def output_metric(self) -> Fisher | None:
+        """The metric in which errors of a block's output are measured; None if all weigh the same."""
+        return None
 
     def batch_sizes(self, samples: int, batch: int) -> set[int]:
         """Return in how large batches of calibration sequences a block will be run.

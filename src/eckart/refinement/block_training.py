@@ -54,6 +54,7 @@ class BlockTraining:
         sequences: inputs and targets.
         stored: dtype by parameter name, that each is saved in.
         compute: dtype of matrix products.
+        root: of the metric of errors, (d, d); None for the identity.
     """
 
     def __init__(
@@ -64,9 +65,14 @@ class BlockTraining:
         sequences: Sequences,
         stored: Mapping[str, torch.dtype],
         compute: torch.dtype,
+        root: Tensor | None = None,
     ) -> None:
         self.plan, self.block, self.calls, self.sequences = plan, block, calls, sequences
         self.stored, self.compute = stored, compute
+        # Of the size of the identity, so that gradients have the size that their bound is made for.
+        self.root = (
+            None if root is None else (root / root.square().sum(dim=1).mean().sqrt()).to(sequences.device).float()
+        )
         self.lent = {name: (p.dtype, p.requires_grad) for name, p in block.named_parameters()}
         for parameter in block.parameters():
             parameter.data = parameter.data.float()
@@ -103,7 +109,7 @@ class BlockTraining:
                 one = torch.tensor([index])
                 target = self.sequences.gather(self.sequences.targets, one)
                 difference = target - self.sequences.gather(self.sequences.original_inputs, one)
-                self.changes[index] = float(difference.double().square().sum())
+                self.changes[index] = float(self._weighed(difference).double().square().sum())
         return sum(self.changes[index] for index in sequences.tolist()) or 1.0
 
     def is_finite(self) -> bool:
@@ -130,7 +136,10 @@ class BlockTraining:
         call: BlockCall = self.calls[inputs.shape[:2]]
         with autocast(self.sequences.device, self.compute):
             output = call(block, inputs)
-        return (output.float() - self.sequences.gather(self.sequences.targets, indices)).square().sum()
+        return self._weighed(output.float() - self.sequences.gather(self.sequences.targets, indices)).square().sum()
+
+    def _weighed(self, errors: Tensor) -> Tensor:
+        return errors if self.root is None else errors @ self.root
 
     def _elements(self, indices: Tensor) -> int:
         return len(indices) * self.sequences.inputs[0][0].numel()

@@ -187,7 +187,10 @@ def _walked(
             progress=observer.on_profile,
         )
     else:
-        allocated = Allocated(replace(plan, ranks=dict(ranks)), weights, statistics.profile(recipe).metrics)
+        profile = statistics.profile(recipe)
+        allocated = Allocated(
+            replace(plan, ranks=dict(ranks)), weights, profile.metrics, block_metrics=profile.block_metrics
+        )
     return compress_blocks(
         candidate,
         recipe,
@@ -198,4 +201,5 @@ def _walked(
         workspace=workspace,
         observer=observer,
         metrics=allocated.metrics,
+        block_metrics=allocated.block_metrics,
     )
