@@ -25,11 +25,11 @@ from eckart.joining import separate
 from eckart.layers import joint_groups
 from eckart.observer import Observer
 from eckart.placement import ResidentWeights, Weights
-from eckart.plan import Plan, make_plan
+from eckart.plan import Plan, check_keep, make_plan
 from eckart.position import Journal
 from eckart.recipe import Recipe
 from eckart.recipe_loader import load_recipe
-from eckart.recipe_table import DEFAULT_RECIPE
+from eckart.recipe_table import DEFAULT_KEEP, DEFAULT_RECIPE
 from eckart.records import Memory
 from eckart.refinement import BlockRefinement
 from eckart.report import Report
@@ -37,7 +37,6 @@ from eckart.spool import Workspace
 from eckart.text import PYTHON_DOCS
 from eckart.walk import compress_blocks
 
-DEFAULT_KEEP = 0.8
 DEFAULT_SAMPLES = 32
 FEW_STEPS = 100  # of the optimiser in a block's refinement; AA-SVD takes 200
 
@@ -87,7 +86,8 @@ def compress(
         EckartError: with a message that says what to do; the model is then unchanged, unless the cause is a
             non-finite weight or activation, which may be found half-way.
     """
-    chosen = load_recipe(recipe, overrides)
+    check_keep(keep)
+    chosen = load_recipe(recipe, overrides, keep)
     place = resolve_device(device)
     check_compressible(model)
     model.eval()

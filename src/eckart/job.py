@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from eckart.api import DEFAULT_KEEP, DEFAULT_SAMPLES, Job
+from eckart.api import DEFAULT_SAMPLES, Job
 from eckart.calibration import SELF, Calibration, calibrate
 from eckart.checkpoint.gguf import load_gguf_model
 from eckart.checkpoint.identity import identity_of_run
@@ -29,7 +29,7 @@ from eckart.observer import Observer
 from eckart.plan import check_keep, make_plan
 from eckart.recipe import Recipe
 from eckart.recipe_loader import load_recipe
-from eckart.recipe_table import DEFAULT_RECIPE
+from eckart.recipe_table import DEFAULT_KEEP, DEFAULT_RECIPE
 from eckart.report import Report
 from eckart.spool import Workspace
 from eckart.text import PYTHON_DOCS
@@ -81,8 +81,8 @@ def compress_checkpoint(
         EckartError: with a message that says what to do. The source is never touched.
         InterruptedRun: Ctrl-C; says what is kept.
     """
-    chosen = load_recipe(recipe, overrides)
     check_keep(keep)
+    chosen = load_recipe(recipe, overrides, keep)
     place = resolve_device(device)
     output = Path(output)
     folder = RunFolder(output)

@@ -14,6 +14,7 @@ from eckart.choice import Choice
 from eckart.distillation import AnyDistillation
 from eckart.errors import RecipeError, suggest
 from eckart.objectives import OBJECTIVES
+from eckart.own_recipes import BY_BUDGET, for_budget
 from eckart.precision import AnyPrecision
 from eckart.recipe import HALF_MADE, Recipe
 from eckart.recipe_table import RECIPES
@@ -23,17 +24,18 @@ from eckart.sharing import AnySharing
 from eckart.structure import STRUCTURES
 
 
-def load_recipe(source: str | Path | Recipe, overrides: Iterable[str] = ()) -> Recipe:
+def load_recipe(source: str | Path | Recipe, overrides: Iterable[str] = (), keep: float | None = None) -> Recipe:
     """Return a recipe by name, from a YAML file, or as given, with ``key=value`` overrides applied.
 
     Args:
         source: a name of :data:`RECIPES`, a path to a YAML file, or a recipe.
         overrides: such as ``objective=anchored`` or ``objective.shrinkage=0.03``.
+        keep: bytes to keep, as a share, that recipes which depend on it are chosen for; by default the usual one.
 
     Raises:
         RecipeError: no such recipe, field or choice, or a value out of range.
     """
-    recipe = source if isinstance(source, Recipe) else _find(str(source))
+    recipe = source if isinstance(source, Recipe) else _find(str(source), keep)
     overrides = list(overrides)
     if not overrides:
         return recipe
@@ -46,7 +48,9 @@ def load_recipe(source: str | Path | Recipe, overrides: Iterable[str] = ()) -> R
     return _validate(data, "after --set")
 
 
-def _find(source: str) -> Recipe:
+def _find(source: str, keep: float | None) -> Recipe:
+    if source in BY_BUDGET and keep is not None:
+        return for_budget(source, keep)
     if source in RECIPES:
         return RECIPES[source]
     path = Path(source)

@@ -13,16 +13,19 @@ from eckart.objectives import (
     ShiftAware,
     Weight,
 )
+from eckart.own_recipes import BY_BUDGET, for_budget
 from eckart.precision import Bits4, Bits8
 from eckart.recipe import Recipe
 from eckart.refinement import BlockRefinement
 from eckart.structure import Hybrid, Remapped
 
+DEFAULT_KEEP = 0.8
 AS_PUBLISHED = Uniform(multiple=1)  # papers do not round ranks
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
+        *(for_budget(name, DEFAULT_KEEP) for name in BY_BUDGET),
         Recipe(
             name="svd",
             reference="Eckart and Young 1936: truncated SVD of the weight",

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from eckart.api import DEFAULT_KEEP, DEFAULT_SAMPLES
+from eckart.api import DEFAULT_SAMPLES
 from eckart.calibration import DEFAULT_LENGTH
 from eckart.cli.console import command, duration, megabytes, output
 from eckart.cli.progress import ProgressBar, progress_bar
@@ -16,8 +16,9 @@ from eckart.device import peak_device_memory, peak_host_memory, resolve_device
 from eckart.errors import EckartError
 from eckart.job import compress_checkpoint
 from eckart.memory import parse_bytes
+from eckart.plan import check_keep
 from eckart.recipe_loader import load_recipe
-from eckart.recipe_table import DEFAULT_RECIPE
+from eckart.recipe_table import DEFAULT_KEEP, DEFAULT_RECIPE
 from eckart.report import Report
 from eckart.text import PYTHON_DOCS
 
@@ -71,7 +72,8 @@ def compress(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")] = False,
 ) -> None:
     """Make a model smaller, and write it as a folder that loads with from_pretrained."""
-    chosen = load_recipe(recipe, override or [])
+    check_keep(keep)
+    chosen = load_recipe(recipe, override or [], keep)
     limit = _bytes(memory)
     with progress_bar(quiet=quiet) as progress:
         bar = ProgressBar(chosen, progress, quiet=quiet)

@@ -63,14 +63,14 @@ def split_label(label: str) -> tuple[str, list[str]]:
     return name, overrides
 
 
-def recipe_of(label: str) -> Recipe:
-    """Return the recipe of a name or a file with ``+key=value`` overrides appended.
+def recipe_of(label: str, keep: float | None = None) -> Recipe:
+    """Return the recipe of a name or a file with ``+key=value`` overrides appended, for a share of bytes.
 
     Raises:
         RecipeError: there is no such recipe, field or choice, or a value is out of range.
     """
     name, overrides = split_label(label)
-    return load_recipe(name, overrides)
+    return load_recipe(name, overrides, keep)
 
 
 def cases_of(recipes: Sequence[str | Recipe], keep: Sequence[float], samples: Sequence[int]) -> list[Case]:
@@ -96,9 +96,10 @@ def cases_of(recipes: Sequence[str | Recipe], keep: Sequence[float], samples: Se
             raise EckartError(f"Calibration needs at least 1 sample, found {number}.")
     cases = [Case(DENSE, None, 1.0, None)]
     for label, recipe in zip(labels, recipes, strict=True):
-        chosen = recipe if isinstance(recipe, Recipe) else recipe_of(recipe)
-        numbers: Sequence[int | None] = samples if chosen.needs_data else [None]
-        cases += [Case(label, chosen, share, number) for number in numbers for share in keep]
+        chosen = {share: recipe if isinstance(recipe, Recipe) else recipe_of(recipe, share) for share in keep}
+        for number in samples:
+            cases += [Case(label, chosen[share], share, number) for share in keep if chosen[share].needs_data]
+        cases += [Case(label, chosen[share], share, None) for share in keep if not chosen[share].needs_data]
     return cases
 
 

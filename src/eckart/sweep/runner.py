@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from eckart.api import DEFAULT_KEEP, DEFAULT_SAMPLES, name_of, step_warnings, token_warnings
+from eckart.api import DEFAULT_SAMPLES, name_of, step_warnings, token_warnings
 from eckart.calibration import DEFAULT_LENGTH, Calibration, calibrate
 from eckart.checkpoint.identity import versions
 from eckart.checkpoint.load import check_compressible, load_tokenizer
@@ -25,6 +25,7 @@ from eckart.errors import CalibrationError, CheckpointError, EckartError, Eckart
 from eckart.observer import Observer
 from eckart.plan import Plan
 from eckart.recipe import Recipe
+from eckart.recipe_table import DEFAULT_KEEP
 from eckart.sharing import Shared
 from eckart.sweep.build import Compressed, build
 from eckart.sweep.case import Case, cases_of
