@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from eckart.allocation import Evidence, Learned, LinearEvidence, Search, ZeroSum
 from eckart.calibration import Calibration
 from eckart.errors import CalibrationError
+from eckart.factorise import Components
 from eckart.placement import Weights
 from eckart.plan import Plan, shapes_of
 from eckart.profiling.measure import Profile, Progress, measure, request_of
@@ -35,6 +36,7 @@ class Allocated:
         weights: that are to be factored: the model's own, or those that a staged allocation ended with.
         metrics: second moment (m, m) of each linear's output gradients, by path, if the objective has an output metric.
         linears: the evidence.
+        components: gives basis, dual and singular values of a linear, if its equation is solved already.
         block_metrics: second moment (d, d) of the gradients behind each block, by its path, if a metric was measured.
     """
 
@@ -43,6 +45,7 @@ class Allocated:
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
     linears: tuple[LinearEvidence, ...] = ()
     block_metrics: Mapping[str, Tensor] = field(default_factory=dict)
+    components: Components | None = None
 
 
 def allocate(
@@ -95,10 +98,13 @@ def allocate(
     linears = shapes_of(plan.blocks)
     metrics: Mapping[str, Tensor] = {}
     block_metrics: Mapping[str, Tensor] = {}
+    components: Components | None = None
     if recipe.allocation.evidence & ~Evidence.POSITION or recipe.has_metric:
         trials = Evidence.TRIALS in recipe.allocation.evidence
-        profile = measure(original, request_of(recipe, keep_bases=trials), progress)
+        profile = measure(original, request_of(recipe, keep_bases=trials or recipe.weighs_tokens), progress)
         linears, metrics, block_metrics = profile.linears, profile.metrics, profile.block_metrics
+        if recipe.weighs_tokens:
+            components = profile.components
         if isinstance(recipe.allocation, Search):
             linears = search_trials(original, recipe, profile, progress)
     if isinstance(recipe.allocation, Learned):
@@ -106,7 +112,7 @@ def allocate(
         positions = train_positions(model_to_train, recipe.allocation, plan.keep, recipe.layout, progress)
         linears = tuple(replace(linear, position=positions[linear.path]) for linear in linears)
     ranks = recipe.allocation.ranks(linears, plan.keep, recipe.layout)
-    return Allocated(replace(plan, ranks=ranks), weights, metrics, linears, block_metrics)
+    return Allocated(replace(plan, ranks=ranks), weights, metrics, linears, block_metrics, components)
 
 
 def needs_profile(recipe: Recipe, keep: float) -> bool:

@@ -202,6 +202,7 @@ class Job:
                 observer=self.observer,
                 metrics=allocated.metrics,
                 block_metrics=allocated.block_metrics,
+                components=allocated.components,
             )
             report.timings.allocation = seconds
             report.timings.total += seconds

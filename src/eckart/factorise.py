@@ -20,6 +20,9 @@ from eckart.recipe import Recipe
 from eckart.records import thin_spectrum
 from eckart.report import LayerRecord
 
+Components = Callable[[str], tuple[Tensor, Tensor, Tensor]]
+"""Gives basis and dual (m, p) of a linear, by its path, and its singular values (p,)."""
+
 
 @dataclass(frozen=True)
 class Factoriser:
@@ -30,6 +33,7 @@ class Factoriser:
         plan: the ranks.
         device: where float64 factorisations run.
         metrics: second moment (m, m) of each linear's output gradients, by path, if the objective has an output metric.
+        components: of linears whose equation is solved already; None if it is not.
         spectra: of the layers that were replaced so far, by path, as :func:`eckart.records.thin_spectrum` gives them;
             of those only whose components have singular values.
     """
@@ -38,6 +42,7 @@ class Factoriser:
     plan: Plan
     device: torch.device
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
+    components: Components | None = None
     spectra: dict[str, Tensor] = field(default_factory=dict)
 
     def replace_group(
@@ -109,6 +114,7 @@ class Factoriser:
                 metric=metric,
                 projectors=projectors,
                 residual=residual,
+                solution=self._known_solution(target.path, weight),
                 on_solution=keep_spectrum,
             )
             # The next layers see the numbers that will be stored, not those before rounding.
@@ -138,6 +144,7 @@ class Factoriser:
         metric: Whitening | None = None,
         projectors: Tensor | None = None,
         residual: ResidualMoments | None = None,
+        solution: Solution | None = None,
         on_solution: Callable[[Solution], None] = lambda solution: None,
     ) -> FactoredLinear | QuantizedLinear:
         """Return the layer that takes the place of a linear.
@@ -152,6 +159,7 @@ class Factoriser:
             metric: the root of the output metric; None for the identity.
             projectors: on the leading output directions, (m, m), if the objective observes outputs.
             residual: of the residual stream that its output is added to, if the objective looks at it.
+            solution: of the equation, if it is known already.
             on_solution: is called with the equation's solution for every rank, if it is solved as a whole.
         """
         layout = self.recipe.layout
@@ -164,12 +172,19 @@ class Factoriser:
                 target = objective.target(weight, moments, whitening, rank, residual)
             fit = Fit(least_squares(whitening, target.cross, weight), whitening, metric)
             return layout.fitted(linear, rank, stored, replace(fit, constant=_constant(target.mean, moments)))
-        solution = objective.solution(
-            weight, moments, whitening, rank, metric=metric, projectors=projectors, residual=residual
-        )
+        if solution is None:
+            solution = objective.solution(
+                weight, moments, whitening, rank, metric=metric, projectors=projectors, residual=residual
+            )
         on_solution(solution)
         fit = Fit(solution.least_squares, whitening, metric, _constant(solution.target_mean, moments))
         return layout.factored(linear, *truncate(solution, rank), stored, fit)
+
+    def _known_solution(self, path: str, weight: Tensor) -> Solution | None:
+        if self.components is None:
+            return None
+        basis, dual, singular_values = (tensor.to(weight) for tensor in self.components(path))
+        return Solution(basis, dual, singular_values, weight)
 
     def _metric_root(self, path: str, device: torch.device) -> Whitening | None:
         chosen = self.recipe.objective.output_metric

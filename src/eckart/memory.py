@@ -180,7 +180,7 @@ def _profile_bytes(recipe: Recipe, plan: Plan, numbers: int, stored: int) -> int
     gradients = FLOAT32 * numbers * (kinds + 1 if kinds else 0)
     metrics = FLOAT32 * sum(t.out_features**2 for t in plan.targets) if recipe.objective.output_metric else 0
     kept = 0
-    if Evidence.TRIALS in request.evidence:
+    if Evidence.TRIALS in request.evidence or recipe.weighs_tokens:
         kept = FLOAT32 * 2 * sum(t.out_features * min(t.shape) for t in plan.targets)
     if isinstance(recipe.allocation, ZeroSum) and recipe.allocation.stages > 1:
         # Bases of a stage, truncated and corrected weights.

@@ -30,6 +30,11 @@ class Fisher(Choice):
         top_k: sampled labels are among this many of the most likely; None for all. IO-SVD (arXiv 2605.15626) takes 5.
         samples: calibration samples whose gradients are taken; None for all.
         shrinkage: share of the mean diagonal that is added to the diagonal: errors that no gradient saw cost a little.
+        token_weights: how much a token's inputs count in the equation of a linear: ``equal``, or by the size of the
+            ``gradient`` d at its output, ``S = sum |d| x x^T / sum |d|``. The curvature of the loss at a weight is the
+            mean of ``x x^T (x) d d^T``, which is the product of two means only if inputs and gradients do not depend on
+            one another. They do: what is large on tokens that hardly matter should not decide. A step from K-FAC
+            towards the nearest Kronecker product (GFWSVD, arXiv 2505.17974).
     """
 
     name: Literal["fisher"] = "fisher"
@@ -38,6 +43,12 @@ class Fisher(Choice):
     top_k: int | None = Field(None, ge=2)
     samples: int | None = Field(None, ge=1)
     shrinkage: float = Field(0.01, gt=0.0)
+    token_weights: Literal["equal", "gradient"] = "equal"
+
+    @property
+    def weighs_tokens(self) -> bool:
+        """Whether tokens count differently."""
+        return self.token_weights == "gradient"
 
     def root(self, second_moment: Tensor) -> Whitening:
         """Return the root of the metric, of full rank, from the gradients' second moment (m, m) float64.

@@ -16,15 +16,15 @@ from pydantic import (
     model_validator,
 )
 
-from eckart.allocation import ALLOCATIONS, Allocation, Learned, Search, Uniform, ZeroSum
+from eckart.allocation import ALLOCATIONS, Allocation, Evidence, Learned, Search, Uniform, ZeroSum
 from eckart.choice import expand_name
 from eckart.distillation import AnyDistillation, NoDistillation
 from eckart.errors import RecipeError
 from eckart.layout import Layout
-from eckart.objectives import OBJECTIVES, Objective
+from eckart.objectives import OBJECTIVES, Objective, Streams
 from eckart.precision import AnyPrecision, Bits16
 from eckart.refinement import AnyRefinement, NoRefinement
-from eckart.sharing import AnySharing, Separate
+from eckart.sharing import AnySharing, Separate, SharedByLoss
 from eckart.structure import STRUCTURES, Structure, TwoFactor
 
 HALF_MADE = {"half-made": True}  # the context in which a recipe is validated whose choices need not go together yet
@@ -67,6 +67,8 @@ class Recipe(BaseModel):
         if info.context == HALF_MADE:
             return self
         structure, allocation = self.layout.structure, self.allocation
+        if self.weighs_tokens:
+            self._check_weights()
         if structure.adds_to_base:
             staged = isinstance(allocation, ZeroSum) and allocation.stages > 1
             if isinstance(allocation, Search | Learned) or staged:
@@ -88,6 +90,31 @@ class Recipe(BaseModel):
         """Whether calibration tokens are looked at."""
         places = (self.objective, self.allocation, self.refinement, self.distillation)
         return any(place.needs_data for place in places)
+
+    def _check_weights(self) -> None:
+        """Raise unless solutions are known before anything is compressed: weights of tokens are measured only there."""
+        allocation, objective = self.allocation, self.objective
+        staged = isinstance(allocation, ZeroSum) and allocation.stages > 1
+        found = {
+            f"objective {objective.name!r}": objective.streams is not Streams.ORIGINAL,
+            "an affine objective": objective.adds_bias,
+            f"allocation {allocation.name!r}": staged or Evidence.SPECTRUM not in allocation.evidence,
+            f"structure {self.structure.name!r}": self.structure.adds_to_base,
+            f"sharing {self.sharing.name!r}": isinstance(self.sharing, SharedByLoss),
+        }
+        wrong = [what for what, is_wrong in found.items() if is_wrong]
+        if wrong:
+            raise RecipeError(
+                f"A metric with token_weights 'gradient' solves the equation before anything is compressed; found "
+                f"{wrong[0]}. Use objective input-aware, allocation curvature, and factors alone, or "
+                "objective.metric.token_weights=equal."
+            )
+
+    @property
+    def weighs_tokens(self) -> bool:
+        """Whether tokens count differently in the equation, which is then solved while ranks are chosen."""
+        metric = self.objective.output_metric
+        return metric is not None and metric.weighs_tokens
 
     @property
     def has_metric(self) -> bool:

@@ -17,7 +17,7 @@ from eckart.device import compute_dtype, give_back_memory, moment_device
 from eckart.distillation import LogitDistillation
 from eckart.distillation.run import distil, put_layers
 from eckart.errors import CalibrationError
-from eckart.factorise import Factoriser
+from eckart.factorise import Components, Factoriser
 from eckart.moments import Moments
 from eckart.objectives import Streams
 from eckart.observer import Observer
@@ -59,6 +59,7 @@ def compress_blocks(
     observer: Observer | None = None,
     metrics: Mapping[str, Tensor] | None = None,
     block_metrics: Mapping[str, Tensor] | None = None,
+    components: Components | None = None,
 ) -> Report:
     """Replace the linears of ``model``, block after block.
 
@@ -76,6 +77,7 @@ def compress_blocks(
         observer: is told what happens.
         metrics: second moment of each linear's output gradients, from :mod:`eckart.allocate`.
         block_metrics: the same behind each block, if its refinement looks at them.
+        components: of linears whose equation is solved already.
 
     Raises:
         CalibrationError: the recipe needs tokens and there are none.
@@ -97,6 +99,7 @@ def compress_blocks(
         observer=observer or Observer(),
         metrics=metrics or {},
         block_metrics=block_metrics or {},
+        components=components,
     )
     return walk.run()
 
@@ -128,12 +131,13 @@ class _Walk:
     observer: Observer
     metrics: Mapping[str, Tensor]
     block_metrics: Mapping[str, Tensor]
+    components: Components | None
     timings: Timings = field(default_factory=Timings)
 
     def __post_init__(self) -> None:
         self.entry: Stream | None = None  # in front of the first block, if it is needed to the end
         self.dtype: torch.dtype = self.model.dtype  # read now: it is another one while the model is lent
-        self.factoriser = Factoriser(self.recipe, self.plan, moment_device(self.device), self.metrics)
+        self.factoriser = Factoriser(self.recipe, self.plan, moment_device(self.device), self.metrics, self.components)
 
     def run(self) -> Report:
         """Walk over all blocks that are not finished yet, and distil the model if that is wanted."""

@@ -53,6 +53,12 @@ class Profile:
     means: Mapping[str, Tensor] = field(default_factory=dict)
     block_metrics: Mapping[str, Tensor] = field(default_factory=dict)
 
+    def components(self, path: str) -> tuple[Tensor, Tensor, Tensor]:
+        """Return basis and dual (m, p) of a linear, and its singular values (p,), if bases were kept."""
+        linear = next(linear for linear in self.linears if linear.path == path)
+        assert linear.energy is not None
+        return *self.solutions[path], (linear.energy * linear.tokens).sqrt()
+
 
 def measure(original: OriginalModel, request: Request, progress: Progress) -> Profile:
     """Return what is asked for.
@@ -95,6 +101,8 @@ class _BlockSums:
         gradients: by the labels of the summed loss and by linear, (m, n) or (m, m) float64: with ``d`` the loss's
             gradient at the output, ``sum d x^T`` for next tokens, and ``sum d d^T`` for a metric.
         counts: predictions in each of those losses.
+        weighted: by the labels of a metric that weighs tokens and by linear, the second moment of its inputs with those
+            weights, of the size of an unweighted sum, (n, n) float64.
         behind: by the labels of a metric, ``sum d d^T`` with d the loss's gradient behind the block, (d, d) float64.
         similarity: mean cosine of the hidden states in front of the block and behind it; None if it is not asked for.
     """
@@ -102,6 +110,7 @@ class _BlockSums:
     moments: dict[Group, Moments]
     gradients: dict[Labels, dict[Target, Tensor]]
     counts: dict[Labels, int]
+    weighted: dict[Labels, dict[Target, Tensor]]
     behind: dict[Labels, Tensor]
     similarity: float | None
 
@@ -154,11 +163,12 @@ class _Measurement:
             calls = self.original.calls[index]
             moments = input_moments(block.module, block.groups, calls, streams[index], self.original.device)
         behind = {labels: self._second_moment(gradients[labels]) for labels in self.labels if labels.metric is not None}
-        sums = {labels: self._backward(index, streams[index], gradients, labels) for labels in self.labels}
+        weighted: dict[Labels, dict[Target, Tensor]] = {}
+        sums = {labels: self._backward(index, streams[index], gradients, labels, weighted) for labels in self.labels}
         similarity = None
         if any(Evidence.SIMILARITY in request.evidence for request in self.requests):
             similarity = mean_cosine(streams[index], streams[index + 1])
-        return _BlockSums(moments, sums, counts, behind, similarity)
+        return _BlockSums(moments, sums, counts, weighted, behind, similarity)
 
     def _second_moment(self, stream: Stream) -> Tensor:
         total = torch.zeros(())
@@ -168,22 +178,39 @@ class _Measurement:
         return total
 
     def _backward(
-        self, index: int, stream: Stream, gradients: dict[Labels, Stream], labels: Labels
+        self,
+        index: int,
+        stream: Stream,
+        gradients: dict[Labels, Stream],
+        labels: Labels,
+        weighted: dict[Labels, dict[Target, Tensor]],
     ) -> dict[Target, Tensor]:
         sums: dict[Target, Tensor] = {}
+        moments: dict[Target, Tensor] = {}
+        weights: dict[Target, float] = {}
+        weighs = labels.metric is not None and labels.metric.weighs_tokens
 
         def add(target: Target, inputs: Tensor, at_output: Tensor) -> None:
-            at_output = at_output.float()
-            other = inputs.float() if labels.metric is None else at_output
-            product = (at_output.T @ other).to(self.device, torch.float64)
-            sums[target] = sums[target] + product if target in sums else product
+            at_output, inputs = at_output.float(), inputs.float()
+            other = inputs if labels.metric is None else at_output
+            _add_to(sums, target, (at_output.T @ other).to(self.device, torch.float64))
+            if weighs:
+                sizes = at_output.norm(dim=1, keepdim=True)
+                _add_to(moments, target, ((inputs * sizes).T @ inputs).to(self.device, torch.float64))
+                weights[target] = weights.get(target, 0.0) + float(sizes.sum())
 
         name = self._name(labels)
         gradients[labels] = self.original.backward(index, stream, gradients[labels], name, add)
+        tokens = self.original.tokens.numel()
+        weighted[labels] = {t: moments[t] * (tokens / weights[t]) for t in moments if weights[t] > 0}
         return sums
 
     def _name(self, labels: Labels) -> str:
         return f"{self.labels.index(labels)}"
+
+
+def _add_to(sums: dict[Target, Tensor], target: Target, product: Tensor) -> None:
+    sums[target] = sums[target] + product if target in sums else product
 
 
 class _Solver:
@@ -273,6 +300,9 @@ class _Solver:
             self.metrics.add(target.path, second)
         if whitening is None or not self.request.needs_spectrum:
             return evidence
+        weighted = self._weighted(target, sums)
+        if weighted is not None and moments is not None:
+            whitening = self.objective.whitening(replace(moments, second=weighted), target.in_features, self.device)
         root = None if self.objective.output_metric is None else self.metric_root(second)
         remainder = self.structure.remainder(weight, whitening)
         solution = solve(whitening, None, remainder, root)
@@ -289,6 +319,13 @@ class _Solver:
         """Return the root of the output metric."""
         assert self.request.metric is not None
         return self.request.metric.root(second)
+
+    def _weighted(self, target: Target, sums: _BlockSums) -> Tensor | None:
+        """Return the second moment of a linear's inputs with weights, if the objective's metric has some."""
+        labels = self.request.metric_labels
+        if labels is None or self.objective.output_metric is None:
+            return None
+        return sums.weighted[labels].get(target)
 
     def _second(self, target: Target, sums: _BlockSums) -> Tensor:
         """Return the second moment of a linear's output gradients a prediction; zeros if there is none."""

@@ -189,7 +189,11 @@ def _walked(
     else:
         profile = statistics.profile(recipe)
         allocated = Allocated(
-            replace(plan, ranks=dict(ranks)), weights, profile.metrics, block_metrics=profile.block_metrics
+            replace(plan, ranks=dict(ranks)),
+            weights,
+            profile.metrics,
+            block_metrics=profile.block_metrics,
+            components=profile.components if recipe.weighs_tokens else None,
         )
     return compress_blocks(
         candidate,
@@ -202,4 +206,5 @@ def _walked(
         observer=observer,
         metrics=allocated.metrics,
         block_metrics=allocated.block_metrics,
+        components=allocated.components,
     )

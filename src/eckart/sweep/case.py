@@ -133,7 +133,7 @@ def request_for(recipe: Recipe, keep: Iterable[float], linears: tuple[LinearEvid
     bases = truncated and not layout.structure.adds_to_base and any(_factors(recipe, k, linears) for k in keep)
     request = request_of(
         recipe,
-        keep_bases=bases or trials,
+        keep_bases=bases or trials or recipe.weighs_tokens,
         # Two factors of 16 bits are rounded to what is nearest, whatever the inputs are.
         keep_inputs=truncated and not plain and recipe.objective.needs_data,
     )
