@@ -170,7 +170,7 @@ def test_reported_errors_are_those_of_the_outputs(
 ) -> None:
     original = copy.deepcopy(llama)
     # So that each output is where it was.
-    monkeypatch.setattr("eckart.walk.put_in_order", lambda block, units: Ordered([], {}))
+    monkeypatch.setattr("eckart.recording.put_in_order", lambda block, units: Ordered([], {}))
     report = eckart.compress(llama, recipe, KEEP, tokens, overrides=overrides)
     streams = eckart.RECIPES[recipe].objective.streams.name
     for layer in report.layers:
