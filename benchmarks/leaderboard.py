@@ -12,6 +12,7 @@ import copy
 import hashlib
 import pickle
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from time import perf_counter
 from typing import Annotated
@@ -21,17 +22,12 @@ from harness import CPU, Rows, Texts, table
 from transformers import PreTrainedModel
 
 import eckart
-from eckart.blocks import find_blocks
 from eckart.calibration import Calibration, calibrate
 from eckart.evaluate.harness import load_tasks
 from eckart.evaluate.tasks import zero_shot
-from eckart.placement import ResidentWeights
-from eckart.profiling.original import OriginalModel
 from eckart.recipe import Recipe
-from eckart.spool import Workspace
-from eckart.structure import Pivoted
 from eckart.sweep.build import build
-from eckart.sweep.case import Way, recipe_of, way_of
+from eckart.sweep.case import recipe_of
 from eckart.sweep.runner import digest_of
 from eckart.sweep.statistics import Statistics, collect
 
@@ -117,43 +113,52 @@ def main(
         add("dense", 1.0, copy.deepcopy(dense), kept=1.0, seconds=0.0)
     source = " + ".join(str(data / text) for text in CALIBRATION)
     tokens = calibrate(source, samples=SAMPLES, length=LENGTH, seed=seed, tokenizer=tokenizer)
-    labels = recipe or [*PUBLISHED, *OURS, *FEW_BITS]
-    for label in labels:
-        chosen = recipe_of(label)
-        missing = [share for share in keep if (name, label, share, seed, *measured) not in rows]
-        if not missing:
-            continue
-        statistics = shared(dense, chosen, missing, tokens, cache)
-        for share in missing:
-            start = perf_counter()
-            made = build(dense, chosen, share, statistics)
-            add(label, share, made.model, kept=made.kept, seconds=statistics.seconds + perf_counter() - start)
-        statistics.close()
+    wanted = {
+        (label, share): recipe_of(label, share)
+        for label in recipe or [*PUBLISHED, *OURS, *FEW_BITS]
+        for share in keep
+        if (name, label, share, seed, *measured) not in rows
+    }
+    statistics = collect_or_load(dense, wanted, tokens, cache) if wanted else None
+    for (label, share), chosen in wanted.items():
+        start = perf_counter()
+        made = build(dense, chosen, share, statistics)
+        add(label, share, made.model, kept=made.kept, seconds=perf_counter() - start)
     here = [row for row in rows.rows if (row["model"], row["texts"], row["seed"]) == (name, measured[0], seed)]
     first = next(row for row in here if row["recipe"] == "dense")["log_perplexity"]
     here.sort(key=lambda row: (-row["keep"], sum(row["log_perplexity"].values())))
     print(table(here, {"recipe": "s", "keep": "g", "kept": ".4f", "seconds": ".0f"}, first))
 
 
-def shared(
-    dense: PreTrainedModel, recipe: Recipe, keep: list[float], tokens: Calibration, cache: Path | None
+def collect_or_load(
+    dense: PreTrainedModel, wanted: Mapping[tuple[str, float], Recipe], tokens: Calibration, cache: Path | None
 ) -> Statistics:
-    """Return the statistics of a recipe, from the cache if an earlier run collected them for a like one."""
-    if cache is None or way_of(recipe) is Way.ALONE:
-        return collect(dense, {recipe: keep}, tokens, CPU)
-    # What is measured depends on the recipe, and on sizes only in whether anything is to be kept.
-    facts = (digest_of(dense), tokens.record.sha256, recipe.model_copy(update={"name": ""}).to_yaml(), min(keep))
-    path = cache / f"{hashlib.sha256(repr(facts).encode()).hexdigest()[:24]}.pickle"
-    if not path.exists():
-        found = collect(dense, {recipe: keep}, tokens, CPU)
+    """Return the statistics of recipes; what the cache lacks is collected at once for all of them, and added to it."""
+    sizes: dict[Recipe, list[float]] = {}
+    for (_, share), chosen in wanted.items():
+        sizes.setdefault(chosen, []).append(share)
+    facts = (digest_of(dense), tokens.record.sha256)
+    keys = {r: hashlib.sha256(repr((*facts, _measured(r))).encode()).hexdigest()[:24] for r in sizes}
+    known = {r: k for r, k in keys.items() if cache is not None and (cache / k).exists()}
+    statistics = collect(dense, {r: s for r, s in sizes.items() if r not in known}, tokens, CPU)
+    if cache is not None:
         cache.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(pickle.dumps((found.requests[recipe], found.profiles, found.seconds)))
-        return found
-    request, profiles, seconds = pickle.loads(path.read_bytes())
-    weights = ResidentWeights()
-    blocks = find_blocks(dense, weights, units=isinstance(recipe.structure, Pivoted))
-    original = OriginalModel(dense, blocks, weights, CPU, Workspace(), tokens)
-    return Statistics(original, {recipe: request}, profiles, seconds=seconds)
+        for request, profile in statistics.profiles.items():
+            first, *others = [keys[r] for r, found in statistics.requests.items() if found == request]
+            (cache / first).write_bytes(pickle.dumps((request, profile)))
+            for key in set(others) - {first}:
+                (cache / key).unlink(missing_ok=True)
+                (cache / key).hardlink_to(cache / first)
+        for chosen, key in known.items():
+            request, profile = pickle.loads((cache / key).read_bytes())
+            statistics.requests[chosen] = request
+            statistics.profiles[request] = profile
+    return statistics
+
+
+def _measured(recipe: Recipe) -> str:
+    """Return what decides on what is measured for a recipe."""
+    return recipe.model_copy(update={"name": "", "reference": ""}).to_yaml()
 
 
 if __name__ == "__main__":

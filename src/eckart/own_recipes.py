@@ -18,7 +18,7 @@ CLOSED_FORM = "input and output curvature, ranks by curvature, pivots: in closed
 FAST = Recipe(
     name="eckart-fast",
     reference=f"Eckart without training: {CLOSED_FORM}",
-    objective=InputAware(metric=Fisher()),
+    objective=InputAware(metric=Fisher(token_weights="gradient")),
     allocation=Curvature(),
     structure=Pivoted(),
 )
@@ -32,7 +32,7 @@ EIGHT_BITS = Recipe(
 )
 FOUR_BITS_AND_FACTORS = EIGHT_BITS.model_copy(
     update={
-        "objective": FAST.objective,
+        "objective": InputAware(metric=Fisher()),
         "allocation": Curvature(multiple=4),  # so that little more than the base fits, too
         "structure": Hybrid(base=Bits4(group=64)),
         "precision": Recipe.model_fields["precision"].get_default(call_default_factory=True),

@@ -47,8 +47,8 @@ class Statistics:
     """
 
     original: OriginalModel
-    requests: Mapping[Recipe, Request] = field(default_factory=dict)
-    profiles: Mapping[Request, Profile] = field(default_factory=dict)
+    requests: dict[Recipe, Request] = field(default_factory=dict)
+    profiles: dict[Request, Profile] = field(default_factory=dict)
     errors: Mapping[Request, EckartError] = field(default_factory=dict)
     seconds: float = 0.0
     _trials: dict[Recipe, tuple[LinearEvidence, ...]] = field(default_factory=dict)
