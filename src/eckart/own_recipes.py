@@ -13,56 +13,67 @@ from eckart.structure import Hybrid, Pivoted
 ByBudget = tuple[tuple[float, Recipe], ...]
 """The least share of bytes that a recipe is for, and the recipe; from the largest share down to 0."""
 
-CLOSED_FORM = "input and output curvature, ranks by curvature, pivots: in closed form"
+CLOSED_FORM = "output metric, tokens weighed by their gradients, ranks by curvature, pivots"
+FEW_BITS = "8 bits; below a half 4 bits and factors for what they lose; then 4-bit factors"
 
-FAST = Recipe(
-    name="eckart-fast",
-    reference=f"Eckart without training: {CLOSED_FORM}",
-    objective=InputAware(metric=Fisher(token_weights="gradient")),
-    allocation=Curvature(),
-    structure=Pivoted(),
-)
 
-EIGHT_BITS = Recipe(
-    name="eckart-q",
-    reference="Eckart with few bits: 8 bits; below a half 4 bits and factors for what they lose; then 4-bit factors",
-    objective=Weight(),
-    allocation=Uniform(),
-    precision=Bits8(feedback=False),
-)
-FOUR_BITS_AND_FACTORS = EIGHT_BITS.model_copy(
-    update={
-        "objective": InputAware(metric=Fisher()),
-        "allocation": Curvature(multiple=4),  # so that little more than the base fits, too
-        "structure": Hybrid(base=Bits4(group=64)),
-        "precision": Recipe.model_fields["precision"].get_default(call_default_factory=True),
-    }
-)
-FOUR_BIT_FACTORS = EIGHT_BITS.model_copy(
-    update={
-        "objective": FAST.objective,
-        "allocation": FAST.allocation,
-        "structure": FAST.structure,
-        "precision": Bits4(),
-    }
-)
+def _closed_form(name: str) -> Recipe:
+    return Recipe(
+        name=name,
+        reference=f"Eckart's own, in closed form: {CLOSED_FORM}",
+        objective=InputAware(metric=Fisher(token_weights="gradient")),
+        allocation=Curvature(),
+        structure=Pivoted(),
+    )
+
+
+def _refined(name: str) -> Recipe:
+    return Recipe(
+        name=name,
+        reference=f"Eckart's own: {CLOSED_FORM}; blocks refined",
+        objective=InputAware(metric=Fisher(token_weights="gradient")),
+        allocation=Curvature(),
+        structure=Pivoted(),
+        refinement=BlockRefinement(epochs=6, batch=2, patience=2),
+    )
+
 
 BY_BUDGET: dict[str, ByBudget] = {
-    "eckart": (
-        (0.9, FAST.model_copy(update={"name": "eckart"})),
+    "eckart": ((0.9, _closed_form("eckart")), (0.0, _refined("eckart"))),
+    "eckart-fast": ((0.0, _closed_form("eckart-fast")),),
+    "eckart-q": (
+        (
+            0.502,
+            Recipe(
+                name="eckart-q",
+                reference=f"Eckart's own, quantised: {FEW_BITS}",
+                objective=Weight(),
+                allocation=Uniform(),
+                precision=Bits8(feedback=False),
+            ),
+        ),
+        (
+            0.29,
+            Recipe(
+                name="eckart-q",
+                reference=f"Eckart's own, quantised: {FEW_BITS}",
+                objective=InputAware(metric=Fisher()),
+                allocation=Curvature(multiple=4),  # so that little more than the base fits, too
+                structure=Hybrid(base=Bits4(group=64)),
+            ),
+        ),
         (
             0.0,
-            FAST.model_copy(
-                update={
-                    "name": "eckart",
-                    "reference": f"Eckart: {CLOSED_FORM}; then blocks are refined in the output metric",
-                    "refinement": BlockRefinement(epochs=6, batch=2, patience=2, metric=Fisher()),
-                }
+            Recipe(
+                name="eckart-q",
+                reference=f"Eckart's own, quantised: {FEW_BITS}",
+                objective=InputAware(metric=Fisher(token_weights="gradient")),
+                allocation=Curvature(),
+                structure=Pivoted(),
+                precision=Bits4(),
             ),
         ),
     ),
-    "eckart-fast": ((0.0, FAST),),
-    "eckart-q": ((0.502, EIGHT_BITS), (0.29, FOUR_BITS_AND_FACTORS), (0.0, FOUR_BIT_FACTORS)),
 }
 
 
