@@ -172,4 +172,4 @@ RECIPES: dict[str, Recipe] = {
     )
 }
 
-DEFAULT_RECIPE = "saes-svd"  # the best of them on validation text, see benchmarks/RESULTS.md
+DEFAULT_RECIPE = "eckart"
