@@ -34,7 +34,10 @@ def _refined(name: str) -> Recipe:
         objective=InputAware(metric=Fisher(token_weights="gradient")),
         allocation=Curvature(),
         structure=Pivoted(),
-        refinement=BlockRefinement(epochs=6, batch=2, patience=2),
+        # Larger and more steps than published, since there are few epochs of few tokens.
+        refinement=BlockRefinement(
+            epochs=6, batch=1, learning_rate=2e-3, relative=True, patience=2, metric=Fisher(token_weights="gradient")
+        ),
     )
 
 
