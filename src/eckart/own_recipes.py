@@ -35,9 +35,7 @@ def _refined(name: str) -> Recipe:
         allocation=Curvature(),
         structure=Pivoted(),
         # Larger and more steps than published, since there are few epochs of few tokens.
-        refinement=BlockRefinement(
-            epochs=6, batch=1, learning_rate=2e-3, relative=True, patience=2, metric=Fisher(token_weights="gradient")
-        ),
+        refinement=BlockRefinement(epochs=6, batch=1, learning_rate=2e-3, relative=True, patience=2, metric=Fisher()),
     )
 
 
