@@ -119,7 +119,7 @@ def main(
         for share in keep
         if (name, label, share, seed, *measured) not in rows
     }
-    statistics = collect_or_load(dense, wanted, tokens, cache) if wanted else None
+    statistics = collect_or_load(dense, wanted, tokens, cache)
     for (label, share), chosen in wanted.items():
         start = perf_counter()
         made = build(dense, chosen, share, statistics)
