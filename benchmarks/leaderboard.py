@@ -22,12 +22,16 @@ from harness import CPU, Rows, Texts, table
 from transformers import PreTrainedModel
 
 import eckart
+from eckart.blocks import find_blocks
 from eckart.calibration import Calibration, calibrate
 from eckart.evaluate.harness import load_tasks
 from eckart.evaluate.tasks import zero_shot
+from eckart.plan import shapes_of
+from eckart.profiling.measure import Profile
+from eckart.profiling.request import Request
 from eckart.recipe import Recipe
 from eckart.sweep.build import build
-from eckart.sweep.case import recipe_of
+from eckart.sweep.case import recipe_of, request_for
 from eckart.sweep.runner import digest_of
 from eckart.sweep.statistics import Statistics, collect
 
@@ -137,28 +141,47 @@ def collect_or_load(
     sizes: dict[Recipe, list[float]] = {}
     for (_, share), chosen in wanted.items():
         sizes.setdefault(chosen, []).append(share)
-    facts = (digest_of(dense), tokens.record.sha256)
-    keys = {r: hashlib.sha256(repr((*facts, _measured(r))).encode()).hexdigest()[:24] for r in sizes}
-    known = {r: k for r, k in keys.items() if cache is not None and (cache / k).exists()}
-    statistics = collect(dense, {r: s for r, s in sizes.items() if r not in known}, tokens, CPU)
-    if cache is not None:
-        cache.mkdir(parents=True, exist_ok=True)
-        for request, profile in statistics.profiles.items():
-            first, *others = [keys[r] for r, found in statistics.requests.items() if found == request]
-            (cache / first).write_bytes(pickle.dumps((request, profile)))
-            for key in set(others) - {first}:
-                (cache / key).unlink(missing_ok=True)
-                (cache / key).hardlink_to(cache / first)
-        for chosen, key in known.items():
-            request, profile = pickle.loads((cache / key).read_bytes())
-            statistics.requests[chosen] = request
-            statistics.profiles[request] = profile
+    shapes = shapes_of(find_blocks(dense))
+    asked = {chosen: request_for(chosen, shares, shapes) for chosen, shares in sizes.items()}
+    held = _Cache(cache, f"{digest_of(dense)[:16]}-{tokens.record.sha256[:16]}")
+    known = {chosen: found for chosen, request in asked.items() if request and (found := held.find(request))}
+    statistics = collect(dense, {r: shares for r, shares in sizes.items() if r not in known}, tokens, CPU)
+    for request, profile in statistics.profiles.items():
+        held.add(request, profile)
+    for chosen, request in known.items():
+        statistics.requests[chosen] = request
+        if request not in statistics.profiles:
+            statistics.profiles[request] = held.load(request)
     return statistics
 
 
-def _measured(recipe: Recipe) -> str:
-    """Return what decides on what is measured for a recipe."""
-    return recipe.model_copy(update={"name": "", "reference": ""}).to_yaml()
+class _Cache:
+    """What was measured on one model and one set of tokens: files that say what was asked for, and what was found."""
+
+    def __init__(self, folder: Path | None, name: str) -> None:
+        self.folder, self.name = folder, name
+
+    def find(self, request: Request) -> Request | None:
+        """Return what was measured that holds all that ``request`` asks for."""
+        for file in self.folder.glob(f"{self.name}-*.request") if self.folder else []:
+            known: Request = pickle.loads(file.read_bytes())
+            if known.merged(request) == known:
+                return known
+        return None
+
+    def load(self, request: Request) -> Profile:
+        found: Profile = pickle.loads(self._file(request).with_suffix(".profile").read_bytes())
+        return found
+
+    def add(self, request: Request, profile: Profile) -> None:
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._file(request).with_suffix(".profile").write_bytes(pickle.dumps(profile))
+            self._file(request).write_bytes(pickle.dumps(request))
+
+    def _file(self, request: Request) -> Path:
+        assert self.folder is not None
+        return self.folder / f"{self.name}-{hashlib.sha256(repr(request).encode()).hexdigest()[:16]}.request"
 
 
 if __name__ == "__main__":
