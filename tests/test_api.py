@@ -16,7 +16,7 @@ def test_the_readme_lines(model_folder: Path, text_file: Path, tmp_path: Path) -
     model = eckart.load_model(model_folder)
     tokenizer = eckart.load_tokenizer(model_folder)
     report = eckart.compress(
-        model, keep=0.6, calibration=str(text_file), tokenizer=tokenizer, samples=4, length=64, seed=1
+        model, "saes-svd", 0.6, calibration=str(text_file), tokenizer=tokenizer, samples=4, length=64, seed=1
     )
     eckart.save(model, report, tmp_path / "small", tokenizer=tokenizer)
     assert report.calibration is not None

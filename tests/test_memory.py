@@ -59,10 +59,18 @@ def test_an_accelerator_takes_the_work_and_the_host_the_streams(llama: PreTraine
 
 
 def test_limits() -> None:
-    memory = Memory(10, 100, 0, 5, 0, 0, 0, on_host=True)
+    rest: dict = {"student": 0, "student_activations": 0, "blocks": 1}
+    memory = Memory(10, 100, 0, 5, 0, 0, 0, **rest, on_host=True)
     assert memory.fits(0, 115, None)
     assert not memory.fits(1, 115, None)
-    assert not Memory(10, 100, 0, 5, 0, 0, 0, on_host=False).fits(0, None, 14)
+    assert not Memory(10, 100, 0, 5, 0, 0, 0, **rest, on_host=False).fits(0, None, 14)
+
+
+def test_a_student_in_files_is_one_block_at_a_time() -> None:
+    memory = Memory(0, 100, 0, 5, 0, 0, 40, student=80, student_activations=60, blocks=10, on_host=True)
+    assert memory.host == 100 + 80 + 60
+    assert memory.with_less(in_memory=True, checkpoint=True).host == 100 + 80 + 6
+    assert memory.with_less(in_memory=False, checkpoint=True).host == max(8 + 6, 20)
 
 
 @pytest.mark.parametrize(

@@ -238,8 +238,8 @@ def token_warnings(plan: Plan, calibration: Calibration | None) -> list[str]:
 
 def step_warnings(recipe: Recipe, calibration: Calibration | None) -> list[str]:
     """Return a warning if a block's refinement takes very few optimiser steps."""
-    if calibration is None or not isinstance(recipe.refinement, BlockRefinement):
-        return []
+    if calibration is None or not isinstance(recipe.refinement, BlockRefinement) or recipe.refinement.relative:
+        return []  # steps in proportion to the weights are larger than published ones, and there may be fewer
     samples = len(calibration.tokens)
     steps = recipe.refinement.steps(samples)
     if steps >= FEW_STEPS:
