@@ -119,8 +119,8 @@ def test_every_recipe_on_a_small_real_model(tmp_path: Path) -> None:
     tokenizer = load_tokenizer(STORIES)
     assert tokenizer is not None
     ids = tokenize(read_text(f"{DATA}/text/tinystories.head.txt:raw"), tokenizer)
-    calibration, held_out = ids[:16_384].reshape(-1, 256), ids[16_384:]
-    dense = eckart.perplexity(load_model(STORIES), held_out, length=256, windows=20).log_perplexity
+    calibration, held_out = ids[:8192].reshape(-1, 256), ids[8192:]
+    dense = eckart.perplexity(load_model(STORIES), held_out, length=256, windows=10).log_perplexity
     # As published, these look at the data for a long time.
     short = {
         "asvd": ["allocation.trial_samples=2"],
@@ -134,7 +134,7 @@ def test_every_recipe_on_a_small_real_model(tmp_path: Path) -> None:
         report = eckart.compress(model, recipe, 0.8, calibration, overrides=overrides)
         eckart.save(model, report, tmp_path / recipe)
         loaded = load_model(tmp_path / recipe)
-        excess[recipe] = eckart.perplexity(loaded, held_out, length=256, windows=20).log_perplexity - dense
+        excess[recipe] = eckart.perplexity(loaded, held_out, length=256, windows=10).log_perplexity - dense
     assert max(excess, key=excess.__getitem__) == "svd"
     assert all(value < excess["svd"] - 1 for name, value in excess.items() if name != "svd"), excess
     # Rounding to 8 bits alone may as well help as hurt.

@@ -7,7 +7,7 @@ from eckart.metric import Fisher
 from eckart.objectives import InputAware, Weight
 from eckart.precision import Bits4, Bits8
 from eckart.recipe import Recipe
-from eckart.refinement import BlockRefinement
+from eckart.refinement import AnyRefinement, BlockRefinement, NoRefinement
 from eckart.structure import Hybrid, Pivoted
 
 ByBudget = tuple[tuple[float, Recipe], ...]
@@ -17,31 +17,24 @@ CLOSED_FORM = "output metric, tokens weighed by their gradients, ranks by curvat
 FEW_BITS = "8 bits; below a half 4 bits and factors for what they lose; then 4-bit factors"
 
 
-def _closed_form(name: str) -> Recipe:
+def _sixteen_bits(name: str, refinement: AnyRefinement) -> Recipe:
+    how = "in closed form" if isinstance(refinement, NoRefinement) else "blocks refined"
     return Recipe(
         name=name,
-        reference=f"Eckart's own, in closed form: {CLOSED_FORM}",
+        reference=f"Eckart's own: {CLOSED_FORM}; {how}",
         objective=InputAware(metric=Fisher(token_weights="gradient")),
         allocation=Curvature(),
         structure=Pivoted(),
+        refinement=refinement,
     )
 
 
-def _refined(name: str) -> Recipe:
-    return Recipe(
-        name=name,
-        reference=f"Eckart's own: {CLOSED_FORM}; blocks refined",
-        objective=InputAware(metric=Fisher(token_weights="gradient")),
-        allocation=Curvature(),
-        structure=Pivoted(),
-        # Larger and more steps than published, since there are few epochs of few tokens.
-        refinement=BlockRefinement(epochs=6, batch=1, learning_rate=2e-3, relative=True, patience=2, metric=Fisher()),
-    )
-
+# Larger and more steps than published, since there are few epochs of few tokens.
+REFINEMENT = BlockRefinement(epochs=6, batch=1, learning_rate=2e-3, relative=True, patience=2, metric=Fisher())
 
 BY_BUDGET: dict[str, ByBudget] = {
-    "eckart": ((0.9, _closed_form("eckart")), (0.0, _refined("eckart"))),
-    "eckart-fast": ((0.0, _closed_form("eckart-fast")),),
+    "eckart": ((0.9, _sixteen_bits("eckart", NoRefinement())), (0.0, _sixteen_bits("eckart", REFINEMENT))),
+    "eckart-fast": ((0.0, _sixteen_bits("eckart-fast", NoRefinement())),),
     "eckart-q": (
         (
             0.502,
