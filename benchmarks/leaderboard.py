@@ -3,16 +3,13 @@
     python benchmarks/leaderboard.py MODEL --data DATA --output benchmarks/leaderboard.jsonl
 
 What is in OUTPUT is not measured again, so that a run can be stopped at any time. The statistics that recipes share
-are collected once, and kept in CACHE for the next run.
+are collected once a run, for all recipes that are missing.
 """
 
 from __future__ import annotations
 
 import copy
-import hashlib
-import pickle
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from time import perf_counter
 from typing import Annotated
@@ -22,18 +19,13 @@ from harness import CPU, Rows, Texts, table
 from transformers import PreTrainedModel
 
 import eckart
-from eckart.blocks import find_blocks
-from eckart.calibration import Calibration, calibrate
+from eckart.calibration import calibrate
 from eckart.evaluate.harness import load_tasks
 from eckart.evaluate.tasks import zero_shot
-from eckart.plan import shapes_of
-from eckart.profiling.measure import Profile
-from eckart.profiling.request import Request
 from eckart.recipe import Recipe
 from eckart.sweep.build import build
-from eckart.sweep.case import recipe_of, request_for
-from eckart.sweep.runner import digest_of
-from eckart.sweep.statistics import Statistics, collect
+from eckart.sweep.case import recipe_of
+from eckart.sweep.statistics import collect
 
 CALIBRATION = ("wikitext2.train-head.txt", "c4.calib.jsonl")
 SAMPLES, LENGTH = 16, 1024
@@ -80,7 +72,6 @@ def main(
     ] = False,
     tasks: Annotated[Path | None, typer.Option(help="Folder of task definitions: run the zero-shot tasks too.")] = None,
     limit: Annotated[int, typer.Option(help="Documents of each task.")] = 100,
-    cache: Annotated[Path | None, typer.Option(help="Folder for statistics; None to collect them anew.")] = None,
 ) -> None:
     """Measure perplexity of the dense model and of each recipe at each size."""
     warnings.simplefilter("ignore")
@@ -123,7 +114,10 @@ def main(
         for share in keep
         if (name, label, share, seed, *measured) not in rows
     }
-    statistics = collect_or_load(dense, wanted, tokens, cache)
+    sizes: dict[Recipe, list[float]] = {}
+    for (_, share), chosen in wanted.items():
+        sizes.setdefault(chosen, []).append(share)
+    statistics = collect(dense, sizes, tokens, CPU)
     for (label, share), chosen in wanted.items():
         start = perf_counter()
         made = build(dense, chosen, share, statistics)
@@ -132,56 +126,6 @@ def main(
     first = next(row for row in here if row["recipe"] == "dense")["log_perplexity"]
     here.sort(key=lambda row: (-row["keep"], sum(row["log_perplexity"].values())))
     print(table(here, {"recipe": "s", "keep": "g", "kept": ".4f", "seconds": ".0f"}, first))
-
-
-def collect_or_load(
-    dense: PreTrainedModel, wanted: Mapping[tuple[str, float], Recipe], tokens: Calibration, cache: Path | None
-) -> Statistics:
-    """Return the statistics of recipes; what the cache lacks is collected at once for all of them, and added to it."""
-    sizes: dict[Recipe, list[float]] = {}
-    for (_, share), chosen in wanted.items():
-        sizes.setdefault(chosen, []).append(share)
-    shapes = shapes_of(find_blocks(dense))
-    asked = {chosen: request_for(chosen, shares, shapes) for chosen, shares in sizes.items()}
-    held = _Cache(cache, f"{digest_of(dense)[:16]}-{tokens.record.sha256[:16]}")
-    known = {chosen: found for chosen, request in asked.items() if request and (found := held.find(request))}
-    statistics = collect(dense, {r: shares for r, shares in sizes.items() if r not in known}, tokens, CPU)
-    for request, profile in statistics.profiles.items():
-        held.add(request, profile)
-    for chosen, request in known.items():
-        statistics.requests[chosen] = request
-        if request not in statistics.profiles:
-            statistics.profiles[request] = held.load(request)
-    return statistics
-
-
-class _Cache:
-    """What was measured on one model and one set of tokens: files that say what was asked for, and what was found."""
-
-    def __init__(self, folder: Path | None, name: str) -> None:
-        self.folder, self.name = folder, name
-
-    def find(self, request: Request) -> Request | None:
-        """Return what was measured that holds all that ``request`` asks for."""
-        for file in self.folder.glob(f"{self.name}-*.request") if self.folder else []:
-            known: Request = pickle.loads(file.read_bytes())
-            if known.merged(request) == known:
-                return known
-        return None
-
-    def load(self, request: Request) -> Profile:
-        found: Profile = pickle.loads(self._file(request).with_suffix(".profile").read_bytes())
-        return found
-
-    def add(self, request: Request, profile: Profile) -> None:
-        if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._file(request).with_suffix(".profile").write_bytes(pickle.dumps(profile))
-            self._file(request).write_bytes(pickle.dumps(request))
-
-    def _file(self, request: Request) -> Path:
-        assert self.folder is not None
-        return self.folder / f"{self.name}-{hashlib.sha256(repr(request).encode()).hexdigest()[:16]}.request"
 
 
 if __name__ == "__main__":
