@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,11 +32,11 @@ class Distilled:
 
     Attributes:
         record: what it did.
-        blocks: all tensors of each block by their names in it, as they are to be saved.
+        blocks: all tensors of each block by their names in it, as they are to be saved; to be gone through once.
     """
 
     record: DistillationRecord
-    blocks: list[dict[str, Tensor]]
+    blocks: Iterator[dict[str, Tensor]]
 
 
 def distil(
@@ -92,10 +92,7 @@ def distil(
             recompute=recompute or not workspace.in_memory,
         )
         record = train(plan, student, len(calibration.tokens), calibration.seed, on_epoch)
-    for file in files:
-        if file is not None:
-            file.unlink(missing_ok=True)
-    return Distilled(DistillationRecord(**dict(record)), [block.result() for block in student_blocks])
+    return Distilled(DistillationRecord(**dict(record)), (block.result() for block in student_blocks))
 
 
 def put_layers(block: Block, layers: Mapping[str, LayerRecord], layout: Layout) -> None:

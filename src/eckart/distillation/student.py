@@ -7,22 +7,25 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from eckart.training.plan import TrainingPlan
+
+WEIGHT = "weight"  # beside what the optimiser calls its own tensors of a parameter
 
 
 class StudentBlock:
     """One block: what it computes with, its optimiser, and the best state so far.
 
-    Between uses all of it is where it is used, or in a file.
+    Between uses all of it is where it is used, or in files.
 
     Args:
         module: the block; only its structure counts, its own tensors may be anywhere.
         stored: all its tensors by name, in the dtypes that they are saved in.
         plan: of the training.
         device: where the block is used.
-        file: that holds what is trained between uses; None to keep it on the device.
+        file: that holds the block between uses, and beside it one for the best state; None to keep both in memory.
     """
 
     def __init__(
@@ -51,20 +54,25 @@ class StudentBlock:
         if self.file is None:
             yield
             return
-        held = torch.load(self.file, map_location=self.device, weights_only=True)
-        for name, parameter in self.parameters.items():
-            parameter.data = held["weights"][name]
-        self.optimiser.load_state_dict(held["optimiser"])
+        held = load_file(self.file, device=str(self.device))
+        for number, parameter in enumerate(self.parameters.values()):
+            parts = {key.split(".", 1)[1]: held.pop(key) for key in list(held) if key.startswith(f"{number}.")}
+            parameter.data = parts.pop(WEIGHT)
+            self.optimiser.state[parameter].update(parts)
+        self.fixed = {key.split(".", 1)[1]: tensor for key, tensor in held.items()}
         yield
         self._park(self.file)
 
     def _park(self, file: Path) -> None:
-        weights = {name: parameter.data for name, parameter in self.parameters.items()}
-        torch.save({"weights": weights, "optimiser": self.optimiser.state_dict()}, file)
+        held = {f"fixed.{name}": tensor for name, tensor in self.fixed.items()}
+        for number, parameter in enumerate(self.parameters.values()):
+            parts = {WEIGHT: parameter.data, **self.optimiser.state[parameter]}
+            held |= {f"{number}.{name}": tensor.contiguous() for name, tensor in parts.items()}
+        save_file(held, file)
+        self.fixed = {}
         for parameter in self.parameters.values():
             parameter.data = torch.empty(0, device=self.device)
-        for state in self.optimiser.state.values():
-            state.clear()
+            self.optimiser.state[parameter].clear()
 
     def step(self, learning_rate: float) -> None:
         """Take an optimiser step along the gradients that there are."""
@@ -80,9 +88,21 @@ class StudentBlock:
         return {name: p.detach().to(self.dtypes[name], copy=True) for name, p in self.parameters.items()}
 
     def keep(self) -> None:
-        """Remember the present state as it would be stored."""
-        self.kept = {name: tensor.cpu() for name, tensor in self.rounded().items()}
+        """Remember the present state as it would be stored, with what is not trained."""
+        kept = {name: tensor.cpu().contiguous() for name, tensor in {**self.fixed, **self.rounded()}.items()}
+        if self.file is None:
+            self.kept = kept
+        else:
+            save_file(kept, self._best(self.file))
 
     def result(self) -> dict[str, Tensor]:
-        """Return what was remembered last, and what was not trained: all tensors of the block, on the host."""
-        return {**{name: tensor.cpu() for name, tensor in self.fixed.items()}, **self.kept}
+        """Return what was remembered last, all tensors of the block, on the host; its files are deleted."""
+        if self.file is None:
+            return self.kept
+        kept = load_file(self._best(self.file))
+        self.file.unlink()
+        self._best(self.file).unlink()
+        return kept
+
+    def _best(self, file: Path) -> Path:
+        return file.with_suffix(".best")
