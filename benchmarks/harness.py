@@ -48,13 +48,20 @@ class Rows:
 class Texts:
     """Texts to measure on; losses are in nats a token."""
 
-    def __init__(self, names: Sequence[str], tokenizer: PreTrainedTokenizerBase, windows: int, length: int) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        tokenizer: PreTrainedTokenizerBase,
+        windows: int,
+        length: int,
+        device: torch.device = CPU,
+    ) -> None:
         self.tokens = {Path(name).name: tokenize(read_text(name), tokenizer) for name in names}
-        self.windows, self.length = windows, length
+        self.windows, self.length, self.device = windows, length, device
 
     def log_perplexities(self, model: PreTrainedModel) -> dict[str, float]:
-        """Return the loss on each text; ``model`` is left in the dtype that this device is fastest in."""
-        model.to(compute_dtype(model.dtype, CPU))
+        """Return the loss on each text; ``model`` is left on the device, in the dtype that is fastest there."""
+        model.to(self.device, compute_dtype(model.dtype, self.device))
         return {
             name: eckart.perplexity(model, ids, length=self.length, windows=self.windows).log_perplexity
             for name, ids in self.tokens.items()

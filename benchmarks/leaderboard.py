@@ -3,7 +3,7 @@
     python benchmarks/leaderboard.py MODEL --data DATA --output benchmarks/leaderboard.jsonl
 
 What is in OUTPUT is not measured again, so that a run can be stopped at any time. The statistics that recipes share
-are collected once a run, for all recipes that are missing.
+are collected once a run, for all recipes that are missing; with --cache later runs find them, too.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from time import perf_counter
 from typing import Annotated
 
 import typer
-from harness import CPU, Rows, Texts, table
+from harness import Rows, Texts, table
 from transformers import PreTrainedModel
 
 import eckart
 from eckart.calibration import calibrate
+from eckart.device import resolve_device
 from eckart.evaluate.harness import load_tasks
 from eckart.evaluate.tasks import zero_shot
 from eckart.recipe import Recipe
@@ -28,7 +29,7 @@ from eckart.sweep.case import recipe_of
 from eckart.sweep.statistics import collect
 
 CALIBRATION = ("wikitext2.train-head.txt", "c4.calib.jsonl")
-SAMPLES, LENGTH = 16, 1024
+LENGTH = 1024
 CHOOSING = ("wikitext2.valid.txt", "ptb.valid.txt:lines")  # constants are chosen on these
 REPORTED = ("wikitext2.test.txt", "ptb.test.txt:lines", "c4.eval.jsonl")
 TASKS = ("arc_easy_local", "piqa_local", "hellaswag_local", "winogrande_local", "openbookqa_local")
@@ -65,8 +66,11 @@ def main(
         list[str], typer.Option(help="Recipe with +key=value overrides; may be repeated.  [default: all]")
     ] = [],  # noqa: B006
     keep: Annotated[list[float], typer.Option(help="Share of bytes; may be repeated.")] = list(SIZES),  # noqa: B006
+    samples: Annotated[int, typer.Option(help="Of calibration, half of them of each text.")] = 16,
     seed: int = 0,
     windows: int = 12,
+    cache: Annotated[Path | None, typer.Option(help="Folder to keep statistics in, for later runs.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, or the name of an accelerator.")] = "auto",
     choose: Annotated[
         bool, typer.Option("--choose", help="Measure on the texts that constants are chosen on.")
     ] = False,
@@ -78,9 +82,10 @@ def main(
     tokenizer = eckart.load_tokenizer(model)
     assert tokenizer is not None, f"{model} has no tokenizer"
     dense = eckart.load_model(model)
-    texts = Texts([str(data / name) for name in (CHOOSING if choose else REPORTED)], tokenizer, windows, LENGTH)
-    rows = Rows(output, ("model", "recipe", "keep", "seed", "texts", "tasks"))
-    name, measured = Path(model).name, (sorted(texts.tokens), 0 if tasks is None else limit)
+    place = resolve_device(device)
+    texts = Texts([str(data / name) for name in (CHOOSING if choose else REPORTED)], tokenizer, windows, LENGTH, place)
+    rows = Rows(output, ("model", "recipe", "keep", "samples", "seed", "texts", "tasks"))
+    name, measured = Path(model).name, (samples, seed, sorted(texts.tokens), 0 if tasks is None else limit)
 
     asked = TASKS if tasks is None else load_tasks(TASKS, path=tasks)
 
@@ -95,34 +100,34 @@ def main(
                 "model": name,
                 "recipe": label,
                 "keep": share,
-                "seed": seed,
-                "texts": measured[0],
-                "tasks": measured[1],
+                **dict(zip(("samples", "seed", "texts", "tasks"), measured, strict=True)),
+                "device": str(place),
                 "log_perplexity": losses,
                 "accuracy": scores,
                 **facts,
             }
         )
 
-    if (name, "dense", 1.0, seed, *measured) not in rows:
+    if (name, "dense", 1.0, *measured) not in rows:
         add("dense", 1.0, copy.deepcopy(dense), kept=1.0, seconds=0.0)
     source = " + ".join(str(data / text) for text in CALIBRATION)
-    tokens = calibrate(source, samples=SAMPLES, length=LENGTH, seed=seed, tokenizer=tokenizer)
+    tokens = calibrate(source, samples=samples, length=LENGTH, seed=seed, tokenizer=tokenizer)
     wanted = {
         (label, share): recipe_of(label, share)
         for label in recipe or [*PUBLISHED, *OURS, *FEW_BITS]
         for share in keep
-        if (name, label, share, seed, *measured) not in rows
+        if (name, label, share, *measured) not in rows
     }
     sizes: dict[Recipe, list[float]] = {}
     for (_, share), chosen in wanted.items():
         sizes.setdefault(chosen, []).append(share)
-    statistics = collect(dense, sizes, tokens, CPU)
+    statistics = collect(dense, sizes, tokens, place, cache=cache)
     for (label, share), chosen in wanted.items():
         start = perf_counter()
         made = build(dense, chosen, share, statistics)
         add(label, share, made.model, kept=made.kept, seconds=perf_counter() - start)
-    here = [row for row in rows.rows if (row["model"], row["texts"], row["seed"]) == (name, measured[0], seed)]
+    facts = {"model": name, **dict(zip(("samples", "seed", "texts"), measured, strict=False))}
+    here = [row for row in rows.rows if facts.items() <= row.items()]
     first = next(row for row in here if row["recipe"] == "dense")["log_perplexity"]
     here.sort(key=lambda row: (-row["keep"], sum(row["log_perplexity"].values())))
     print(table(here, {"recipe": "s", "keep": "g", "kept": ".4f", "seconds": ".0f"}, first))

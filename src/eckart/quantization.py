@@ -155,17 +155,17 @@ def feed_back(weight: Tensor, second_moment: Tensor, nearest: Callable[[Tensor, 
     # The upper Cholesky factor of the inverse holds, row by row, how an error spreads over the columns to come.
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
     spread = torch.linalg.cholesky(inverse, upper=True)
-    left, rounded = weight.clone(), torch.empty_like(weight)
+    # Transposed, so that what is at work lies side by side in memory: this loop is bound by its many small steps.
+    left, rounded, pivots = weight.T.contiguous(), torch.empty_like(weight.T.contiguous()), spread.diagonal().tolist()
     for start in range(0, columns, COLUMNS):
         end = min(start + COLUMNS, columns)
-        errors = torch.empty_like(left[:, start:end])
-        for column in range(start, end):
-            rounded[:, column] = nearest(left[:, column], column)
-            error = (left[:, column] - rounded[:, column]) / spread[column, column]
-            left[:, column:end] -= torch.outer(error, spread[column, column:end])
-            errors[:, column - start] = error
-        left[:, end:] -= errors @ spread[start:end, end:]
-    return rounded
+        block, errors = left[start:end], torch.empty_like(left[start:end])
+        for place, column in enumerate(range(start, end)):
+            rounded[column] = nearest(block[place], column)
+            torch.sub(block[place], rounded[column], out=errors[place]).div_(pivots[column])
+            block[place + 1 :].addr_(spread[column, column + 1 : end], errors[place], alpha=-1)
+        left[end:].addmm_(spread[start:end, end:].T, errors, alpha=-1)
+    return rounded.T.contiguous()
 
 
 def from_codes(codes: Tensor, scales: Tensor, grid: Grid) -> Tensor:

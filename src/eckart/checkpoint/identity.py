@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -59,6 +60,16 @@ def identity_of_run(
         "compute": f"{compute_dtype(model.dtype, device)} on {device.type}".removeprefix("torch."),
         "versions": versions(recipe),
     }
+
+
+def digest_of(model: PreTrainedModel) -> str:
+    """Return a hash of the numbers of a model, and of its configuration but for where it came from."""
+    config = {k: v for k, v in model.config.to_dict().items() if k not in ("_name_or_path", "transformers_version")}
+    found = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    for name, tensor in model.state_dict().items():
+        found.update(f"{name} {tensor.dtype}".encode())
+        found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def differences(before: Any, now: Any, name: str = "") -> list[str]:

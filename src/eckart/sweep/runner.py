@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,12 +11,11 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eckart.api import DEFAULT_SAMPLES, name_of, step_warnings, token_warnings
 from eckart.calibration import DEFAULT_LENGTH, Calibration, calibrate
-from eckart.checkpoint.identity import versions
+from eckart.checkpoint.identity import digest_of, versions
 from eckart.checkpoint.load import check_compressible, load_tokenizer
 from eckart.device import resolve_device
 from eckart.errors import CalibrationError, CheckpointError, EckartError, EckartWarning
@@ -284,16 +281,6 @@ def prepare(
 def run(model: PreTrainedModel, recipes: Sequence[str | Recipe], **options: Any) -> Iterator[SweepRow]:
     """Measure each recipe at each size, and yield each row when it is in the file; arguments as for :func:`prepare`."""
     return prepare(model, recipes, **options).run()
-
-
-def digest_of(model: PreTrainedModel) -> str:
-    """Return a hash of the numbers of a model, and of its configuration but for where it came from."""
-    config = {k: v for k, v in model.config.to_dict().items() if k not in ("_name_or_path", "transformers_version")}
-    found = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-    for name, tensor in model.state_dict().items():
-        found.update(f"{name} {tensor.dtype}".encode())
-        found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
 
 
 def _joins(recipe: Recipe | None) -> bool | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from time import perf_counter
 
 import torch
@@ -14,11 +16,13 @@ from eckart.allocate import search_trials
 from eckart.allocation import Evidence, Learned, LinearEvidence, Search
 from eckart.blocks import Block, find_blocks
 from eckart.calibration import Calibration
+from eckart.checkpoint.identity import digest_of, versions
 from eckart.device import free_memory
 from eckart.errors import EckartError
 from eckart.joining import join, joinable
 from eckart.placement import ResidentWeights
 from eckart.plan import shapes_of
+from eckart.profiling.cache import ProfileCache
 from eckart.profiling.measure import Profile, Progress, measure_all
 from eckart.profiling.original import OriginalModel
 from eckart.profiling.positions import train_positions
@@ -101,6 +105,7 @@ def collect(
     device: torch.device,
     *,
     limit: int | None = None,
+    cache: Path | None = None,
     progress: Progress = lambda done, total: None,
 ) -> Statistics:
     """Measure at once what all recipes ask for.
@@ -113,6 +118,7 @@ def collect(
         calibration: the tokens; None if no recipe looks at data.
         device: where blocks are run.
         limit: bytes that what is kept may take in memory; else it goes to files. By default half of what is free.
+        cache: folder of what earlier runs have measured, and this one will have; it can be as large as a few models.
         progress: is called with (blocks done, blocks to do).
     """
     weights = ResidentWeights()
@@ -122,6 +128,7 @@ def collect(
         model = copy.deepcopy(model)
         join(model, joinable(find_blocks(model, weights)), weights)
         blocks = find_blocks(model, weights, units=units)
+    kept = None if cache is None else ProfileCache(cache, _identity(model, calibration, device))
     shapes = shapes_of(blocks)
     asked = {recipe: request_for(recipe, keep, shapes) for recipe, keep in wanted.items()}
     merged = merge(request for request in asked.values() if request is not None)
@@ -133,22 +140,39 @@ def collect(
     profiles: dict[Request, Profile] = {}
     errors: dict[Request, EckartError] = {}
     start = perf_counter()
+    missing = list(merged)
+    if kept is not None:
+        profiles = {request: known for request in merged if (known := kept.find(request)) is not None}
+        missing = [request for request in merged if request not in profiles]
     try:
-        profiles.update(zip(merged, measure_all(original, merged, progress) if merged else [], strict=True))
+        profiles.update(zip(missing, measure_all(original, missing, progress) if missing else [], strict=True))
     except EckartError as error:
-        errors = dict.fromkeys(merged, error)
-        for number, request in enumerate(merged if len(merged) > 1 else []):
+        errors = dict.fromkeys(missing, error)
+        for number, request in enumerate(missing if len(missing) > 1 else []):
             try:
                 (profiles[request],) = measure_all(original, [request], progress, first=number)
                 del errors[request]
             except EckartError as own:
                 errors[request] = own
+    if kept is not None:
+        profiles |= {request: kept.keep(request, profiles[request]) for request in missing if request in profiles}
     found = {
         recipe: next(known for known in merged if known.merged(request) == known)
         for recipe, request in asked.items()
         if request is not None
     }
     return Statistics(original, found, profiles, errors, perf_counter() - start)
+
+
+def _identity(model: PreTrainedModel, calibration: Calibration | None, device: torch.device) -> str:
+    return json.dumps(
+        {
+            "model": digest_of(model),
+            "calibration": None if calibration is None else calibration.record.sha256,
+            "device": device.type,
+            "versions": versions(None),
+        }
+    )
 
 
 def kept_bytes(request: Request, blocks: Sequence[Block]) -> int:
