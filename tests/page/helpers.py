@@ -6,6 +6,7 @@ import math
 
 import torch
 
+from eckart.distillation.record import DistillationRecord
 from eckart.evaluate import Perplexity
 from eckart.page.runs import Run, Sample
 from eckart.page.sources import Gathered, run_of_row
@@ -57,6 +58,12 @@ def report(recipe: Recipe = RECIPES["svd-llm"], keep: float = 0.5, blocks: int =
             )
             for block in range(blocks)
         ],
+        distillation=DistillationRecord(
+            before=0.9,
+            after=0.4,
+            kept_epoch=2,
+            epochs=[EpochRecord(training=0.6, held_out=0.5), EpochRecord(training=0.4, held_out=0.4)],
+        ),
         parameters=100_000,
         blocks=[
             BlockRecord(
@@ -70,7 +77,9 @@ def report(recipe: Recipe = RECIPES["svd-llm"], keep: float = 0.5, blocks: int =
             for block in range(blocks)
         ],
         spectra={path: torch.stack([torch.arange(1.0, 65.0), torch.linspace(8, 0, 64)]) for path in paths},
-        timings=Timings(statistics=1.0, factorisation=2.0, refinement=3.0, files=0.5, records=0.1, total=6.7),
+        timings=Timings(
+            statistics=1.0, factorisation=2.0, refinement=3.0, distillation=2.0, files=0.5, records=0.1, total=8.7
+        ),
         memory=Memory(host=10**9, expected_host=2 * 10**9),
     )
 
@@ -89,7 +98,7 @@ def folder_run(name: str = "one", keep: float = 0.5, recipe: Recipe = RECIPES["s
         calibration=data.calibration,
         texts={"wiki, 8 × 64 tokens": perplexity(20 / keep)},
         speed=SpeedResult(prefill=200, decode=30, dense_prefill=100, dense_decode=20),
-        seconds=6.7,
+        seconds=8.7,
         ranks={layer.path: layer.rank for layer in data.layers},
         report=data,
         samples=[Sample("Once", "upon a time")],

@@ -95,7 +95,7 @@ def column(tab: Tab, table: str, place: int = 1) -> list[str]:
 
 
 def test_all_is_drawn_and_nothing_is_asked_for(tab: Tab) -> None:
-    assert tab.draw_all() == 11
+    assert tab.draw_all() == 12
     for plot in tab.page.locator(".plot").all():
         marks = plot.locator(".point, .js-line, .heatmaplayer image")
         assert marks.count() > 0, plot.get_attribute("id")

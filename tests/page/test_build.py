@@ -36,7 +36,8 @@ def test_a_whole_page(page: str) -> None:
     data = data_of(page)
     assert data["recipes"] == ["svd-llm", "saes-svd"]
     expected = {"quality-bytes", "quality-speed", "depth-first", "depth-last", "depth-block", "rank-map", "spectra"}
-    assert expected | {"refinement-blocks", "refinement-epochs", "times", "memory"} == data["figures"].keys()
+    expected |= {"refinement-blocks", "refinement-epochs", "distillation-epochs", "times", "memory"}
+    assert expected == data["figures"].keys()
     assert data["tables"].keys() == {"choices", "runs", "layers"}
     for figure in data["figures"].values():
         for variant in figure["variants"].values():
@@ -99,6 +100,20 @@ def test_without_perplexities_the_last_block_tells() -> None:
     traces = data_of(page)["figures"]["quality-bytes"]["variants"]["0.0"]["traces"]
     assert traces[0]["y"] == [pytest.approx(0.3)]
     assert "No perplexity is known yet" in page
+
+
+def test_distillations_by_epoch(page: str) -> None:
+    (variant,) = data_of(page)["figures"]["distillation-epochs"]["variants"].values()
+    assert [trace["y"] for trace in variant["traces"]] == [[0.9, 0.5, 0.4]] * 3
+    assert [trace["series"] for trace in variant["traces"]] == [0, 0, 1]
+    assert len({trace["line"]["dash"] for trace in variant["traces"][:2]}) == 2  # two runs of one recipe
+
+
+def test_runs_without_a_distillation_have_no_such_section() -> None:
+    run = folder_run()
+    assert run.report is not None
+    run.report = run.report.model_copy(update={"distillation": None})
+    assert "distillation-epochs" not in data_of(build_page(Gathered([run]), "t"))["figures"]
 
 
 def test_missing_values_are_gaps_and_no_numbers() -> None:

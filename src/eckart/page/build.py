@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from importlib import resources
 
 from eckart.errors import EckartError
-from eckart.page import costs, depth, quality, ranks, tables
+from eckart.page import costs, depth, quality, ranks, tables, training
 from eckart.page.figure import Figure
 from eckart.page.quality import Measure
 from eckart.page.runs import Run
@@ -156,7 +156,14 @@ def _sections(runs: Sequence[Run], series: dict[str, int]) -> list[Section]:
             "Refinement",
             "Squared error of each block's output over what the block changes, before and after its training, and by "
             "epoch: from the first block (light) to the last.",
-            _groups(*depth.refinement(runs)),
+            _groups(*training.refinement(runs)),
+        ),
+        Section(
+            "distillation",
+            "Distillation",
+            "How far the distilled model's next-token distributions are from the original one's, on held-out samples "
+            "where there are some; epoch 0 is the model before. Errors and losses above are those before it.",
+            _groups(training.distillation(runs, series)),
         ),
         Section(
             "costs",

@@ -1,10 +1,10 @@
-"""What grows from block to block: errors of both streams, and losses of refinements."""
+"""What grows from block to block: errors of both streams."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from eckart.page.figure import DASHES, Figure, Select, Trace, axis, marker, plain, rounded, thinned
+from eckart.page.figure import DASHES, Figure, Select, Trace, axis, marker, plain, rounded
 from eckart.page.runs import Run
 from eckart.records import BlockRecord, StreamError
 
@@ -12,7 +12,6 @@ METRICS: tuple[tuple[str, str, Callable[[StreamError], float]], ...] = (
     ("relative norm of the error", "relative norm", lambda error: error.relative),
     ("cosine distance", "cosine distance", lambda error: error.cosine),
 )
-MOST_EPOCH_LINES = 12
 Outputs = Callable[[BlockRecord], "StreamError | None"]
 
 
@@ -92,68 +91,3 @@ def _names(runs: Sequence[Run], place: int) -> str:
                 # A joint layer is a child called `joint` of the first that it stands for.
                 found[".".join(parts[-2:]) if parts[-1] == "joint" else parts[-1]] = None
     return " or ".join(list(found)[:3]) or "the linear layers"
-
-
-def refinement(runs: Sequence[Run]) -> list[Figure]:
-    """Draw, for each refined run, the loss of each block before and after, and by epoch."""
-    refined = [run for run in runs if run.report is not None and run.report.refinements]
-    if not refined:
-        return []
-    selects = [Select("Run", [run.name for run in refined])]
-    by_block = Figure("refinement-blocks", "The loss of each block before and after its refinement.", selects)
-    by_epoch = Figure("refinement-epochs", "The loss by epoch, a line for each of some blocks.", selects)
-    for index, run in enumerate(refined):
-        assert run.report is not None
-        records = run.report.refinements
-        held_out = all(record.before is not None for record in records)
-        title = "relative loss, " + ("held-out samples" if held_out else "training samples")
-        before = [record.before for record in records]
-        after = [record.after for record in records]
-        if not held_out:
-            before = [record.epochs[0].training if record.epochs else None for record in records]
-            after = [record.epochs[-1].training if record.epochs else None for record in records]
-        labels = (
-            (("before", before), ("after", after)) if held_out else (("first epoch", before), ("last epoch", after))
-        )
-        by_block.add(
-            (index,),
-            [_losses(label, values, open_mark=place == 0) for place, (label, values) in enumerate(labels)],
-            xaxis=axis("block"),
-            yaxis=axis(title, log=True),
-            showlegend=True,
-        )
-        traces = []
-        for place in thinned(len(records), MOST_EPOCH_LINES):
-            record = records[place]
-            losses = [epoch.held_out if held_out else epoch.training for epoch in record.epochs]
-            numbers = list(range(1, len(losses) + 1))
-            if held_out:
-                losses, numbers = [record.before, *losses], [0, *numbers]
-            traces.append(
-                {
-                    "type": "scatter",
-                    "mode": "lines",
-                    "x": numbers,
-                    "y": [rounded(loss) for loss in losses],
-                    "hovertemplate": f"{plain(record.block)}<br>epoch %{{x}}: %{{y:.4g}}<extra></extra>",
-                    "line": {"width": 1.5},
-                    "depth": place / max(1, len(records) - 1),
-                }
-            )
-        by_epoch.add((index,), traces, xaxis=axis("epoch"), yaxis=axis(title, log=True))
-    return [by_block, by_epoch]
-
-
-def _losses(label: str, values: Sequence[float | None], *, open_mark: bool) -> Trace:
-    return {
-        "type": "scatter",
-        "mode": "lines+markers",
-        "name": label,
-        "x": list(range(len(values))),
-        "y": [rounded(value) for value in values],
-        "hovertemplate": f"block %{{x}}, {label}: %{{y:.4g}}<extra></extra>",
-        "line": {"width": 1.5, "dash": "dot" if open_mark else "solid"},
-        "marker": {"size": 8, "symbol": "circle-open" if open_mark else "circle"},
-        "series": 1 if open_mark else 0,
-        "always": True,
-    }
