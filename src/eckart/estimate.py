@@ -32,6 +32,7 @@ from eckart.recipe import Recipe
 from eckart.refinement import BlockRefinement
 from eckart.refinement.activations import checkpointed, saved_bytes
 from eckart.timing import factorisation_seconds, random_matrix, seconds_of
+from eckart.training import TrainingPlan
 
 PROBE_TOKENS = 64  # of the pass in which a block's activations are counted
 
@@ -162,6 +163,7 @@ class _Probe:
                     both = seconds_of(lambda: self._forward_and_backward(factored, call, hidden), self.device)
                 trained_on, held_out = refinement.split(len(self.calibration.tokens))
                 seconds += refinement.epochs * (both * trained_on + passes[1] * held_out) / len(batches[0])
+                seconds += refinement.steps(len(self.calibration.tokens)) * self._step_seconds(refinement, factored)
             seconds += self._statistics_seconds(block, passes, hidden) * len(batches)
         return seconds
 
@@ -196,13 +198,27 @@ class _Probe:
             both = seconds_of(lambda: self._forward_and_backward(factored, call, hidden), self.device)
             with torch.no_grad():
                 once = seconds_of(lambda: self._forward(factored, call, hidden), self.device)
+            update = self._step_seconds(distillation, factored)
         head = self._head_seconds(batch)
         blocks = len(self.plan.blocks)
         trained_on, held_out = distillation.split(len(self.calibration.tokens))
         # Logits of both models, and a gradient of one.
         step = blocks * (both + once * checkpoint) + 3 * head
         look = blocks * once + 2 * head
-        return distillation.epochs * (step * trained_on + look * held_out) / len(batch)
+        updates = distillation.steps(len(self.calibration.tokens)) * blocks * update
+        return distillation.epochs * (step * trained_on + look * held_out) / len(batch) + updates
+
+    def _step_seconds(self, plan: TrainingPlan, block: nn.Module) -> float:
+        """Return the seconds of one step of a block's optimiser; batches may be small, so that there are many."""
+        parameters = list(block.parameters())
+        optimiser = plan.optimiser(parameters)
+
+        def step() -> None:
+            for parameter in parameters:
+                parameter.grad = torch.zeros_like(parameter)
+            plan.step(optimiser, 0.0)
+
+        return seconds_of(step, self.device)
 
     def _head_seconds(self, batch: Tensor) -> float:
         """Return the seconds that the logits of a batch take, and their logarithms."""
