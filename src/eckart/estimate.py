@@ -161,9 +161,11 @@ class _Probe:
                 factored = _trainable(factored)
                 with checkpointed(factored) if checkpoint else nullcontext():
                     both = seconds_of(lambda: self._forward_and_backward(factored, call, hidden), self.device)
-                trained_on, held_out = refinement.split(len(self.calibration.tokens))
-                seconds += refinement.epochs * (both * trained_on + passes[1] * held_out) / len(batches[0])
-                seconds += refinement.steps(len(self.calibration.tokens)) * self._step_seconds(refinement, factored)
+                samples = len(self.calibration.tokens)
+                trained_on, held_out = refinement.split(samples)
+                epoch = (both * trained_on + passes[1] * held_out) / len(batches[0])
+                seconds += refinement.epochs_on(samples) * epoch
+                seconds += refinement.steps(samples) * self._step_seconds(refinement, factored)
             seconds += self._statistics_seconds(block, passes, hidden) * len(batches)
         return seconds
 
@@ -201,12 +203,14 @@ class _Probe:
             update = self._step_seconds(distillation, factored)
         head = self._head_seconds(batch)
         blocks = len(self.plan.blocks)
-        trained_on, held_out = distillation.split(len(self.calibration.tokens))
+        samples = len(self.calibration.tokens)
+        trained_on, held_out = distillation.split(samples)
         # Logits of both models, and a gradient of one.
         step = blocks * (both + once * checkpoint) + 3 * head
         look = blocks * once + 2 * head
-        updates = distillation.steps(len(self.calibration.tokens)) * blocks * update
-        return distillation.epochs * (step * trained_on + look * held_out) / len(batch) + updates
+        epochs = distillation.epochs_on(samples)
+        updates = distillation.steps(samples) * blocks * update
+        return epochs * (step * trained_on + look * held_out) / len(batch) + updates
 
     def _step_seconds(self, plan: TrainingPlan, block: nn.Module) -> float:
         """Return the seconds of one step of a block's optimiser; batches may be small, so that there are many."""

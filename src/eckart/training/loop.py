@@ -63,7 +63,7 @@ def train(
     trainee.keep()
     kept, epochs, step = 0, list[EpochRecord](), 0
     before = lowest = look()
-    for number in range(1, plan.epochs + 1):
+    for number in range(1, plan.epochs_on(samples) + 1):
         if before == 0:
             break  # nothing was lost, so nothing can be won
         order = torch.randperm(trained_on, generator=generator) if plan.shuffle else torch.arange(trained_on)

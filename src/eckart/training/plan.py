@@ -18,6 +18,7 @@ class TrainingPlan(Choice):
 
     Attributes:
         epochs: passes over the training sequences, at most.
+        max_steps: bound on the optimiser steps of all epochs, of which there are fewer then, but one; None for none.
         batch: sequences in an optimiser step; run in smaller parts whose gradients add up.
         learning_rate: at its highest.
         relative: whether the learning rate of each tensor is multiplied by the root mean square of its numbers at the
@@ -37,6 +38,7 @@ class TrainingPlan(Choice):
     place: ClassVar[str]
 
     epochs: int = Field(25, ge=1)
+    max_steps: int | None = Field(None, ge=1)
     batch: int = Field(32, ge=1)
     learning_rate: float = Field(1e-4, gt=0)
     relative: bool = False
@@ -63,10 +65,19 @@ class TrainingPlan(Choice):
             )
         return samples - held_out, held_out
 
+    def epochs_on(self, samples: int) -> int:
+        """Return how many epochs there are, at most, on so many samples."""
+        if self.max_steps is None:
+            return self.epochs
+        return min(self.epochs, max(1, self.max_steps // self._steps_an_epoch(samples)))
+
     def steps(self, samples: int) -> int:
         """Return the optimiser steps in all epochs."""
+        return self.epochs_on(samples) * self._steps_an_epoch(samples)
+
+    def _steps_an_epoch(self, samples: int) -> int:
         training, _ = self.split(samples)
-        return self.epochs * -(-training // self.batch)
+        return -(-training // self.batch)
 
     def batch_sizes(self, samples: int, batch: int) -> set[int]:
         """Return in how large batches of calibration sequences a block will be run.
