@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from eckart.allocation import Curvature, Uniform
+from eckart.distillation import LogitDistillation
 from eckart.metric import Fisher
 from eckart.objectives import InputAware, Weight
 from eckart.precision import Bits4, Bits8
 from eckart.recipe import Recipe
-from eckart.refinement import AnyRefinement, BlockRefinement, NoRefinement
+from eckart.refinement import BlockRefinement
 from eckart.structure import Hybrid, Pivoted
 
 ByBudget = tuple[tuple[float, Recipe], ...]
@@ -17,24 +18,31 @@ CLOSED_FORM = "output metric, tokens weighed by their gradients, ranks by curvat
 FEW_BITS = "8 bits; below a half 4 bits and factors for what they lose; then 4-bit factors"
 
 
-def _sixteen_bits(name: str, refinement: AnyRefinement) -> Recipe:
-    how = "in closed form" if isinstance(refinement, NoRefinement) else "blocks refined"
-    return Recipe(
-        name=name,
-        reference=f"Eckart's own: {CLOSED_FORM}; {how}",
-        objective=InputAware(metric=Fisher(token_weights="gradient")),
-        allocation=Curvature(),
-        structure=Pivoted(),
-        refinement=refinement,
-    )
+CLOSED = Recipe(
+    name="eckart-fast",
+    reference=f"Eckart's own: {CLOSED_FORM}; in closed form",
+    objective=InputAware(metric=Fisher(token_weights="gradient")),
+    allocation=Curvature(),
+    structure=Pivoted(),
+)
 
-
-# Larger and more steps than published, since there are few epochs of few tokens.
-REFINEMENT = BlockRefinement(epochs=6, batch=1, learning_rate=2e-3, relative=True, patience=2, metric=Fisher())
+# Larger and more steps than published, since there are few tokens; more tokens take fewer epochs.
+REFINEMENT = BlockRefinement(
+    epochs=6, max_steps=224, batch=1, learning_rate=2e-3, relative=True, patience=2, metric=Fisher()
+)
+DISTILLATION = LogitDistillation(epochs=3, batch=1, learning_rate=5e-4)
+TRAINED = CLOSED.model_copy(
+    update={
+        "name": "eckart",
+        "reference": f"Eckart's own: {CLOSED_FORM}; blocks refined, then the model distilled",
+        "refinement": REFINEMENT,
+        "distillation": DISTILLATION,
+    }
+)
 
 BY_BUDGET: dict[str, ByBudget] = {
-    "eckart": ((0.9, _sixteen_bits("eckart", NoRefinement())), (0.0, _sixteen_bits("eckart", REFINEMENT))),
-    "eckart-fast": ((0.0, _sixteen_bits("eckart-fast", NoRefinement())),),
+    "eckart": ((0.9, CLOSED.model_copy(update={"name": "eckart"})), (0.0, TRAINED)),
+    "eckart-fast": ((0.0, CLOSED),),
     "eckart-q": (
         (
             0.502,
