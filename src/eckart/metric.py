@@ -86,6 +86,15 @@ def label_loss(logits: Tensor, tokens: Tensor, metric: Fisher | None, generator:
         if metric.top_k is not None:
             # The curvature of the distribution over the leading tokens alone.
             logits = logits.topk(min(metric.top_k, logits.shape[-1]), dim=-1).values
-        odds = logits.detach().softmax(-1).cpu()
-        labels = torch.multinomial(odds, 1, generator=generator)[:, 0].to(logits.device)
+        labels = _draw(logits.detach().softmax(-1), generator)
     return functional.cross_entropy(logits, labels, reduction="sum"), len(labels)
+
+
+def _draw(odds: Tensor, generator: torch.Generator) -> Tensor:
+    """Return a label for each row of ``odds``, (tokens, vocabulary): where a random number falls among their sums.
+
+    The number comes from the CPU, so that labels are the same on every device and only the numbers are moved.
+    """
+    sums = odds.cumsum(-1)
+    places = torch.rand(len(odds), 1, generator=generator).to(sums) * sums[:, -1:]
+    return torch.searchsorted(sums, places, right=True)[:, 0].clamp_max(odds.shape[1] - 1)
