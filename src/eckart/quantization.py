@@ -156,13 +156,14 @@ def feed_back(weight: Tensor, second_moment: Tensor, nearest: Callable[[Tensor, 
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
     spread = torch.linalg.cholesky(inverse, upper=True)
     # Transposed, so that what is at work lies side by side in memory: this loop is bound by its many small steps.
-    left, rounded, pivots = weight.T.contiguous(), torch.empty_like(weight.T.contiguous()), spread.diagonal().tolist()
+    left, rounded = weight.T.contiguous(), torch.empty_like(weight.T.contiguous())
+    diagonal = spread.diagonal().tolist()
     for start in range(0, columns, COLUMNS):
         end = min(start + COLUMNS, columns)
         block, errors = left[start:end], torch.empty_like(left[start:end])
         for place, column in enumerate(range(start, end)):
             rounded[column] = nearest(block[place], column)
-            torch.sub(block[place], rounded[column], out=errors[place]).div_(pivots[column])
+            torch.sub(block[place], rounded[column], out=errors[place]).div_(diagonal[column])
             block[place + 1 :].addr_(spread[column, column + 1 : end], errors[place], alpha=-1)
         left[end:].addmm_(spread[start:end, end:].T, errors, alpha=-1)
     return rounded.T.contiguous()

@@ -21,10 +21,11 @@ def recipes(
     if name is not None:
         output.print(load_recipe(name).to_yaml(), end="", markup=False)
         return
-    places = ("objective", "allocation", "structure", "precision", "refinement")
-    table = Table("recipe", *places, "reference", box=box.SIMPLE)
+    places, trainings = ("objective", "allocation", "structure", "precision"), ("refinement", "distillation")
+    table = Table("recipe", *places, "training", "reference", box=box.SIMPLE)
     for recipe in RECIPES.values():
         label = f"{recipe.name} (default)" if recipe.name == DEFAULT_RECIPE else recipe.name
-        choices = (getattr(recipe, place).name for place in places)
-        table.add_row(label, *choices, recipe.reference)
+        choices = [getattr(recipe, place).name for place in places]
+        trained = [name for place in trainings if (name := getattr(recipe, place).name) != "none"]
+        table.add_row(label, *choices, ", ".join(trained) or "none", recipe.reference)
     output.print(table)
