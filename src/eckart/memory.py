@@ -12,10 +12,12 @@ from eckart.allocate import needs_profile
 from eckart.allocation import Evidence, ZeroSum
 from eckart.blocks import Block
 from eckart.calibration import Calibration
+from eckart.distillation import LogitDistillation
 from eckart.objectives import Streams
 from eckart.plan import Plan
 from eckart.profiling.measure import request_of
 from eckart.recipe import Recipe
+from eckart.refinement import BlockRefinement
 from eckart.residual import FRONT
 
 FLOAT32, FLOAT64 = 4, 8
@@ -123,9 +125,15 @@ def memory_of_run(
         for t in block.targets
     )
     streams = embedding = statistics = training = student = 0
+    refined_on = distilled_on = 0  # sequences whose activations are held at once
+    sequences = 1
     if calibration is not None:
         tokens = calibration.tokens.numel()
-        batch = next(calibration.batches()).numel()
+        sequences, batch = len(next(calibration.batches())), next(calibration.batches()).numel()
+        if isinstance(recipe.refinement, BlockRefinement):
+            refined_on = min(recipe.refinement.batch, sequences)  # larger batches are run in parts
+        if isinstance(recipe.distillation, LogitDistillation):
+            distilled_on = min(recipe.distillation.batch, len(calibration.tokens))
         width = int(model.get_input_embeddings().embedding_dim)
         looks_at = recipe.objective.streams
         trains = recipe.refinement.needs_data or recipe.distillation.needs_data
@@ -162,9 +170,9 @@ def memory_of_run(
         statistics=statistics,
         solver=solver,
         training=training,
-        activations=activations if recipe.refinement.needs_data else 0,
+        activations=activations * refined_on // sequences,
         student=student,
-        student_activations=activations * len(plan.blocks) if recipe.distillation.needs_data else 0,
+        student_activations=activations * len(plan.blocks) * distilled_on // sequences,
         blocks=len(plan.blocks),
         on_host=on_host,
     )
