@@ -129,7 +129,8 @@ def memory_of_run(
     sequences = 1
     if calibration is not None:
         tokens = calibration.tokens.numel()
-        sequences, batch = len(next(calibration.batches())), next(calibration.batches()).numel()
+        first = next(calibration.batches())
+        sequences, batch = len(first), first.numel()
         if isinstance(recipe.refinement, BlockRefinement):
             refined_on = min(recipe.refinement.batch, sequences)  # larger batches are run in parts
         if isinstance(recipe.distillation, LogitDistillation):
