@@ -35,19 +35,19 @@ REPORTED = ("wikitext2.test.txt", "ptb.test.txt:lines", "c4.eval.jsonl")
 TASKS = ("arc_easy_local", "piqa_local", "hellaswag_local", "winogrande_local", "openbookqa_local")
 SIZES = (0.8, 0.6, 0.4, 0.3)
 
-# As published, but for what depends on the number of tokens: AA-SVD takes 32 of 256 sequences a step, which is 2 of 16;
+# As published, but for what depends on the number of tokens. AA-SVD takes 32 of 256 sequences a step, an eighth;
 # zero-sum stages, searches and trained positions look at as much as there is, or at what their defaults say.
-REFINED = "refinement.batch=2"
+REFINED = "refinement.batch={eighth}"
 PUBLISHED = (
     "svd-llm",
     "io-svd",
     "zs-svd",
     "saes-svd",
-    f"aa-svd+{REFINED}",
+    "aa-svd+" + REFINED,
     "dobi-shift",
     "svd-llm-v2",
     "aa-svd-layer",
-    f"aa-svd-anchored+{REFINED}",
+    "aa-svd-anchored+" + REFINED,
     "zs-svd-staged",
     "adasvd",
     "dobi-svd+allocation.epochs=4+allocation.training_samples=8+allocation.training_length=128",
@@ -85,8 +85,8 @@ def main(
     place = resolve_device(device)
     texts = Texts([str(data / name) for name in (CHOOSING if choose else REPORTED)], tokenizer, windows, LENGTH, place)
     rows = Rows(output, ("model", "recipe", "keep", "samples", "seed", "texts", "tasks"))
-    name, measured = Path(model).name, (samples, seed, sorted(texts.tokens), 0 if tasks is None else limit)
-
+    name = Path(model).name
+    here = {"samples": samples, "seed": seed, "texts": sorted(texts.tokens), "tasks": 0 if tasks is None else limit}
     asked = TASKS if tasks is None else load_tasks(TASKS, path=tasks)
 
     def add(label: str, share: float, made: PreTrainedModel, **facts: object) -> None:
@@ -100,7 +100,7 @@ def main(
                 "model": name,
                 "recipe": label,
                 "keep": share,
-                **dict(zip(("samples", "seed", "texts", "tasks"), measured, strict=True)),
+                **here,
                 "device": str(place),
                 "log_perplexity": losses,
                 "accuracy": scores,
@@ -108,15 +108,15 @@ def main(
             }
         )
 
-    if (name, "dense", 1.0, *measured) not in rows:
+    if (name, "dense", 1.0, *here.values()) not in rows:
         add("dense", 1.0, copy.deepcopy(dense), kept=1.0, seconds=0.0)
     source = " + ".join(str(data / text) for text in CALIBRATION)
     tokens = calibrate(source, samples=samples, length=LENGTH, seed=seed, tokenizer=tokenizer)
     wanted = {
         (label, share): recipe_of(label, share)
-        for label in recipe or [*PUBLISHED, *OURS, *FEW_BITS]
+        for label in recipe or [label.format(eighth=max(1, samples // 8)) for label in (*PUBLISHED, *OURS, *FEW_BITS)]
         for share in keep
-        if (name, label, share, *measured) not in rows
+        if (name, label, share, *here.values()) not in rows
     }
     sizes: dict[Recipe, list[float]] = {}
     for (_, share), chosen in wanted.items():
@@ -126,11 +126,11 @@ def main(
         start = perf_counter()
         made = build(dense, chosen, share, statistics)
         add(label, share, made.model, kept=made.kept, seconds=perf_counter() - start)
-    facts = {"model": name, **dict(zip(("samples", "seed", "texts"), measured, strict=False))}
-    here = [row for row in rows.rows if facts.items() <= row.items()]
-    first = next(row for row in here if row["recipe"] == "dense")["log_perplexity"]
-    here.sort(key=lambda row: (-row["keep"], sum(row["log_perplexity"].values())))
-    print(table(here, {"recipe": "s", "keep": "g", "kept": ".4f", "seconds": ".0f"}, first))
+    asked_for = {"model": name, "samples": samples, "seed": seed, "texts": here["texts"]}
+    found = [row for row in rows.rows if asked_for.items() <= row.items()]
+    first = next(row for row in found if row["recipe"] == "dense")["log_perplexity"]
+    found.sort(key=lambda row: (-row["keep"], sum(row["log_perplexity"].values())))
+    print(table(found, {"recipe": "s", "keep": "g", "kept": ".4f", "seconds": ".0f"}, first))
 
 
 if __name__ == "__main__":
