@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 import eckart
 from eckart.calibration import calibrate
 from eckart.device import resolve_device
+from eckart.errors import EckartError
 from eckart.evaluate.harness import load_tasks
 from eckart.evaluate.tasks import zero_shot
 from eckart.recipe import Recipe
@@ -124,7 +125,11 @@ def main(
     statistics = collect(dense, sizes, tokens, place, cache=cache)
     for (label, share), chosen in wanted.items():
         start = perf_counter()
-        made = build(dense, chosen, share, statistics)
+        try:
+            made = build(dense, chosen, share, statistics)
+        except EckartError as error:  # a size that it does not come in, say
+            print(f"{label} at {share:g}: {error}", flush=True)
+            continue
         add(label, share, made.model, kept=made.kept, seconds=perf_counter() - start)
     asked_for = {"model": name, "samples": samples, "seed": seed, "texts": here["texts"]}
     found = [row for row in rows.rows if asked_for.items() <= row.items()]
