@@ -29,8 +29,10 @@ from eckart.objectives import InputAware
 from eckart.pivoting import choose_pivots
 from eckart.placement import ResidentWeights
 from eckart.plan import make_plan
-from eckart.profiling.measure import Profile, Request, measure
+from eckart.profiling.measure import measure
 from eckart.profiling.original import OriginalModel
+from eckart.profiling.profile import Profile
+from eckart.profiling.request import Request
 from eckart.recipe_loader import load_recipe
 from eckart.spool import Workspace
 from eckart.structure import Pivoted

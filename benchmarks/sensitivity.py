@@ -29,8 +29,9 @@ from eckart.metric import Fisher
 from eckart.objectives import InputAware
 from eckart.placement import ResidentWeights
 from eckart.plan import make_plan
-from eckart.profiling.measure import Request, measure
+from eckart.profiling.measure import measure
 from eckart.profiling.original import OriginalModel
+from eckart.profiling.request import Request
 from eckart.recipe_loader import load_recipe
 from eckart.spool import Workspace
 

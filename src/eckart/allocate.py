@@ -15,10 +15,12 @@ from eckart.errors import CalibrationError
 from eckart.factorise import Components
 from eckart.placement import Weights
 from eckart.plan import Plan, shapes_of
-from eckart.profiling.measure import Profile, Progress, measure, request_of
+from eckart.profiling.measure import Progress, measure
 from eckart.profiling.original import OriginalModel
 from eckart.profiling.overlay import OverlaidWeights
 from eckart.profiling.positions import train_positions
+from eckart.profiling.profile import Profile
+from eckart.profiling.request import request_of
 from eckart.profiling.sharing import share_by_loss
 from eckart.profiling.stages import stage
 from eckart.profiling.trials import trial_losses

@@ -69,7 +69,8 @@ class Factoriser:
             paths = ", ".join(target.path for target in group.targets)
             raise NonFiniteError(f"The input of {paths} is NaN or infinite on the calibration tokens.")
         whitening = None
-        if any(self.recipe.layout.changes(self.plan.ranks[target.path]) for target in group.targets):
+        changes = any(self.recipe.layout.changes(self.plan.ranks[target.path]) for target in group.targets)
+        if changes and self.components is None:
             whitening = self.recipe.objective.whitening(moments, group.targets[0].in_features, self.device)
         return [
             self._replace_linear(
@@ -95,7 +96,6 @@ class Factoriser:
         original = placement.originals.get(target.name, weight).to(weight)
         product, constant = weight, None
         if self.recipe.layout.changes(rank):
-            assert whitening is not None
             stored = placement.dtype(f"{target.name}.weight")
             metric = None if rank is None else self._metric_root(target.path, weight.device)
             residual = None if moments is None or target.residual is None else moments.residuals.get(target.residual)
@@ -137,7 +137,7 @@ class Factoriser:
         linear: nn.Module,
         weight: Tensor,
         moments: Moments | None,
-        whitening: Whitening,
+        whitening: Whitening | None,
         rank: int | None,
         stored: torch.dtype,
         *,
@@ -153,7 +153,7 @@ class Factoriser:
             linear: gives its bias, device and dtype.
             weight: of it, (m, n) float64.
             moments: of its inputs.
-            whitening: what the objective made of them.
+            whitening: what the objective made of them; None if the solution is known.
             rank: None for a weight that is not factored, and yet stored in another precision.
             stored: dtype of 16-bit numbers.
             metric: the root of the output metric; None for the identity.
@@ -162,22 +162,28 @@ class Factoriser:
             solution: of the equation, if it is known already.
             on_solution: is called with the equation's solution for every rank, if it is solved as a whole.
         """
-        layout = self.recipe.layout
+        layout, objective = self.recipe.layout, self.recipe.objective
+        if whitening is None:
+            assert moments is not None
+            inputs: Whitening | Tensor = moments.second.to(weight)
+        else:
+            inputs = whitening
         if rank is None:
-            return layout.whole(linear, weight, stored, Fit(weight, whitening))
-        objective = self.recipe.objective
+            return layout.whole(linear, weight, stored, Fit(weight, inputs))
         if layout.structure.adds_to_base:  # what is of low rank is known only when the base is
+            assert whitening is not None
             target = TargetMoments()
             if moments is not None:
                 target = objective.target(weight, moments, whitening, rank, residual)
             fit = Fit(least_squares(whitening, target.cross, weight), whitening, metric)
             return layout.fitted(linear, rank, stored, replace(fit, constant=_constant(target.mean, moments)))
         if solution is None:
+            assert whitening is not None
             solution = objective.solution(
                 weight, moments, whitening, rank, metric=metric, projectors=projectors, residual=residual
             )
         on_solution(solution)
-        fit = Fit(solution.least_squares, whitening, metric, _constant(solution.target_mean, moments))
+        fit = Fit(solution.least_squares, inputs, metric, _constant(solution.target_mean, moments))
         return layout.factored(linear, *truncate(solution, rank), stored, fit)
 
     def _known_solution(self, path: str, weight: Tensor) -> Solution | None:

@@ -26,6 +26,7 @@ Everything here is a pure function of float64 tensors.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -46,6 +47,11 @@ class Whitening:
 
     root: Tensor
     inverse: Tensor
+
+    @cached_property
+    def second_moment(self) -> Tensor:
+        """S, (n, n) float64."""
+        return self.root @ self.root.T
 
     @staticmethod
     def identity(size: int, device: torch.device | None = None) -> Whitening:

@@ -15,7 +15,7 @@ from eckart.calibration import Calibration
 from eckart.distillation import LogitDistillation
 from eckart.objectives import Streams
 from eckart.plan import Plan
-from eckart.profiling.measure import request_of
+from eckart.profiling.request import request_of
 from eckart.recipe import Recipe
 from eckart.refinement import BlockRefinement
 from eckart.residual import FRONT

@@ -21,7 +21,7 @@ from eckart.choice import expand_name
 from eckart.distillation import AnyDistillation, NoDistillation
 from eckart.errors import RecipeError
 from eckart.layout import Layout
-from eckart.objectives import OBJECTIVES, Objective, Streams
+from eckart.objectives import OBJECTIVES, InputAware, Objective
 from eckart.precision import AnyPrecision, Bits16
 from eckart.refinement import AnyRefinement, NoRefinement
 from eckart.sharing import AnySharing, Separate, SharedByLoss
@@ -96,7 +96,7 @@ class Recipe(BaseModel):
         allocation, objective = self.allocation, self.objective
         staged = isinstance(allocation, ZeroSum) and allocation.stages > 1
         found = {
-            f"objective {objective.name!r}": objective.streams is not Streams.ORIGINAL,
+            f"objective {objective.name!r}": not isinstance(objective, InputAware),
             "an affine objective": objective.adds_bias,
             f"allocation {allocation.name!r}": staged or Evidence.SPECTRUM not in allocation.evidence,
             f"structure {self.structure.name!r}": self.structure.adds_to_base,

@@ -9,9 +9,11 @@ from time import perf_counter
 import torch
 from torch import Tensor, nn
 
-from eckart.blocks import Block, Group
+from eckart.blocks import Block, Group, Target
 from eckart.device import moment_device, synchronize
 from eckart.factorise import Factoriser
+from eckart.lowrank import Solution, Whitening, solve
+from eckart.metric import Fisher
 from eckart.moments import Moments
 from eckart.objectives import Streams
 from eckart.plan import Plan
@@ -34,34 +36,84 @@ def factorisation_seconds(block: Block, plan: Plan, recipe: Recipe, device: torc
     return sum(_group_seconds(group, solver, known) for group in block.groups)
 
 
+def solution_seconds(block: Block, recipe: Recipe, device: torch.device) -> float:
+    """Return the seconds that solving the equation for all linears of a block will take before ranks are known.
+
+    Arguments as for :func:`factorisation_seconds`.
+    """
+    objective, place = recipe.objective, moment_device(device)
+    known: dict[tuple[int, ...], float] = {}
+    seconds = 0.0
+    for group in block.groups:
+        width = group.targets[0].in_features
+        size = min(width, LARGEST_SIDE)
+        whiten = partial(objective.whitening, _random_moments(size, recipe, place), size, place)
+        if (width,) not in known:
+            known[(width,)] = seconds_of(whiten, place) * (width / size) ** 3
+        # Where tokens are weighed by gradients, each linear has weights of its own.
+        seconds += known[(width,)] * (len(group.targets) if recipe.weighs_tokens else 1)
+        for target in group.targets:
+            if target.shape not in known:
+                weight = _random_weight(target, size, place)
+                solving = partial(_solve, whiten(), weight, objective.output_metric)
+                known[target.shape] = seconds_of(solving, place) * _growth(target.shape, weight)
+            seconds += known[target.shape]
+    return seconds
+
+
+def _solve(whitening: Whitening, weight: Tensor, metric: Fisher | None) -> Solution:
+    return solve(whitening, None, weight, None if metric is None else metric.root(weight @ weight.T))
+
+
 def _group_seconds(group: Group, solver: Factoriser, known: dict[tuple[int, ...], float]) -> float:
     layout, ranks = solver.recipe.layout, {target: solver.plan.ranks[target.path] for target in group.targets}
     if not any(layout.changes(rank) for rank in ranks.values()):
         return 0.0
     width = group.targets[0].in_features
     size = min(width, LARGEST_SIDE)
-    objective = solver.recipe.objective
+    objective, solved = solver.recipe.objective, solver.recipe.weighs_tokens
     moments = _random_moments(size, solver.recipe, solver.device)
     whiten = partial(objective.whitening, moments, size, solver.device)
     if (width,) not in known:
-        known[(width,)] = seconds_of(whiten, solver.device) * (width / size) ** 3
-    seconds, whitening = known[(width,)], whiten()
+        known[(width,)] = 0.0 if solved else seconds_of(whiten, solver.device) * (width / size) ** 3
+    seconds, whitening = known[(width,)], None if solved else whiten()
     for target, rank in ranks.items():
         if not layout.changes(rank):
             continue
         if target.shape not in known:
-            shape = (max(2, min(target.out_features * size // width, LARGEST_SIDE)), size)
-            weight = random_matrix(*shape).to(solver.device, torch.float64)
-            small = None if rank is None else max(1, rank * min(shape) // min(target.shape))
+            weight = _random_weight(target, size, solver.device)
+            small = None if rank is None else max(1, rank * min(weight.shape) // min(target.shape))
             projectors = weight @ weight.T if objective.observes_outputs else None
-            linear = nn.Linear(shape[1], shape[0], bias=False, device=solver.device)
+            solution = None
+            if solved:
+                basis = torch.linalg.qr(weight)[0]
+                solution = Solution(basis, basis, torch.ones_like(basis[0]), weight)
+            linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device=solver.device)
             replace = partial(
-                solver.layer, linear, weight, moments, whitening, small, torch.float32, projectors=projectors
+                solver.layer,
+                linear,
+                weight,
+                moments,
+                whitening,
+                small,
+                torch.float32,
+                projectors=projectors,
+                solution=solution,
             )
-            once = seconds_of(replace, solver.device)
-            known[target.shape] = once * _svd_operations(target.shape) / _svd_operations(shape)
+            known[target.shape] = seconds_of(replace, solver.device) * _growth(target.shape, weight)
         seconds += known[target.shape]
     return seconds
+
+
+def _random_weight(target: Target, width: int, device: torch.device) -> Tensor:
+    """Return a float64 matrix of about the shape of a linear whose inputs are so many, none of its sides too large."""
+    rows = max(2, min(target.out_features * width // target.in_features, LARGEST_SIDE))
+    return random_matrix(rows, width).to(device, torch.float64)
+
+
+def _growth(shape: tuple[int, int], weight: Tensor) -> float:
+    """Return how much longer a decomposition takes than that of a smaller weight."""
+    return _svd_operations(shape) / _svd_operations((weight.shape[0], weight.shape[1]))
 
 
 def _random_moments(size: int, recipe: Recipe, device: torch.device) -> Moments | None:

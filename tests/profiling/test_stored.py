@@ -12,7 +12,7 @@ from torch import Tensor
 from eckart.allocation import Evidence, LinearEvidence
 from eckart.calibration import Calibration
 from eckart.profiling.cache import ProfileCache
-from eckart.profiling.measure import Profile
+from eckart.profiling.profile import Profile
 from eckart.profiling.request import request_of
 from eckart.profiling.stored import load_profile, save_profile
 from eckart.sweep import statistics

@@ -19,7 +19,8 @@ from eckart.layers import weight_matrix
 from eckart.lowrank import solve, whiten
 from eckart.metric import Fisher
 from eckart.objectives import InputAware
-from eckart.profiling.measure import Request, measure
+from eckart.profiling.measure import measure
+from eckart.profiling.request import Request
 from eckart.recipe_loader import load_recipe
 
 WEIGHTED = Fisher(labels="next", token_weights="gradient")

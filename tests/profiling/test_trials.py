@@ -10,7 +10,8 @@ from torch.nn import functional
 from eckart.allocation import Evidence
 from eckart.layers import weight_matrix
 from eckart.objectives import InputAware
-from eckart.profiling.measure import Request, measure
+from eckart.profiling.measure import measure
+from eckart.profiling.request import Request
 from eckart.profiling.trials import trial_losses
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from eckart.layers.child import Child, ChildShape, fill_child, make_child, product_of
 from eckart.layers.linear import bias_vector, dense_like, weight_matrix
-from eckart.lowrank import Whitening, refit
+from eckart.lowrank import Whitening, refit, whiten
 from eckart.quantization import Grid
 
 
@@ -23,20 +23,25 @@ class Fit:
 
     Attributes:
         target: T, (m, n) float64, of any rank.
-        whitening: R and its inverse.
+        inputs: S, (n, n) float64, or R and its inverse; each is found of the other when it is asked for.
         metric: C and its inverse, of full rank m; None for the identity.
         constant: gives, for the weight as it is stored, what is added to the bias, (m,) float64; None for nothing.
     """
 
     target: Tensor
-    whitening: Whitening
+    inputs: Whitening | Tensor
     metric: Whitening | None = None
     constant: Callable[[Tensor], Tensor] | None = None
 
     @cached_property
     def second_moment(self) -> Tensor:
         """S of the inputs, (n, n) float64."""
-        return self.whitening.root @ self.whitening.root.T
+        return self.inputs if isinstance(self.inputs, Tensor) else self.inputs.second_moment
+
+    @cached_property
+    def whitening(self) -> Whitening:
+        """R and its inverse."""
+        return whiten(self.inputs) if isinstance(self.inputs, Tensor) else self.inputs
 
     def loss(self, weight: Tensor) -> float:
         """Return what a weight, (m, n) float64, loses."""
@@ -161,7 +166,10 @@ class FactoredLinear(nn.Module):
             stored: dtype of 16-bit numbers; by default that of the layer.
             fit: with it, what rounding the first factor loses is made up for by the second.
         """
-        sizes = None if fit is None else torch.linalg.vector_norm(second @ (first @ fit.whitening.root), dim=1)
+        sizes = None
+        if fit is not None:
+            inner = first @ fit.second_moment @ first.T
+            sizes = ((second @ inner) * second).sum(dim=1).clamp_min(0).sqrt()
         split = self.arrange(second, first, sizes)
         fill_child(self.first, split.first, None, stored, None if fit is None else fit.second_moment)
         kept, moment = split.second, None

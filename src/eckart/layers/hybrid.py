@@ -70,7 +70,7 @@ class HybridLinear(LowRankLinear):
         low_rank = torch.zeros_like(fit.target)
         for _ in range(alternations + 1):
             fill_child(self.base, fit.target - low_rank, None, stored, fit.second_moment if base_feedback else None)
-            rest = Fit(fit.target - product_of(self.base).to(fit.target.device), fit.whitening, fit.metric)
+            rest = Fit(fit.target - product_of(self.base).to(fit.target.device), fit.inputs, fit.metric)
             solution = solve(fit.whitening, None, rest.target, fit.metric)
             self.set_factors(*truncate(solution, self.rank), stored, rest if feedback else None)
             low_rank = super().product().to(fit.target.device)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from eckart.allocation import Evidence
-from eckart.profiling.measure import Profile
+from eckart.profiling.profile import Profile
 from eckart.profiling.request import Request
 from eckart.profiling.stored import load_profile, save_profile
 

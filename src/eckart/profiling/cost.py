@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -11,11 +11,11 @@ from eckart.allocation import Evidence, Learned, Search, ZeroSum
 from eckart.blocks import Block
 from eckart.calibration import Calibration
 from eckart.plan import Plan
-from eckart.profiling.measure import request_of
+from eckart.profiling.request import request_of
 from eckart.recipe import Recipe
 from eckart.sharing import SharedByLoss
 from eckart.soft_truncation import soft_truncate
-from eckart.timing import factorisation_seconds, random_matrix, seconds_of
+from eckart.timing import random_matrix, seconds_of, solution_seconds
 
 BACKWARD = 3  # a backward pass with its own forward pass takes about as long as three of those
 
@@ -57,16 +57,18 @@ def profile_seconds(
     """
     if not needs_profile(recipe, plan.keep):
         return 0.0
-    blocks = len(plan.blocks)
-    # Every linear is solved whole, whatever its rank will be.
-    whole = replace(plan, ranks={path: rank or 1 for path, rank in plan.ranks.items()})
-    seconds = factorisation_seconds(block, whole, recipe, device) * blocks
+    blocks, request = len(plan.blocks), request_of(recipe, keep_bases=recipe.weighs_tokens)
+    seconds = solution_seconds(block, recipe, device) * blocks if request.needs_spectrum else 0.0
     if calibration is None or passes is None:
         return seconds
-    request = request_of(recipe)
     batches = calibration.tokens.numel() / passes.batch_tokens
     kinds = (Evidence.FIRST_ORDER in request.evidence) + (request.metric is not None)
-    seconds += blocks * batches * (2 * passes.block + passes.moments + kinds * BACKWARD * passes.block)
+    seconds += blocks * batches * (1 + kinds * BACKWARD) * passes.block
+    if request.needs_moments:
+        seconds += blocks * batches * (passes.block + passes.moments)
+    # Each linear has a second moment of its output gradients, and perhaps one of its inputs with its own weights.
+    sums = (request.metric is not None) + request.weighs_tokens
+    seconds += blocks * batches * sums * passes.moments * len(block.targets) / len(block.groups)
     seconds += kinds * batches * BACKWARD * passes.head
     allocation, once = recipe.allocation, seconds
     if isinstance(allocation, ZeroSum):

@@ -54,8 +54,14 @@ class Request:
 
     @property
     def needs_moments(self) -> bool:
-        """Whether inputs of linears are summed."""
-        return self.objective.needs_data and (self.needs_spectrum or self.keep_inputs)
+        """Whether inputs of linears are summed, all tokens alike."""
+        return self.objective.needs_data and (self.keep_inputs or (self.needs_spectrum and not self.weighs_tokens))
+
+    @property
+    def weighs_tokens(self) -> bool:
+        """Whether tokens count differently in the equation, by gradients."""
+        metric = self.objective.output_metric
+        return metric is not None and metric.weighs_tokens
 
     @property
     def looks_at_data(self) -> bool:

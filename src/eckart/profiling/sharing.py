@@ -9,8 +9,9 @@ from eckart.blocks import find_blocks
 from eckart.joining import join, joinable, separate
 from eckart.layers import joint_groups
 from eckart.layout import Layout
-from eckart.profiling.measure import Progress, Request, measure
+from eckart.profiling.measure import Progress, measure
 from eckart.profiling.original import OriginalModel
+from eckart.profiling.request import Request
 from eckart.recipe import Recipe
 from eckart.structure import Pivoted
 

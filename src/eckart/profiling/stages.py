@@ -11,9 +11,12 @@ from torch import Tensor
 from eckart.allocation import ZeroSum
 from eckart.blocks import Target
 from eckart.layers import weight_matrix
-from eckart.profiling.measure import Profile, Progress, SpooledTensors, measure, request_of
+from eckart.profiling.measure import Progress, measure
 from eckart.profiling.original import OriginalModel
 from eckart.profiling.overlay import OverlaidWeights
+from eckart.profiling.profile import Profile
+from eckart.profiling.request import request_of
+from eckart.profiling.spooled import SpooledTensors
 from eckart.profiling.trials import truncated_weight
 from eckart.recipe import Recipe
 

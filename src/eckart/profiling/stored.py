@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from eckart.allocation import LinearEvidence
-from eckart.profiling.measure import Profile
+from eckart.profiling.profile import Profile
 
 T = TypeVar("T")
 

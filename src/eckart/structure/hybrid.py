@@ -48,7 +48,7 @@ class Hybrid(Structure):
     def remainder(self, weight: Tensor, whitening: Whitening) -> Tensor:
         """Return what the nearest codes, or the numbers that stay, leave of a weight."""
         if isinstance(self.base, SemiStructured):
-            kept, places = prune(weight, whitening.root @ whitening.root.T)
+            kept, places = prune(weight, whitening.second_moment)
             return weight - from_pruned(kept, pack_places(places), weight.shape[1])
         scales = find_scales(weight, self.base.grid)
         return weight - from_codes(round_to_grid(weight, scales, self.base.grid), scales, self.base.grid)

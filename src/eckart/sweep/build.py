@@ -21,7 +21,7 @@ from eckart.lowrank import Solution, Whitening, truncate
 from eckart.observer import Observer
 from eckart.placement import ResidentWeights
 from eckart.plan import make_plan, shapes_of
-from eckart.profiling.measure import Profile
+from eckart.profiling.profile import Profile
 from eckart.recipe import Recipe
 from eckart.report import Report
 from eckart.spool import Workspace
@@ -139,7 +139,7 @@ class _LayerMaker:
         weight = weight_matrix(linear).detach().to(self.device, torch.float64)
         fit = self._fit(weight, target)
         if rank is None:
-            return layout.whole(linear, weight, stored, Fit(weight, fit.whitening))
+            return layout.whole(linear, weight, stored, Fit(weight, fit.inputs))
         if layout.structure.adds_to_base:
             return layout.fitted(linear, rank, stored, fit)
         basis, dual = (tensor.to(self.device, torch.float64) for tensor in self.profile.solutions[target.path])

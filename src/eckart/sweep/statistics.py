@@ -23,9 +23,10 @@ from eckart.joining import join, joinable
 from eckart.placement import ResidentWeights
 from eckart.plan import shapes_of
 from eckart.profiling.cache import ProfileCache
-from eckart.profiling.measure import Profile, Progress, measure_all
+from eckart.profiling.measure import Progress, measure_all
 from eckart.profiling.original import OriginalModel
 from eckart.profiling.positions import train_positions
+from eckart.profiling.profile import Profile
 from eckart.profiling.request import Request, merge
 from eckart.recipe import Recipe
 from eckart.sharing import Shared
