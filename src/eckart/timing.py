@@ -96,7 +96,7 @@ def _group_seconds(group: Group, solver: Factoriser, known: dict[tuple[int, ...]
                 moments,
                 whitening,
                 small,
-                torch.float32,
+                torch.bfloat16,  # as most are stored: rounding to it takes its time, too
                 projectors=projectors,
                 solution=solution,
             )
