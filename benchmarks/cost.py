@@ -25,6 +25,8 @@ from eckart.device import host_memory, peak_host_memory
 from eckart.estimate import Estimate
 from eckart.plan import Plan
 
+PHASES = ("factorisation", "refinement", "distillation", "files", "total")
+
 
 def forward_seconds(model: str, calibration: Calibration) -> float:
     """Return the seconds of one forward pass of the whole model in float32 over all calibration tokens."""
@@ -75,12 +77,13 @@ def measure(
             overrides=overrides,
             observer=Listener(expected),
         )
+    (cost,) = expected
     return {
         **report.timings.model_dump(),
-        "expected_seconds": expected[0].seconds,
+        "expected_seconds": cost.allocation_seconds + cost.seconds + cost.distillation_seconds,
         "imported_bytes": imported,
         "peak_bytes": peak_host_memory(),
-        "expected_bytes": expected[0].host_bytes,
+        "expected_bytes": cost.host_bytes,
     }
 
 
@@ -100,15 +103,16 @@ def main(
     with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as pool:
         forward = pool.submit(measure_forward, model, calibration, samples, length).result()
         print(f"One forward pass of {samples} x {length} tokens in float32: {forward:.1f} s\n")
-        columns = ["recipe", "statistics", "in forward passes", "factorisation", "refinement", "files", "total"]
+        columns = ["recipe", "ranks", "statistics", "in forward passes", *PHASES]
         columns += ["expected", "peak memory", "expected", "at import"]
         print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
         for name in recipe:
             row = pool.submit(measure, model, name, keep, calibration, samples, length, float32).result()
-            phases = [f"{row[phase]:.1f} s" for phase in ("factorisation", "refinement", "files", "total")]
+            phases = [f"{row[phase]:.1f} s" for phase in PHASES]
             sizes = [f"{row[size] / 1e6:.0f} MB" for size in ("peak_bytes", "expected_bytes", "imported_bytes")]
             expected = f"{row['expected_seconds']:.1f} s"
-            cells = [name, f"{row['statistics']:.1f} s", f"{row['statistics'] / forward:.2f}", *phases]
+            before = [f"{row[phase]:.1f} s" for phase in ("allocation", "statistics")]
+            cells = [name, *before, f"{row['statistics'] / forward:.2f}", *phases]
             print(f"| {' | '.join([*cells, expected, *sizes])} |", flush=True)
 
 
