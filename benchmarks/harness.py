@@ -72,7 +72,7 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], baselin
     """Return rows as Markdown: their fields, then perplexity and excess log-perplexity for each text.
 
     Args:
-        rows: to show.
+        rows: to show; what is None is not known.
         columns: a format for each field that is shown, such as ``{"keep": "g"}``.
         baseline: log-perplexity of the dense model, by text.
     """
@@ -80,7 +80,7 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], baselin
     lines.append("|" + "---|" * (len(columns) + 2 * len(baseline)))
     for row in rows:
         losses = row["log_perplexity"]
-        cells = [format(row[name], form) for name, form in columns.items()]
+        cells = ["" if row[name] is None else format(row[name], form) for name, form in columns.items()]
         cells += [f"{math.exp(losses[name]):.1f} | {losses[name] - dense:.3f}" for name, dense in baseline.items()]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
