@@ -65,9 +65,8 @@ class Factoriser:
         Raises:
             NonFiniteError: a weight or an input is NaN or infinite.
         """
-        if moments is not None and not moments.is_finite():
-            paths = ", ".join(target.path for target in group.targets)
-            raise NonFiniteError(f"The input of {paths} is NaN or infinite on the calibration tokens.")
+        if moments is not None:
+            moments.check_finite(*(target.path for target in group.targets))
         whitening = None
         changes = any(self.recipe.layout.changes(self.plan.ranks[target.path]) for target in group.targets)
         if changes and self.components is None:

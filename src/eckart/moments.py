@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from eckart.errors import NonFiniteError
+
 
 @dataclass
 class ResidualMoments:
@@ -108,6 +110,18 @@ class Moments:
         assert self.sum is not None
         assert self.original_sum is not None
         return self.original_sum - self.sum
+
+    def check_finite(self, *paths: str) -> None:
+        """Raise unless all sums are finite.
+
+        Args:
+            paths: of the linears whose inputs they are of, for the message.
+
+        Raises:
+            NonFiniteError: one is NaN or infinite.
+        """
+        if not self.is_finite():
+            raise NonFiniteError(f"The input of {', '.join(paths)} is NaN or infinite on the calibration tokens.")
 
     def is_finite(self) -> bool:
         """Return whether no sum is NaN or infinite."""

@@ -115,6 +115,7 @@ def test_models_on_disk_and_sweeps_give_the_same(
         ("io-svd", ["sharing=by-loss"], "sharing 'by-loss'"),
         ("aa-svd-layer", ["allocation=curvature", "objective.metric=fisher"], "objective 'anchored'"),
         ("io-svd", ["objective.affine=true"], "an affine objective"),
+        ("asvd", ["allocation=curvature", "objective.metric=fisher"], "objective 'activation-scaled'"),
     ],
 )
 def test_what_does_not_go_with_weights(recipe: str, overrides: list[str], found: str) -> None:

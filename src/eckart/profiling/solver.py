@@ -91,7 +91,7 @@ class Solver:
             NonFiniteError: a weight or an input is NaN or infinite.
         """
         if moments is not None:
-            _check_finite(moments, *group.targets)
+            moments.check_finite(*(target.path for target in group.targets))
         whitening, weighs = None, self.request.weighs_tokens
         if self.request.keep_inputs or (self.request.needs_spectrum and not weighs):
             inputs = moments if self.objective.needs_data else None
@@ -159,7 +159,7 @@ class Solver:
         moments = Moments.zeros(target.in_features, paired=False, device=self.device)
         moments.tokens = self.original.tokens.numel()
         moments.second = sums.weighted[labels].get(target, moments.second)
-        _check_finite(moments, target)
+        moments.check_finite(target.path)
         return moments
 
     def _second(self, target: Target, sums: BlockSums) -> Tensor:
@@ -198,12 +198,6 @@ class Solver:
             first_order=None if first_order is None else first_order.cpu(),
             curvature=None if curvature is None else curvature.cpu(),
         )
-
-
-def _check_finite(moments: Moments, *targets: Target) -> None:
-    if not moments.is_finite():
-        paths = ", ".join(target.path for target in targets)
-        raise NonFiniteError(f"The input of {paths} is NaN or infinite on the calibration tokens.")
 
 
 def first_order_changes(solution: Solution, weight: Tensor, gradient: Tensor | None) -> Tensor:
