@@ -19,7 +19,7 @@ from harness import Rows, Texts, table
 from transformers import PreTrainedModel
 
 import eckart
-from eckart.calibration import calibrate
+from eckart.calibration import SELF, calibrate
 from eckart.device import resolve_device
 from eckart.errors import EckartError
 from eckart.evaluate.harness import load_tasks
@@ -35,6 +35,8 @@ CHOOSING = ("wikitext2.valid.txt", "ptb.valid.txt:lines")  # constants are chose
 REPORTED = ("wikitext2.test.txt", "ptb.test.txt:lines", "c4.eval.jsonl")
 TASKS = ("arc_easy_local", "piqa_local", "hellaswag_local", "winogrande_local", "openbookqa_local")
 SIZES = (0.8, 0.6, 0.4, 0.3)
+EVALUATION = ("texts", "windows", "tasks")
+KEY = ("calibration", "samples", "seed", *EVALUATION)  # of a row, beside model, recipe and size
 
 # As published, but for what depends on the number of tokens. AA-SVD takes 32 of 256 sequences a step, an eighth;
 # zero-sum stages, searches and trained positions look at as much as there is, or at what their defaults say.
@@ -67,7 +69,10 @@ def main(
         list[str], typer.Option(help="Recipe with +key=value overrides; may be repeated.  [default: all]")
     ] = [],  # noqa: B006
     keep: Annotated[list[float], typer.Option(help="Share of bytes; may be repeated.")] = list(SIZES),  # noqa: B006
-    samples: Annotated[int, typer.Option(help="Of calibration, half of them of each text.")] = 16,
+    samples: Annotated[int, typer.Option(help="Of calibration, as many of each text.")] = 16,
+    calibration: Annotated[
+        list[str], typer.Option(help="Text of DATA, or `self` for what the model writes; may be repeated, for shares.")
+    ] = list(CALIBRATION),  # noqa: B006
     seed: int = 0,
     windows: int = 12,
     cache: Annotated[Path | None, typer.Option(help="Folder to keep statistics in, for later runs.")] = None,
@@ -85,9 +90,10 @@ def main(
     dense = eckart.load_model(model)
     place = resolve_device(device)
     texts = Texts([str(data / name) for name in (CHOOSING if choose else REPORTED)], tokenizer, windows, LENGTH, place)
-    rows = Rows(output, ("model", "recipe", "keep", "samples", "seed", "texts", "tasks"))
+    rows = Rows(output, ("model", "recipe", "keep", *KEY))
     name = Path(model).name
-    here = {"samples": samples, "seed": seed, "texts": sorted(texts.tokens), "tasks": 0 if tasks is None else limit}
+    evaluation = dict(zip(EVALUATION, (sorted(texts.tokens), windows, 0 if tasks is None else limit), strict=True))
+    here = {"calibration": calibration, "samples": samples, "seed": seed, **evaluation}
     asked = TASKS if tasks is None else load_tasks(TASKS, path=tasks)
 
     def add(label: str, share: float, made: PreTrainedModel, **facts: object) -> None:
@@ -109,10 +115,11 @@ def main(
             }
         )
 
-    if (name, "dense", 1.0, *here.values()) not in rows:
+    reference = {"model": name, "recipe": "dense", **evaluation}
+    if not any(reference.items() <= row.items() for row in rows.rows):
         add("dense", 1.0, copy.deepcopy(dense), kept=1.0, seconds=0.0)
-    source = " + ".join(str(data / text) for text in CALIBRATION)
-    tokens = calibrate(source, samples=samples, length=LENGTH, seed=seed, tokenizer=tokenizer)
+    source = " + ".join(text if text == SELF else str(data / text) for text in calibration)
+    tokens = calibrate(source, samples=samples, length=LENGTH, seed=seed, tokenizer=tokenizer, model=dense)
     wanted = {
         (label, share): recipe_of(label, share)
         for label in recipe or [label.format(eighth=max(1, samples // 8)) for label in (*PUBLISHED, *OURS, *FEW_BITS)]
@@ -131,9 +138,9 @@ def main(
             print(f"{label} at {share:g}: {error}", flush=True)
             continue
         add(label, share, made.model, kept=made.kept, seconds=perf_counter() - start)
-    asked_for = {"model": name, "samples": samples, "seed": seed, "texts": here["texts"]}
+    asked_for = {"model": name, **{field: here[field] for field in KEY if field != "tasks"}}
     found = [row for row in rows.rows if asked_for.items() <= row.items()]
-    first = next(row for row in found if row["recipe"] == "dense")["log_perplexity"]
+    first = next(row for row in rows.rows if reference.items() <= row.items())["log_perplexity"]
     found.sort(key=lambda row: (-row["keep"], sum(row["log_perplexity"].values())))
     print(table(found, {"recipe": "s", "keep": "g", "kept": ".4f", "seconds": ".0f"}, first))
 
