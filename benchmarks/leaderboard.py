@@ -35,7 +35,7 @@ CHOOSING = ("wikitext2.valid.txt", "ptb.valid.txt:lines")  # constants are chose
 REPORTED = ("wikitext2.test.txt", "ptb.test.txt:lines", "c4.eval.jsonl")
 TASKS = ("arc_easy_local", "piqa_local", "hellaswag_local", "winogrande_local", "openbookqa_local")
 SIZES = (0.8, 0.6, 0.4, 0.3)
-EVALUATION = ("texts", "windows", "tasks")
+EVALUATION = ("texts", "windows", "length", "tasks")
 KEY = ("calibration", "samples", "seed", *EVALUATION)  # of a row, beside model, recipe and size
 
 # As published, but for what depends on the number of tokens. AA-SVD takes 32 of 256 sequences a step, an eighth;
@@ -74,7 +74,8 @@ def main(
         list[str], typer.Option(help="Text of DATA, or `self` for what the model writes; may be repeated, for shares.")
     ] = list(CALIBRATION),  # noqa: B006
     seed: int = 0,
-    windows: int = 12,
+    windows: Annotated[int, typer.Option(help="Of each text that is measured on.")] = 12,
+    length: Annotated[int, typer.Option(help="Tokens in a sample and in a window.")] = LENGTH,
     cache: Annotated[Path | None, typer.Option(help="Folder to keep statistics in, for later runs.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, or the name of an accelerator.")] = "auto",
     choose: Annotated[
@@ -89,10 +90,11 @@ def main(
     assert tokenizer is not None, f"{model} has no tokenizer"
     dense = eckart.load_model(model)
     place = resolve_device(device)
-    texts = Texts([str(data / name) for name in (CHOOSING if choose else REPORTED)], tokenizer, windows, LENGTH, place)
+    texts = Texts([str(data / name) for name in (CHOOSING if choose else REPORTED)], tokenizer, windows, length, place)
     rows = Rows(output, ("model", "recipe", "keep", *KEY))
     name = Path(model).name
-    evaluation = dict(zip(EVALUATION, (sorted(texts.tokens), windows, 0 if tasks is None else limit), strict=True))
+    measured = (sorted(texts.tokens), windows, length, 0 if tasks is None else limit)
+    evaluation = dict(zip(EVALUATION, measured, strict=True))
     here = {"calibration": calibration, "samples": samples, "seed": seed, **evaluation}
     asked = TASKS if tasks is None else load_tasks(TASKS, path=tasks)
 
@@ -119,7 +121,7 @@ def main(
     if not any(reference.items() <= row.items() for row in rows.rows):
         add("dense", 1.0, copy.deepcopy(dense), kept=1.0, seconds=0.0)
     source = " + ".join(text if text == SELF else str(data / text) for text in calibration)
-    tokens = calibrate(source, samples=samples, length=LENGTH, seed=seed, tokenizer=tokenizer, model=dense)
+    tokens = calibrate(source, samples=samples, length=length, seed=seed, tokenizer=tokenizer, model=dense)
     wanted = {
         (label, share): recipe_of(label, share)
         for label in recipe or [label.format(eighth=max(1, samples // 8)) for label in (*PUBLISHED, *OURS, *FEW_BITS)]
