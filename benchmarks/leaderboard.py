@@ -35,8 +35,6 @@ CHOOSING = ("wikitext2.valid.txt", "ptb.valid.txt:lines")  # constants are chose
 REPORTED = ("wikitext2.test.txt", "ptb.test.txt:lines", "c4.eval.jsonl")
 TASKS = ("arc_easy_local", "piqa_local", "hellaswag_local", "winogrande_local", "openbookqa_local")
 SIZES = (0.8, 0.6, 0.4, 0.3)
-EVALUATION = ("texts", "windows", "length", "tasks")
-KEY = ("calibration", "samples", "seed", *EVALUATION)  # of a row, beside model, recipe and size
 
 # As published, but for what depends on the number of tokens. AA-SVD takes 32 of 256 sequences a step, an eighth;
 # zero-sum stages, searches and trained positions look at as much as there is, or at what their defaults say.
@@ -91,11 +89,15 @@ def main(
     dense = eckart.load_model(model)
     place = resolve_device(device)
     texts = Texts([str(data / name) for name in (CHOOSING if choose else REPORTED)], tokenizer, windows, length, place)
-    rows = Rows(output, ("model", "recipe", "keep", *KEY))
     name = Path(model).name
-    measured = (sorted(texts.tokens), windows, length, 0 if tasks is None else limit)
-    evaluation = dict(zip(EVALUATION, measured, strict=True))
+    evaluation = {
+        "texts": sorted(texts.tokens),
+        "windows": windows,
+        "length": length,
+        "tasks": 0 if tasks is None else limit,
+    }
     here = {"calibration": calibration, "samples": samples, "seed": seed, **evaluation}
+    rows = Rows(output, ("model", "recipe", "keep", *here))
     asked = TASKS if tasks is None else load_tasks(TASKS, path=tasks)
 
     def add(label: str, share: float, made: PreTrainedModel, **facts: object) -> None:
@@ -140,7 +142,8 @@ def main(
             print(f"{label} at {share:g}: {error}", flush=True)
             continue
         add(label, share, made.model, kept=made.kept, seconds=perf_counter() - start)
-    asked_for = {"model": name, **{field: here[field] for field in KEY if field != "tasks"}}
+    asked_for = {"model": name, **here}
+    del asked_for["tasks"]  # perplexities are the same with and without them
     found = [row for row in rows.rows if asked_for.items() <= row.items()]
     first = next(row for row in rows.rows if reference.items() <= row.items())["log_perplexity"]
     found.sort(key=lambda row: (-row["keep"], sum(row["log_perplexity"].values())))
