@@ -37,6 +37,18 @@ def test_the_size_decides_and_overrides_come_after_it() -> None:
         load_recipe("eckart", ["refinement.epochs=3"], keep=0.95)
 
 
+@pytest.mark.parametrize(
+    ("keep", "objective", "floor"), [(0.5, "input-aware", 0), (0.3, "blended", 0.1), (0.2, "blended", 0)]
+)
+def test_the_fast_one_looks_at_the_compressed_model_where_little_is_kept(
+    keep: float, objective: str, floor: float, tokens: torch.Tensor
+) -> None:
+    report = eckart.compress(make_model("llama"), "eckart-fast", keep, tokens, overrides=["allocation.multiple=1"])
+    assert report.keep <= keep
+    assert report.recipe.objective.name == objective
+    assert report.recipe.allocation.floor == floor
+
+
 @pytest.mark.parametrize(("keep", "structure"), [(0.8, "two-factor"), (0.45, "hybrid"), (0.27, "pivoted")])
 def test_the_quantised_one_keeps_to_its_budget(keep: float, structure: str, tokens: torch.Tensor) -> None:
     # Ranks of any size, since the matrices are small.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from eckart.allocation import Curvature, Uniform
 from eckart.distillation import LogitDistillation
 from eckart.metric import Fisher
-from eckart.objectives import InputAware, Weight
+from eckart.objectives import Blended, InputAware, Weight
 from eckart.precision import Bits4, Bits8
 from eckart.recipe import Recipe
 from eckart.refinement import BlockRefinement
@@ -15,6 +15,7 @@ ByBudget = tuple[tuple[float, Recipe], ...]
 """The least share of bytes that a recipe is for, and the recipe; from the largest share down to 0."""
 
 CLOSED_FORM = "output metric, tokens weighed by their gradients, ranks by curvature, pivots"
+BLENDED_FORM = "both models' inputs blended, output metric, ranks by curvature above a floor, pivots"
 FEW_BITS = "8 bits; below a half 4 bits and factors for what they lose; then 4-bit factors"
 
 
@@ -24,6 +25,15 @@ CLOSED = Recipe(
     objective=InputAware(metric=Fisher(token_weights="gradient")),
     allocation=Curvature(),
     structure=Pivoted(),
+)
+
+# Where little is kept, what the layers in front have lost matters most, and none can do with next to no rank.
+BLENDED = CLOSED.model_copy(
+    update={
+        "reference": f"Eckart's own: {BLENDED_FORM}; in closed form",
+        "objective": Blended(metric=Fisher()),
+        "allocation": Curvature(floor=0.1),
+    }
 )
 
 # Larger and more steps than published, since there are few tokens; more tokens take fewer epochs.
@@ -42,7 +52,11 @@ TRAINED = CLOSED.model_copy(
 
 BY_BUDGET: dict[str, ByBudget] = {
     "eckart": ((0.9, CLOSED.model_copy(update={"name": "eckart"})), (0.0, TRAINED)),
-    "eckart-fast": ((0.0, CLOSED),),
+    "eckart-fast": (
+        (0.45, CLOSED),
+        (0.25, BLENDED),
+        (0.0, BLENDED.model_copy(update={"allocation": Uniform()})),  # the floor takes up to a fifth of the bytes
+    ),
     "eckart-q": (
         (
             0.502,

@@ -156,6 +156,12 @@ def test_recipes_show_their_choices() -> None:
     assert "learning_rate: 0.0001" in run("recipes", "aa-svd").output
 
 
+def test_recipes_are_shown_for_a_size() -> None:
+    assert "eckart-fast input-aware curvature" in words(run("recipes").output)
+    assert "eckart-fast blended curvature" in words(run("recipes", "--keep", "0.3").output)
+    assert "name: blended" in run("recipes", "eckart-fast", "--keep", "0.3").output
+
+
 MISTAKES = [
     (["compress", "nowhere/such-model", "-o", "{out}"], "no hub model"),
     (["compress", "{tmp}", "-o", "{out}"], "no config.json"),
@@ -186,6 +192,7 @@ MISTAKES = [
     (["inspect", "{model}"], "expected a folder that `eckart compress` wrote"),
     (["merge", "{model}", "-o", "{out}"], "nothing to multiply back"),
     (["recipes", "svdllm"], "did you mean 'svd-llm'"),
+    (["recipes", "svd", "--keep", "2"], "found 2"),
 ]
 
 
