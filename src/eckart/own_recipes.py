@@ -15,7 +15,7 @@ ByBudget = tuple[tuple[float, Recipe], ...]
 """The least share of bytes that a recipe is for, and the recipe; from the largest share down to 0."""
 
 CLOSED_FORM = "output metric, tokens weighed by their gradients, ranks by curvature, pivots"
-BLENDED_FORM = "both models' inputs blended, output metric, ranks by curvature above a floor, pivots"
+BLENDED_FORM = "both models' inputs blended, output metric, pivots"
 FEW_BITS = "8 bits; below a half 4 bits and factors for what they lose; then 4-bit factors"
 
 
