@@ -38,14 +38,21 @@ def test_the_size_decides_and_overrides_come_after_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("keep", "objective", "floor"), [(0.5, "input-aware", 0), (0.3, "blended", 0.1), (0.2, "blended", 0)]
+    ("keep", "objective", "weighs", "floor"),
+    [
+        (0.8, "input-aware", True, 0),
+        (0.5, "blended", True, 0.1),
+        (0.3, "blended", True, 0.1),
+        (0.2, "blended", False, 0),
+    ],
 )
 def test_the_fast_one_looks_at_the_compressed_model_where_little_is_kept(
-    keep: float, objective: str, floor: float, tokens: torch.Tensor
+    keep: float, objective: str, weighs: bool, floor: float, tokens: torch.Tensor
 ) -> None:
     report = eckart.compress(make_model("llama"), "eckart-fast", keep, tokens, overrides=["allocation.multiple=1"])
     assert report.keep <= keep
     assert report.recipe.objective.name == objective
+    assert (report.recipe.objective.output_metric is not None) == weighs
     assert report.recipe.allocation.floor == floor
 
 

@@ -15,7 +15,7 @@ ByBudget = tuple[tuple[float, Recipe], ...]
 """The least share of bytes that a recipe is for, and the recipe; from the largest share down to 0."""
 
 CLOSED_FORM = "output metric, tokens weighed by their gradients, ranks by curvature, pivots"
-BLENDED_FORM = "both models' inputs blended, output metric, pivots"
+BLENDED_FORM = "both models' inputs blended, pivots"
 FEW_BITS = "8 bits; below a half 4 bits and factors for what they lose; then 4-bit factors"
 
 
@@ -30,9 +30,17 @@ CLOSED = Recipe(
 # Where little is kept, what the layers in front have lost matters most, and none can do with next to no rank.
 BLENDED = CLOSED.model_copy(
     update={
-        "reference": f"Eckart's own: {BLENDED_FORM}; in closed form",
+        "reference": f"Eckart's own: {BLENDED_FORM}, output metric; in closed form",
         "objective": Blended(metric=Fisher()),
         "allocation": Curvature(floor=0.1),
+    }
+)
+# Where next to nothing is kept, the original model's gradients and curvature say little of what is left.
+LEAST = BLENDED.model_copy(
+    update={
+        "reference": f"Eckart's own: {BLENDED_FORM}; in closed form",
+        "objective": Blended(),
+        "allocation": Uniform(),
     }
 )
 
@@ -53,9 +61,9 @@ TRAINED = CLOSED.model_copy(
 BY_BUDGET: dict[str, ByBudget] = {
     "eckart": ((0.9, CLOSED.model_copy(update={"name": "eckart"})), (0.0, TRAINED)),
     "eckart-fast": (
-        (0.45, CLOSED),
+        (0.65, CLOSED),
         (0.25, BLENDED),
-        (0.0, BLENDED.model_copy(update={"allocation": Uniform()})),  # the floor takes up to a fifth of the bytes
+        (0.0, LEAST),
     ),
     "eckart-q": (
         (
