@@ -172,7 +172,7 @@ def test_reported_errors_are_those_of_the_outputs(
     # So that each output is where it was.
     monkeypatch.setattr("eckart.recording.put_in_order", lambda block, units: Ordered([], {}))
     report = eckart.compress(llama, recipe, KEEP, tokens, overrides=overrides)
-    streams = eckart.RECIPES[recipe].objective.streams.name
+    streams = report.recipe.objective.streams.name
     for layer in report.layers:
         weight = weight_matrix(original.get_submodule(layer.path)).detach().double()
         layer_now = llama.get_submodule(layer.path)
