@@ -41,7 +41,7 @@ def test_the_size_decides_and_overrides_come_after_it() -> None:
     ("keep", "objective", "weighs", "floor"),
     [
         (0.8, "input-aware", True, 0),
-        (0.5, "blended", True, 0.1),
+        (0.6, "blended", True, 0.1),
         (0.3, "blended", True, 0.1),
         (0.2, "blended", False, 0),
     ],
