@@ -35,7 +35,7 @@ BLENDED = CLOSED.model_copy(
         "allocation": Curvature(floor=0.1),
     }
 )
-# Where next to nothing is kept, the original model's gradients and curvature say little of what is left.
+# Best where next to nothing is kept: measured on one small model only.
 LEAST = BLENDED.model_copy(
     update={
         "reference": f"Eckart's own: {BLENDED_FORM}; in closed form",
