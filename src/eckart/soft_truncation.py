@@ -6,6 +6,7 @@ from 1 to 0 around a position that can be trained. Everything here is a pure fun
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -48,8 +49,8 @@ def soft_truncate(
     Raises:
         torch.linalg.LinAlgError: the activations are not finite.
     """
-    result: Tensor = _SoftTruncation.apply(activations, position, sharpness, relative_gap)
-    return result
+    apply: Callable[..., Tensor] = _SoftTruncation.apply  # which only some releases of torch give a type
+    return apply(activations, position, sharpness, relative_gap)
 
 
 class _SoftTruncation(torch.autograd.Function):
