@@ -6,7 +6,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from eckart.lowrank import RELATIVE_EIGENVALUE_FLOOR, Whitening, minimum_loss, refit, solve, truncate, whiten
+from eckart.lowrank import (
+    RELATIVE_EIGENVALUE_FLOOR,
+    Whitening,
+    minimum_loss,
+    refit,
+    solve,
+    triangular_root,
+    truncate,
+    whiten,
+)
 
 sizes = st.integers(2, 9)
 
@@ -114,6 +123,32 @@ def test_root_and_inverse_of_a_singular_moment() -> None:
     error = (whitening.root @ whitening.root.T - second_moment) / (scale[:, None] * scale)
     assert error.abs().max() < 1e-10
     torch.testing.assert_close(whitening.inverse @ whitening.root, torch.eye(4, dtype=torch.float64))
+
+
+@settings(max_examples=60)
+@given(st.integers(1, 9), st.floats(-12, 0), st.integers(0, 1000))
+def test_a_triangular_root_is_only_found_where_every_eigenvalue_counts(n: int, power: float, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    vectors = torch.linalg.qr(torch.randn(n, n, generator=generator, dtype=torch.float64))[0]
+    values = torch.logspace(power, 0, n, dtype=torch.float64)
+    features = 10.0 ** torch.linspace(-2, 2, n, dtype=torch.float64)
+    matrix = features[:, None] * (vectors * values) @ vectors.T * features
+    scale = matrix.diagonal().sqrt()
+    spectrum = torch.linalg.eigvalsh(matrix / torch.outer(scale, scale))
+    found = triangular_root(matrix, RELATIVE_EIGENVALUE_FLOOR)
+    if found is None:
+        assert spectrum[0] < 2 * n**2 * RELATIVE_EIGENVALUE_FLOOR * spectrum[-1]
+    else:
+        assert spectrum[0] > RELATIVE_EIGENVALUE_FLOOR * spectrum[-1]
+        torch.testing.assert_close(found.root, found.root.tril())
+        error = (found.root @ found.root.T - matrix) / torch.outer(scale, scale)
+        assert error.abs().max() < 1e-12
+        torch.testing.assert_close(found.inverse @ found.root, torch.eye(n, dtype=torch.float64), rtol=0, atol=1e-8)
+
+
+def test_no_triangular_root_of_what_is_not_positive_definite() -> None:
+    assert triangular_root(torch.zeros(3, 3, dtype=torch.float64)) is None
+    assert triangular_root(torch.diag(torch.tensor([1.0, 1.0, -1.0], dtype=torch.float64))) is None
 
 
 def test_identity_is_plain_svd() -> None:

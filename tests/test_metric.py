@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eckart.errors import EckartError
 from eckart.metric import Fisher, label_loss
 
 
@@ -56,3 +57,14 @@ def test_the_text_gives_its_own_labels() -> None:
     expected = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten(), reduction="sum")
     assert count == 8
     assert float(loss) == pytest.approx(float(expected))
+
+
+def test_a_root_of_a_singular_moment_needs_some_shrinkage() -> None:
+    gradient = torch.randn(5, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    moment = gradient @ gradient.T
+    root = Fisher(shrinkage=0.01).root(moment)
+    mean = moment.diagonal().mean()
+    torch.testing.assert_close(root.root @ root.root.T, moment + 0.01 * mean * torch.eye(5, dtype=torch.float64))
+    torch.testing.assert_close(root.inverse @ root.root, torch.eye(5, dtype=torch.float64))
+    with pytest.raises(EckartError, match=r"shrinkage of 1e-20.*shrinkage=0\.01"):
+        Fisher(shrinkage=1e-20).root(moment)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from eckart.moments import Moments, relative_error
+from eckart.moments import GRAM_COLUMNS, Moments, gram, relative_error
 
 
 def streams(tokens: int = 50, features: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
@@ -27,6 +27,12 @@ def test_sums_equal_the_definition_whatever_the_batches() -> None:
     assert moments.shift is not None
     torch.testing.assert_close(moments.shift, (x - z).T @ z, rtol=1e-5, atol=1e-5)
     assert moments.tokens == 50
+
+
+@pytest.mark.parametrize("size", [1, 7, GRAM_COLUMNS, GRAM_COLUMNS + 1, 2 * GRAM_COLUMNS + 3])
+def test_gram_is_the_product_of_the_columns_with_one_another(size: int) -> None:
+    rows = torch.randn(11, size, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(gram(rows), rows.T @ rows)
 
 
 def test_nearly_equal_streams_keep_their_difference() -> None:

@@ -24,6 +24,7 @@ from eckart.device import (
 )
 from eckart.distillation import LogitDistillation
 from eckart.memory import memory_of_run
+from eckart.moments import gram
 from eckart.objectives import Streams
 from eckart.placement import ResidentWeights, Weights
 from eckart.plan import Plan
@@ -181,7 +182,7 @@ class _Probe:
                 once = seconds_of(lambda: call(dense, hidden), self.device)
                 widths = [group.targets[0].in_features for group in block.groups]
                 sample = random_matrix(batch.numel(), max(widths)).to(self.device)
-                product = seconds_of(lambda: sample.T @ sample, self.device) / max(widths) ** 2
+                product = seconds_of(lambda: gram(sample), self.device) / max(widths) ** 2
                 embedding = self.model.get_input_embeddings()
                 width, vocabulary = int(embedding.embedding_dim), int(embedding.num_embeddings)
                 passes = Passes(
@@ -241,12 +242,13 @@ class _Probe:
         sizes = [sum(t.size for t in group.targets) for group in block.groups]
         widths = [group.targets[0].in_features for group in block.groups]
         sample = random_matrix(hidden.shape[0] * hidden.shape[1], max(widths)).to(self.device)
-        product = seconds_of(lambda: sample.T @ sample, self.device) / max(widths) ** 2
+        product = seconds_of(lambda: gram(sample), self.device) / max(widths) ** 2
         original = streams in (Streams.ORIGINAL, Streams.BOTH) or refined or distilled
         in_order = streams in (Streams.COMPRESSED, Streams.BOTH)
         # How far into the block the passes of the compressed stream run before they stop at each group.
         depth = sum(sum(sizes[:index]) for index in range(len(sizes))) / sum(sizes)
-        moments = {Streams.NONE: 0, Streams.ORIGINAL: 1, Streams.COMPRESSED: 1, Streams.BOTH: 2}[streams]
+        # What is summed for pairs of tokens is not symmetric, so that all of it is multiplied.
+        moments = {Streams.NONE: 0, Streams.ORIGINAL: 1, Streams.COMPRESSED: 1, Streams.BOTH: 2.6}[streams]
         return (
             passes[0] * original
             + passes[1] * (depth * in_order + (in_order or refined))

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from eckart.choice import Choice
-from eckart.lowrank import Whitening
+from eckart.errors import EckartError
+from eckart.lowrank import Whitening, triangular_root
 
 
 class NoMetric(Choice):
@@ -53,17 +54,21 @@ class Fisher(Choice):
     def root(self, second_moment: Tensor) -> Whitening:
         """Return the root of the metric, of full rank, from the gradients' second moment (m, m) float64.
 
-        A triangular one, found in a seventh of the time of eigenvectors; the shrinkage keeps the matrix regular.
+        Raises:
+            EckartError: the shrinkage is too small to make the moment regular.
         """
         mean = second_moment.diagonal().mean()
         if mean == 0:  # no gradient reaches the linear: no error matters more than another
             return Whitening.identity(len(second_moment), second_moment.device)
         eye = torch.eye(len(second_moment), dtype=second_moment.dtype, device=second_moment.device)
         regular = second_moment + self.shrinkage * mean * eye
-        scale = regular.diagonal().sqrt()
-        root = torch.linalg.cholesky(regular / torch.outer(scale, scale))
-        inverse = torch.linalg.solve_triangular(root, eye, upper=False)
-        return Whitening(scale[:, None] * root, inverse / scale)
+        root = triangular_root(regular)
+        if root is None:
+            raise EckartError(
+                f"The output metric is singular with a shrinkage of {self.shrinkage:g}. "
+                "Use a larger one: --set objective.metric.shrinkage=0.01"
+            )
+        return root
 
 
 AnyMetric = NoMetric | Fisher

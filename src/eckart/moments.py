@@ -9,6 +9,8 @@ from torch import Tensor
 
 from eckart.errors import NonFiniteError
 
+GRAM_COLUMNS = 512  # at a time: fewer leave out more of the lower half, and are multiplied less efficiently
+
 
 @dataclass
 class ResidualMoments:
@@ -69,7 +71,7 @@ class Moments:
         """
         assert self.sum is not None
         inputs = inputs.float()
-        self.second += (inputs.T @ inputs).to(self.second.device)
+        self.second += gram(inputs).to(self.second.device)
         self.absolute += inputs.abs().sum(dim=0).to(self.absolute.device)
         self.sum += _sum_of_tokens(inputs, self.sum.device)
         if self.shift is not None:
@@ -132,6 +134,22 @@ class Moments:
         for residual in self.residuals.values():
             finite &= torch.isfinite(residual.cross).all()
         return bool(finite)
+
+
+def gram(rows: Tensor) -> Tensor:
+    """Return ``X^T X``, (n, n), in the dtype of ``rows``: its upper half multiplied, its lower half copied.
+
+    Args:
+        rows: X, (tokens, n).
+    """
+    size = rows.shape[1]
+    result = rows.new_empty(size, size)
+    for start in range(0, size, GRAM_COLUMNS):
+        columns = slice(start, start + GRAM_COLUMNS)
+        product = rows[:, columns].T @ rows[:, start:]
+        result[columns, start:] = product
+        result[start:, columns] = product.T
+    return result
 
 
 def _sum_of_tokens(tokens: Tensor, device: torch.device) -> Tensor:

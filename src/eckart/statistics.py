@@ -69,7 +69,7 @@ def input_moments(
     behind: Stream | None = None,
 ) -> dict[Group, Moments]:
     """Return the moments of all groups, and write the stream ``behind`` the block if it is wanted, in one pass."""
-    moments = {group: _empty(group, device, paired=False) for group in groups}
+    moments = {group: empty_moments(group, device) for group in groups}
     for call, hidden in on_device(calls, stream, device):
         inputs, output = observe_inputs(block, call, hidden, groups)
         for group, tokens in inputs.items():
@@ -143,7 +143,7 @@ def group_moments(
     Raises:
         UnsupportedModelError: the two streams hand different tokens to the group, as routed experts do.
     """
-    moments = _empty(group, device, paired=originals is not None)
+    moments = empty_moments(group, device, paired=originals is not None)
     places = sorted(_places((group,)) & (residuals or {}).keys())
     for index, (call, hidden) in enumerate(on_device(calls, stream, device)):
         with reading(block, places) as read:
@@ -220,7 +220,8 @@ def _places(groups: tuple[Group, ...]) -> set[str]:
     return {target.residual for group in groups for target in group.targets if target.residual is not None}
 
 
-def _empty(group: Group, device: torch.device, *, paired: bool) -> Moments:
+def empty_moments(group: Group, device: torch.device, *, paired: bool = False) -> Moments:
+    """Return empty sums for the inputs of a group of linears that are run on ``device``."""
     return Moments.zeros(group.targets[0].in_features, paired=paired, device=moment_device(device))
 
 

@@ -23,6 +23,8 @@ def weight_gradients(original, metric=None, samples=None) -> tuple[dict[str, Ten
     second: dict[str, Tensor] = {}
 
     def observe(target, inputs, at_output):
+        if at_output is None:
+            return
         first[target.path] = first.get(target.path, 0) + at_output.T @ inputs
         second[target.path] = second.get(target.path, 0) + at_output.T @ at_output
 

@@ -65,7 +65,7 @@ def profile_seconds(
     kinds = (Evidence.FIRST_ORDER in request.evidence) + (request.metric is not None)
     seconds += blocks * batches * (1 + kinds * BACKWARD) * passes.block
     if request.needs_moments:
-        seconds += blocks * batches * (passes.block + passes.moments)
+        seconds += blocks * batches * (passes.block * (not kinds) + passes.moments)
     # Each linear has a second moment of its output gradients, and perhaps one of its inputs with its own weights.
     sums = (request.metric is not None) + request.weighs_tokens
     seconds += blocks * batches * sums * passes.moments * len(block.targets) / len(block.groups)

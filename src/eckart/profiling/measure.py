@@ -11,12 +11,12 @@ from torch.nn import functional
 from eckart.allocation import Evidence
 from eckart.blocks import Group, Target
 from eckart.device import give_back_memory, moment_device
-from eckart.moments import Moments
+from eckart.moments import Moments, gram
 from eckart.profiling.original import OriginalModel
 from eckart.profiling.profile import Profile
 from eckart.profiling.request import Labels, Request
 from eckart.profiling.solver import BlockSums, Solver
-from eckart.statistics import Stream, input_moments
+from eckart.statistics import Stream, empty_moments, input_moments
 
 Progress = Callable[[int, int], None]
 
@@ -97,12 +97,20 @@ class _Measurement:
         """Sum over the tokens at the linears of a block, and carry the gradients to the front of it."""
         block = self.original.blocks[index]
         moments: dict[Group, Moments] = {}
+        missing: dict[Target, Moments] = {}
         if any(request.needs_moments for request in self.requests):
-            calls = self.original.calls[index]
-            moments = input_moments(block.module, block.groups, calls, streams[index], self.original.device)
+            if self.labels:  # found where a block is run for its gradients anyway
+                moments = {group: empty_moments(group, self.original.device) for group in block.groups}
+                missing = {group.targets[0]: moments[group] for group in block.groups}
+            else:
+                calls = self.original.calls[index]
+                moments = input_moments(block.module, block.groups, calls, streams[index], self.original.device)
         behind = {labels: self._second_moment(gradients[labels]) for labels in self.labels if labels.metric is not None}
         weighted: dict[Labels, dict[Target, Tensor]] = {}
-        sums = {labels: self._backward(index, streams[index], gradients, labels, weighted) for labels in self.labels}
+        sums = {}
+        for labels in self.labels:
+            sums[labels] = self._backward(index, streams[index], gradients, labels, weighted, missing)
+            missing = {}
         similarity = None
         if any(Evidence.SIMILARITY in request.evidence for request in self.requests):
             similarity = mean_cosine(streams[index], streams[index + 1])
@@ -112,7 +120,7 @@ class _Measurement:
         total = torch.zeros(())
         for batch in stream:
             rows = batch.flatten(0, -2).to(self.original.device)
-            total = total.to(self.device) + (rows.T @ rows).to(self.device, torch.float64)
+            total = total.to(self.device) + gram(rows).to(self.device, torch.float64)
         return total
 
     def _backward(
@@ -122,19 +130,25 @@ class _Measurement:
         gradients: dict[Labels, Stream],
         labels: Labels,
         weighted: dict[Labels, dict[Target, Tensor]],
+        missing: dict[Target, Moments],
     ) -> dict[Target, Tensor]:
+        """Return the sums of one kind of labels, and add what is seen to ``weighted`` and ``missing``."""
         sums: dict[Target, Tensor] = {}
         moments: dict[Target, Tensor] = {}
         weights: dict[Target, float] = {}
         weighs = labels.metric is not None and labels.metric.weighs_tokens
 
-        def add(target: Target, inputs: Tensor, at_output: Tensor) -> None:
+        def add(target: Target, inputs: Tensor, at_output: Tensor | None) -> None:
+            if target in missing:
+                missing[target].add(inputs)
+            if at_output is None:
+                return
             at_output, inputs = at_output.float(), inputs.float()
-            other = inputs if labels.metric is None else at_output
-            _add_to(sums, target, (at_output.T @ other).to(self.device, torch.float64))
+            product = at_output.T @ inputs if labels.metric is None else gram(at_output)
+            _add_to(sums, target, product.to(self.device, torch.float64))
             if weighs:
                 sizes = at_output.norm(dim=1, keepdim=True)
-                _add_to(moments, target, ((inputs * sizes).T @ inputs).to(self.device, torch.float64))
+                _add_to(moments, target, gram(inputs * sizes.sqrt()).to(self.device, torch.float64))
                 weights[target] = weights.get(target, 0.0) + float(sizes.sum())
 
         name = self._name(labels)

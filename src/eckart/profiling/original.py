@@ -20,8 +20,11 @@ from eckart.placement import Weights
 from eckart.spool import Workspace
 from eckart.statistics import Calls, Stream, advance, on_device
 
-Observe = Callable[[Target, Tensor, Tensor], None]
-"""Is told, for each run of a linear, its inputs (tokens, n) and the loss's gradients at its outputs (tokens, m)."""
+Observe = Callable[[Target, Tensor, Tensor | None], None]
+"""Is told, for each run of a linear, its inputs (tokens, n) and the loss's gradients at its outputs (tokens, m).
+
+None for the gradients of a linear whose output goes nowhere.
+"""
 
 
 @dataclass
@@ -225,8 +228,7 @@ def backward_through(block: Block, call: BlockCall, hidden: Tensor, gradient: Te
             output, [leaf, *(run[2] for run in runs)], gradient.to(output.dtype), allow_unused=True
         )
     for (target, inputs, _), at_output in zip(runs, found[1:], strict=True):
-        if at_output is not None:  # a linear whose output goes nowhere has none
-            observe(target, inputs.detach().flatten(0, -2), at_output.flatten(0, -2))
+        observe(target, inputs.detach().flatten(0, -2), None if at_output is None else at_output.flatten(0, -2))
     return found[0].float() if found[0] is not None else torch.zeros_like(hidden, dtype=torch.float32)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -12,7 +12,7 @@ from eckart.allocation import ZeroSum
 from eckart.blocks import Target
 from eckart.layers import weight_matrix
 from eckart.profiling.measure import Progress, measure
-from eckart.profiling.original import OriginalModel
+from eckart.profiling.original import Observe, OriginalModel
 from eckart.profiling.overlay import OverlaidWeights
 from eckart.profiling.profile import Profile
 from eckart.profiling.request import request_of
@@ -102,8 +102,10 @@ def _corrected(original: OriginalModel, truncated: SpooledTensors, number: int) 
     return corrected
 
 
-def _adding(sums: dict[Target, Tensor]) -> Callable[[Target, Tensor, Tensor], None]:
-    def add(target: Target, inputs: Tensor, at_output: Tensor) -> None:
+def _adding(sums: dict[Target, Tensor]) -> Observe:
+    def add(target: Target, inputs: Tensor, at_output: Tensor | None) -> None:
+        if at_output is None:
+            return
         product = (at_output.float().T @ inputs.float()).cpu()
         sums[target] = product + sums[target] if target in sums else product
 
