@@ -97,11 +97,11 @@ class _Measurement:
         """Sum over the tokens at the linears of a block, and carry the gradients to the front of it."""
         block = self.original.blocks[index]
         moments: dict[Group, Moments] = {}
-        missing: dict[Target, Moments] = {}
+        leaders: dict[Target, Moments] = {}
         if any(request.needs_moments for request in self.requests):
             if self.labels:  # found where a block is run for its gradients anyway
                 moments = {group: empty_moments(group, self.original.device) for group in block.groups}
-                missing = {group.targets[0]: moments[group] for group in block.groups}
+                leaders = {group.targets[0]: moments[group] for group in block.groups}
             else:
                 calls = self.original.calls[index]
                 moments = input_moments(block.module, block.groups, calls, streams[index], self.original.device)
@@ -109,8 +109,8 @@ class _Measurement:
         weighted: dict[Labels, dict[Target, Tensor]] = {}
         sums = {}
         for labels in self.labels:
-            sums[labels] = self._backward(index, streams[index], gradients, labels, weighted, missing)
-            missing = {}
+            sums[labels] = self._backward(index, streams[index], gradients, labels, weighted, leaders)
+            leaders = {}
         similarity = None
         if any(Evidence.SIMILARITY in request.evidence for request in self.requests):
             similarity = mean_cosine(streams[index], streams[index + 1])
@@ -130,17 +130,17 @@ class _Measurement:
         gradients: dict[Labels, Stream],
         labels: Labels,
         weighted: dict[Labels, dict[Target, Tensor]],
-        missing: dict[Target, Moments],
+        leaders: dict[Target, Moments],
     ) -> dict[Target, Tensor]:
-        """Return the sums of one kind of labels, and add what is seen to ``weighted`` and ``missing``."""
+        """Return the sums of one kind of labels; add to ``weighted``, and to the moments by each group's leader."""
         sums: dict[Target, Tensor] = {}
         moments: dict[Target, Tensor] = {}
         weights: dict[Target, float] = {}
         weighs = labels.metric is not None and labels.metric.weighs_tokens
 
         def add(target: Target, inputs: Tensor, at_output: Tensor | None) -> None:
-            if target in missing:
-                missing[target].add(inputs)
+            if target in leaders:
+                leaders[target].add(inputs)
             if at_output is None:
                 return
             at_output, inputs = at_output.float(), inputs.float()
