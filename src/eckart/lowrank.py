@@ -94,7 +94,7 @@ def whiten(second_moment: Tensor, removed: Tensor | None = None) -> Whitening:
 
 
 def triangular_root(matrix: Tensor, floor: float = 0.0) -> Whitening | None:
-    """Return the lower triangular root of a positive definite matrix, in a seventh of the time of eigenvectors.
+    """Return the lower triangular root of a positive definite matrix, in a third of the time of eigenvectors.
 
     Args:
         matrix: (n, n) float64, symmetric; is scaled to a unit diagonal as in :func:`whiten`.
