@@ -247,7 +247,7 @@ class _Probe:
         in_order = streams in (Streams.COMPRESSED, Streams.BOTH)
         # How far into the block the passes of the compressed stream run before they stop at each group.
         depth = sum(sum(sizes[:index]) for index in range(len(sizes))) / sum(sizes)
-        # What is summed for pairs of tokens is not symmetric, so that all of it is multiplied.
+        # What is summed for pairs of tokens is not symmetric: a whole product, as long as 1.6 symmetric ones.
         moments = {Streams.NONE: 0, Streams.ORIGINAL: 1, Streams.COMPRESSED: 1, Streams.BOTH: 2.6}[streams]
         return (
             passes[0] * original

@@ -111,7 +111,7 @@ def triangular_root(matrix: Tensor, floor: float = 0.0) -> Whitening | None:
     inverse = torch.linalg.solve_triangular(
         root, torch.eye(len(root), dtype=root.dtype, device=root.device), upper=False
     )
-    # The squared norm of the inverse is the trace of that of the matrix, which is at least 1 / its smallest eigenvalue.
+    # ||root^-1||^2 is the trace of the inverse of ``unit``: at least 1 / the smallest eigenvalue of ``unit``.
     if not floor * unit.norm() * inverse.square().sum() < 1:
         return None
     return Whitening(scale[:, None] * root, inverse / scale)
