@@ -75,6 +75,41 @@ def test_four_bits_clip_where_that_loses_less() -> None:
     assert find_scales(weight, grid, important) > scales
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("grid", [Grid(4, 32), Grid(8, 32)])
+@given(power=st.floats(-60, 60), seed=st.integers(0, 100), full=st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_scales_as_they_are_stored_are_neither_zero_nor_infinite(
+    grid: Grid, dtype: torch.dtype, power: float, seed: int, full: bool
+) -> None:
+    weight = 0.1 * matrix(2, 64, seed)
+    weight[0, :32] *= 10.0**power if full else 0
+    weight[0, 3] = 10.0**power
+    scales = find_scales(weight, grid, stored=dtype)
+    assert scales.dtype == dtype
+    assert (scales > 0).all()
+    assert torch.isfinite(scales).all()
+    second = torch.eye(64, dtype=DOUBLE) + 0.3
+    for codes in (round_to_grid(weight, scales, grid), round_with_feedback(weight, scales, grid, second)):
+        found = from_codes(codes, scales.double(), grid)
+        # The other row never depends on what is odd in this one.
+        assert (weight[1] - found[1]).norm() < 0.3 * weight[1].norm()
+        if 10.0**power < 1e-3:  # neither does the rest of the row: its own group of numbers is as good as zero
+            assert (weight[0, 32:] - found[0, 32:]).norm() < 0.3 * weight[0, 32:].norm()
+
+
+def test_a_scale_of_zero_feeds_nothing_back() -> None:
+    weight = 0.1 * matrix(2, 64)
+    weight[0, :32] = 0
+    weight[0, 3] = 6e-8
+    grid = Grid(4, 32)
+    scales = find_scales(weight, grid)
+    scales[0, 0] = 0
+    codes = round_with_feedback(weight, scales, grid, torch.eye(64, dtype=DOUBLE) + 0.3)
+    assert not codes[0, :32].any()
+    assert codes[0, 32:].any()
+
+
 def test_zeros_stay_zeros() -> None:
     for grid in GRIDS:
         weight = torch.zeros(3, 10, dtype=DOUBLE)

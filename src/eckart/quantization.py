@@ -65,8 +65,10 @@ class Grid:
         return scales.repeat_interleave(self.group_size(columns), dim=1)[:, :columns]
 
 
-def find_scales(weight: Tensor, grid: Grid, importance: Tensor | None = None) -> Tensor:
-    """Return a scale for each group of each row, (rows, groups), in the dtype of the weight; never zero.
+def find_scales(
+    weight: Tensor, grid: Grid, importance: Tensor | None = None, stored: torch.dtype | None = None
+) -> Tensor:
+    """Return a scale for each group of each row, (rows, groups), as it is stored: neither zero nor infinite.
 
     For 8 bits nothing is clipped. For fewer, of several scales that clip more and more the one is taken that loses
     least.
@@ -75,7 +77,9 @@ def find_scales(weight: Tensor, grid: Grid, importance: Tensor | None = None) ->
         weight: (rows, columns).
         grid: the groups and codes.
         importance: what an error in each column costs, (columns,); None for the same.
+        stored: dtype of the scales; None for that of the weight.
     """
+    stored = weight.dtype if stored is None else stored
     rows, columns = weight.shape
     size = grid.group_size(columns)
     padding = grid.groups(columns) * size - columns
@@ -83,7 +87,7 @@ def find_scales(weight: Tensor, grid: Grid, importance: Tensor | None = None) ->
     scales = groups.abs().amax(dim=-1) / grid.largest
     scales = torch.where(scales > 0, scales, torch.ones_like(scales))
     if grid.bits >= 8:
-        return scales
+        return _as_stored(scales, stored)
     costs = torch.ones_like(weight[0]) if importance is None else importance.to(weight)
     costs = torch.nn.functional.pad(costs, (0, padding)).reshape(-1, size)
     best, least = scales, torch.full_like(scales, math.inf)
@@ -93,7 +97,13 @@ def find_scales(weight: Tensor, grid: Grid, importance: Tensor | None = None) ->
         loss = ((groups - rounded).square() * costs).sum(dim=-1)
         best = torch.where(loss < least, tried, best)
         least = torch.minimum(loss, least)
-    return best
+    return _as_stored(best, stored)
+
+
+def _as_stored(scales: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return positive scales in ``dtype``; those that it is too narrow for become the smallest or largest it has."""
+    limits = torch.finfo(dtype)
+    return scales.clamp(limits.smallest_normal * limits.eps, limits.max).to(dtype)
 
 
 def round_to_grid(weight: Tensor, scales: Tensor, grid: Grid) -> Tensor:
@@ -104,7 +114,8 @@ def round_to_grid(weight: Tensor, scales: Tensor, grid: Grid) -> Tensor:
         scales: (rows, groups), as they will be stored.
         grid: the groups and codes.
     """
-    return _codes(weight, grid.per_column(scales.to(weight), weight.shape[1]), grid).to(torch.int8)
+    scale = grid.per_column(scales.to(weight), weight.shape[1])
+    return _codes(weight, _divisors(scale), grid).to(torch.int8)
 
 
 def round_with_feedback(weight: Tensor, scales: Tensor, grid: Grid, second_moment: Tensor) -> Tensor:
@@ -117,10 +128,10 @@ def round_with_feedback(weight: Tensor, scales: Tensor, grid: Grid, second_momen
         second_moment: S of the inputs, (columns, columns) float64; may be singular.
     """
     scale = grid.per_column(scales.to(weight), weight.shape[1])
-    codes = torch.empty_like(weight, dtype=torch.int8)
+    divisors, codes = _divisors(scale), torch.empty_like(weight, dtype=torch.int8)
 
     def nearest(values: Tensor, column: int) -> Tensor:
-        found = _codes(values, scale[:, column], grid)
+        found = _codes(values, divisors[:, column], grid)
         codes[:, column] = found.to(torch.int8)
         return found * scale[:, column]
 
@@ -188,3 +199,8 @@ def unpack(packed: Tensor, columns: int) -> Tensor:
 
 def _codes(values: Tensor, scale: Tensor, grid: Grid) -> Tensor:
     return (values / scale).round().clamp(-grid.largest - 1, grid.largest)
+
+
+def _divisors(scales: Tensor) -> Tensor:
+    # Every code of a zero scale stands for zero. The quotient of two zeros is NaN, and would be fed back.
+    return scales.masked_fill(scales == 0, math.inf)

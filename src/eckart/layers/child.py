@@ -91,7 +91,7 @@ def fill_child(
         if isinstance(child, QuantizedLinear):
             stored = stored or child.scale.dtype
             importance = None if second_moment is None else second_moment.diagonal()
-            scales = find_scales(weight, child.grid, importance).to(stored)
+            scales = find_scales(weight, child.grid, importance, stored)
             if second_moment is None:
                 codes = round_to_grid(weight, scales, child.grid)
             else:
