@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from eckart.lowrank import (
-    RELATIVE_EIGENVALUE_FLOOR,
+    FLOAT32_FLOOR,
+    FLOAT64_FLOOR,
     Whitening,
     minimum_loss,
     refit,
@@ -135,11 +136,11 @@ def test_a_triangular_root_is_only_found_where_every_eigenvalue_counts(n: int, p
     matrix = features[:, None] * (vectors * values) @ vectors.T * features
     scale = matrix.diagonal().sqrt()
     spectrum = torch.linalg.eigvalsh(matrix / torch.outer(scale, scale))
-    found = triangular_root(matrix, RELATIVE_EIGENVALUE_FLOOR)
+    found = triangular_root(matrix, FLOAT64_FLOOR)
     if found is None:
-        assert spectrum[0] < 2 * n**2 * RELATIVE_EIGENVALUE_FLOOR * spectrum[-1]
+        assert spectrum[0] < 2 * n**2 * FLOAT64_FLOOR * spectrum[-1]
     else:
-        assert spectrum[0] > RELATIVE_EIGENVALUE_FLOOR * spectrum[-1]
+        assert spectrum[0] > FLOAT64_FLOOR * spectrum[-1]
         torch.testing.assert_close(found.root, found.root.tril())
         error = (found.root @ found.root.T - matrix) / torch.outer(scale, scale)
         assert error.abs().max() < 1e-12
@@ -177,7 +178,7 @@ def test_refit_is_the_least_squares_of_the_outputs(m: int, n: int, tokens: int, 
     expected = torch.linalg.lstsq(hidden.T, outputs.T, driver="gelsd").solution.T
     least = (outputs - expected @ hidden).norm().square()
     # Directions whose share of the second moment is below the floor stay as they were: this is what that can cost.
-    unsolved = RELATIVE_EIGENVALUE_FLOOR * rank * ((second - expected) * hidden.norm(dim=1)).norm().square()
+    unsolved = FLOAT32_FLOOR * rank * ((second - expected) * hidden.norm(dim=1)).norm().square()
     assert (outputs - found @ hidden).norm().square() <= least + unsolved + 1e-9 * outputs.norm().square()
     assert (outputs - found @ hidden).norm() <= (outputs - second @ hidden).norm() * (1 + 1e-6)
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from eckart.lowrank import FLOAT32_FLOOR, FLOAT64_FLOOR
 from eckart.moments import GRAM_COLUMNS, Moments, gram, relative_error
 
 
@@ -122,3 +123,28 @@ def test_relative_error_with_a_constant(paired: bool) -> None:
     energy = float((weight @ x).square().sum())
     expected = float((weight @ x - product @ z - constant[:, None]).norm() / (weight @ x).norm())
     assert relative_error(weight, product, moments, energy, constant) == pytest.approx(expected, rel=1e-5)
+
+
+def paired(inputs: torch.Tensor, original: torch.Tensor) -> Moments:
+    moments = Moments.zeros(inputs.shape[1], paired=True, device=torch.device("cpu"))
+    moments.add(inputs, original)
+    return moments
+
+
+def test_paired_inputs_of_float32_are_multiplied_in_float64() -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs, original = (3000 + torch.randn(50, 4, generator=generator) for _ in range(2))
+    moments = paired(inputs, original)
+    exact = inputs.double().T @ inputs.double()
+    assert (moments.second - exact).norm() / exact.norm() < 1e-15
+    shift = (original.double() - inputs.double()).T @ inputs.double()
+    assert (moments.shift - shift).norm() / shift.norm() < 1e-14
+    assert moments.floor == FLOAT64_FLOOR
+
+
+def test_what_was_summed_of_narrower_products_is_told_from_rounding_by_a_higher_floor() -> None:
+    inputs = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    alone = Moments.zeros(4, paired=False, device=torch.device("cpu"))
+    alone.add(inputs)
+    assert alone.floor == FLOAT32_FLOOR
+    assert paired(inputs.bfloat16(), inputs.bfloat16()).floor == FLOAT32_FLOOR

@@ -32,12 +32,13 @@ from eckart.recipe_loader import load_recipe
 from eckart.recipe_table import DEFAULT_KEEP, DEFAULT_RECIPE
 from eckart.records import Memory
 from eckart.refinement import BlockRefinement
-from eckart.report import Report
+from eckart.report import LayerRecord, Report
 from eckart.spool import Workspace
 from eckart.text import PYTHON_DOCS
 from eckart.walk import compress_blocks
 
 DEFAULT_SAMPLES = 32
+MOST_UNRESOLVED = 0.01  # of a layer's output energy, before it is worth a word
 FEW_STEPS = 100  # of the optimiser in a block's refinement; AA-SVD takes 200
 
 
@@ -217,6 +218,9 @@ class Job:
             for space in (workspace, trained, measured):
                 space.close()
         report.warnings.extend(self.notes())
+        for note in unresolved_warnings(report.layers):
+            warnings.warn(note, EckartWarning, stacklevel=3)
+            report.warnings.append(note)
         return report
 
 
@@ -233,6 +237,19 @@ def token_warnings(plan: Plan, calibration: Calibration | None) -> list[str]:
         f"{tokens} calibration tokens are fewer than the input features of {len(starved)} layers, such as "
         f"{widest.path} with {widest.in_features}: their errors on other text will be larger. "
         "Use more samples, longer ones, or some shrinkage (--set objective.shrinkage=0.03)."
+    ]
+
+
+def unresolved_warnings(layers: Iterable[LayerRecord]) -> list[str]:
+    """Return a warning if the inputs of some layer were too nearly dependent for its target."""
+    missed = [layer for layer in layers if layer.unresolved > MOST_UNRESOLVED]
+    if not missed:
+        return []
+    worst = max(missed, key=lambda layer: layer.unresolved)
+    return [
+        f"The inputs of {len(missed)} layers are so nearly dependent on one another that up to "
+        f"{worst.unresolved:.1%} of the outputs of {worst.path} could not be fitted. Use a model in float32, more "
+        "calibration text, or an objective that looks at one stream (--set objective=input-aware)."
     ]
 
 

@@ -129,6 +129,7 @@ class Factoriser:
             bytes=self.recipe.layout.beside_bias(target.has_bias).bytes(*target.shape, rank),
             # What is lost counts from the model as it was, also where other weights are factored.
             error=relative_error(original, product, moments, output_energy, constant),
+            unresolved=unresolved_share(weight, moments, whitening, output_energy),
         )
 
     def layer(
@@ -194,6 +195,19 @@ class Factoriser:
     def _metric_root(self, path: str, device: torch.device) -> Whitening | None:
         chosen = self.recipe.objective.output_metric
         return None if chosen is None else chosen.root(self.metrics[path].to(device, torch.float64))
+
+
+def unresolved_share(
+    weight: Tensor, moments: Moments | None, whitening: Whitening | None, output_energy: float
+) -> float:
+    """Return the share of the outputs' energy that may lie where inputs cannot be told from the rounding of their sums.
+
+    Only a paired target can lose it: for ``T = W Z`` what is dropped is as small as its eigenvalue.
+    """
+    if moments is None or moments.shift is None or whitening is None or whitening.dropped is None:
+        return 0.0
+    missed = float((weight @ moments.shift.to(weight) @ whitening.dropped.to(weight)).square().sum())
+    return min(1.0, missed / output_energy) if output_energy > 0 else 0.0
 
 
 def _constant(target_mean: Tensor | None, moments: Moments | None) -> Callable[[Tensor], Tensor] | None:

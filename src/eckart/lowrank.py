@@ -13,6 +13,12 @@ from the two moments ``S = Z Z^T`` (n, n) and ``P = T Z^T`` (m, n) alone. With `
 which is the same matrix where ``S`` is regular, needs no inverse for ``T = W Z`` (then ``W_ls = W``), and keeps
 ``W`` in the directions that no token has ever reached: the limit of the shrinkage towards ``W`` going to zero.
 
+What moments can tell has a limit. Rounding changes S by e, relative to its features; so a direction of eigenvalue v is
+weighted wrongly by e / v, which costs (e / v)^2 of what it explains, and two inputs whose S differ by less than e, with
+other minimisers, have the same S. Below a floor directions are left as they were. For ``T = W Z`` that costs no more
+than the floor. For other targets it can cost what the direction explains, so those sums are made in float64, where the
+floor lies below what inputs in float32 can tell: a millionth of a feature. :attr:`Whitening.dropped` measures the rest.
+
 With an output metric ``G = C C^T`` (m, m) the loss is ``|| C^T (T - W' Z) ||_F^2``; then U are the left singular
 vectors of ``C^T W_ls R`` and ``W' = C^-T U_r U_r^T C^T W_ls`` (IO-SVD, arXiv 2605.15626).
 
@@ -31,9 +37,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-# Eigenvalues of the unit-diagonal second moment below this share of the largest count as zero. Moments are sums of
-# float32 products, so what lies below is rounding.
-RELATIVE_EIGENVALUE_FLOOR = 1e-7
+# Eigenvalues of the unit-diagonal second moment below a share of the largest count as zero: what lies below is rounding
+# of the sums, which depends on the dtype in which products were summed.
+FLOAT32_FLOOR = 1e-7
+FLOAT64_FLOOR = 1e-12
 
 
 @dataclass(frozen=True)
@@ -43,10 +50,14 @@ class Whitening:
     Attributes:
         root: (n, k) float64.
         inverse: (k, n) float64, the left inverse: ``inverse @ root`` is the identity of size k.
+        dropped: (n, n - k) float64, the directions that cannot be told from rounding, scaled so that
+            ``||(P - W S) dropped||^2`` is the loss that they would save if their eigenvalues were at the floor; None
+            if there are none.
     """
 
     root: Tensor
     inverse: Tensor
+    dropped: Tensor | None = None
 
     @cached_property
     def second_moment(self) -> Tensor:
@@ -60,7 +71,7 @@ class Whitening:
         return Whitening(eye, eye)
 
 
-def whiten(second_moment: Tensor, removed: Tensor | None = None) -> Whitening:
+def whiten(second_moment: Tensor, removed: Tensor | None = None, floor: float = FLOAT64_FLOOR) -> Whitening:
     """Factor a positive semi-definite matrix, dropping what is numerically zero.
 
     The matrix is first scaled to a unit diagonal: features of language models differ in size by a factor of a
@@ -71,8 +82,10 @@ def whiten(second_moment: Tensor, removed: Tensor | None = None) -> Whitening:
         second_moment: (n, n) float64, symmetric; may be singular or zero.
         removed: (n,) float64, if ``removed removed^T`` was subtracted from the sums of products. What rounding left
             behind is as large as it was before, so what counts as zero is told by both.
+        floor: share of the largest eigenvalue below which one counts as zero, :data:`FLOAT32_FLOOR` where the sums
+            are of float32 products.
     """
-    if removed is None and (regular := triangular_root(second_moment, RELATIVE_EIGENVALUE_FLOOR)) is not None:
+    if removed is None and (regular := triangular_root(second_moment, floor)) is not None:
         return regular
     energies = second_moment.diagonal()
     if removed is not None:
@@ -84,12 +97,13 @@ def whiten(second_moment: Tensor, removed: Tensor | None = None) -> Whitening:
     if removed is not None:
         # Where all products have one sign, their rounding may have one too, and does not average out.
         largest = torch.maximum(largest, 10 * (removed / scale).square().sum())
-    kept = values > RELATIVE_EIGENVALUE_FLOOR * largest
+    kept = values > floor * largest
     deviations = values[kept].sqrt()
     basis = vectors[:, kept]
     return Whitening(
         root=scale[:, None] * basis * deviations,
         inverse=(basis / deviations).T / scale,
+        dropped=None if kept.all() else vectors[:, ~kept] / scale[:, None] / (floor * largest).sqrt(),
     )
 
 
@@ -202,7 +216,7 @@ def refit(second: Tensor, first: Tensor, target: Tensor, second_moment: Tensor) 
         target: ``T``, (k, n).
         second_moment: ``S``, (n, n).
     """
-    inverse = whiten(first @ second_moment @ first.T).inverse
+    inverse = whiten(first @ second_moment @ first.T, floor=FLOAT32_FLOOR).inverse
     missing = (target - second @ first) @ second_moment @ first.T
     return second + (missing @ inverse.T) @ inverse
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from eckart.errors import NonFiniteError
+from eckart.lowrank import FLOAT32_FLOOR, FLOAT64_FLOOR
 
 GRAM_COLUMNS = 512  # at a time: fewer leave out more of the lower half, and are multiplied less efficiently
 
@@ -38,6 +39,7 @@ class Moments:
         sum: sum of ``Z``, (n,) float64; only needed for what looks at means.
         original_sum: sum of ``X``, (n,) float64, where both streams are observed.
         residuals: by the place of the residual stream (see :mod:`eckart.residual`).
+        floor: share of the largest eigenvalue of ``second`` below which one is rounding of the sums.
     """
 
     second: Tensor
@@ -47,6 +49,7 @@ class Moments:
     sum: Tensor | None = None
     original_sum: Tensor | None = None
     residuals: dict[str, ResidualMoments] = field(default_factory=dict)
+    floor: float = FLOAT64_FLOOR
 
     @staticmethod
     def zeros(in_features: int, *, paired: bool, device: torch.device) -> Moments:
@@ -65,12 +68,20 @@ class Moments:
     def add(self, inputs: Tensor, original: Tensor | None = None) -> None:
         """Add a batch of tokens.
 
+        Paired inputs of float32 are multiplied in float64. The loss of a paired target can lie in a direction that
+        inputs hardly have, and its eigenvalue is the square of what they have. Inputs of 16 bits have no such
+        directions but those that their own rounding made.
+
         Args:
             inputs: (tokens, n), the inputs in the stream that ``second`` is of.
             original: (tokens, n), the inputs of the same tokens in the original model, where both are observed.
         """
         assert self.sum is not None
-        inputs = inputs.float()
+        if self.shift is None or inputs.dtype.itemsize < 4 or inputs.device.type != self.second.device.type:
+            self.floor = FLOAT32_FLOOR
+            inputs = inputs.float()
+        else:
+            inputs = inputs.double()
         self.second += gram(inputs).to(self.second.device)
         self.absolute += inputs.abs().sum(dim=0).to(self.absolute.device)
         self.sum += _sum_of_tokens(inputs, self.sum.device)
@@ -79,8 +90,9 @@ class Moments:
                 found = None if original is None else tuple(original.shape)
                 raise ValueError(f"paired inputs must have one shape: {tuple(inputs.shape)} and {found}")
             assert self.original_sum is not None
-            self.shift += ((original.float() - inputs).T @ inputs).to(self.shift.device)
-            self.original_sum += _sum_of_tokens(original.float(), self.original_sum.device)
+            original = original.to(inputs.dtype)
+            self.shift += ((original - inputs).T @ inputs).to(self.shift.device)
+            self.original_sum += _sum_of_tokens(original, self.original_sum.device)
         self.tokens += len(inputs)
 
     def add_residual(self, place: str, difference: Tensor, inputs: Tensor) -> None:

@@ -36,8 +36,9 @@ class LayerRecord(BaseModel):
     """One linear layer: its shape, its rank (None: left dense), its stored bytes and its error.
 
     ``error`` is ``||T - W' Z|| / ||T||`` on the calibration tokens, T the outputs that the objective compares with;
-    for an objective without data it is ``||W - W'|| / ||W||``. ``in_order``: whether the layer is pivoted and computes
-    its outputs in order, so that no index is stored.
+    for an objective without data it is ``||W - W'|| / ||W||``. ``unresolved`` is the share of ``||T||^2``, at most,
+    that no rank could explain, since its inputs cannot be told from rounding. ``in_order``: whether the layer is
+    pivoted and computes its outputs in order, so that no index is stored.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -48,6 +49,7 @@ class LayerRecord(BaseModel):
     rank: int | None
     bytes: int
     error: float
+    unresolved: float = 0.0
     in_order: bool = False
 
     @property

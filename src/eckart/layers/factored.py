@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from eckart.layers.child import Child, ChildShape, fill_child, make_child, product_of
 from eckart.layers.linear import bias_vector, dense_like, weight_matrix
-from eckart.lowrank import Whitening, refit, whiten
+from eckart.lowrank import FLOAT32_FLOOR, Whitening, refit, whiten
 from eckart.quantization import Grid
 
 
@@ -41,7 +41,7 @@ class Fit:
     @cached_property
     def whitening(self) -> Whitening:
         """R and its inverse."""
-        return whiten(self.inputs) if isinstance(self.inputs, Tensor) else self.inputs
+        return whiten(self.inputs, floor=FLOAT32_FLOOR) if isinstance(self.inputs, Tensor) else self.inputs
 
     def loss(self, weight: Tensor) -> float:
         """Return what a weight, (m, n) float64, loses."""

@@ -168,9 +168,10 @@ class DataAwareObjective(Objective):
     def root(self, moments: Moments, share: float) -> Whitening:
         """Return the root of S, about the mean if there is a bias, plus ``share`` of its mean diagonal."""
         if not self.affine:
-            return whiten(add_to_diagonal(moments.second, share))
+            return whiten(add_to_diagonal(moments.second, share), floor=moments.floor)
         removed = moments.mean * moments.tokens**0.5
-        return whiten(add_to_diagonal(moments.second - torch.outer(removed, removed), share), removed)
+        centred = moments.second - torch.outer(removed, removed)
+        return whiten(add_to_diagonal(centred, share), removed, moments.floor)
 
     def about_means(self, cross_moment: Tensor, total: Tensor, moments: Moments) -> Tensor:
         """Return ``A Z^T``, (k, n), less what the means of A and Z make of it, if there is a bias.
