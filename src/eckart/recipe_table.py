@@ -76,7 +76,7 @@ RECIPES: dict[str, Recipe] = {
         ),
         Recipe(
             name="aa-svd-remap",
-            reference="AA-SVD (arXiv 2604.02119) with the remap of Dobi-SVD: most numbers of the factors in 8 bits",
+            reference="AA-SVD (arXiv 2604.02119) with the remap of Dobi-SVD, most numbers in 8 bits, refined behind it",
             objective=InputAware(),
             allocation=AS_PUBLISHED,
             structure=Remapped(feedback=False),
@@ -90,7 +90,7 @@ RECIPES: dict[str, Recipe] = {
         ),
         Recipe(
             name="asvd",
-            reference="ASVD (arXiv 2312.05821), activation-scaled with searched ranks",
+            reference="ASVD (arXiv 2312.05821), activation-scaled with searched ranks; of the blocks, not of the head",
             objective=ActivationScaled(),
             allocation=Search(multiple=1, fill_budget=False),
         ),
@@ -108,7 +108,7 @@ RECIPES: dict[str, Recipe] = {
         ),
         Recipe(
             name="dobi-svd",
-            reference="Dobi-SVD (arXiv 2502.02723), trained truncation positions",
+            reference="Dobi-SVD (arXiv 2502.02723), trained truncation positions; exact principal outputs",
             objective=PrincipalOutputs(),
             allocation=Learned(multiple=1, fill_budget=False),
         ),
