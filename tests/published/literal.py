@@ -87,7 +87,7 @@ def factors(target: Tensor, root: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
 
 def input_aware(weight: Tensor, x: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """SVD-LLM's whitening and AA-SVD's objective 2: ``SVD_r(W R) R^-1``, R the Cholesky factor of ``X X^T / tokens``."""
+    """SVD-LLM's whitening and AA-SVD's objective 2: ``SVD_r(W R) R^-1`` with ``R R^T = X X^T / tokens``, R lower."""
     root = torch.linalg.cholesky(x @ x.T / x.shape[1])
     return factors(weight @ root, root, rank)
 

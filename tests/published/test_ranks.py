@@ -15,7 +15,9 @@ from transformers import PreTrainedModel
 import eckart
 
 
-def ranks_of(model: PreTrainedModel, recipe: str, keep: float, tokens: Tensor, *overrides: str) -> dict[str, int | None]:
+def ranks_of(
+    model: PreTrainedModel, recipe: str, keep: float, tokens: Tensor, *overrides: str
+) -> dict[str, int | None]:
     report = eckart.compress(model, recipe, keep, tokens, overrides=overrides)
     return {layer.path: layer.rank for layer in report.layers}
 
