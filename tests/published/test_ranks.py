@@ -1,4 +1,4 @@
-"""Recipes that choose ranks against the published rules, from the model to the ranks: rounded down, and no step more."""
+"""Recipes that choose ranks against the published rules, from the model to the ranks: rounded down, no step more."""
 
 from __future__ import annotations
 
