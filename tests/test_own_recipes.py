@@ -28,6 +28,24 @@ def test_there_is_one_for_every_budget(name: str) -> None:
     assert RECIPES[name] is load_recipe(name) is load_recipe(name, keep=DEFAULT_KEEP)
 
 
+def test_ours_fill_the_budget_and_what_is_named_after_a_paper_does_not() -> None:
+    ours = {*BY_BUDGET, "int8", "int4", "gptq", "hybrid-anchored"}  # no paper has ranks for those
+    for name, recipe in RECIPES.items():
+        assert recipe.allocation.fill_budget == (name in ours), name
+    assert all(recipe.allocation.fill_budget for variants in BY_BUDGET.values() for _, recipe in variants)
+    # What was stored before there was a choice was made so.
+    assert load_recipe("svd-llm", ["allocation=zero-sum"]).allocation.fill_budget
+
+
+def test_ours_guard_their_training() -> None:
+    for variants in BY_BUDGET.values():
+        for _, recipe in variants:
+            for plan in (recipe.refinement, recipe.distillation):
+                if plan.needs_data:
+                    assert plan.model_dump()["held_out"] > 0
+                    assert plan.model_dump()["shuffle"]
+
+
 def test_the_size_decides_and_overrides_come_after_it() -> None:
     assert load_recipe("eckart", keep=0.95).refinement.name == "none"
     assert load_recipe("eckart", keep=0.6).refinement.name == "block"

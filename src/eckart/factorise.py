@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from eckart.blocks import Group, Target
 from eckart.errors import NonFiniteError
 from eckart.layers import FactoredLinear, Fit, QuantizedLinear, bias_vector, weight_matrix
-from eckart.lowrank import Solution, Whitening, least_squares, truncate
+from eckart.lowrank import Solution, Whitening, least_squares
 from eckart.moments import Moments, ResidualMoments, relative_error
 from eckart.objectives import TargetMoments
 from eckart.placement import Placement
@@ -184,7 +184,8 @@ class Factoriser:
             )
         on_solution(solution)
         fit = Fit(solution.least_squares, inputs, metric, _constant(solution.target_mean, moments))
-        return layout.factored(linear, *truncate(solution, rank), stored, fit)
+        tokens = moments.tokens if moments is not None and objective.needs_data else 1
+        return layout.factored(linear, *layout.structure.truncated(solution, rank, tokens), stored, fit)
 
     def _known_solution(self, path: str, weight: Tensor) -> Solution | None:
         if self.components is None:

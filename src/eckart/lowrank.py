@@ -192,16 +192,25 @@ def _left_singular_vectors(whitened: Tensor, unwhitened: Tensor) -> tuple[Tensor
     return left, singular_values
 
 
-def truncate(solution: Solution, rank: int) -> tuple[Tensor, Tensor]:
+def truncate(solution: Solution, rank: int, singular_values: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return ``second`` (m, rank) and ``first`` (rank, n) whose product is the best weight of that rank.
 
-    Each component's norm is split evenly between the two, which keeps both within the range of 16-bit floats.
+    The norm of each component is split evenly between the two, which keeps both within the range of 16-bit floats.
+
+    Args:
+        solution: of the equation.
+        rank: r.
+        singular_values: (p,), to split those instead: ``second = U sqrt(s)`` and ``first = sqrt(s) V^T R^-1``. A
+            component without one, which no token determines, is split by its norm.
     """
     second = solution.basis[:, :rank]
     first = solution.dual[:, :rank].T @ solution.least_squares
     sizes = second.norm(dim=0), first.norm(dim=1)
     empty = (sizes[0] == 0) | (sizes[1] == 0)
     split = torch.where(empty, torch.ones_like(sizes[0]), sizes[1] / sizes[0]).sqrt()
+    if singular_values is not None:
+        roots = singular_values[:rank].to(split).sqrt()
+        split = torch.where(roots > 0, roots, split)
     return second * split, first / split[:, None]
 
 

@@ -99,7 +99,12 @@ def _uniform_plan(model: PreTrainedModel, blocks: list[Block], recipe: Recipe, k
         raise UnsupportedModelError(f"The blocks of {type(model).__name__} run no linear layer that can be factored.")
     allocation = recipe.allocation
     # Uniform ranks under the same constraints: known at once, so that what cannot be done is refused at once.
-    first = Uniform(multiple=allocation.multiple, floor=allocation.floor, fused_groups=allocation.fused_groups)
+    first = Uniform(
+        multiple=allocation.multiple,
+        floor=allocation.floor,
+        fused_groups=allocation.fused_groups,
+        fill_budget=allocation.fill_budget,
+    )
     ranks = first.ranks(linears, keep, recipe.layout)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return Plan(keep, blocks, ranks, parameters)

@@ -158,7 +158,9 @@ def leading_subspace(projectors: Tensor, rank: int) -> Tensor:
 
     Args:
         projectors: (m, m) float64, from :func:`add_projector`; sums add over sequences, so that this is the exact
-            result of the incremental PCA of the paper. The weight becomes ``Q Q^T W`` with this Q.
+            principal subspace that an incremental PCA is to find. The weight becomes ``Q Q^T W`` with this Q. The
+            published code computes something else: it centres the vectors, forgets what is beyond r after each
+            sequence, takes them from outputs that are truncated already, and counts the last component half.
         rank: r.
     """
     vectors: Tensor = torch.linalg.eigh(projectors)[1]

@@ -112,6 +112,25 @@ def test_uniform_leaves_no_two_linears_more_than_a_step_apart():
         assert math.floor(0.6 * m * n / (m + n)) <= ranks[linear.path] <= math.floor(0.6 * m * n / (m + n)) + 1
 
 
+@pytest.mark.parametrize("keep", [0.8, 0.6, 0.4])
+def test_uniform_rounds_down_and_stops_if_the_budget_is_not_to_be_filled(keep):
+    ranks = Uniform(multiple=1, fill_budget=False).ranks(LINEARS, keep, LAYOUT)
+    assert ranks == {linear.path: math.floor(keep * math.prod(linear.shape) / sum(linear.shape)) for linear in LINEARS}
+    assert bytes_of(Uniform(multiple=1).ranks(LINEARS, keep, LAYOUT)) > bytes_of(ranks)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_not_filling_the_budget_gives_no_linear_more(kind):
+    """One step down at most where the choice is above the budget; never a step up from the choice."""
+    for keep in (0.8, 0.6, 0.45):
+        allocation = kind(multiple=1, fill_budget=False)
+        chosen = allocation.choose(Problem(LINEARS, keep, LAYOUT, multiple=1))
+        for linear in LINEARS:
+            rank = allocation.ranks(LINEARS, keep, LAYOUT)[linear.path]
+            limit = chosen[linear.path]
+            assert limit is None or rank is None or rank <= limit
+
+
 def test_truncation_loss_removes_more_where_less_is_lost():
     problem = Problem(LINEARS, 0.6, LAYOUT, multiple=1)
     shares = TruncationLoss().shares(problem)

@@ -47,6 +47,29 @@ def _group(problem: Problem, path: str) -> int:
     return next(linear.group for linear in problem.linears if linear.path == path)
 
 
+@settings(max_examples=100)
+@given(problems(), st.data())
+def test_a_choice_within_the_budget_is_only_rounded_down_if_the_budget_is_not_to_be_filled(problem: Problem, data):
+    """As papers do: no step up, however much room is left."""
+    least = {path: options[0].rank for path, options in problem.options.items()}
+    if problem.fused_groups or problem.bytes(least) > problem.budget:
+        return
+    chosen = {linear.path: data.draw(st.integers(0, 10), label=linear.path) for linear in problem.linears}
+    worth = worth_of(problem, problem.losses(relative_energy))
+    ranks = settle(problem, chosen, worth, fill=False)
+    assert problem.bytes(ranks) <= problem.budget
+    down = {}
+    for path, options in problem.options.items():
+        factored = [option.rank for option in options if option.rank is not None]
+        below = [rank for rank in factored if rank <= chosen[path]]
+        beyond = chosen[path] >= (factored[-1] if factored else 0) + problem.multiple
+        down[path] = None if beyond or not factored else max(below, default=factored[0])
+    if problem.bytes(down) <= problem.budget:
+        assert ranks == down
+    else:
+        assert all(_index(problem, path, ranks[path]) <= _index(problem, path, down[path]) for path in ranks)
+
+
 def test_a_choice_that_meets_the_budget_stays_as_it_is():
     problem = Problem((evidence("a", (64, 64)), evidence("b", (64, 64))), 0.5, LAYOUT)
     chosen = {"a": 8, "b": 24}

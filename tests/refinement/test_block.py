@@ -75,7 +75,7 @@ def literal(setting: Setting, settings: BlockRefinement, trained_on: int) -> nn.
     steps, step = settings.epochs * len(batches), 0
     for _ in range(settings.epochs):
         for batch in batches:
-            warm = round(settings.warmup * steps)
+            warm = int(settings.warmup * steps)
             wave = (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm))) / 2
             factor = step / warm if step < warm else 0.1 + 0.9 * wave
             optimizer.param_groups[0]["lr"] = settings.learning_rate * factor
@@ -136,7 +136,8 @@ def test_errors_are_measured_in_a_metric() -> None:
 
 
 def test_a_recipe_with_a_metric_of_blocks_measures_it(llama: PreTrainedModel, tokens: Tensor) -> None:
-    overrides = ["refinement.epochs=3", "refinement.batch=2", "refinement.learning_rate=1e-3"]
+    numbers = {"epochs": 3, "batch": 2, "learning_rate": 1e-3, "held_out": 0.1}
+    overrides = [f"refinement.{name}={number}" for name, number in numbers.items()]
     records = []
     for metric in ("none", "fisher"):
         model = copy.deepcopy(llama)

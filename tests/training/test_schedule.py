@@ -27,7 +27,7 @@ def test_it_is_the_cosine_of_transformers_where_it_ends_at_zero(steps: int, warm
     import torch
 
     optimizer = SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    theirs = get_cosine_schedule_with_warmup(optimizer, round(warmup * steps), steps)
+    theirs = get_cosine_schedule_with_warmup(optimizer, int(warmup * steps), steps)
     assert isinstance(theirs, LambdaLR)
     for step in range(0, steps, max(1, steps // 7)):
         assert math.isclose(learning_rate_factor(step, steps, warmup, 0.0), theirs.lr_lambdas[0](step), abs_tol=1e-12)

@@ -21,6 +21,9 @@ class Allocation(Choice):
         multiple: ranks are multiples of this; matrix products are fast at multiples of 8.
         floor: least rank of a factored linear, as a share of the largest one that saves bytes.
         fused_groups: whether linears that share an input are all factored or all dense, as serving engines want them.
+        fill_budget: whether ranks rise, one step at a time, while the budget has room for a step. Papers round ranks
+            down and stop there, and so do the recipes that are named after them: on a small model one rank of 210
+            has made 159 of a perplexity of 643.
     """
 
     evidence: ClassVar[Evidence] = Evidence.NONE
@@ -28,6 +31,7 @@ class Allocation(Choice):
     multiple: int = Field(8, ge=1)
     floor: float = Field(0.0, ge=0.0, le=1.0)
     fused_groups: bool = False
+    fill_budget: bool = True
 
     @property
     def needs_data(self) -> bool:
@@ -37,7 +41,7 @@ class Allocation(Choice):
     def ranks(self, linears: tuple[LinearEvidence, ...], keep: float, layout: Layout) -> dict[str, int | None]:
         """Return a rank for each linear by path, or None where it stays dense.
 
-        Their bytes are at most the budget, and no linear could take one step more within it.
+        Their bytes are at most the budget. With :attr:`fill_budget` no linear could take one step more within it.
 
         Args:
             linears: with the evidence that :attr:`evidence` asks for.
@@ -51,7 +55,7 @@ class Allocation(Choice):
         if problem.budget >= problem.whole_bytes:
             return {linear.path: None for linear in linears}
         problem.check()
-        return settle(problem, self.choose(problem), self.worth(problem))
+        return settle(problem, self.choose(problem), self.worth(problem), fill=self.fill_budget)
 
     @abstractmethod
     def choose(self, problem: Problem) -> Ranks:

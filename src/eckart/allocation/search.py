@@ -14,7 +14,9 @@ class Search(Allocation):
     """Every linear is truncated alone, at a few shares of its bytes, and the model's loss is measured.
 
     All pairs of a linear and a share are sorted by that loss. A cut through the list allows the pairs below it; each
-    linear takes the smallest share allowed to it, or stays dense. The cut is as low in loss as the budget permits.
+    linear takes the smallest share allowed to it, or stays dense. The cut is as low in loss as the budget permits; the
+    bisection of the published code may stop above it. That code also searches and truncates the model's head, and
+    decomposes with random sketches; here only the linears of the blocks are truncated, with exact decompositions.
 
     Attributes:
         shares: that are tried.

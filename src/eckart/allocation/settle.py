@@ -1,4 +1,4 @@
-"""Makes any choice of ranks meet the budget exactly: never above it, and within one step of it."""
+"""Makes any choice of ranks meet the budget: never above it, and within one step of it if it is to be filled."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ Worth = Callable[[str, int, int], float]
 """Gain a byte of moving a linear, by path, from one of its options up to another."""
 
 
-def settle(problem: Problem, chosen: Ranks, worth: Worth) -> dict[str, int | None]:
+def settle(problem: Problem, chosen: Ranks, worth: Worth, *, fill: bool = True) -> dict[str, int | None]:
     """Return the ranks nearest to ``chosen`` that are allowed and meet the budget.
 
     Ranks are brought down to an option of their linear. While that is too much, the step that is worth least a byte is
-    taken back; then, while any step up fits, the one that is worth most a byte is made.
+    taken back; then, if the budget is to be filled, while any step up fits, the one that is worth most a byte is made.
 
     Args:
         problem: linears, options and budget.
         chosen: a rank or None for each linear.
         worth: of a step.
+        fill: whether steps up are made.
 
     Raises:
         EckartError: the smallest options exceed the budget.
@@ -30,7 +31,7 @@ def settle(problem: Problem, chosen: Ranks, worth: Worth) -> dict[str, int | Non
     state.unify_groups()
     while state.total > problem.budget:
         state.move(min(state.moves(-1), key=lambda move: move.worth))
-    while fitting := [m for m in state.moves(+1) if state.total + m.bytes <= problem.budget]:
+    while fill and (fitting := [m for m in state.moves(+1) if state.total + m.bytes <= problem.budget]):
         state.move(max(fitting, key=lambda move: move.worth))
     return {path: problem.options[path][index].rank for path, index in state.indices.items()}
 

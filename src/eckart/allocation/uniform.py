@@ -12,7 +12,8 @@ from eckart.allocation.settle import Worth
 class Uniform(Allocation):
     """The rank of each linear is the largest that keeps its share: ``floor(keep m n / (m + n))`` for two factors.
 
-    What the rounding leaves of the budget goes, step by step, to the linears that it left furthest behind.
+    If the budget is filled, what the rounding leaves of it goes, step by step, to the linears that it left furthest
+    behind.
     """
 
     name: Literal["uniform"] = "uniform"

@@ -17,7 +17,8 @@ class PrincipalOutputs(DataAwareObjective):
 
     The outputs of a sequence, (tokens, m), have leading right singular vectors V, as many as the rank. Q are the
     principal components of those of all sequences, each direction counting the same however large the outputs along it
-    are. The paper finds Q by incremental PCA; the sum of ``V V^T`` adds over sequences and gives it exactly.
+    are. The paper finds Q by an incremental PCA, an approximation; the sum of ``V V^T`` adds over sequences and has no
+    need of one. What the published code does beyond that is said in :func:`eckart.soft_truncation.leading_subspace`.
     """
 
     name: Literal["principal-outputs"] = "principal-outputs"

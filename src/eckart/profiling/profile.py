@@ -34,8 +34,12 @@ class Profile:
     means: Mapping[str, Tensor] = field(default_factory=dict)
     block_metrics: Mapping[str, Tensor] = field(default_factory=dict)
 
+    def evidence(self, path: str) -> LinearEvidence:
+        """Return the evidence on a linear."""
+        return next(linear for linear in self.linears if linear.path == path)
+
     def components(self, path: str) -> tuple[Tensor, Tensor, Tensor]:
         """Return basis and dual (m, p) of a linear, and its singular values (p,), if bases were kept."""
-        linear = next(linear for linear in self.linears if linear.path == path)
+        linear = self.evidence(path)
         assert linear.energy is not None
         return *self.solutions[path], (linear.energy * linear.tokens).sqrt()

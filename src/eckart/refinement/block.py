@@ -8,9 +8,12 @@ of the compressed block B' (factors, norms, biases) is trained to
 With a metric G = C C^T, the second moment of the loss's gradients behind the block, it is the mean of
 ``(C^T (B'(x') - y))^2``: what the rest of the model makes of an error decides, not how large it is.
 
-Beyond the paper: weights are trained in float32, whatever dtype they are stored in; a share of the calibration
-sequences is held out of the training, and decides when to stop and which state is kept, the one before the training
-included; sequences are shuffled.
+Beyond the paper, weights are trained in float32, whatever dtype they are stored in. Three guards of ours are on where
+the refinement is chosen by its name, and in Eckart's own recipes: a share of the calibration sequences is held out of
+the training, and decides when to stop (``patience``) and which state is kept, the one before the training included; and
+sequences are shuffled. The recipes that are named after the paper are without them (``held_out=0 shuffle=false``): they
+train on all sequences, in their order, to the last of the epochs. A training that diverges ends with its last finite
+state in either case.
 """
 
 from __future__ import annotations
@@ -35,6 +38,8 @@ from eckart.training import EpochRecord, TrainingPlan, train
 
 class BlockRefinement(TrainingPlan, Refinement):
     """AdamW on every parameter of a block; the defaults are those of the paper where it has the number.
+
+    That is, but for the guards (``held_out``, ``patience``, ``shuffle``), of which it has none.
 
     Attributes:
         metric: in which errors of the block's output are measured; how gradients are measured for it is the objective's

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from eckart.choice import Choice
 from eckart.layers import FactoredLinear, Fit
-from eckart.lowrank import Whitening, solve, truncate
+from eckart.lowrank import Solution, Whitening, solve, truncate
 from eckart.precision import Bits16, Precision
 
 
@@ -69,6 +69,16 @@ class Structure(Choice):
         ``affine``: it has a bias even if ``linear`` has none.
         """
         return self.layer.empty_like(linear, rank, precision.grid, affine=affine)
+
+    def truncated(self, solution: Solution, rank: int, tokens: int) -> tuple[Tensor, Tensor]:
+        """Return ``second`` (m, rank) and ``first`` (rank, n) float64 whose product is the best weight of that rank.
+
+        Args:
+            solution: of the equation.
+            rank: r.
+            tokens: over which the sums in the equation are; 1 if it looks at no data.
+        """
+        return truncate(solution, rank)
 
     def factored(
         self, linear: nn.Module, second: Tensor, first: Tensor, stored: torch.dtype, precision: Precision, fit: Fit

@@ -15,6 +15,11 @@ class Pivoted(Structure):
     That is less than the dense weight's m n for every r below both m and n: no rank is too large to save something,
     but for the index of the rows, which is counted too. What the pivots lose in 16 bits comes back in every row that is
     combined of them, so that the combinations are found for the rounded pivots, and rounded with feedback.
+
+    How a component is split between two factors B and A beforehand makes no difference, nor to training that follows.
+    For B D and D^-1 A with D diagonal and positive, the orthonormal basis that pivots are chosen in is the same, since
+    ``B = Q T`` gives ``B D = Q (T D)``; so are the pivots' rows ``B_p D D^-1 A`` and the combinations
+    ``B_o D (B_p D)^-1``.
     """
 
     name: Literal["pivoted"] = "pivoted"

@@ -17,7 +17,7 @@ from eckart.device import moment_device
 from eckart.hidden_units import put_in_order
 from eckart.layers import Fit, weight_matrix
 from eckart.layout import dense_bytes
-from eckart.lowrank import Solution, Whitening, truncate
+from eckart.lowrank import Solution, Whitening
 from eckart.observer import Observer
 from eckart.placement import ResidentWeights
 from eckart.plan import make_plan, shapes_of
@@ -142,8 +142,10 @@ class _LayerMaker:
             return layout.whole(linear, weight, stored, Fit(weight, fit.inputs))
         if layout.structure.adds_to_base:
             return layout.fitted(linear, rank, stored, fit)
-        basis, dual = (tensor.to(self.device, torch.float64) for tensor in self.profile.solutions[target.path])
-        return layout.factored(linear, *truncate(Solution(basis, dual, Tensor(), weight), rank), stored, fit)
+        components = self.profile.components(target.path)
+        basis, dual, singular_values = (tensor.to(self.device, torch.float64) for tensor in components)
+        solution, tokens = Solution(basis, dual, singular_values, weight), self.profile.evidence(target.path).tokens
+        return layout.factored(linear, *layout.structure.truncated(solution, rank, tokens), stored, fit)
 
     def _fit(self, weight: Tensor, target: Target) -> Fit:
         pair = self.profile.whitenings.get(target.path)

@@ -16,6 +16,8 @@ from eckart.training.schedule import learning_rate_factor
 class TrainingPlan(Choice):
     """AdamW with a learning rate that rises and falls, and a guard on sequences that are not trained on.
 
+    The guard is no part of any published method; ``held_out=0`` and ``shuffle=False`` take it off.
+
     Attributes:
         epochs: passes over the training sequences, at most.
         max_steps: bound on the optimiser steps of all epochs, of which there are fewer then, but one; None for none.
@@ -25,7 +27,7 @@ class TrainingPlan(Choice):
             start: scales of codes are a thousandth of what factors are, and one step must not undo them.
         betas: of AdamW.
         weight_decay: of AdamW.
-        warmup: share of the steps in which the learning rate rises.
+        warmup: share of the steps in which the learning rate rises; what is left of a step is cut off.
         final_learning_rate: at the end, as a share of the highest.
         gradient_norm: gradients of a block are scaled down to this norm, taken over the block.
         shuffle: whether the sequences are in a new order in each epoch.

@@ -17,7 +17,7 @@ def learning_rate_factor(step: int, steps: int, warmup: float, final: float) -> 
         warmup: share of the steps in which it rises.
         final: the factor at the end.
     """
-    rising = round(warmup * steps)
+    rising = int(warmup * steps)  # cut, as published
     if step < rising:
         return step / rising
     progress = (step - rising) / max(1, steps - rising)
