@@ -101,7 +101,7 @@ def compress_checkpoint(
     may_replace = overwrite or (resume and begun is not None and begun.overwrite)
     if overwrite or not finished_before:
         check_output(output, overwrite=may_replace)
-    folder.open()
+    folder.open(overwrite=may_replace)
     try:
         with _what_is_kept_is_said(folder):
             files, model_folder = _as_folder(source, folder)

@@ -10,8 +10,8 @@ from tests.conftest import contents, make_model
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import eckart
-from eckart.checkpoint.records import read_records
 from eckart.checkpoint.output import check_output
+from eckart.checkpoint.records import read_records
 from eckart.checkpoint.save import INDEX_NAME, new_folder
 from eckart.errors import CheckpointError
 from eckart.report import Report

@@ -204,9 +204,7 @@ class DiskJournal:
             except OSError as error:
                 raise DamagedRunError(f"{path} cannot be read: {error.strerror or error}. {AGAIN}") from error
             if found != self._hashes.get(self._name(path)):
-                raise DamagedRunError(
-                    f"{path} is damaged: its SHA-256 is not that which was written. {AGAIN}"
-                )
+                raise DamagedRunError(f"{path} is damaged: its SHA-256 is not that which was written. {AGAIN}")
 
     def _files(self, finished: int, shards: bool) -> Iterator[Path]:
         """Yield the files of finished blocks."""

@@ -36,8 +36,10 @@ class FileKind:
     mark: re.Pattern[bytes]
 
 
+MAKER = "Eckart"  # what a page and an image say that they were made by
 PAGE = FileKind(
     "page of `eckart report`",
+    # The second is in pages of before there was the first.
     re.compile(rb'<meta name="generator" content="Eckart">|<footer><p>Made by <code>eckart report</code>'),
 )
 IMAGE = FileKind("map that Eckart drew", re.compile(rb"tEXtSoftware\0Eckart|<dc:title>Eckart</dc:title>"))

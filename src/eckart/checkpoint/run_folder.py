@@ -82,7 +82,7 @@ class RunFolder:
         self.profile = self.path / "profile"
         self.offload = self.path / "offload"
         self.begun = False  # whether this process has changed what a later run could go on with
-        self._was_marked = False  # when it was opened
+        self._before: RunMark | None = None  # the mark when it was opened
         self._made: list[Path] = []  # folders, by this process
         self._lock = FileLock(self.path / LOCK, blocking=False)
 
@@ -134,8 +134,11 @@ class RunFolder:
             self.open()
             self.close()
 
-    def open(self) -> None:
+    def open(self, *, overwrite: bool = False) -> None:
         """Make the folder if it is not there, and keep other processes out of it. What it holds stays as it is.
+
+        Args:
+            overwrite: whether the output may be replaced; noted down at once for a run that goes on with this one.
 
         Raises:
             CheckpointError: another process works in it, it is not Eckart's, or it cannot be made.
@@ -153,10 +156,10 @@ class RunFolder:
                 f"{self.path} cannot be made: {error.strerror or error}. Use another output."
             ) from error
         try:
-            found = self.mark()
-            self.begun, self._was_marked = False, found is not None
-            if found is None:
-                self._write(RunMark())
+            self.begun, self._before = False, self.mark()
+            known = self._before or RunMark()
+            if self._before is None or overwrite > known.overwrite:
+                self._write(known.model_copy(update={"overwrite": overwrite}))
             self._put_right()
             self._delete(*SCRATCH)
         except OSError as error:
@@ -207,7 +210,9 @@ class RunFolder:
         try:
             self._put_right()
             self._delete(*SCRATCH)
-            useful = self.manifest.exists() if self.begun else self._was_marked
+            useful = self.manifest.exists() if self.begun else self._before is not None
+            if useful and not self.begun and self._before and self._before != self.mark():
+                self._write(self._before)
             if not useful or self.published:
                 self._delete(*WORK, *(path.name for path in self.path.glob(CONVERTED)), "eckart.partial", MARK)
         except (OSError, CheckpointError):
@@ -266,6 +271,6 @@ class RunFolder:
 
     def _delete_empty(self) -> None:
         """Delete the folders that were made here, or worked in, as far as they are empty."""
-        for path in dict.fromkeys([*([self.path] if self.begun or self._was_marked else []), *self._made]):
+        for path in dict.fromkeys([*([self.path] if self.begun or self._before else []), *self._made]):
             with suppress(OSError):
                 path.rmdir()

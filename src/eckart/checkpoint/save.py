@@ -171,7 +171,7 @@ def new_folder(
     folder = Path(folder)
     check_new_folder(folder, overwrite=overwrite, needed=needed, reads=reads)
     work = RunFolder(folder)
-    work.open()
+    work.open(overwrite=overwrite)
     try:
         work.begin(clear=True, overwrite=overwrite)
         yield work.model
