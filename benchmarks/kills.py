@@ -97,7 +97,7 @@ class Case:
         # What died before it had noted anything down is gone on with by nobody.
         way = "resume" if number % 2 and recorded else "overwrite"
         try:
-            self.compress(**{way: True})
+            self.compress(resume=way == "resume", overwrite=way == "overwrite")
         except EckartError as error:
             wrong.append(f"--{way}: {error}")
         if contents(self.out) != self.new:
