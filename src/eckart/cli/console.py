@@ -1,17 +1,22 @@
-"""What all commands share: errors without tracebacks, warnings in colour, quiet libraries."""
+"""What all commands share: errors without tracebacks, signals, warnings in colour, quiet libraries."""
 
 from __future__ import annotations
 
 import functools
+import os
+import signal
 import sys
 import warnings
-from collections.abc import Callable
-from typing import ParamSpec, TextIO, TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import ParamSpec, TextIO, TypeVar, cast
 
 import typer
 from rich.console import Console
 from transformers.utils import logging
 
+from eckart.cli.stream import Stream, StreamError
 from eckart.errors import EckartError, EckartWarning
 
 Parameters = ParamSpec("Parameters")
@@ -19,10 +24,24 @@ Result = TypeVar("Result")
 
 PIPE_WIDTH = 160  # a file or a pipe has no width of its own; tables should not be cut to that of a terminal
 
-output = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
-messages = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else PIPE_WIDTH)
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+def _console(name: str, *, needed: bool) -> Console:
+    stream = Stream(name, needed=needed)
+    # Names of files, recipes and layers have brackets and colons that mean nothing.
+    return Console(
+        file=cast(TextIO, stream),
+        highlight=False,
+        markup=False,
+        emoji=False,
+        width=None if stream.isatty() else PIPE_WIDTH,
+    )
+
+
+output = _console("stdout", needed=True)
+messages = _console("stderr", needed=False)  # work does not stop because nobody can be told of it
+
+FAILED = 2
+SIGNALLED = 128  # and the number of the signal, as shells have it
 
 
 def command(run: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
@@ -32,20 +51,55 @@ def command(run: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
     def wrapper(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
         logging.set_verbosity_error()
         logging.disable_progress_bar()
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _termination_as_interrupt() as received:
             warnings.simplefilter("default")
             warnings.showwarning = _show_warning
             try:
                 return run(*args, **kwargs)
             except EckartError as error:
-                messages.print("[bold red]Error:[/] ", end="")
-                messages.print(str(error), markup=False)
-                raise typer.Exit(2) from None
+                messages.print("Error: ", style="bold red", end="")
+                messages.print(str(error))
+                raise typer.Exit(FAILED) from None
+            except StreamError as error:
+                _leave_stdout()
+                if error.broken_pipe:  # whoever reads has seen enough
+                    raise typer.Exit(SIGNALLED + getattr(signal, "SIGPIPE", 13)) from None
+                messages.print("Error: ", style="bold red", end="")
+                messages.print(f"Standard output cannot be written: {error}. What was to be made is made.")
+                raise typer.Exit(FAILED) from None
             except KeyboardInterrupt as interrupt:
-                messages.print(str(interrupt) or "Interrupted. Nothing was written.", markup=False)
-                raise typer.Exit(INTERRUPTED) from None
+                messages.print(str(interrupt) or "Interrupted. Nothing was written.")
+                raise typer.Exit(SIGNALLED + (received[0] if received else signal.SIGINT)) from None
 
     return wrapper
+
+
+@contextmanager
+def _termination_as_interrupt() -> Iterator[list[int]]:
+    """Make of SIGTERM what Ctrl-C is, and give the list of what was received."""
+    received: list[int] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not in the main thread
+        yield received
+        return
+    try:
+        yield received
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _leave_stdout() -> None:
+    """Keep Python from failing once more at its end on what could not be written."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def _show_warning(
@@ -57,8 +111,8 @@ def _show_warning(
     line: str | None = None,
 ) -> None:
     if issubclass(category, EckartWarning):
-        messages.print("[bold yellow]Warning:[/] ", end="")
-        messages.print(str(message), markup=False)
+        messages.print("Warning: ", style="bold yellow", end="")
+        messages.print(str(message))
 
 
 def megabytes(count: float) -> str:

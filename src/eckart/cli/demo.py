@@ -45,6 +45,6 @@ def demo(
         )
     output.print(table)
     for row in rows:
-        output.print(f"[bold]{row.label}[/]: ", end="")
-        output.print(row.sample.replace("\n", " "), markup=False)
+        output.print(f"{row.label}: ", style="bold", end="")
+        output.print(row.sample.replace("\n", " "))
     output.print(f"\nThe models are in {out}. Try: eckart inspect {out / rows[-1].label}", soft_wrap=True)

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import torch
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import Progress
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -131,8 +130,8 @@ def evaluate(
         output.print(evaluation_table(rows, scores, compared=other is not None))
     for sample in samples:
         for name in [model] if baseline is None else [baseline, model]:
-            output.print(f"[bold]{escape(name)}:[/] ", end="")
-            output.print(sample["text" if name == model else "baseline"], markup=False)
+            output.print(f"{name}: ", style="bold", end="")
+            output.print(sample["text" if name == model else "baseline"])
 
 
 def _load(source: str, place: torch.device) -> PreTrainedModel:

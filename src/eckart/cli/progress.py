@@ -93,7 +93,7 @@ class ProgressBar(Observer):
 def progress_bar(*, quiet: bool) -> Progress:
     """Return an empty progress display on standard error."""
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("error {task.fields[error]}"),

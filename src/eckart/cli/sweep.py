@@ -16,6 +16,7 @@ from rich.table import Table
 from eckart.api import DEFAULT_SAMPLES
 from eckart.calibration import DEFAULT_LENGTH
 from eckart.checkpoint import load_model, load_tokenizer
+from eckart.checkpoint.output import SWEEP, check_output
 from eckart.cli.console import command, duration, megabytes, messages, output
 from eckart.errors import EckartError
 from eckart.memory import parse_bytes
@@ -82,8 +83,8 @@ class SweepProgress(SweepObserver):
     def on_failure(self, failure: Failure) -> None:
         """Print what failed, and go on."""
         self.failures.append(failure)
-        messages.print("[bold red]Failed:[/] ", end="")
-        messages.print(f"{failure.label} at {failure.keep:g}: {failure.message}", markup=False)
+        messages.print("Failed: ", style="bold red", end="")
+        messages.print(f"{failure.label} at {failure.keep:g}: {failure.message}")
         self.progress.update(self.task, advance=1)
 
     def _show(self, text: str) -> None:
@@ -144,6 +145,8 @@ def sweep(
         raise EckartError("--target-ppl and --target-bytes ask for different things. Use one of them.")
     limit = None if target_bytes is None else _bytes("--target-bytes", target_bytes)
     labels = [label.strip() for label in re.split(r",(?![^\[]*\])", recipes)]  # lists of numbers have commas too
+    files = [label.partition("+")[0] for label in labels]
+    check_output(out, kind=SWEEP, overwrite=True, reads=[Path(model), calibration, *text, *files])
     with _progress_bar(quiet=as_json) as progress:
         bar = SweepProgress(progress)
         ready = prepare(
@@ -204,7 +207,7 @@ def _bytes(option: str, size: str) -> int:
 
 
 def _progress_bar(*, quiet: bool) -> Progress:
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     return Progress(*columns, console=messages, disable=quiet, transient=True)
 
 
@@ -237,8 +240,8 @@ def _print_best(best: SweepRow | None, wanted: str, made_by: str) -> None:
         return
     found = ", ".join(f"{name} {measured.perplexity:.4g}" for name, measured in best.texts.items())
     output.print(f"Best with {wanted}: ", end="", soft_wrap=True)
-    output.print(f"{best.label} at {best.keep:g}, {megabytes(best.bytes)}, perplexity {found}.", markup=False)
-    output.print(f"Make it with: {made_by}", markup=False, soft_wrap=True)
+    output.print(f"{best.label} at {best.keep:g}, {megabytes(best.bytes)}, perplexity {found}.")
+    output.print(f"Make it with: {made_by}", soft_wrap=True)
 
 
 def _print_json(
