@@ -78,7 +78,11 @@ def test_overrides() -> None:
         ("svd-llm", ["objective.shrinkage=-1"], r"greater than or equal to 0, found -1"),
         ("svd-llm", ["objective.shrinkage=lots"], r"valid number.*found 'lots'"),
         ("svd-llm", ["objective"], r"takes key=value"),
-        ("asvd", ["allocation.shares=[0.4"], r"The value of 'allocation.shares' is not YAML"),
+        (
+            "asvd",
+            ["allocation.shares=[0.4"],
+            r"The value of 'allocation.shares' cannot be read as YAML.*line 1, column 5",
+        ),
         ("svd-llm", ["objective={name: anchored, shrinkag: 1}"], r"did you mean 'shrinkage'"),
         ("saes-svd", ["objective.beta_min=0.9"], r"beta_min \(0.9\) is above beta_max \(0.75\)"),
         ("svd-llm", ["allocation=even"], r"Unknown allocation 'even'.*uniform"),
@@ -132,7 +136,7 @@ def test_choices_need_to_go_together_only_at_the_end() -> None:
         ("objective: anchored\nobjektive: x\n", r"Unknown recipe field 'objektive' .*did you mean 'objective'"),
         ("name: x\n", "lacks the field 'objective'"),
         ("- a\n", "holds list"),
-        ("a: [\n", "is not YAML"),
+        ("a: [\n", "cannot be read as YAML.*line 2, column 1"),
         ("objective: anchored\nversion: 2\n", "'version'.*found 2"),
     ],
 )

@@ -92,13 +92,15 @@ def test_the_parts_of_the_python_docs_have_no_paragraph_in_common() -> None:
         ("{folder}/empty.txt", "is empty"),
         ("{folder}/blank.txt:raw", "is empty"),
         ("{folder}/bytes.txt", "not UTF-8"),
+        ("{folder}/utf-16.txt", "not UTF-16-LE text: truncated data at byte 4"),
         ("{folder}/empty.txt:row", "did you mean 'rows'"),
     ],
 )
 def test_bad_specifications(specification: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "blank.txt").write_text(" \n\n ")
-    (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "bytes.txt").write_bytes(b"a\xff\xfe")
+    (tmp_path / "utf-16.txt").write_bytes(b"\xff\xfea\x00\x00")
     with pytest.raises(CalibrationError, match=message):
         read_text(specification.format(folder=tmp_path))
 

@@ -9,12 +9,12 @@ from typing import Annotated
 import torch
 import typer
 from rich import box
-from rich.progress import Progress
 from rich.table import Table
 
 from eckart.bench import Machine, Speed, compare, measure_machine
 from eckart.checkpoint import load_model
-from eckart.cli.console import command, megabytes, messages, output
+from eckart.cli.console import command, megabytes, output
+from eckart.cli.streams import progress_display
 from eckart.device import compute_dtype, resolve_device
 from eckart.errors import EckartError
 
@@ -49,7 +49,7 @@ def bench(
         loaded[name] = model.to(place, wanted)
     first = next(iter(loaded.values()))
     machine = measure_machine(place, first.dtype)
-    with Progress(console=messages, transient=True, disable=as_json) as progress:
+    with progress_display(disable=as_json) as progress:
         task = progress.add_task("runs", total=None)
         speeds = compare(
             loaded,

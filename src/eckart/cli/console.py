@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import functools
-import sys
 import warnings
 from collections.abc import Callable
 from typing import ParamSpec, TextIO, TypeVar
 
 import typer
-from rich.console import Console
 from transformers.utils import logging
 
+from eckart.cli.streams import messages as messages
+from eckart.cli.streams import output as output
+from eckart.cli.streams import say as say
 from eckart.errors import EckartError, EckartWarning
+from eckart.memory import parse_bytes
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
-PIPE_WIDTH = 160  # a file or a pipe has no width of its own; tables should not be cut to that of a terminal
-
-output = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
-messages = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else PIPE_WIDTH)
-
+WRONG = 2  # exit code of what cannot be done as it was asked for, as of unknown options
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
@@ -38,11 +36,17 @@ def command(run: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
             try:
                 return run(*args, **kwargs)
             except EckartError as error:
-                messages.print("[bold red]Error:[/] ", end="")
-                messages.print(str(error), markup=False)
-                raise typer.Exit(2) from None
+                say("Error", "red", str(error))
+                raise typer.Exit(WRONG) from None
+            except BrokenPipeError:
+                raise  # whoever reads has seen enough
+            except OSError as error:
+                say("Error", "red", f"{error.filename or 'A file'} cannot be used: {error.strerror or error}.")
+                raise typer.Exit(WRONG) from None
             except KeyboardInterrupt as interrupt:
-                messages.print(str(interrupt) or "Interrupted. Nothing was written.", markup=False)
+                messages.print(
+                    str(interrupt) or "Interrupted. Nothing was written.", soft_wrap=not messages.is_terminal
+                )
                 raise typer.Exit(INTERRUPTED) from None
 
     return wrapper
@@ -57,13 +61,24 @@ def _show_warning(
     line: str | None = None,
 ) -> None:
     if issubclass(category, EckartWarning):
-        messages.print("[bold yellow]Warning:[/] ", end="")
-        messages.print(str(message), markup=False)
+        say("Warning", "yellow", str(message))
 
 
 def megabytes(count: float) -> str:
     """Return a number of bytes in words."""
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def size_in_bytes(option: str, size: str | None) -> int | None:
+    """Return the bytes that an option asks for, or None if it is not given.
+
+    Raises:
+        EckartError: it is no size.
+    """
+    try:
+        return None if size is None else parse_bytes(size)
+    except ValueError:
+        raise EckartError(f"{option} takes a size such as 8GB or 500MB, found {size!r}.") from None
 
 
 def duration(seconds: float) -> str:

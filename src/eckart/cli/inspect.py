@@ -67,7 +67,7 @@ def inspect(
     for warning in report.warnings:
         output.print(f"Warning: {warning}")
     if map_image:
-        output.print(f"The map is in {map_image}.", markup=False)
+        output.print(f"The map is in {map_image}.")
 
 
 def _save_image(report: Report, path: Path) -> None:

@@ -12,6 +12,7 @@ from eckart.cli.inspect import inspect
 from eckart.cli.merge import merge
 from eckart.cli.recipes import recipes
 from eckart.cli.report import report
+from eckart.cli.streams import standard_streams
 from eckart.cli.sweep import sweep
 
 app = typer.Typer(
@@ -35,4 +36,5 @@ app.command("demo")(demo)
 
 def main() -> None:
     """Run the command."""
-    app()
+    with standard_streams():
+        app()

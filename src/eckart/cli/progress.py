@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress, TextColumn
 
 from eckart.cli.console import duration, megabytes, messages
+from eckart.cli.streams import progress_display
 from eckart.distillation import LogitDistillation
 from eckart.estimate import Estimate
 from eckart.observer import Observer
@@ -92,13 +93,4 @@ class ProgressBar(Observer):
 
 def progress_bar(*, quiet: bool) -> Progress:
     """Return an empty progress display on standard error."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("error {task.fields[error]}"),
-        TimeRemainingColumn(),
-        console=messages,
-        disable=quiet,
-        transient=True,
-    )
+    return progress_display(TextColumn("error {task.fields[error]}"), disable=quiet)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from eckart.cli.console import command, megabytes, messages, output
+from eckart.cli.console import command, megabytes, output, say
 from eckart.errors import CheckpointError
 
 
@@ -34,8 +34,7 @@ def report(
         raise CheckpointError(f"The output {out} is {kind}; expected the name of a file to write. Use another name.")
     gathered = gather(runs)
     for note in gathered.notes:
-        messages.print("[bold yellow]Warning:[/] ", end="")
-        messages.print(note, markup=False)
+        say("Warning", "yellow", note)
     page = build_page(gathered, title)
     try:
         out.write_text(page, encoding="utf-8")
@@ -43,4 +42,4 @@ def report(
         reason = error.strerror or error
         raise CheckpointError(f"{out} cannot be written: {reason}. Choose a file in an existing folder.") from error
     shown = len(gathered.runs)
-    output.print(f"Wrote {out}: {shown} models, {megabytes(out.stat().st_size)}.", markup=False, soft_wrap=True)
+    output.print(f"Wrote {out}: {shown} models, {megabytes(out.stat().st_size)}.", soft_wrap=True)
