@@ -88,9 +88,9 @@ def evaluate(
     contents = {name: read_text(name) for name in dict.fromkeys(text or [])}
     names = [name.strip() for name in (tasks or "").split(",") if name.strip()]
     found = None if tasks is None else load_tasks(names, path=task_path, few_shot=few_shot)
-    tokenizer = load_tokenizer(model)
     loaded = _load(model, place)
     other = None if baseline is None else _load(baseline, place)
+    tokenizer = load_tokenizer(model)
     if tokenizer is None:
         raise EckartError(f"{model} has no tokenizer, which is needed to read text.")
     # What cannot be measured is said before anything is.
