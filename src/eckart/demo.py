@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from eckart.api import compress
 from eckart.calibration import tokenize
 from eckart.checkpoint import load_model, load_tokenizer, save
+from eckart.checkpoint.save import new_folder
 from eckart.errors import CheckpointError
 from eckart.evaluate import perplexity
 from eckart.text import PYTHON_DOCS, read_text
@@ -67,9 +68,9 @@ def run_demo(folder: Path) -> Iterator[Row]:
     assert tokenizer is not None
     start = perf_counter()
     dense = load_model(source)
-    folder.mkdir(parents=True, exist_ok=True)
-    dense.save_pretrained(folder / "dense")
-    tokenizer.save_pretrained(folder / "dense")
+    with new_folder(folder / "dense", overwrite=True) as partial:
+        dense.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
     held_out = tokenize(read_text(f"{PYTHON_DOCS}:held-out"), tokenizer)
     yield _measure(folder / "dense", None, 1.0, held_out, perf_counter() - start)
     for recipe in RECIPES:

@@ -36,6 +36,10 @@ class CheckpointError(EckartError):
     """A folder that cannot be read or written as a compressed model."""
 
 
+class DamagedRunError(CheckpointError):
+    """An unfinished run that cannot be gone on with."""
+
+
 class InterruptedRun(KeyboardInterrupt):
     """Ctrl-C during a run that may have finished some of its work; the message says what is kept."""
 

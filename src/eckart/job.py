@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
+from pydantic import BaseModel
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -17,13 +16,17 @@ from eckart.api import DEFAULT_SAMPLES, Job
 from eckart.calibration import SELF, Calibration, calibrate
 from eckart.checkpoint.gguf import load_gguf_model
 from eckart.checkpoint.identity import identity_of_run
-from eckart.checkpoint.journal import DiskJournal, RunFolder, check_same_run, read_manifest
+from eckart.checkpoint.journal import DiskJournal, check_same_run, read_manifest
 from eckart.checkpoint.load import check_compressible, load_model, load_tokenizer
+from eckart.checkpoint.mark import read_small
+from eckart.checkpoint.output import check_apart, check_output, check_space
 from eckart.checkpoint.records import read_records
-from eckart.checkpoint.save import MAX_SHARD_SIZE, check_output, description, reason_of, save_all_but_blocks
+from eckart.checkpoint.run_folder import RunFolder
+from eckart.checkpoint.save import MAX_SHARD_SIZE, description, reason_of, save_all_but_blocks
 from eckart.checkpoint.source import open_model
+from eckart.checkpoint.unchanged import SourceFiles
 from eckart.device import free_memory, host_memory, resolve_device
-from eckart.errors import CheckpointError, EckartError, InterruptedRun
+from eckart.errors import CheckpointError, DamagedRunError, EckartError, InterruptedRun
 from eckart.layout import BYTES_PER_NUMBER
 from eckart.observer import Observer
 from eckart.plan import check_keep, make_plan
@@ -71,7 +74,7 @@ def compress_checkpoint(
         memory: bytes that the process may take; hidden states go to files if they would not fit. By default what is
             free.
         resume: go on with an unfinished run, if there is one.
-        overwrite: replace ``output``, and start again if there is an unfinished run.
+        overwrite: replace ``output`` if Eckart wrote it, and start again if there is an unfinished run.
         observer: is told what happens.
 
     Returns:
@@ -85,41 +88,45 @@ def compress_checkpoint(
     chosen = load_recipe(recipe, overrides, keep)
     place = resolve_device(device)
     output = Path(output)
+    reads = Path(source), calibration, None if isinstance(recipe, Recipe) else str(recipe)
+    check_apart(output, reads)
     folder = RunFolder(output)
-    if folder.path.exists() and not (resume or overwrite):
+    folder.recover()
+    begun = folder.mark()
+    if begun is not None and not (resume or overwrite):
         raise CheckpointError(
             f"An unfinished run is in {folder.path}. Add --resume to go on with it, or --overwrite to start again."
         )
-    if (Path(source) / "config.json").exists() and output.resolve().is_relative_to(Path(source).resolve()):
-        raise CheckpointError(f"The output {output} is the model itself or inside it. Use another folder.")
-    finished_before = resume and output.is_dir() and not (folder.model.exists() and folder.manifest.exists())
-    check_output(output, overwrite=overwrite or finished_before)
-    folder.open(clear=not resume)
+    finished_before = resume and output.is_dir() and begun is None
+    may_replace = overwrite or (resume and begun is not None and begun.overwrite)
+    if overwrite or not finished_before:
+        check_output(output, overwrite=may_replace)
+    folder.open(overwrite=may_replace)
     try:
-        files, model_folder = _as_folder(source, folder)
-        model, weights = open_model(model_folder, folder.offload)
-        check_compressible(model)
-        plan = make_plan(model, chosen, keep, weights)
-        tokenizer = load_tokenizer(source)
-        tokens = None
-        if chosen.needs_data:
-            limit = memory if memory is not None else host_memory() + free_memory(torch.device("cpu"))
-            tokens = _calibrate(calibration, model_folder, model, tokenizer, samples, length, seed, limit)
-        identity = identity_of_run(chosen, keep, tokens, model, files or weights.files, place)
-        if finished_before:
-            report = _finished_report(output, identity)
-            folder.forget()
-            return report
-        manifest = read_manifest(folder)
-        if manifest is not None:
-            check_same_run(manifest.identity, identity, folder.path)
-        job = Job(model, weights, chosen, plan, tokens, place, observer or Observer())
-        job.warn()
-        cost = job.estimate(memory)
-        streams, distils = Workspace(cost.in_memory, folder.streams), chosen.distillation.needs_data
-        journal = DiskJournal(folder, identity, model, streams, distils=distils)
-        _check_space(job, folder)
         with _what_is_kept_is_said(folder):
+            files, model_folder = _as_folder(source, folder)
+            model, weights = open_model(model_folder, folder.offload)
+            check_compressible(model)
+            plan = make_plan(model, chosen, keep, weights)
+            tokenizer = load_tokenizer(source)
+            tokens = None
+            if chosen.needs_data:
+                limit = memory if memory is not None else host_memory() + free_memory(torch.device("cpu"))
+                tokens = _calibrate(calibration, model_folder, model, tokenizer, samples, length, seed, limit)
+            files = files or weights.files
+            identity = identity_of_run(chosen, keep, tokens, model, files.hashes(), place)
+            if finished_before and (found := _finished_report(output, identity, overwrite)):
+                return found
+            manifest = read_manifest(folder) if resume else None
+            if manifest is not None:
+                check_same_run(manifest.identity, identity, folder.path)
+            job = Job(model, weights, chosen, plan, tokens, place, observer or Observer())
+            job.warn()
+            cost = job.estimate(memory)
+            _check_space(job, folder)
+            folder.begin(clear=manifest is None, overwrite=may_replace)
+            streams, distils = Workspace(cost.in_memory, folder.streams), chosen.distillation.needs_data
+            journal = DiskJournal(folder, identity, model, streams, distils=distils)
             report = job.run(
                 cost,
                 streams=folder.streams,
@@ -131,6 +138,8 @@ def compress_checkpoint(
             model.config.quantization_config = description(model, report, _name_of(source), identity)
             with report.timings.measure("files"):
                 save_all_but_blocks(folder.model, model, weights, report, tokenizer)
+                journal.check(len(plan.blocks))
+                files.check_content()
                 folder.publish()
         return report
     finally:
@@ -144,13 +153,19 @@ def _what_is_kept_is_said(folder: RunFolder) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise InterruptedRun(f"Interrupted. {_kept(folder)}") from None
+    except DamagedRunError:
+        raise  # what is kept is of no use
     except EckartError as error:
+        if not folder.begun:  # nothing has changed
+            raise
         raise type(error)(f"{error} {_kept(folder)}") from error
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{folder.output} could not be written: {reason_of(error)}. {_kept(folder)}") from error
 
 
 def _kept(folder: RunFolder) -> str:
+    if folder.published:
+        return f"{folder.output} is whole."
     try:
         manifest = read_manifest(folder)
     except CheckpointError:
@@ -160,22 +175,22 @@ def _kept(folder: RunFolder) -> str:
     return f"{manifest.finished} finished blocks are kept in {folder.path}: go on with --resume."
 
 
-def _as_folder(source: str | Path, folder: RunFolder) -> tuple[list[Path], str | Path]:
+def _as_folder(source: str | Path, folder: RunFolder) -> tuple[SourceFiles | None, str | Path]:
     """Return a folder or hub id with the model, and the file that it was converted from, if it was."""
     path = Path(source)
     if path.suffix != ".gguf":
-        return [], source
+        return None, source
     if not path.is_file():
         raise CheckpointError(f"There is no file {path}.")
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    files = SourceFiles([path])
+    digest = files.hashes()[path.name]
     converted = folder.path / f"converted-{digest[:16]}"
     if not converted.exists():
         partial = folder.path / "converting"
-        shutil.rmtree(partial, ignore_errors=True)
         load_gguf_model(path, torch.bfloat16).save_pretrained(partial, max_shard_size=MAX_SHARD_SIZE)
+        files.check()
         partial.rename(converted)
-    return [path], converted
+    return files, converted
 
 
 def _calibrate(
@@ -208,20 +223,40 @@ def _check_space(job: Job, folder: RunFolder) -> None:
     if job.calibration is not None:
         width = int(job.model.get_input_embeddings().embedding_dim)
         needed += 4 * job.calibration.tokens.numel() * width * itemsize
-    written = sum(path.stat().st_size for path in folder.model.iterdir())
-    check_output(folder.output, overwrite=True, needed=max(0, needed - written))
+    written = sum(path.stat().st_size for path in folder.model.iterdir()) if folder.model.exists() else 0
+    check_space(folder.output, max(0, needed - written))
 
 
-def _finished_report(output: Path, identity: dict[str, object]) -> Report:
-    """Return the report of a finished run, if it was the one that is asked for."""
-    report = read_records(output)
-    config = json.loads((output / "config.json").read_text(encoding="utf-8"))["quantization_config"]
-    before = {
-        "recipe": config["recipe"],
-        "calibration": config["calibration"],
-        **{key: config["provenance"].get(key) for key in ("keep", "model", "compute", "versions")},
-    }
-    check_same_run(before, identity, output)
+class _Finished(BaseModel):
+    """What is compared of the ``quantization_config`` of a finished run with a run that is asked for."""
+
+    recipe: dict[str, Any]
+    calibration: dict[str, Any] | None
+    provenance: dict[str, Any]
+
+
+class _Config(BaseModel):
+    quantization_config: _Finished
+
+
+def _finished_report(output: Path, identity: dict[str, Any], overwrite: bool) -> Report | None:
+    """Return the report of a finished run; None if it is another one than is asked for, and may be replaced."""
+    try:
+        report = read_records(output)
+        config = read_small(output / "config.json", _Config)
+        if config is None:
+            raise CheckpointError(f"{output / 'config.json'} is none that `eckart compress` wrote. Use another output.")
+        found = config.quantization_config
+        before = {
+            "recipe": found.recipe,
+            "calibration": found.calibration,
+            **{key: found.provenance.get(key) for key in ("keep", "model", "compute", "versions")},
+        }
+        check_same_run(before, identity, output)
+    except CheckpointError:
+        if overwrite:
+            return None
+        raise
     return report
 
 

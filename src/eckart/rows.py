@@ -44,8 +44,10 @@ def _json_values(text: str, path: Path, field: str) -> Iterator[tuple[str, objec
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise CalibrationError(f"{where} is not JSON: {error.msg}.") from error
-        except (ValueError, RecursionError) as error:  # whole numbers of thousands of digits; thousands of brackets
-            raise CalibrationError(f"{where} is JSON that cannot be read: {error}.") from error
+        except RecursionError as error:
+            raise CalibrationError(f"{where} is JSON that is nested too deep to be read.") from error
+        except ValueError as error:
+            raise CalibrationError(f"{where} is JSON with a number of more digits than can be read.") from error
         if not isinstance(row, dict):
             raise CalibrationError(f"{where} has no text field {field!r}: it is {_kind(row)}, expected an object.")
         if field not in row:

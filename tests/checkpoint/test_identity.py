@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,21 +14,19 @@ from eckart.checkpoint.identity import differences, identity_of_run
 CPU = torch.device("cpu")
 
 
-def test_it_is_plain_data_with_hashes_of_all_that_matters(
-    llama: PreTrainedModel, tokens: torch.Tensor, tmp_path: Path
-) -> None:
-    (tmp_path / "w.safetensors").write_bytes(b"abc")
+def test_it_is_plain_data_with_hashes_of_all_that_matters(llama: PreTrainedModel, tokens: torch.Tensor) -> None:
+    files = {"w.safetensors": hashlib.sha256(b"abc").hexdigest()}
     recipe = eckart.RECIPES["aa-svd"]
-    identity = identity_of_run(recipe, 0.6, Calibration(tokens, "text", 3), llama, [tmp_path / "w.safetensors"], CPU)
+    identity = identity_of_run(recipe, 0.6, Calibration(tokens, "text", 3), llama, files, CPU)
     assert eckart.Recipe.model_validate(identity["recipe"]) == recipe
-    assert identity["model"]["files"] == {"w.safetensors": hashlib.sha256(b"abc").hexdigest()}
+    assert identity["model"]["files"] == files
     assert identity["calibration"]["seed"] == 3
     assert identity["compute"] == "float32 on cpu"
     assert set(identity["versions"]) == {"python", "eckart", "torch", "transformers"}
-    again = identity_of_run(recipe, 0.6, Calibration(tokens, "text", 3), llama, [tmp_path / "w.safetensors"], CPU)
+    again = identity_of_run(recipe, 0.6, Calibration(tokens, "text", 3), llama, files, CPU)
     assert differences(identity, again) == []
     llama.config.hidden_act = "gelu"
-    other = identity_of_run(recipe, 0.6, Calibration(tokens, "text", 3), llama, [tmp_path / "w.safetensors"], CPU)
+    other = identity_of_run(recipe, 0.6, Calibration(tokens, "text", 3), llama, files, CPU)
     assert [line.split()[0] for line in differences(identity, other)] == ["model.config"]
 
 

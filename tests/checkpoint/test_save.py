@@ -10,8 +10,9 @@ from tests.conftest import contents, make_model
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import eckart
+from eckart.checkpoint.output import check_output
 from eckart.checkpoint.records import read_records
-from eckart.checkpoint.save import INDEX_NAME, check_output, new_folder
+from eckart.checkpoint.save import INDEX_NAME, new_folder
 from eckart.errors import CheckpointError
 from eckart.report import Report
 
@@ -74,13 +75,13 @@ def test_bytes_on_disk_are_those_of_the_report(tmp_path: Path, llama: PreTrained
 
 def test_an_existing_folder_is_kept_unless_told(compressed: tuple[PreTrainedModel, Report], tmp_path: Path) -> None:
     out = tmp_path / "out"
-    out.mkdir()
-    (out / "precious.txt").write_text("x")
+    eckart.save(*compressed, out)
+    (out / "README.md").write_text("x")
     with pytest.raises(CheckpointError, match="exists"):
         eckart.save(*compressed, out)
-    assert (out / "precious.txt").exists()
+    assert (out / "README.md").read_text() == "x"
     eckart.save(*compressed, out, overwrite=True)
-    assert not (out / "precious.txt").exists()
+    assert (out / "README.md").read_text() != "x"
     assert (out / INDEX_NAME).exists()
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
@@ -105,8 +106,9 @@ def test_a_write_that_fails_leaves_nothing_behind(
 
 def test_a_failed_write_keeps_the_folder_it_was_to_replace(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    out.mkdir()
-    (out / "old.txt").write_text("x")
+    with new_folder(out, overwrite=False) as partial:
+        (partial / "old.txt").write_text("x")
+    before = contents(out)
 
     def fail() -> None:
         with new_folder(out, overwrite=True) as partial:
@@ -115,7 +117,7 @@ def test_a_failed_write_keeps_the_folder_it_was_to_replace(tmp_path: Path) -> No
 
     with pytest.raises(CheckpointError, match="could not be written: the cable"):
         fail()
-    assert [p.name for p in out.iterdir()] == ["old.txt"]
+    assert contents(out) == before
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 

@@ -33,7 +33,7 @@ def test_the_model_lent_as_a_whole_is_the_model(kind: str, tmp_path: Path, token
         state = placement.stored()
     assert all(torch.equal(tensor, state[name]) for name, tensor in expected.named_parameters())
     assert all(parameter.is_meta for parameter in model.parameters())
-    assert {path.parent for path in weights.files} == {tmp_path / "model"}
+    assert {path.parent for path in weights.files.paths} == {tmp_path / "model"}
 
 
 def test_only_what_is_lent_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

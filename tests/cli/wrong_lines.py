@@ -310,7 +310,7 @@ bench model --batch ''
 bench model --batch 1,,2
 bench model --batch 1.5
 bench model --batch 1,two
-bench model --batch 1000000000000
+bench model --batch 1000000000000 --prompt 8 --generate 2
 bench model --prompt 0
 bench model --prompt -1
 bench model --prompt 1000000000
@@ -427,4 +427,12 @@ compres model -o out
 --unknown
 """
 
-LINES = [line for table in (COMPRESS, EVAL, OTHERS) for line in table.splitlines() if line]
+# What no file can be called, halves of characters, and what moves the cursor of a terminal.
+ODD = [
+    f"{command} {name}"
+    for name in ("x" * 5_000, "\udcff", "'\x1b[2J'", ":smile:.txt", "'[/bold]'")
+    for command in ("compress -o out", "compress model -o out --calibration", "eval model --text", "inspect", "report")
+]
+ODD += [f"recipes {name}" for name in ("x" * 5_000 + ".yaml", "\udcff.yaml", "'\x1b[2J'", ":smile:.yaml")]
+
+LINES = ODD + [line for table in (COMPRESS, EVAL, OTHERS) for line in table.splitlines() if line]

@@ -90,14 +90,7 @@ def compare(
     Raises:
         EckartError: a model has no room for so many tokens, or the machine has none.
     """
-    for name, model in models.items():
-        room = context_of(model)
-        if room is not None and prompt + generate > room:
-            raise EckartError(
-                f"{name} has room for {room} tokens; found {prompt} of the prompt and {generate} generated. "
-                "Use a smaller --prompt or --generate."
-            )
-        _check_memory(model, max(batches), prompt)
+    check_room(models, batches=batches, prompt=prompt, generate=generate)
     cases = [(name, batch) for batch in batches for name in models]
     timed: dict[tuple[str, int], list[Timed]] = {case: [] for case in cases}
     peaks: dict[tuple[str, int], int | None] = {}
@@ -115,6 +108,18 @@ def compare(
         _speed(models[name], name, batch, prompt, timed[name, batch], peaks[name, batch], machine)
         for name, batch in cases
     ]
+
+
+def check_room(models: Mapping[str, PreTrainedModel], *, batches: Sequence[int], prompt: int, generate: int) -> None:
+    """Raise if models cannot be timed; arguments and errors as for :func:`compare`."""
+    for name, model in models.items():
+        room = context_of(model)
+        if room is not None and prompt + generate > room:
+            raise EckartError(
+                f"{name} has room for {room} tokens; found {prompt} of the prompt and {generate} generated. "
+                "Use a smaller --prompt or --generate."
+            )
+        _check_memory(model, max(batches), prompt)
 
 
 def _check_memory(model: PreTrainedModel, batch: int, prompt: int) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -31,22 +33,47 @@ def write_text(path: Path, text: str) -> None:
     put_in_place(partial, path)
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file into a folder of other people's; it appears under its name when it is whole and on the disk."""
+    descriptor, name = tempfile.mkstemp(prefix=".eckart-", dir=path.parent)
+    partial = Path(name)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(content)
+        _let_others_read(partial)
+        put_in_place(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
 def put_in_place(partial: Path, path: Path) -> None:
-    """Rename a file once its bytes are on the disk."""
+    """Give a file its name, in the place of one that has it, once its bytes are on the disk."""
     sync(partial)
-    partial.rename(path)
+    os.replace(partial, path)
     sync(path.parent)
 
 
 def sync(path: Path) -> None:
     """Wait until a file, or the names in a folder, are on the disk."""
-    if path.is_dir() and os.name != "posix":
+    folder = path.is_dir()
+    if folder and os.name != "posix":
         return  # folders cannot be opened there, and need not be
-    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        # Some systems take this for writing, and want a handle that may write.
+        descriptor = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+    except PermissionError:
+        descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def hash_of(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_index(folder: Path) -> None:
@@ -65,7 +92,8 @@ def rename_shards(folder: Path) -> None:
     """Give the weight files that transformers wrote names that only this library finds, and an index in any case."""
     shards = sorted(folder.glob("model*.safetensors"))
     for number, shard in enumerate(shards, start=1):
-        renamed = shard.rename(folder / f"{PREFIX}{number:05d}-of-{len(shards):05d}.safetensors")
+        renamed = folder / f"{PREFIX}{number:05d}-of-{len(shards):05d}.safetensors"
+        os.replace(shard, renamed)
         _let_others_read(renamed)
     (folder / "model.safetensors.index.json").unlink(missing_ok=True)
     write_index(folder)

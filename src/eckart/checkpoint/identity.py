@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,7 +33,7 @@ def identity_of_run(
     keep: float,
     calibration: Calibration | None,
     model: PreTrainedModel,
-    files: Sequence[Path],
+    files: Mapping[str, str],
     device: torch.device,
 ) -> dict[str, Any]:
     """Return the identity of a run, as plain data.
@@ -44,7 +43,7 @@ def identity_of_run(
         keep: bytes to keep, as a share.
         calibration: the tokens, or None if the recipe looks at none.
         model: that it is done to.
-        files: of the model's weights; they are read in full.
+        files: SHA-256 of the files of the model's weights, by name.
         device: where blocks are run.
     """
     config = model.config.to_json_string(use_diff=False)
@@ -55,7 +54,7 @@ def identity_of_run(
         "model": {
             "revision": getattr(model.config, "_commit_hash", None),
             "config": hashlib.sha256(config.encode()).hexdigest(),
-            "files": {path.name: _sha256(path) for path in files},
+            "files": dict(files),
         },
         "compute": f"{compute_dtype(model.dtype, device)} on {device.type}".removeprefix("torch."),
         "versions": versions(recipe),
@@ -81,8 +80,3 @@ def differences(before: Any, now: Any, name: str = "") -> list[str]:
             for line in differences(before.get(key), now.get(key), f"{name}.{key}" if name else key)
         ]
     return [] if before == now else [f"{name} was {before!r} and is {now!r}"]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

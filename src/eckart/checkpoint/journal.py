@@ -1,23 +1,15 @@
-"""The folder of a run that is not finished: its blocks so far, its streams, and a manifest of both.
+"""The finished blocks of a run in its folder, and the manifest of them.
 
 After each block its shard, the streams behind it and the manifest are on the disk, in this order. A run that is killed
 at any moment goes on from its last manifest, and then writes the same bytes as one that was not.
-
-    OUTPUT.unfinished/manifest.json   what is finished, and of which run
-    OUTPUT.unfinished/streams/        hidden states in front of the next block
-    OUTPUT.unfinished/spectra/        of the layers of finished blocks
-    OUTPUT.unfinished/student/        the finished blocks, if all will be distilled
-    OUTPUT.unfinished/profile/        what ranks follow from, measured anew when a run goes on
-    OUTPUT.unfinished/model/          becomes OUTPUT when all is done
 """
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -26,17 +18,18 @@ from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
 from eckart.blocks import Block
-from eckart.checkpoint.files import PREFIX, delete_all_but, sync, write_shard, write_text
+from eckart.checkpoint.files import PREFIX, delete_all_but, hash_of, sync, write_shard, write_text
 from eckart.checkpoint.identity import differences
+from eckart.checkpoint.run_folder import RunFolder
 from eckart.distillation.record import DistillationRecord
-from eckart.errors import CheckpointError, first_problem
+from eckart.errors import CheckpointError, DamagedRunError, first_problem
 from eckart.position import Position
 from eckart.records import BlockRecord
 from eckart.refinement.record import RefinementRecord
 from eckart.report import LayerRecord
 from eckart.spool import Spool, SpoolRecord, Workspace
 
-SUFFIX = ".unfinished"
+AGAIN = "Start again with --overwrite."
 STREAMS = ("original", "compressed", "recorded")  # of a position
 
 
@@ -45,6 +38,7 @@ class Manifest(BaseModel):
 
     Attributes:
         identity: of the run.
+        files: SHA-256 of the files of finished blocks, and of the streams behind them, as ``folder/file``.
         finished: blocks whose shards are written.
         layers: records of their layers.
         refinements: records of their refinements.
@@ -56,6 +50,7 @@ class Manifest(BaseModel):
     """
 
     identity: dict[str, Any]
+    files: dict[str, str]
     finished: int
     layers: list[LayerRecord]
     refinements: list[RefinementRecord]
@@ -66,75 +61,11 @@ class Manifest(BaseModel):
     distillation: DistillationRecord | None = None
 
 
-class RunFolder:
-    """The folder beside the output in which a run works, and a lock on it.
-
-    Args:
-        output: the folder that is to be made.
-    """
-
-    def __init__(self, output: Path) -> None:
-        self.output = output
-        self.path = output.with_name(output.name + SUFFIX)
-        self.manifest = self.path / "manifest.json"
-        self.model = self.path / "model"
-        self.streams = self.path / "streams"
-        self.spectra = self.path / "spectra"
-        self.student = self.path / "student"
-        self.profile = self.path / "profile"
-        self.offload = self.path / "offload"
-        self.converted = self.path / "converted"
-        self._lock = FileLock(self.path / "lock", blocking=False)
-
-    def open(self, *, clear: bool) -> None:
-        """Make the folder, and keep other processes out of it.
-
-        Args:
-            clear: delete what is in it.
-
-        Raises:
-            CheckpointError: another process works in it.
-        """
-        self.path.mkdir(parents=True, exist_ok=True)
-        try:
-            self._lock.acquire()
-        except Timeout as error:
-            raise CheckpointError(f"Another process is at work in {self.path}. Wait for it, or stop it.") from error
-        if clear:
-            self.forget()  # first, so that nobody takes what is left for more than it is
-            for path in (self.model, self.streams, self.spectra, self.student):
-                shutil.rmtree(path, ignore_errors=True)
-        shutil.rmtree(self.profile, ignore_errors=True)  # measured anew by every run
-        for path in (self.model, self.streams, self.spectra, self.student, self.profile):
-            path.mkdir(exist_ok=True)
-
-    def close(self) -> None:
-        """Let others in; delete the folder if nothing in it is finished."""
-        if not self.manifest.exists():
-            shutil.rmtree(self.path, ignore_errors=True)
-        self._lock.release()
-
-    def publish(self) -> None:
-        """Turn the finished model into the output, and mark the rest for deletion."""
-        for path in self.model.rglob("*"):
-            sync(path)
-        sync(self.model)
-        if self.output.exists():
-            self.output.rename(self.path / "replaced")
-        self.model.rename(self.output)
-        sync(self.output.parent)
-        self.forget()
-
-    def forget(self) -> None:
-        """Take it that nothing in the folder is worth keeping."""
-        self.manifest.unlink(missing_ok=True)
-
-
 class DiskJournal:
     """Keeps finished blocks in a :class:`RunFolder`.
 
     Args:
-        folder: open.
+        folder: open, and begun.
         identity: of the run.
         model: whose blocks they are.
         workspace: where the streams live; its folder is that of the run.
@@ -155,6 +86,7 @@ class DiskJournal:
         self.identity = identity
         self.model = model
         self.workspace = workspace
+        self._hashes: dict[str, str] = {}  # of what is written, by this process or by an earlier one
 
     def resume(self) -> Position | None:
         """Return where the run stopped; None if nothing is finished.
@@ -166,16 +98,28 @@ class DiskJournal:
         if manifest is None:
             return None
         check_same_run(manifest.identity, self.identity, self.folder.path)
+        streams: list[Path] = []
+        for name in STREAMS:
+            record: SpoolRecord | None = getattr(manifest, name)
+            path = self._stream(name, manifest.finished)
+            if record is not None and record.file != path.name:
+                raise DamagedRunError(
+                    f"{self.folder.manifest} names {record.file!r} where {path.name!r} belongs. {AGAIN}"
+                )
+            streams += [path] if record else []
+        self._hashes = dict(manifest.files)
+        self._check(streams)
+        # A distillation that is not over takes the student's files and writes all shards anew.
+        self._check(self._files(manifest.finished, shards=not self.distils or manifest.distillation is not None))
+        for path in streams:
+            del self._hashes[self._name(path)]
         try:
-            streams = [self._load(getattr(manifest, name)) for name in STREAMS]
+            loaded = {name: self._load(getattr(manifest, name)) for name in STREAMS}
             spectra: dict[str, Tensor] = {}
             for number in range(manifest.finished):
                 spectra |= load_file(self._spectra(number))
         except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{self.folder.path} is damaged: {error}. Start again with --overwrite.") from error
-        for number in range(manifest.finished):
-            if not self._shard(number).exists():
-                raise CheckpointError(f"{self._shard(number)} is gone. Start again with --overwrite.")
+            raise DamagedRunError(f"{self.folder.path} is damaged: {error}. {AGAIN}") from error
         return Position(
             finished=manifest.finished,
             layers=tuple(manifest.layers),
@@ -183,7 +127,7 @@ class DiskJournal:
             blocks=tuple(manifest.blocks),
             spectra=spectra,
             distillation=manifest.distillation,
-            **dict(zip(STREAMS, streams, strict=True)),
+            **loaded,
         )
 
     def keep(self, position: Position, block: Block, tensors: dict[str, Tensor]) -> None:
@@ -191,9 +135,9 @@ class DiskJournal:
         number = position.finished - 1
         self.replace(number, block, tensors)
         if self.distils:
-            write_shard(self._student(number), tensors)
+            self._write(self._student(number), tensors)
         inside = {target.path for target in block.targets} & position.spectra.keys()
-        write_shard(self._spectra(number), {path: position.spectra[path] for path in sorted(inside)})
+        self._write(self._spectra(number), {path: position.spectra[path] for path in sorted(inside)})
         self.finish(position)
 
     def kept(self, number: int) -> dict[str, Tensor]:
@@ -205,19 +149,29 @@ class DiskJournal:
         try:
             return load_file(self._student(number))
         except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{self.folder.path} is damaged: {error}. Start again with --overwrite.") from error
+            raise DamagedRunError(f"{self.folder.path} is damaged: {error}. {AGAIN}") from error
+
+    def check(self, finished: int) -> None:
+        """Read all finished shards once more.
+
+        Raises:
+            DamagedRunError: one of them is not as it was written.
+        """
+        self._check(map(self._shard, range(finished)))
 
     def replace(self, number: int, block: Block, tensors: dict[str, Tensor]) -> None:
         """Write the shard of a block."""
         named = {f"{block.path}.{name}": tensor for name, tensor in tensors.items()}
-        write_shard(self._shard(number), revert_weight_conversion(self.model, named))
+        self._write(self._shard(number), revert_weight_conversion(self.model, named))
 
     def finish(self, position: Position) -> None:
         """Write the streams behind the finished blocks, and the manifest."""
         records = {name: self._save(name, position) for name in STREAMS}
         sync(self.folder.streams)
+        streams = [self._stream(name, position.finished) for name, record in records.items() if record]
         manifest = Manifest(
             identity=self.identity,
+            files=self._hashes | {self._name(path): hash_of(path) for path in streams},
             finished=position.finished,
             layers=list(position.layers),
             refinements=list(position.refinements),
@@ -230,12 +184,42 @@ class DiskJournal:
 
     def _save(self, name: str, position: Position) -> SpoolRecord | None:
         stream: Spool | None = getattr(position, name)
-        return None if stream is None else stream.save(self.workspace.path(f"{name}-{position.finished:05d}"))
+        return None if stream is None else stream.save(self._stream(name, position.finished))
 
     def _load(self, record: SpoolRecord | None) -> Spool | None:
         if record is None:
             return None
         return Spool.load(record, self.folder.streams, in_memory=self.workspace.in_memory)
+
+    def _write(self, path: Path, tensors: dict[str, Tensor]) -> None:
+        write_shard(path, tensors)
+        self._hashes[self._name(path)] = hash_of(path)
+
+    def _check(self, paths: Iterable[Path]) -> None:
+        for path in paths:
+            try:
+                if not path.is_file():
+                    raise DamagedRunError(f"{path} is gone. {AGAIN}")
+                found = hash_of(path)
+            except OSError as error:
+                raise DamagedRunError(f"{path} cannot be read: {error.strerror or error}. {AGAIN}") from error
+            if found != self._hashes.get(self._name(path)):
+                raise DamagedRunError(f"{path} is damaged: its SHA-256 is not that which was written. {AGAIN}")
+
+    def _files(self, finished: int, shards: bool) -> Iterator[Path]:
+        """Yield the files of finished blocks."""
+        for number in range(finished):
+            yield self._spectra(number)
+            if shards:
+                yield self._shard(number)
+            if self.distils:
+                yield self._student(number)
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.folder.path).as_posix()
+
+    def _stream(self, name: str, finished: int) -> Path:
+        return self.workspace.path(f"{name}-{finished:05d}")
 
     def _shard(self, number: int) -> Path:
         return self.folder.model / f"{PREFIX}block-{number:05d}.safetensors"
@@ -254,14 +238,13 @@ def read_manifest(folder: RunFolder) -> Manifest | None:
         CheckpointError: it cannot be read.
     """
     try:
-        return Manifest.model_validate_json(folder.manifest.read_text(encoding="utf-8"))
+        return Manifest.model_validate_json(folder.manifest.read_bytes())
     except FileNotFoundError:
         return None
-    except (ValidationError, UnicodeDecodeError) as error:
-        problem = first_problem(error) if isinstance(error, ValidationError) else str(error)
-        raise CheckpointError(
-            f"{folder.manifest} is no manifest of an unfinished run ({problem}). Start again with --overwrite."
-        ) from error
+    except ValidationError as error:
+        older = [problem["loc"] for problem in error.errors()] == [("files",)]
+        problem = "it is of an earlier version, without hashes of the files" if older else first_problem(error)
+        raise DamagedRunError(f"{folder.manifest} is no manifest of an unfinished run ({problem}). {AGAIN}") from error
 
 
 def check_same_run(before: dict[str, Any], now: dict[str, Any], place: Path) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-import os
-import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,8 +17,10 @@ from eckart.blocks import find_block_list
 from eckart.checkpoint.card import model_card
 from eckart.checkpoint.files import INDEX_NAME, PREFIX, rename_shards, write_index, write_shard
 from eckart.checkpoint.identity import versions
+from eckart.checkpoint.output import check_apart, check_output
 from eckart.checkpoint.quantizer import EckartConfig
 from eckart.checkpoint.records import write_records
+from eckart.checkpoint.run_folder import RunFolder
 from eckart.checkpoint.source import FileWeights
 from eckart.errors import CheckpointError
 from eckart.layers import joint_groups
@@ -47,14 +47,16 @@ def save(
         report: what :func:`eckart.compress` returned for it.
         folder: to write; appears only when it is complete.
         tokenizer: is written beside the model.
-        overwrite: replace ``folder`` if it exists.
+        overwrite: replace ``folder`` if it exists and Eckart wrote it.
         max_shard_size: of one weight file.
 
     Raises:
-        CheckpointError: ``folder`` exists, or the disk is full.
+        CheckpointError: ``folder`` exists, or holds something that Eckart did not write, or the disk is full.
     """
     size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    with new_folder(folder, overwrite=overwrite, needed=size) as partial:
+    name = model.config.name_or_path
+    reads = [Path(name)] if name else []
+    with new_folder(folder, overwrite=overwrite, needed=size, reads=reads) as partial:
         config = model.config.quantization_config
         config.weights = INDEX_NAME
         try:
@@ -151,44 +153,49 @@ def description(
     )
 
 
-def check_output(folder: str | Path, *, overwrite: bool, needed: int = 0) -> None:
-    """Raise if ``folder`` cannot be written: it exists, or ``needed`` bytes do not fit on its disk."""
-    folder = Path(folder)
-    if folder.exists() and not overwrite:
-        raise CheckpointError(f"The output folder {folder} exists. Use another name, or --overwrite to replace it.")
-    if folder.is_file():
-        raise CheckpointError(f"The output {folder} is a file; expected the name of a folder.")
-    parent = next(p for p in folder.absolute().parents if p.exists())
-    if not os.access(parent, os.W_OK):
-        raise CheckpointError(f"The output folder {folder} cannot be made: {parent} is not writable.")
-    free = shutil.disk_usage(parent).free
-    if free < needed:
-        raise CheckpointError(
-            f"No space for {folder}: {needed / 1e6:.0f} MB are needed and {free / 1e6:.0f} MB are free."
-        )
-
-
 @contextmanager
-def new_folder(folder: str | Path, *, overwrite: bool, needed: int = 0) -> Iterator[Path]:
-    """Give a partial folder to write into; it gets its name when the body is done, and vanishes if the body fails."""
+def new_folder(
+    folder: str | Path, *, overwrite: bool, needed: int = 0, reads: Iterable[str | Path | None] = ()
+) -> Iterator[Path]:
+    """Give a partial folder to write into; it gets its name when the body is done, and vanishes if the body fails.
+
+    Args:
+        folder: to make.
+        overwrite: replace one that Eckart wrote.
+        needed: bytes that will be written.
+        reads: what must not be touched.
+
+    Raises:
+        CheckpointError: it cannot be written, or must not be; see :func:`eckart.checkpoint.output.check_output`.
+    """
     folder = Path(folder)
-    check_output(folder, overwrite=overwrite, needed=needed)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
-    partial.mkdir()
+    check_new_folder(folder, overwrite=overwrite, needed=needed, reads=reads)
+    work = RunFolder(folder)
+    work.open(overwrite=overwrite)
     try:
-        yield partial
-        if folder.exists():
-            replaced = folder.with_name(f".{folder.name}.replaced-{os.getpid()}")
-            folder.rename(replaced)
-            partial.rename(folder)
-            shutil.rmtree(replaced)
-        else:
-            partial.rename(folder)
+        work.begin(clear=True, overwrite=overwrite)
+        yield work.model
+        work.publish()
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{folder} could not be written: {reason_of(error)}. Nothing was left behind.") from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        work.close()
+
+
+def check_new_folder(
+    folder: str | Path, *, overwrite: bool, needed: int = 0, reads: Iterable[str | Path | None] = ()
+) -> None:
+    """Raise what :func:`new_folder` would raise before its body."""
+    folder = Path(folder)
+    check_apart(folder, reads)
+    work = RunFolder(folder)
+    work.recover()
+    if work.mark() is not None and work.manifest.exists():
+        raise CheckpointError(
+            f"An unfinished run of `eckart compress` is in {work.path}. Go on with it, move it away, or use another "
+            "output."
+        )
+    check_output(folder, overwrite=overwrite, needed=needed)
 
 
 def reason_of(error: Exception) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from eckart.checkpoint.load import load_model
+from eckart.checkpoint.unchanged import SourceFiles
 from eckart.errors import CheckpointError
 from eckart.placement import Placement, computing_dtype, named_tensors, wanted_tensors
 
@@ -33,11 +34,11 @@ class FileWeights:
     """The tensors of a model in safetensors files; what is changed while a module is lent is lost.
 
     Attributes:
-        files: that hold the model, sorted.
+        files: that hold the model, sorted, and whether they are still the same.
     """
 
     def __init__(self, model: nn.Module, loader: Mapping[str, Tensor], files: Sequence[Path]) -> None:
-        self.files = list(files)
+        self.files = SourceFiles(files)
         self._loader = loader
         # Modules that share a parameter share its object, so one name of it is enough.
         self._sources = {id(p): _Source(p, (name,)) for name, p in model.named_parameters()}
@@ -61,8 +62,9 @@ class FileWeights:
         """See :meth:`eckart.placement.Weights.lend`.
 
         Raises:
-            CheckpointError: a file is gone or damaged.
+            CheckpointError: a file is gone or damaged, or another one than it was.
         """
+        self.files.check()
         wanted = wanted_tensors(module, skip)
         homes = {
             name: (torch.device("cpu"), tensor.dtype) for name, tensor in named_tensors(module) if id(tensor) in wanted
@@ -80,6 +82,7 @@ class FileWeights:
                 if name in homes:
                     buffer.data = buffer.data.to(device, computing_dtype(buffer, device))
             read.clear()
+            self.files.check()  # so that no block is finished that was read while a file changed
             yield Placement(module, homes)
         finally:
             for part, leaf, parameter in borrowed:
@@ -100,10 +103,11 @@ class FileWeights:
         except RuntimeError:  # what does not fit together
             fits = False
         if not fits:
+            self.files.check()
             found = ", ".join(str(tuple(part.shape)) for part in parts)
             raise CheckpointError(
                 f"{', '.join(source.names)} has the shape {found} in its file, expected "
-                f"{tuple(parameter.shape)}. The file was changed after the start."
+                f"{tuple(parameter.shape)} by config.json: they are not of the same model."
             )
         return nn.Parameter(tensor.to(device, computing_dtype(parameter, device), copy=True), requires_grad=False)
 
@@ -114,6 +118,7 @@ class FileWeights:
             CheckpointError: its file is gone or damaged.
         """
         try:
+            self.files.check()
             return self._loader[name]
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{name} cannot be read from the model's files: {error}") from error

@@ -12,9 +12,10 @@ from rich import box
 from rich.table import Table
 
 from eckart.bench import Machine, Speed, compare, measure_machine
+from eckart.bench.compare import check_room
 from eckart.checkpoint import load_model
 from eckart.cli.console import command, megabytes, output
-from eckart.cli.streams import progress_display
+from eckart.cli.progress import progress_display
 from eckart.device import compute_dtype, resolve_device
 from eckart.errors import EckartError
 
@@ -47,6 +48,7 @@ def bench(
         model = load_model(name)
         wanted = compute_dtype(model.dtype, place) if dtype == "auto" else DTYPES[dtype]
         loaded[name] = model.to(place, wanted)
+    check_room(loaded, batches=batches, prompt=prompt, generate=generate)
     first = next(iter(loaded.values()))
     machine = measure_machine(place, first.dtype)
     with progress_display(disable=as_json) as progress:

@@ -67,22 +67,23 @@ def compress(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the output folder and an unfinished run.")
+        bool, typer.Option("--overwrite", help="Replace the output folder, if Eckart wrote it, and an unfinished run.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")] = False,
 ) -> None:
     """Make a model smaller, and write it as a folder that loads with from_pretrained."""
     check_keep(keep)
-    chosen = load_recipe(recipe, override or [], keep)
+    chosen = load_recipe(recipe, override or [], keep)  # now, for the progress bar
     limit = size_in_bytes("--memory", memory)
     with progress_bar(quiet=quiet) as progress:
         bar = ProgressBar(chosen, progress, quiet=quiet)
         report = compress_checkpoint(
             model,
             out,
-            chosen,
+            recipe,
             keep,
             calibration,
+            overrides=override or [],
             samples=samples,
             length=length,
             seed=seed,

@@ -1,26 +1,47 @@
-"""What all commands share: errors without tracebacks, warnings in colour, quiet libraries."""
+"""What all commands share: errors without tracebacks, signals, warnings in colour, quiet libraries."""
 
 from __future__ import annotations
 
 import functools
+import os
+import signal
+import sys
 import warnings
-from collections.abc import Callable
-from typing import ParamSpec, TextIO, TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import ParamSpec, TextIO, TypeVar, cast
 
 import typer
 from transformers.utils import logging
 
-from eckart.cli.streams import messages as messages
-from eckart.cli.streams import output as output
-from eckart.cli.streams import say as say
+from eckart.cli.plain import PlainConsole
+from eckart.cli.stream import Stream, StreamError
 from eckart.errors import EckartError, EckartWarning
 from eckart.memory import parse_bytes
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
-WRONG = 2  # exit code of what cannot be done as it was asked for, as of unknown options
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+PIPE_WIDTH = 160  # a file or a pipe has no width of its own; tables should not be cut to that of a terminal
+
+
+def _console(name: str, *, needed: bool, breaks_lines: bool) -> PlainConsole:
+    stream = Stream(name, needed=needed)
+    terminal = stream.isatty()
+    return PlainConsole(
+        file=cast(TextIO, stream),
+        width=None if terminal else PIPE_WIDTH,
+        soft_wrap=not (terminal or breaks_lines),
+    )
+
+
+output = _console("stdout", needed=True, breaks_lines=True)
+# Work does not stop because nobody can be told of it; in a file or a pipe, names in messages are looked for and copied.
+messages = _console("stderr", needed=False, breaks_lines=False)
+
+FAILED = 2
+SIGNALLED = 128  # and the number of the signal, as shells have it
 
 
 def command(run: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
@@ -30,26 +51,59 @@ def command(run: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
     def wrapper(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
         logging.set_verbosity_error()
         logging.disable_progress_bar()
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _termination_as_interrupt() as received:
             warnings.simplefilter("default")
             warnings.showwarning = _show_warning
             try:
                 return run(*args, **kwargs)
             except EckartError as error:
-                say("Error", "red", str(error))
-                raise typer.Exit(WRONG) from None
-            except BrokenPipeError:
-                raise  # whoever reads has seen enough
-            except OSError as error:
-                say("Error", "red", f"{error.filename or 'A file'} cannot be used: {error.strerror or error}.")
-                raise typer.Exit(WRONG) from None
+                messages.print("Error: ", style="bold red", end="")
+                messages.print(str(error))
+                raise typer.Exit(FAILED) from None
+            except OSError as error:  # of a file that was named, and that nothing before has refused
+                messages.print("Error: ", style="bold red", end="")
+                messages.print(f"{error.filename or 'A file'} cannot be used: {error.strerror or error}.")
+                raise typer.Exit(FAILED) from None
+            except StreamError as error:
+                leave_stdout()
+                if error.broken_pipe:  # whoever reads has seen enough
+                    raise typer.Exit(SIGNALLED + getattr(signal, "SIGPIPE", 13)) from None
+                messages.print("Error: ", style="bold red", end="")
+                messages.print(f"Standard output cannot be written: {error}. What was to be made is made.")
+                raise typer.Exit(FAILED) from None
             except KeyboardInterrupt as interrupt:
-                messages.print(
-                    str(interrupt) or "Interrupted. Nothing was written.", soft_wrap=not messages.is_terminal
-                )
-                raise typer.Exit(INTERRUPTED) from None
+                messages.print(str(interrupt) or "Interrupted. Nothing was written.")
+                raise typer.Exit(SIGNALLED + (received[0] if received else signal.SIGINT)) from None
 
     return wrapper
+
+
+@contextmanager
+def _termination_as_interrupt() -> Iterator[list[int]]:
+    """Make of SIGTERM what Ctrl-C is, and give the list of what was received."""
+    received: list[int] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not in the main thread
+        yield received
+        return
+    try:
+        yield received
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def leave_stdout() -> None:
+    """Keep Python from failing once more at its end on what could not be written."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def _show_warning(
@@ -61,7 +115,8 @@ def _show_warning(
     line: str | None = None,
 ) -> None:
     if issubclass(category, EckartWarning):
-        say("Warning", "yellow", str(message))
+        messages.print("Warning: ", style="bold yellow", end="")
+        messages.print(str(message))
 
 
 def megabytes(count: float) -> str:

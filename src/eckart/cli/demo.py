@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 from rich import box
 from rich.table import Table
-from rich.text import Text
 
 from eckart.cli.console import command, duration, megabytes, messages, output
 from eckart.demo import LENGTH, RECIPES, SAMPLES, SIZES, WINDOWS, find_demo_model, run_demo
@@ -46,6 +45,6 @@ def demo(
         )
     output.print(table)
     for row in rows:
-        output.print(Text(row.label, style="bold"), end=": ")
+        output.print(f"{row.label}: ", style="bold", end="")
         output.print(row.sample.replace("\n", " "))
     output.print(f"\nThe models are in {out}. Try: eckart inspect {out / rows[-1].label}", soft_wrap=True)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
-from rich.text import Text
 from transformers import PreTrainedModel
 
 from eckart.calibration import tokenize
 from eckart.checkpoint import load_model, load_tokenizer
 from eckart.cli.console import command, output
 from eckart.cli.evaluation_table import evaluation_table
-from eckart.cli.streams import literal, progress_display
+from eckart.cli.progress import progress_display
 from eckart.device import compute_dtype, resolve_device
 from eckart.errors import EckartError
 from eckart.evaluate import ZeroShot, agreement, continuation, load_tasks, perplexity, zero_shot
@@ -105,7 +105,7 @@ def evaluate(
     rows: list[dict[str, Any]] = []
     scores: ZeroShot | None = None
     # It holds on to the stream: the harness's own progress is hidden by putting another in its place.
-    with progress_display(disable=as_json, hold=True) as progress:
+    with progress_display(disable=as_json, stream=sys.stderr) as progress:
         bar = progress.add_task("windows", total=None)
 
         def advance(done: int, total: int, what: str = "windows") -> None:
@@ -142,7 +142,7 @@ def evaluate(
         output.print(evaluation_table(rows, scores, compared=other is not None))
     for sample in samples:
         for name in [model] if baseline is None else [baseline, model]:
-            output.print(Text(literal(name), style="bold"), end=": ")
+            output.print(f"{name}: ", style="bold", end="")
             output.print(sample["text" if name == model else "baseline"])
 
 

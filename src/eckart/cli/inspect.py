@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from eckart.checkpoint.files import write_bytes
+from eckart.checkpoint.output import IMAGE, MAKER, check_output
 from eckart.checkpoint.records import read_report
 from eckart.cli.console import command, megabytes, output
 from eckart.cli.rank_map import figure, terminal_map
@@ -36,6 +38,8 @@ def inspect(
     if map_image and map_image.suffix.lower() not in IMAGE_SUFFIXES:
         expected = " or ".join(IMAGE_SUFFIXES)
         raise EckartError(f"--map-image takes a file that ends in {expected}; found {map_image}. Change the ending.")
+    if map_image:
+        check_output(map_image, kind=IMAGE, overwrite=True, reads=[folder])
     report = read_report(folder)
     written = sum(shard.stat().st_size for shard in folder.glob("*.safetensors"))
     if map_image:
@@ -79,10 +83,10 @@ def _save_image(report: Report, path: Path) -> None:
     buffer = BytesIO()  # a drawing that fails leaves no half a file
     # Without a date and with names that are not drawn by chance, the same report gives the same bytes.
     with matplotlib.rc_context({"svg.hashsalt": "eckart"}):
-        metadata = {"Date": None} if kind == "svg" else None
+        metadata = {"Date": None, "Creator": MAKER} if kind == "svg" else {"Software": MAKER}
         figure(report).savefig(buffer, format=kind, metadata=metadata)
     try:
-        path.write_bytes(buffer.getvalue())
+        write_bytes(path, buffer.getvalue())
     except OSError as error:
         reason = error.strerror or error
         raise CheckpointError(f"{path} cannot be written: {reason}. Choose a file in an existing folder.") from error

@@ -10,9 +10,9 @@ from eckart.cli.demo import demo
 from eckart.cli.evaluate import evaluate
 from eckart.cli.inspect import inspect
 from eckart.cli.merge import merge
+from eckart.cli.process import standard_streams
 from eckart.cli.recipes import recipes
 from eckart.cli.report import report
-from eckart.cli.streams import standard_streams
 from eckart.cli.sweep import sweep
 
 app = typer.Typer(

@@ -10,7 +10,7 @@ import typer
 from eckart.checkpoint import load_model, load_tokenizer
 from eckart.checkpoint.biases import biases_without_a_place, lost_biases
 from eckart.checkpoint.quantizer import METHOD
-from eckart.checkpoint.save import MAX_SHARD_SIZE, check_output, new_folder
+from eckart.checkpoint.save import MAX_SHARD_SIZE, check_new_folder, new_folder
 from eckart.cli.console import command, output
 from eckart.errors import CheckpointError
 
@@ -19,10 +19,11 @@ from eckart.errors import CheckpointError
 def merge(
     folder: Annotated[str, typer.Argument(help="A compressed model.", show_default=False)],
     out: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.", show_default=False)],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output folder.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder that Eckart wrote.")] = False,
 ) -> None:
     """Multiply the factors back into a dense model, which loads anywhere and saves no bytes."""
-    check_output(out, overwrite=overwrite)
+    reads = [Path(folder)]
+    check_new_folder(out, overwrite=overwrite, reads=reads)
     model = load_model(folder)
     quantizer = getattr(model, "hf_quantizer", None)
     if quantizer is None or quantizer.quantization_config.quant_method != METHOD:
@@ -33,7 +34,7 @@ def merge(
     tokenizer = load_tokenizer(folder)
     dense = model.dequantize()
     size = sum(parameter.numel() * parameter.element_size() for parameter in dense.parameters())
-    with new_folder(out, overwrite=overwrite, needed=size) as partial:
+    with new_folder(out, overwrite=overwrite, needed=size, reads=reads) as partial:
         dense.save_pretrained(partial, max_shard_size=MAX_SHARD_SIZE)
         if tokenizer is not None:
             tokenizer.save_pretrained(partial)

@@ -14,7 +14,7 @@ from rich.color_triplet import ColorTriplet
 from rich.style import Style
 from rich.text import Text
 
-from eckart.cli.streams import literal
+from eckart.cli.plain import literal
 from eckart.rank_map import RankMap, rank_map
 from eckart.report import Report
 

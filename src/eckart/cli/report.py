@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-from eckart.cli.console import command, megabytes, output, say
+from eckart.checkpoint.files import write_bytes
+from eckart.checkpoint.output import PAGE, check_output
+from eckart.cli.console import command, megabytes, messages, output
 from eckart.errors import CheckpointError
 
 
@@ -21,7 +23,7 @@ def report(
             show_default=False,
         ),
     ],
-    out: Annotated[Path, typer.Option("--output", "-o", help="File to write; replaced if it exists.")] = Path(
+    out: Annotated[Path, typer.Option("--output", "-o", help="File to write, in the place of another page.")] = Path(
         "report.html"
     ),
     title: Annotated[str, typer.Option(help="Of the page.")] = "Eckart report",
@@ -29,15 +31,14 @@ def report(
     """Show runs side by side, as one page that opens from disk: size, quality, speed, errors by depth, ranks, costs."""
     from eckart.page import build_page, gather
 
-    if out.is_dir() or out.resolve() in {run.resolve() for run in runs}:
-        kind = "a folder" if out.is_dir() else "one of the runs"
-        raise CheckpointError(f"The output {out} is {kind}; expected the name of a file to write. Use another name.")
+    check_output(out, kind=PAGE, overwrite=True, reads=runs)
     gathered = gather(runs)
     for note in gathered.notes:
-        say("Warning", "yellow", note)
+        messages.print("Warning: ", style="bold yellow", end="")
+        messages.print(note)
     page = build_page(gathered, title)
     try:
-        out.write_text(page, encoding="utf-8")
+        write_bytes(out, page.encode("utf-8"))
     except OSError as error:
         reason = error.strerror or error
         raise CheckpointError(f"{out} cannot be written: {reason}. Choose a file in an existing folder.") from error

@@ -17,8 +17,9 @@ from rich.table import Table
 from eckart.api import DEFAULT_SAMPLES
 from eckart.calibration import DEFAULT_LENGTH, MAX_SEED
 from eckart.checkpoint import load_model, load_tokenizer
-from eckart.cli.console import command, duration, megabytes, output, say, size_in_bytes
-from eckart.cli.streams import progress_display
+from eckart.checkpoint.output import SWEEP, check_output
+from eckart.cli.console import command, duration, megabytes, messages, output, size_in_bytes
+from eckart.cli.progress import progress_display
 from eckart.errors import EckartError
 from eckart.sweep import (
     Failure,
@@ -83,7 +84,8 @@ class SweepProgress(SweepObserver):
     def on_failure(self, failure: Failure) -> None:
         """Print what failed, and go on."""
         self.failures.append(failure)
-        say("Failed", "red", f"{failure.label} at {failure.keep:g}: {failure.message}")
+        messages.print("Failed: ", style="bold red", end="")
+        messages.print(f"{failure.label} at {failure.keep:g}: {failure.message}")
         self.progress.update(self.task, advance=1)
 
     def _show(self, text: str) -> None:
@@ -146,6 +148,8 @@ def sweep(
         raise EckartError(f"--target-ppl takes a perplexity, 1 or more; found {target_ppl:g}.")
     limit = size_in_bytes("--target-bytes", target_bytes)
     labels = [label.strip() for label in re.split(r",(?![^\[]*\])", recipes)]  # lists of numbers have commas too
+    files = [label.partition("+")[0] for label in labels]
+    check_output(out, kind=SWEEP, overwrite=True, reads=[Path(model), calibration, *text, *files])
     with progress_display(disable=as_json) as progress:
         bar = SweepProgress(progress)
         ready = prepare(

@@ -44,8 +44,14 @@ def windows_of(ids: Tensor, length: int, windows: int | None) -> Iterator[Tensor
         yield ids[None, index * length : (index + 1) * length]
 
 
-def count_windows(ids: Tensor, length: int, windows: int | None) -> int:
-    """Return how many windows there are, one or more; arguments as for :func:`windows_of`.
+def count_windows(ids: Tensor, length: int, windows: int | None, option: str = "--length") -> int:
+    """Return how many windows there are, one or more.
+
+    Args:
+        ids: as for :func:`windows_of`, like the next two.
+        length: tokens in a window.
+        windows: take only the first ones.
+        option: of the command that asks for the length, for the message.
 
     Raises:
         EckartError: the text is shorter than one, or none is asked for.
@@ -56,7 +62,7 @@ def count_windows(ids: Tensor, length: int, windows: int | None) -> int:
     count = available if windows is None else min(windows, available)
     if count < 1:
         raise EckartError(
-            f"The text has {len(ids)} tokens, and one window is {length}. Use a longer text or a shorter --length."
+            f"The text has {len(ids)} tokens, and one window is {length}. Use a longer text or a shorter {option}."
         )
     return count
 

@@ -76,7 +76,7 @@ class Evaluation:
                 raise EckartError(f"Two texts are called {name!r}. Each needs a name of its own.")
             found[name] = tokenize(read_text(specification), tokenizer)
             check_ids(model, found[name], f"The text {name!r}")
-            count_windows(found[name], length, windows)
+            count_windows(found[name], length, windows, "--window-length")
         if not found:
             raise EckartError("A sweep needs at least one text to measure on.")
         return Evaluation(found, windows, length, device)

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from eckart.checkpoint.identity import differences
+from eckart.checkpoint.output import SWEEP, check_output
 from eckart.errors import CheckpointError, first_problem
 from eckart.recipe import Recipe
 from eckart.sweep.case import Case
@@ -81,6 +82,7 @@ class Store:
 
     def __init__(self, path: Path, identity: dict[str, Any]) -> None:
         self.path = path
+        check_output(path, kind=SWEEP, overwrite=True)
         if not path.exists() or path.stat().st_size == 0:
             with _errors(path), closing(sqlite3.connect(path)) as connection, connection:
                 # In one transaction, so that a file is either none or whole.

@@ -1,0 +1,132 @@
+"""The mark of a folder that Eckart wrote: the list of its files. Only a folder with a mark is replaced, and of it only
+what is listed.
+"""
+
+from __future__ import annotations
+
+import os
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from eckart.checkpoint.files import write_text
+from eckart.report import REPORT_NAME
+
+LIST_NAME = "eckart/files.json"
+LIST_BYTES = 10_000_000  # no list is longer
+METHOD = "eckart"  # of quantization, in a config.json
+# What can be in a compressed folder that was written before there were marks.
+UNLISTED = (
+    "config.json",
+    "generation_config.json",
+    "README.md",
+    "eckart-*.safetensors",
+    "eckart.safetensors.index.json",
+    "eckart/report.json",
+    "eckart/spectra.safetensors",
+    "eckart/timings.json",
+    "eckart/files.partial",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "additional_chat_templates/*.jinja",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "*.model",  # of SentencePiece
+)
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class FileList(BaseModel):
+    """The mark: what Eckart wrote into the folder, as ``folder/file``."""
+
+    version: Literal[1] = 1
+    files: list[str]
+
+
+class _Quantization(BaseModel):
+    quant_method: str
+
+
+class _Config(BaseModel):
+    quantization_config: _Quantization
+
+
+def write_list(folder: Path) -> None:
+    """Mark a folder as written by Eckart, with all that is in it now."""
+    (folder / LIST_NAME).parent.mkdir(exist_ok=True)
+    _write(folder, {*files_in(folder), LIST_NAME})
+
+
+def files_in(folder: Path) -> set[str]:
+    """Return all files in a folder by their way from it, links as what they are.
+
+    Raises:
+        OSError: a folder in it cannot be looked into.
+    """
+    found: set[str] = set()
+    for name, folders, files in os.walk(folder, onerror=_raise):
+        place = Path(name)
+        links = [one for one in folders if (place / one).is_symlink()]
+        found |= {(place / one).relative_to(folder).as_posix() for one in (*files, *links)}
+    return found
+
+
+def known_files(folder: Path) -> set[str] | None:
+    """Return which files of a folder Eckart wrote; None if the folder is not one of Eckart's."""
+    present = files_in(folder)
+    listed = read_small(folder / LIST_NAME, FileList)
+    if listed is not None:
+        return present & {LIST_NAME, *listed.files}
+    config = read_small(folder / "config.json", _Config)
+    if config is None or config.quantization_config.quant_method != METHOD or REPORT_NAME not in present:
+        return None
+    return {name for name in present if any(_fits(name, pattern) for pattern in UNLISTED)}
+
+
+def delete_known(folder: Path) -> None:
+    """Delete what Eckart wrote into a folder, and the folder if nothing else is in it. Can be stopped and repeated.
+
+    Raises:
+        OSError: something cannot be deleted.
+    """
+    known = known_files(folder)
+    if known:
+        if LIST_NAME not in known:
+            _write(folder, {*known, LIST_NAME})  # else a folder that is half deleted would not be known any more
+        for name in sorted(known - {LIST_NAME}):
+            os.unlink(folder / name)
+        if files_in(folder) == {LIST_NAME}:
+            os.unlink(folder / LIST_NAME)
+    if not files_in(folder):
+        for name, _, _ in os.walk(folder, topdown=False, onerror=_raise):
+            os.rmdir(name)
+
+
+def read_small(path: Path, model: type[Model]) -> Model | None:
+    """Return what a small JSON file holds, or None if it is not there, no regular file, or holds something else."""
+    try:
+        if not path.is_file() or path.stat().st_size > LIST_BYTES:
+            return None
+        return model.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def _write(folder: Path, names: set[str]) -> None:
+    write_text(folder / LIST_NAME, FileList(files=sorted(names)).model_dump_json(indent=1) + "\n")
+
+
+def _fits(name: str, pattern: str) -> bool:
+    return name.count("/") == pattern.count("/") and fnmatchcase(name, pattern)
+
+
+def _raise(error: OSError) -> None:
+    raise error
