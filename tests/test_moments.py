@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from eckart.errors import NonFiniteError
 from eckart.moments import GRAM_COLUMNS, Moments, gram, relative_error
 
 
@@ -122,3 +123,15 @@ def test_relative_error_with_a_constant(paired: bool) -> None:
     energy = float((weight @ x).square().sum())
     expected = float((weight @ x - product @ z - constant[:, None]).norm() / (weight @ x).norm())
     assert relative_error(weight, product, moments, energy, constant) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("paired", [False, True])
+def test_finite_numbers_whose_squares_overflow_are_called_what_they_are(paired: bool) -> None:
+    original, compressed = streams()
+    moments = Moments.zeros(6, paired=paired, device=torch.device("cpu"))
+    moments.add(compressed * 1e20, original * 1e20 if paired else None)
+    with pytest.raises(NonFiniteError, match=r"input of a, b is finite and too large .*: features of \d\.\de\+\d\d on"):
+        moments.check_finite("a", "b")
+    moments.add(compressed * torch.inf, original if paired else None)
+    with pytest.raises(NonFiniteError, match="input of a is NaN or infinite"):
+        moments.check_finite("a")

@@ -63,9 +63,8 @@ def _find(source: str, keep: float | None) -> Recipe:
         raise RecipeError(f"No recipe is called {source!r}{suggest(source, RECIPES)} A YAML file works too.")
     data = _read(path)
     if not isinstance(data, dict):
-        raise RecipeError(
-            f"The recipe file {source} holds {'nothing' if data is None else type(data).__name__}, expected keys and values."
-        )
+        found = "nothing" if data is None else type(data).__name__
+        raise RecipeError(f"The recipe file {source} holds {found}, expected keys and values.")
     return _validate({"name": path.stem, **data}, f"in {source}")
 
 

@@ -76,9 +76,8 @@ def _find_reader(specification: str) -> Callable[[], str]:
     if path.suffix in (".jsonl", ".json"):
         return lambda: join_json_lines(_read_file(path), path, option or "text")
     if option not in LINE_CONVENTIONS:
-        raise CalibrationError(
-            f"No way to read a text file is called {option!r}{suggest(option, filter(None, LINE_CONVENTIONS))}"
-        )
+        known = suggest(option, filter(None, LINE_CONVENTIONS))
+        raise CalibrationError(f"No way to read a text file is called {option!r}{known}")
     return lambda: LINE_CONVENTIONS[option](_read_file(path))
 
 
