@@ -147,3 +147,42 @@ def test_a_file_may_have_a_plus_in_its_name(tmp_path: Path, tokenizer: PreTraine
     file = tmp_path / "a + b.txt"
     file.write_text("one text only " * 100)
     assert calibrate(str(file), samples=2, length=16, seed=0, tokenizer=tokenizer).record.source == "a + b.txt"
+
+
+@pytest.mark.parametrize("seed", [-1, 2**53, 2**70, -(2**70)])
+def test_seeds_that_no_generator_takes(seed: int, tokens: torch.Tensor) -> None:
+    with pytest.raises(CalibrationError, match=f"from 0 to 9007199254740991; found {seed}"):
+        calibrate(tokens, samples=4, length=24, seed=seed)
+    assert draw_samples(torch.arange(500), 4, 24, 2**53 - 1, "x").shape == (4, 24)
+
+
+@pytest.mark.parametrize("source", ["{text}", "self", "{text} + self"])
+def test_more_samples_than_memory_holds(
+    source: str, text_file: Path, llama: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    options = {"length": 32, "seed": 0, "tokenizer": tokenizer, "model": llama}
+    with pytest.raises(CalibrationError, match=r"1000000000 samples of 32 tokens take .* GB of memory .* GB are free"):
+        calibrate(source.format(text=text_file), samples=10**9, **options)
+
+
+def test_logits_of_samples_of_the_model_are_counted(llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eckart.calibration.free_memory", lambda device: 4_000_000)
+    assert calibrate("self", samples=8, length=8, seed=0, model=llama).tokens.shape == (8, 8)
+    with pytest.raises(CalibrationError, match="samples of 8 tokens take"):
+        calibrate("self", samples=1_500, length=8, seed=0, model=llama)
+
+
+def test_ids_and_lengths_that_the_model_does_not_have(
+    llama: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, text_file: Path
+) -> None:
+    options = {"samples": 2, "length": None, "seed": 0, "model": llama}
+    tokenizer.add_tokens(["squared"])
+    with pytest.raises(CalibrationError, match=r"text.txt' has the token id 256, and the model's embedding has"):
+        calibrate(str(text_file), tokenizer=tokenizer, **options)
+    for ids, message in (
+        (torch.full((2, 8), 256), "token id 256"),
+        (torch.full((2, 8), -1), "token id -1"),
+        (torch.zeros(2, 129, dtype=torch.int64), "Samples of 129 tokens do not fit .* Use a length of 128"),
+    ):
+        with pytest.raises(CalibrationError, match=message):
+            calibrate(ids, **options)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from eckart.errors import NonFiniteError
 from eckart.lowrank import FLOAT32_FLOOR, FLOAT64_FLOOR
 from eckart.moments import GRAM_COLUMNS, Moments, gram, relative_error
 
@@ -148,3 +149,23 @@ def test_what_was_summed_of_narrower_products_is_told_from_rounding_by_a_higher_
     alone.add(inputs)
     assert alone.floor == FLOAT32_FLOOR
     assert paired(inputs.bfloat16(), inputs.bfloat16()).floor == FLOAT32_FLOOR
+
+
+def test_finite_numbers_whose_squares_overflow_are_called_what_they_are() -> None:
+    original, compressed = streams()
+    moments = Moments.zeros(6, paired=False, device=torch.device("cpu"))
+    moments.add(compressed * 1e20)
+    with pytest.raises(NonFiniteError, match=r"input of a, b is finite and too large .*: features of \d\.\de\+\d\d on"):
+        moments.check_finite("a", "b")
+    moments.add(compressed * torch.inf)
+    with pytest.raises(NonFiniteError, match="input of a is NaN or infinite"):
+        moments.check_finite("a")
+
+
+def test_paired_numbers_have_room_for_their_squares() -> None:
+    original, compressed = streams()
+    moments = paired(compressed * 1e20, original * 1e20)
+    moments.check_finite("a")
+    moments.add(compressed, original * torch.inf)
+    with pytest.raises(NonFiniteError, match="input of a is NaN or infinite"):
+        moments.check_finite("a")

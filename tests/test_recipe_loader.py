@@ -78,7 +78,11 @@ def test_overrides() -> None:
         ("svd-llm", ["objective.shrinkage=-1"], r"greater than or equal to 0, found -1"),
         ("svd-llm", ["objective.shrinkage=lots"], r"valid number.*found 'lots'"),
         ("svd-llm", ["objective"], r"takes key=value"),
-        ("asvd", ["allocation.shares=[0.4"], r"The value of 'allocation.shares' is not YAML"),
+        (
+            "asvd",
+            ["allocation.shares=[0.4"],
+            r"The value of 'allocation.shares' cannot be read as YAML.*line 1, column 5",
+        ),
         ("svd-llm", ["objective={name: anchored, shrinkag: 1}"], r"did you mean 'shrinkage'"),
         ("saes-svd", ["objective.beta_min=0.9"], r"beta_min \(0.9\) is above beta_max \(0.75\)"),
         ("svd-llm", ["allocation=even"], r"Unknown allocation 'even'.*uniform"),
@@ -132,7 +136,7 @@ def test_choices_need_to_go_together_only_at_the_end() -> None:
         ("objective: anchored\nobjektive: x\n", r"Unknown recipe field 'objektive' .*did you mean 'objective'"),
         ("name: x\n", "lacks the field 'objective'"),
         ("- a\n", "holds list"),
-        ("a: [\n", "is not YAML"),
+        ("a: [\n", "cannot be read as YAML.*line 2, column 1"),
         ("objective: anchored\nversion: 2\n", "'version'.*found 2"),
     ],
 )
@@ -141,3 +145,39 @@ def test_mistakes_in_a_file(text: str, message: str, tmp_path: Path) -> None:
     path.write_text(text)
     with pytest.raises(RecipeError, match=message):
         load_recipe(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_file_of_any_editor(encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("objective: anchored\nreference: Größe\n", encoding=encoding)
+    assert load_recipe(path).reference == "Größe"
+
+
+@pytest.mark.parametrize("name", ["x" * 5_000 + ".yaml", "a\0b.yaml", ".", ".yaml"])
+def test_what_no_file_can_be_called(name: str) -> None:
+    with pytest.raises(RecipeError, match=r"cannot be read|No recipe is called"):
+        load_recipe(name)
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="has no such devices")
+def test_a_device_is_no_recipe(tmp_path: Path) -> None:
+    (tmp_path / "endless.yaml").symlink_to("/dev/zero")
+    with pytest.raises(RecipeError, match="there is no such file"):
+        load_recipe(tmp_path / "endless.yaml")
+
+
+@pytest.mark.parametrize("value", [".nan", ".inf", "-.inf"])
+def test_numbers_are_finite(value: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"'objective.shrinkage'.*finite number"):
+        load_recipe("svd-llm", [f"objective.shrinkage={value}"])
+    with pytest.raises(RecipeError, match=r"'refinement.block.learning_rate'.*finite number"):
+        load_recipe("aa-svd", [f"refinement.learning_rate={value}"])
+
+
+def test_what_is_wrong_is_shown_in_short(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("objective: anchored\nname: [" + "x, " * 5_000 + "]\n" + "".join(f"f{n}: 1\n" for n in range(900)))
+    with pytest.raises(RecipeError, match=r"And \d+ more\.") as raised:
+        load_recipe(path)
+    assert len(str(raised.value)) < 2_000

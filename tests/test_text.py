@@ -92,13 +92,15 @@ def test_the_parts_of_the_python_docs_have_no_paragraph_in_common() -> None:
         ("{folder}/empty.txt", "is empty"),
         ("{folder}/blank.txt:raw", "is empty"),
         ("{folder}/bytes.txt", "not UTF-8"),
+        ("{folder}/utf-16.txt", "not UTF-16-LE text: truncated data at byte 4"),
         ("{folder}/empty.txt:row", "did you mean 'rows'"),
     ],
 )
 def test_bad_specifications(specification: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "blank.txt").write_text(" \n\n ")
-    (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "bytes.txt").write_bytes(b"a\xff\xfe")
+    (tmp_path / "utf-16.txt").write_bytes(b"\xff\xfea\x00\x00")
     with pytest.raises(CalibrationError, match=message):
         read_text(specification.format(folder=tmp_path))
 
@@ -109,3 +111,18 @@ def test_a_name_does_not_tell_where_a_file_or_folder_was(tmp_path: Path) -> None
     assert text_name("dataset:org/name:test") == "dataset:org/name:test"
     (tmp_path / "mine").mkdir()
     assert text_name(f"dataset:{tmp_path / 'mine'}:train:text") == "dataset:mine:train:text"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_a_byte_order_mark_is_no_part_of_the_text(encoding: str, tmp_path: Path) -> None:
+    for name, text in (("text.txt", "Größe\nand more\n"), ("rows.jsonl", '{"text": "Größe"}\n{"text": "b"}\n')):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        (tmp_path / f"marked-{name}").write_text(text, encoding=encoding)
+        assert read_text(str(tmp_path / f"marked-{name}")) == read_text(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("name", ["x" * 5_000, "x" * 5_000 + ":raw", "a\0b", "\udcff", "dataset:" + "x" * 5_000 + ":"])
+def test_what_no_file_can_be_called(name: str) -> None:
+    with pytest.raises(CalibrationError, match=r"No text is called|Expected dataset:"):
+        read_text(name)
+    assert text_name(name)

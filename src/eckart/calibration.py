@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from eckart.context import check_ids, check_length, length_for
+from eckart.device import free_memory
 from eckart.errors import CalibrationError
 from eckart.report import CalibrationRecord
 from eckart.text import parts_of, read_text, text_name
@@ -18,6 +20,8 @@ from eckart.text import parts_of, read_text, text_name
 SELF = "self"
 DEFAULT_LENGTH = 1024
 BATCH_TOKENS = 2048  # tokens in one forward pass of a block, about
+OBJECT_BYTES = 500  # of a small tensor, about, beside its numbers
+MAX_SEED = 2**53 - 1  # that every reader of the result's records can tell from its neighbours
 
 
 @dataclass(frozen=True)
@@ -74,24 +78,20 @@ def calibrate(
         model: needed for ``self`` and to bound the length by the model's context.
 
     Raises:
-        CalibrationError: no such text, too little of it, or a length that the model cannot take.
+        CalibrationError: no such text, too little of it, more samples than memory holds, or a seed, a length or ids
+            that cannot be taken.
     """
+    if not 0 <= seed <= MAX_SEED:
+        raise CalibrationError(f"A seed is a whole number from 0 to {MAX_SEED}; found {seed}.")
     if isinstance(source, Tensor):
-        if source.ndim != 2 or source.is_floating_point() or not source.numel():
-            raise CalibrationError(
-                f"Calibration token ids must be integers of shape (samples, length), found {source.dtype} "
-                f"of shape {tuple(source.shape)}."
-            )
-        return Calibration(source.cpu().to(torch.int64), "token ids", seed)
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) if model else None
+        return _of_ids(source, seed, model)
     if length is None:
-        length = min(DEFAULT_LENGTH, context or DEFAULT_LENGTH)
+        length = DEFAULT_LENGTH if model is None else length_for(model, default=DEFAULT_LENGTH)
     if samples < 1 or length < 2:
         raise CalibrationError(f"Calibration needs at least 1 sample of 2 tokens, found {samples} samples of {length}.")
-    if context and length > context:
-        raise CalibrationError(
-            f"Samples of {length} tokens do not fit into the model's context of {context}. Use --length {context}."
-        )
+    if model is not None:
+        check_length(model, length, "Samples", "--length", CalibrationError)
+    _check_memory(samples, length)
     texts = parts_of(source)
     if samples < len(texts):
         raise CalibrationError(f"{len(texts)} texts need as many samples, found {samples}. Use --samples {len(texts)}.")
@@ -112,8 +112,35 @@ def calibrate(
             drawn[text] = iter(sample_from_model(model, count, length, seed))
         else:
             assert tokenizer is not None
-            drawn[text] = iter(draw_samples(tokenize(read_text(text), tokenizer), count, length, seed, text))
+            ids = tokenize(read_text(text), tokenizer)
+            if model is not None:
+                check_ids(model, ids, f"The text {text!r}", CalibrationError)
+            drawn[text] = iter(draw_samples(ids, count, length, seed, text))
     return Calibration(torch.stack([next(drawn[text]) for text in order]), source, seed)
+
+
+def _of_ids(ids: Tensor, seed: int, model: PreTrainedModel | None) -> Calibration:
+    if ids.ndim != 2 or ids.is_floating_point() or not ids.numel():
+        raise CalibrationError(
+            f"Calibration token ids must be integers of shape (samples, length), found {ids.dtype} "
+            f"of shape {tuple(ids.shape)}."
+        )
+    if model is not None:
+        check_length(model, ids.shape[1], "Samples", "a length of", CalibrationError)
+        check_ids(model, ids, "The calibration", CalibrationError)
+    return Calibration(ids.cpu().to(torch.int64), "token ids", seed)
+
+
+def _check_memory(samples: int, length: int, beside: int = 0) -> None:
+    """Raise if token ids alone, with so many bytes ``beside`` those of each sample, do not fit into memory."""
+    # As they are drawn, and in their order; each is an object of its own in between.
+    needed = samples * (2 * length * torch.int64.itemsize + OBJECT_BYTES + beside)
+    free = free_memory(torch.device("cpu"))
+    if needed > free:
+        raise CalibrationError(
+            f"{samples} samples of {length} tokens take {needed / 1e9:.1f} GB of memory before anything is computed, "
+            f"and {free / 1e9:.1f} GB are free. Use fewer samples (--samples) or shorter ones (--length)."
+        )
 
 
 def tokenize(text: str, tokenizer: PreTrainedTokenizerBase) -> Tensor:
@@ -149,12 +176,14 @@ def draw_samples(ids: Tensor, samples: int, length: int, seed: int, source: str)
         starts = torch.randperm(windows, generator=generator)[:samples] * length
     else:
         starts = torch.randint(len(ids) - length + 1, (samples,), generator=generator)
-    return torch.stack([ids[start : start + length] for start in starts.tolist()])
+    return ids.unfold(0, length, 1)[starts]
 
 
 def sample_from_model(model: PreTrainedModel, samples: int, length: int, seed: int) -> Tensor:
     """Return text that the model itself writes at temperature 1, (samples, length) int64, beginning of text first."""
     config = model.config.get_text_config()
+    # The logits of all samples, sorted and as probabilities.
+    _check_memory(samples, length, 4 * torch.float32.itemsize * int(model.get_input_embeddings().weight.shape[0]))
     start = next((t for t in (config.bos_token_id, config.eos_token_id) if isinstance(t, int)), 0)
     prompt = torch.full((samples, 1), start, dtype=torch.int64, device=model.device)
     with torch.random.fork_rng(), torch.no_grad():

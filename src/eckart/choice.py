@@ -13,6 +13,6 @@ def expand_name(value: object) -> object:
 class Choice(BaseModel):
     """A choice at one of a recipe's places: its name and its numbers, as plain data."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: str

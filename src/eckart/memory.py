@@ -201,11 +201,14 @@ def parse_bytes(text: str) -> int:
     """Return the bytes that a size such as ``8GB`` or ``500 MB`` stands for.
 
     Raises:
-        ValueError: it is no size.
+        ValueError: it is no size of a byte or more.
     """
     number = text.strip().upper().rstrip("KMGTB")
     unit = text.strip().upper()[len(number) :] or "B"
-    return int(float(number) * UNITS[unit if unit.endswith("B") else f"{unit}B"])
+    size = float(number) * UNITS.get(unit if unit.endswith("B") else f"{unit}B", math.nan)
+    if not 1 <= size < math.inf:
+        raise ValueError(f"no size of a byte or more: {text!r}")
+    return int(size)
 
 
 def _places_inside(block: Block) -> int:

@@ -134,8 +134,22 @@ class Moments:
         Raises:
             NonFiniteError: one is NaN or infinite.
         """
-        if not self.is_finite():
-            raise NonFiniteError(f"The input of {', '.join(paths)} is NaN or infinite on the calibration tokens.")
+        if self.is_finite():
+            return
+        where = f"The input of {', '.join(paths)}"
+        if self._values_are_finite():
+            mean = float(self.absolute.max() / max(self.tokens, 1))
+            raise NonFiniteError(
+                f"{where} is finite and too large on the calibration tokens: features of {mean:.1e} on average, whose "
+                f"squares are summed in float32, up to {torch.finfo(torch.float32).max:.1e}. Weights in front of it "
+                "are far from those of a trained model."
+            )
+        raise NonFiniteError(f"{where} is NaN or infinite on the calibration tokens.")
+
+    def _values_are_finite(self) -> bool:
+        """Return whether it is products of inputs, and not inputs, that are not finite."""
+        sums = [self.absolute, self.sum, self.original_sum, *(known.sum for known in self.residuals.values())]
+        return all(bool(torch.isfinite(known).all()) for known in sums if known is not None)
 
     def is_finite(self) -> bool:
         """Return whether no sum is NaN or infinite."""

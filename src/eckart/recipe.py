@@ -37,7 +37,7 @@ class Recipe(BaseModel):
         RecipeError: two of the choices do not go together.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     version: Literal[1] = 1
     name: str = "custom"

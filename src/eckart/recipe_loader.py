@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from eckart.allocation import ALLOCATIONS
 from eckart.choice import Choice
+from eckart.decoding import decode
 from eckart.distillation import AnyDistillation
 from eckart.errors import RecipeError, suggest
 from eckart.objectives import OBJECTIVES
 from eckart.own_recipes import BY_BUDGET, for_budget
+from eckart.plain_yaml import MAX_CHARACTERS, PlainYamlError, parse_yaml
 from eckart.precision import AnyPrecision
 from eckart.recipe import HALF_MADE, Recipe
 from eckart.recipe_table import RECIPES
@@ -22,6 +24,9 @@ from eckart.refinement import AnyRefinement
 from eckart.registry import name_of
 from eckart.sharing import AnySharing
 from eckart.structure import STRUCTURES
+
+MOST_PROBLEMS = 5  # of a recipe that are told at once
+LONGEST_VALUE = 80  # characters of a wrong value that are shown
 
 
 def load_recipe(source: str | Path | Recipe, overrides: Iterable[str] = (), keep: float | None = None) -> Recipe:
@@ -56,15 +61,23 @@ def _find(source: str, keep: float | None) -> Recipe:
     path = Path(source)
     if path.suffix not in (".yaml", ".yml"):
         raise RecipeError(f"No recipe is called {source!r}{suggest(source, RECIPES)} A YAML file works too.")
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"The recipe file {source} cannot be read: {error}.") from error
-    except yaml.YAMLError as error:
-        raise RecipeError(f"The recipe file {source} is not YAML: {error}") from error
+    data = _read(path)
     if not isinstance(data, dict):
-        raise RecipeError(f"The recipe file {source} holds {type(data).__name__}, expected keys and values.")
+        found = "nothing" if data is None else type(data).__name__
+        raise RecipeError(f"The recipe file {source} holds {found}, expected keys and values.")
     return _validate({"name": path.stem, **data}, f"in {source}")
+
+
+def _read(path: Path) -> Any:
+    if not os.path.isfile(path):  # unlike Path.is_file, False for what no file can be called
+        raise RecipeError(f"The recipe file {path} cannot be read: there is no such file.")
+    try:
+        with path.open("rb") as file:
+            return parse_yaml(decode(file.read(4 * MAX_CHARACTERS + 4)))
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"The recipe file {path} cannot be read: {error}.") from error
+    except PlainYamlError as error:
+        raise RecipeError(f"The recipe file {path} cannot be read as YAML: {error}.") from error
 
 
 def _override(data: dict[str, Any], override: str) -> None:
@@ -81,9 +94,11 @@ def _override(data: dict[str, Any], override: str) -> None:
         raise RecipeError(f"This recipe has no field {key!r}{suggest(key, _field_names(data))}")
     # A new choice brings its own numbers; those of the old one mean nothing to it.
     try:
-        target[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"The value of {key!r} is not YAML: {text!r}. Example of a list: [0.4, 0.6]") from error
+        target[last] = parse_yaml(text)
+    except PlainYamlError as error:
+        raise RecipeError(
+            f"The value of {key!r} cannot be read as YAML: {_shown(text)}: {error}. Example of a list: [0.4, 0.6]"
+        ) from error
 
 
 def _field_names(data: dict[str, Any], prefix: str = "") -> list[str]:
@@ -99,7 +114,10 @@ def _validate(data: dict[str, Any], where: str, context: dict[str, Any] | None =
     try:
         return Recipe.model_validate(data, context=context)
     except ValidationError as error:
-        raise RecipeError("\n".join(_describe(item, data, where) for item in error.errors())) from error
+        problems = [_describe(item, data, where) for item in error.errors()]
+        if len(problems) > MOST_PROBLEMS:
+            problems[MOST_PROBLEMS:] = [f"And {len(problems) - MOST_PROBLEMS} more."]
+        raise RecipeError("\n".join(problems)) from error
 
 
 def _describe(item: Any, data: dict[str, Any], where: str) -> str:
@@ -118,7 +136,12 @@ def _describe(item: Any, data: dict[str, Any], where: str) -> str:
         return f"Unknown {path[-1]} {found!r} {where}{suggest(str(found), item['ctx']['known'])}"
     if item["type"] == "missing":
         return f"The recipe lacks the field {'.'.join(path)!r} {where}."
-    return f"Recipe field {'.'.join(path)!r} {where}: {item['msg']}, found {item['input']!r}."
+    return f"Recipe field {'.'.join(path)!r} {where}: {item['msg']}, found {_shown(item['input'])}."
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
 
 
 def _fields_beside(path: list[str], data: dict[str, Any]) -> list[str]:

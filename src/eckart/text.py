@@ -10,17 +10,19 @@ A text is named by a short specification, the same for calibration and for evalu
     python-docs                     the calibration part of `pydoc_data.topics`
     python-docs:held-out            the part held out
 
+A file is UTF-8, or what the byte order mark in front of it says. A row whose field is null is left out, with a warning.
 Calibration takes several of them, as ``FILE + FILE.jsonl``.
 """
 
 from __future__ import annotations
 
-import io
-import json
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable
 from pathlib import Path
 
+from eckart.decoding import decode
 from eckart.errors import CalibrationError, suggest
+from eckart.rows import BETWEEN_ROWS, join_json_lines, read_dataset, split_lines
 
 PYTHON_DOCS = "python-docs"
 BETWEEN = " + "  # the parts of a mixture
@@ -29,7 +31,7 @@ HELD_OUT_EVERY = 5  # every fifth topic of the language reference is held out
 
 def parts_of(specification: str) -> list[str]:
     """Return the specifications that a mixture is made of, one if it is none."""
-    if Path(specification).exists():
+    if os.path.exists(specification):  # unlike Path.exists, False for what no file can be called
         return [specification]
     return [part.strip() for part in specification.split(BETWEEN)]
 
@@ -42,7 +44,7 @@ def text_name(specification: str) -> str:
     if not specification.startswith("dataset:"):
         return Path(specification).name
     kind, name, *rest = specification.split(":")
-    return ":".join([kind, Path(name).name if Path(name).exists() else name, *rest])
+    return ":".join([kind, Path(name).name if os.path.exists(name) else name, *rest])
 
 
 def read_text(specification: str) -> str:
@@ -61,35 +63,31 @@ def _find_reader(specification: str) -> Callable[[], str]:
     if specification in (PYTHON_DOCS, f"{PYTHON_DOCS}:held-out"):
         return lambda: read_python_docs(held_out=specification != PYTHON_DOCS)
     if specification.startswith("dataset:"):
-        return lambda: _read_dataset(specification)
+        return lambda: read_dataset(specification)
     path, option = Path(specification), ""
-    if not path.exists() and ":" in specification:
+    if not os.path.exists(path) and ":" in specification:
         name, _, option = specification.rpartition(":")
         path = Path(name)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise CalibrationError(
             f"No text is called {specification!r}. Expected a text file (FILE, FILE:lines, FILE:raw), "
             f"FILE.jsonl[:FIELD], dataset:NAME:SPLIT[:FIELD[:CONFIG]], {PYTHON_DOCS} or {PYTHON_DOCS}:held-out."
         )
     if path.suffix in (".jsonl", ".json"):
-        return lambda: "\n\n".join(_json_rows(path, option or "text"))
+        return lambda: join_json_lines(_read_file(path), path, option or "text")
     if option not in LINE_CONVENTIONS:
-        raise CalibrationError(f"No way to read a text file is called {option!r}{suggest(option, LINE_CONVENTIONS)}")
+        known = suggest(option, filter(None, LINE_CONVENTIONS))
+        raise CalibrationError(f"No way to read a text file is called {option!r}{known}")
     return lambda: LINE_CONVENTIONS[option](_read_file(path))
-
-
-def _split(text: str) -> list[str]:
-    # Not splitlines(), which also splits at form feeds and at the line separators of Unicode.
-    return list(io.StringIO(text, newline="\n"))
 
 
 def _rows(text: str) -> str:
     # The WikiText rows on the hub: a blank line is the empty string, any other keeps its newline.
-    return "\n\n".join(line if line.strip() else "" for line in _split(text))
+    return BETWEEN_ROWS.join(line if line.strip() else "" for line in split_lines(text))
 
 
 def _lines(text: str) -> str:
-    return "\n\n".join(line.strip() for line in _split(text))
+    return BETWEEN_ROWS.join(line.strip() for line in split_lines(text))
 
 
 LINE_CONVENTIONS: dict[str, Callable[[str], str]] = {
@@ -102,44 +100,13 @@ LINE_CONVENTIONS: dict[str, Callable[[str], str]] = {
 
 def _read_file(path: Path) -> str:
     try:
-        return path.read_bytes().decode("utf-8").replace("\r\n", "\n")
+        return decode(path.read_bytes()).replace("\r\n", "\n")
     except UnicodeDecodeError as error:
-        raise CalibrationError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}.") from error
+        raise CalibrationError(
+            f"{path} is not {error.encoding.upper()} text: {error.reason} at byte {error.start}."
+        ) from error
     except OSError as error:
         raise CalibrationError(f"{path} cannot be read: {error.strerror}.") from error
-
-
-def _json_rows(path: Path, field: str) -> Iterator[str]:
-    for number, line in enumerate(_split(_read_file(path)), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise CalibrationError(f"{path}, line {number} is not JSON: {error.msg}.") from error
-        if not isinstance(row, dict) or not isinstance(row.get(field), str):
-            fields = [key for key, value in row.items() if isinstance(value, str)] if isinstance(row, dict) else []
-            raise CalibrationError(f"{path}, line {number} has no text field {field!r}{suggest(field, fields)}")
-        yield row[field]
-
-
-def _read_dataset(specification: str) -> str:
-    try:
-        import datasets
-    except ImportError as error:
-        raise CalibrationError("Reading a dataset needs an extra: pip install 'eckart[datasets]'.") from error
-    _, *parts = specification.split(":")
-    if not 2 <= len(parts) <= 4:
-        raise CalibrationError(f"Expected dataset:NAME:SPLIT[:FIELD[:CONFIG]], found {specification!r}.")
-    name, split = parts[:2]
-    field = parts[2] if len(parts) > 2 and parts[2] else "text"
-    try:
-        rows = datasets.load_dataset(name, parts[3] if len(parts) > 3 else None, split=split)
-    except Exception as error:  # the library raises many kinds, from ValueError to its own network errors
-        raise CalibrationError(f"The dataset {name!r} cannot be loaded: {error}") from error
-    if field not in rows.column_names:
-        raise CalibrationError(f"The dataset {name!r} has no field {field!r}{suggest(field, rows.column_names)}")
-    return "\n\n".join(rows[field])
 
 
 def read_python_docs(*, held_out: bool) -> str:

@@ -58,3 +58,8 @@ def test_prompts_repeat_and_stay_in_the_vocabulary(llama: PreTrainedModel) -> No
 
 def test_spread() -> None:
     assert Spread.of([3.0, 1.0, 2.0]) == Spread(median=2.0, low=1.0, high=3.0)
+
+
+def test_more_sequences_than_memory_holds(llama: PreTrainedModel) -> None:
+    with pytest.raises(EckartError, match=r"1000000000000 sequences of 8 tokens take at least .* --batch"):
+        compare({"a": llama}, MACHINE, batches=[1, 10**12], prompt=8, generate=2)

@@ -132,3 +132,12 @@ def test_names_and_numbers(folder: Path) -> None:
 def test_a_group_of_the_harness_may_have_local_members(folder: Path) -> None:
     (folder / "tagged.yaml").write_text(yaml.safe_dump({"include": "colours.yaml", "task": "again", "tag": ["all"]}))
     assert list(load_tasks(["all"], path=folder).loaded["all"]["tasks"]) == ["again"]
+
+
+def test_ids_that_the_embedding_lacks_are_named(
+    llama: PreTrainedModel, byte_tokenizer: PreTrainedTokenizerFast, folder: Path, quick: None
+) -> None:
+    byte_tokenizer.add_tokens(["Question"])
+    with pytest.raises(EckartError, match="Task 'colours' has the token id 256, and the model's embedding has"):
+        zero_shot(llama, byte_tokenizer, load_tasks(["colours"], path=folder))
+    assert not llama.get_input_embeddings()._forward_pre_hooks

@@ -147,3 +147,37 @@ def test_texts_must_be_long_enough_and_have_names_of_their_own(sweep, tmp_path, 
 def test_a_model_without_a_tokenizer_is_refused(text_file, tmp_path):
     with pytest.raises(EckartError, match="needs the model's tokenizer"):
         run(make_model("llama"), ["svd"], output=tmp_path / "x", texts=[str(text_file)])
+
+
+@pytest.mark.parametrize(
+    ("others", "message"),
+    [
+        ({"calibration": "nowhere.txt"}, "No text is called"),
+        ({"length": 129}, "Samples of 129 tokens do not fit"),
+        ({"window_length": 129}, "Windows of 129 tokens do not fit .* --window-length 128"),
+        ({"seed": 2**70}, "A seed is a whole number"),
+        ({"samples": [10**9]}, "GB of memory"),
+    ],
+)
+def test_no_file_is_left_where_nothing_can_be_measured(sweep, others, message, tmp_path):
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(EckartError, match=message):
+        sweep(["svd-llm"], [0.8], **others)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_ids_that_the_embedding_lacks_are_named(sweep, tokenizer, tmp_path):
+    tokenizer.add_tokens(["squared"])
+    with pytest.raises(EckartError, match=r"The text 'text.txt' has the token id 256"):
+        sweep(["svd"], [0.8])
+    assert not (tmp_path / "sweep.sqlite").exists()
+
+
+def test_a_sweep_that_is_done_needs_no_calibration_text(sweep, tmp_path, text_file):
+    extra = tmp_path / "calibration.txt"
+    extra.write_bytes(text_file.read_bytes())
+    rows = list(sweep(["svd-llm"], [0.8], calibration=str(extra)).run())
+    extra.unlink()
+    again = sweep(["svd-llm"], [0.8], calibration=str(extra))
+    assert list(again.run()) == []
+    assert again.rows() == rows

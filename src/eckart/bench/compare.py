@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 
 from eckart.bench.passes import Timed, run_once
 from eckart.bench.roofline import Machine, Work
-from eckart.device import peak_device_memory, reset_peak_device_memory
+from eckart.context import context_of
+from eckart.device import free_memory, peak_device_memory, reset_peak_device_memory
 from eckart.errors import EckartError
 from eckart.placement import named_tensors
 
@@ -87,15 +88,9 @@ def compare(
         on_run: is called with (done, total) after each run.
 
     Raises:
-        EckartError: a model has no room for so many tokens.
+        EckartError: a model has no room for so many tokens, or the machine has none.
     """
-    for name, model in models.items():
-        room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        if room is not None and prompt + generate > room:
-            raise EckartError(
-                f"{name} has room for {room} tokens; found {prompt} of the prompt and {generate} generated. "
-                "Use a smaller --prompt or --generate."
-            )
+    check_room(models, batches=batches, prompt=prompt, generate=generate)
     cases = [(name, batch) for batch in batches for name in models]
     timed: dict[tuple[str, int], list[Timed]] = {case: [] for case in cases}
     peaks: dict[tuple[str, int], int | None] = {}
@@ -113,6 +108,29 @@ def compare(
         _speed(models[name], name, batch, prompt, timed[name, batch], peaks[name, batch], machine)
         for name, batch in cases
     ]
+
+
+def check_room(models: Mapping[str, PreTrainedModel], *, batches: Sequence[int], prompt: int, generate: int) -> None:
+    """Raise if models cannot be timed; arguments and errors as for :func:`compare`."""
+    for name, model in models.items():
+        room = context_of(model)
+        if room is not None and prompt + generate > room:
+            raise EckartError(
+                f"{name} has room for {room} tokens; found {prompt} of the prompt and {generate} generated. "
+                "Use a smaller --prompt or --generate."
+            )
+        _check_memory(model, max(batches), prompt)
+
+
+def _check_memory(model: PreTrainedModel, batch: int, prompt: int) -> None:
+    """Raise if the hidden states of a prompt, in front of a block and behind it, do not fit into what is free."""
+    needed = 2 * batch * prompt * model.get_input_embeddings().weight.shape[1] * model.dtype.itemsize
+    free = free_memory(model.device)
+    if needed > free:
+        raise EckartError(
+            f"{batch} sequences of {prompt} tokens take at least {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} "
+            "GB are free. Use a smaller --batch or --prompt."
+        )
 
 
 def random_prompt(model: PreTrainedModel, batch: int, length: int) -> Tensor:

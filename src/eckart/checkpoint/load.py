@@ -44,14 +44,25 @@ def load_model(source: str | Path, *, dtype: torch.dtype | None = None, offload:
     placement = {} if offload is None else {"device_map": {"": "disk"}, "offload_folder": offload}
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
-            source, config=config, dtype=dtype or "auto", output_loading_info=True, **placement
+            source,
+            config=config,
+            dtype=dtype or "auto",
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # told below: the library tells them in a log that may be off
+            **placement,
         )
     except EckartError:
         raise
     except Exception as error:  # OSError for absent files, SafetensorError for damaged ones, RuntimeError for shapes
         damaged = _damaged_file(Path(source))
         which = f" ({damaged.name} is damaged)" if damaged else ""
-        raise CheckpointError(f"The weights of {source} cannot be loaded{which}: {error}") from error
+        raise CheckpointError(f"The weights of {source} cannot be loaded{which}: {_reason(error)}") from error
+    if info["mismatched_keys"]:
+        name, found, expected = sorted(info["mismatched_keys"])[0]
+        raise CheckpointError(
+            f"{len(info['mismatched_keys'])} weights of {source} have another shape than its config.json says, such as "
+            f"{name!r}: found {tuple(found)}, expected {tuple(expected)}. Use the config.json that belongs to them."
+        )
     missing = sorted(info["missing_keys"])
     if missing:
         raise CheckpointError(
@@ -84,6 +95,11 @@ def check_compressible(model: PreTrainedModel) -> None:
             "`eckart merge` first."
         )
     raise UnsupportedModelError(f"The model is quantized ({method}). Start from the original 16-bit or 32-bit one.")
+
+
+def _reason(error: Exception) -> str:
+    """Return what an error says, without the advice to look at a log that may be off."""
+    return str(error).partition(" For details look at ")[0]
 
 
 def _damaged_file(folder: Path) -> Path | None:

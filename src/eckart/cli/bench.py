@@ -9,12 +9,13 @@ from typing import Annotated
 import torch
 import typer
 from rich import box
-from rich.progress import Progress
 from rich.table import Table
 
 from eckart.bench import Machine, Speed, compare, measure_machine
+from eckart.bench.compare import check_room
 from eckart.checkpoint import load_model
-from eckart.cli.console import command, megabytes, messages, output
+from eckart.cli.console import command, megabytes, output
+from eckart.cli.progress import progress_display
 from eckart.device import compute_dtype, resolve_device
 from eckart.errors import EckartError
 
@@ -47,9 +48,10 @@ def bench(
         model = load_model(name)
         wanted = compute_dtype(model.dtype, place) if dtype == "auto" else DTYPES[dtype]
         loaded[name] = model.to(place, wanted)
+    check_room(loaded, batches=batches, prompt=prompt, generate=generate)
     first = next(iter(loaded.values()))
     machine = measure_machine(place, first.dtype)
-    with Progress(console=messages, transient=True, disable=as_json) as progress:
+    with progress_display(disable=as_json) as progress:
         task = progress.add_task("runs", total=None)
         speeds = compare(
             loaded,

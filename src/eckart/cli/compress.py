@@ -8,14 +8,12 @@ from typing import Annotated
 import typer
 
 from eckart.api import DEFAULT_SAMPLES
-from eckart.calibration import DEFAULT_LENGTH
-from eckart.cli.console import command, duration, megabytes, output
+from eckart.calibration import DEFAULT_LENGTH, MAX_SEED
+from eckart.cli.console import command, duration, megabytes, output, size_in_bytes
 from eckart.cli.progress import ProgressBar, progress_bar
 from eckart.cli.tables import distillation, layer_kinds, refinements
 from eckart.device import peak_device_memory, peak_host_memory, resolve_device
-from eckart.errors import EckartError
 from eckart.job import compress_checkpoint
-from eckart.memory import parse_bytes
 from eckart.plan import check_keep
 from eckart.recipe_loader import load_recipe
 from eckart.recipe_table import DEFAULT_KEEP, DEFAULT_RECIPE
@@ -49,9 +47,11 @@ def compress(
     samples: Annotated[int, typer.Option(min=1, help="Calibration samples to draw.")] = DEFAULT_SAMPLES,
     length: Annotated[
         int | None,
-        typer.Option(help=f"Tokens in each.  [default: {DEFAULT_LENGTH}, or the model's context]", show_default=False),
+        typer.Option(
+            min=2, help=f"Tokens in each.  [default: {DEFAULT_LENGTH}, or the model's context]", show_default=False
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the draw, and of the order of training.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of the draw, and of the order of training.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, or the name of an accelerator.")] = "auto",
     override: Annotated[
         list[str] | None,
@@ -74,7 +74,7 @@ def compress(
     """Make a model smaller, and write it as a folder that loads with from_pretrained."""
     check_keep(keep)
     chosen = load_recipe(recipe, override or [], keep)  # now, for the progress bar
-    limit = _bytes(memory)
+    limit = size_in_bytes("--memory", memory)
     with progress_bar(quiet=quiet) as progress:
         bar = ProgressBar(chosen, progress, quiet=quiet)
         report = compress_checkpoint(
@@ -133,13 +133,6 @@ def _print_costs(report: Report, bar: ProgressBar, device: str) -> None:
         + ", ".join(f"{name} {duration(seconds)}" for name, seconds in parts.items() if seconds)
         + f"; peak memory {memory}."
     )
-
-
-def _bytes(size: str | None) -> int | None:
-    try:
-        return None if size is None else parse_bytes(size)
-    except (ValueError, KeyError):
-        raise EckartError(f"--memory takes a size such as 8GB or 500MB, found {size!r}.") from None
 
 
 compress.__doc__ = f"{compress.__doc__}\n{EPILOG}"

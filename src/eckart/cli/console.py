@@ -13,11 +13,12 @@ from types import FrameType
 from typing import ParamSpec, TextIO, TypeVar, cast
 
 import typer
-from rich.console import Console
 from transformers.utils import logging
 
+from eckart.cli.plain import PlainConsole
 from eckart.cli.stream import Stream, StreamError
 from eckart.errors import EckartError, EckartWarning
+from eckart.memory import parse_bytes
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -25,20 +26,19 @@ Result = TypeVar("Result")
 PIPE_WIDTH = 160  # a file or a pipe has no width of its own; tables should not be cut to that of a terminal
 
 
-def _console(name: str, *, needed: bool) -> Console:
+def _console(name: str, *, needed: bool, breaks_lines: bool) -> PlainConsole:
     stream = Stream(name, needed=needed)
-    # Names of files, recipes and layers have brackets and colons that mean nothing.
-    return Console(
+    terminal = stream.isatty()
+    return PlainConsole(
         file=cast(TextIO, stream),
-        highlight=False,
-        markup=False,
-        emoji=False,
-        width=None if stream.isatty() else PIPE_WIDTH,
+        width=None if terminal else PIPE_WIDTH,
+        soft_wrap=not (terminal or breaks_lines),
     )
 
 
-output = _console("stdout", needed=True)
-messages = _console("stderr", needed=False)  # work does not stop because nobody can be told of it
+output = _console("stdout", needed=True, breaks_lines=True)
+# Work does not stop because nobody can be told of it; in a file or a pipe, names in messages are looked for and copied.
+messages = _console("stderr", needed=False, breaks_lines=False)
 
 FAILED = 2
 SIGNALLED = 128  # and the number of the signal, as shells have it
@@ -60,8 +60,12 @@ def command(run: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
                 messages.print("Error: ", style="bold red", end="")
                 messages.print(str(error))
                 raise typer.Exit(FAILED) from None
+            except OSError as error:  # of a file that was named, and that nothing before has refused
+                messages.print("Error: ", style="bold red", end="")
+                messages.print(f"{error.filename or 'A file'} cannot be used: {error.strerror or error}.")
+                raise typer.Exit(FAILED) from None
             except StreamError as error:
-                _leave_stdout()
+                leave_stdout()
                 if error.broken_pipe:  # whoever reads has seen enough
                     raise typer.Exit(SIGNALLED + getattr(signal, "SIGPIPE", 13)) from None
                 messages.print("Error: ", style="bold red", end="")
@@ -94,7 +98,7 @@ def _termination_as_interrupt() -> Iterator[list[int]]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _leave_stdout() -> None:
+def leave_stdout() -> None:
     """Keep Python from failing once more at its end on what could not be written."""
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -118,6 +122,18 @@ def _show_warning(
 def megabytes(count: float) -> str:
     """Return a number of bytes in words."""
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def size_in_bytes(option: str, size: str | None) -> int | None:
+    """Return the bytes that an option asks for, or None if it is not given.
+
+    Raises:
+        EckartError: it is no size.
+    """
+    try:
+        return None if size is None else parse_bytes(size)
+    except ValueError:
+        raise EckartError(f"{option} takes a size such as 8GB or 500MB, found {size!r}.") from None
 
 
 def duration(seconds: float) -> str:

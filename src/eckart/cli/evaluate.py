@@ -9,18 +9,18 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
-from rich.progress import Progress
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from eckart.calibration import tokenize
 from eckart.checkpoint import load_model, load_tokenizer
 from eckart.cli.console import command, output
 from eckart.cli.evaluation_table import evaluation_table
+from eckart.cli.progress import progress_display
 from eckart.device import compute_dtype, resolve_device
 from eckart.errors import EckartError
 from eckart.evaluate import ZeroShot, agreement, continuation, load_tasks, perplexity, zero_shot
+from eckart.evaluate.continuation import prompt_ids
+from eckart.evaluate.windows import count_windows, length_of_windows
 from eckart.text import read_text
 
 
@@ -62,7 +62,10 @@ def evaluate(
     baseline: Annotated[
         str | None, typer.Option(help="Compare with this model, usually the dense one.", show_default=False)
     ] = None,
-    length: Annotated[int, typer.Option(min=2, help="Tokens in a window.")] = 2048,
+    length: Annotated[
+        int | None,
+        typer.Option(min=2, help="Tokens in a window.  [default: 2048, or the model's context]", show_default=False),
+    ] = None,
     windows: Annotated[int | None, typer.Option(min=1, help="Take the first ones only.")] = None,
     prompt: Annotated[
         list[str] | None,
@@ -85,23 +88,32 @@ def evaluate(
     contents = {name: read_text(name) for name in dict.fromkeys(text or [])}
     names = [name.strip() for name in (tasks or "").split(",") if name.strip()]
     found = None if tasks is None else load_tasks(names, path=task_path, few_shot=few_shot)
-    tokenizer = load_tokenizer(model)
     loaded = _load(model, place)
     other = None if baseline is None else _load(baseline, place)
+    tokenizer = load_tokenizer(model)
     if tokenizer is None:
         raise EckartError(f"{model} has no tokenizer, which is needed to read text.")
+    # What cannot be measured is said before anything is.
+    models = [loaded] if other is None else [loaded, other]
+    streams = {name: tokenize(content, tokenizer) for name, content in contents.items()}
+    lengths = {name: length_of_windows(models, ids, length) for name, ids in streams.items()}
+    for name, ids in streams.items():
+        count_windows(ids, lengths[name], windows)
+    for start in prompt or []:
+        for each in models:
+            prompt_ids(each, tokenizer, start)
     rows: list[dict[str, Any]] = []
     scores: ZeroShot | None = None
-    # A console that holds on to the stream: the harness's own progress is hidden by putting another in its place.
-    with Progress(console=Console(file=sys.stderr), transient=True, disable=as_json) as progress:
+    # It holds on to the stream: the harness's own progress is hidden by putting another in its place.
+    with progress_display(disable=as_json, stream=sys.stderr) as progress:
         bar = progress.add_task("windows", total=None)
 
         def advance(done: int, total: int, what: str = "windows") -> None:
             progress.update(bar, completed=done, total=total, description=what)
 
-        for name, content in contents.items():
-            ids: Tensor = tokenize(content, tokenizer)
-            options: dict[str, Any] = {"length": length, "windows": windows, "on_window": advance}
+        for name in streams:
+            options: dict[str, Any] = {"length": lengths[name], "windows": windows, "on_window": advance}
+            ids = streams[name]
             row = {"text": name, **perplexity(loaded, ids, **options).model_dump()}
             if other is not None:
                 row["baseline"] = perplexity(other, ids, **options).model_dump()

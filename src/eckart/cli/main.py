@@ -10,6 +10,7 @@ from eckart.cli.demo import demo
 from eckart.cli.evaluate import evaluate
 from eckart.cli.inspect import inspect
 from eckart.cli.merge import merge
+from eckart.cli.process import standard_streams
 from eckart.cli.recipes import recipes
 from eckart.cli.report import report
 from eckart.cli.sweep import sweep
@@ -35,4 +36,5 @@ app.command("demo")(demo)
 
 def main() -> None:
     """Run the command."""
-    app()
+    with standard_streams():
+        app()

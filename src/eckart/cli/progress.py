@@ -1,10 +1,13 @@
-"""The progress bar of ``eckart compress``."""
+"""The progress bars: of ``eckart compress``, and what it has in common with others."""
 
 from __future__ import annotations
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from typing import TextIO
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
 from eckart.cli.console import duration, megabytes, messages
+from eckart.cli.plain import PlainConsole
 from eckart.distillation import LogitDistillation
 from eckart.estimate import Estimate
 from eckart.observer import Observer
@@ -90,15 +93,20 @@ class ProgressBar(Observer):
         self.progress.update(self.task, advance=1, description=f"distillation, epoch {number}", error=f"{loss:.4f}")
 
 
+def progress_display(*behind: ProgressColumn, disable: bool, stream: TextIO | None = None) -> Progress:
+    """Return an empty progress display, which leaves nothing behind.
+
+    Args:
+        behind: columns between the count and the time left.
+        disable: whether to show nothing.
+        stream: to hold on to, even where something else is put in its place meanwhile; by default what is standard
+            error at each moment.
+    """
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn()
+    console = messages if stream is None else PlainConsole(file=stream)
+    return Progress(*columns, *behind, TimeRemainingColumn(), console=console, disable=disable, transient=True)
+
+
 def progress_bar(*, quiet: bool) -> Progress:
     """Return an empty progress display on standard error."""
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("error {task.fields[error]}"),
-        TimeRemainingColumn(),
-        console=messages,
-        disable=quiet,
-        transient=True,
-    )
+    return progress_display(TextColumn("error {task.fields[error]}"), disable=quiet)

@@ -14,6 +14,7 @@ from rich.color_triplet import ColorTriplet
 from rich.style import Style
 from rich.text import Text
 
+from eckart.cli.plain import literal
 from eckart.rank_map import RankMap, rank_map
 from eckart.report import Report
 
@@ -42,17 +43,17 @@ def terminal_map(report: Report, width: int) -> Iterator[Text]:
     """Yield the map for a terminal of ``width`` columns: as many parts below each other as the kinds need."""
     grid = rank_map(report.layers)
     low, high = grid.scale
-    labels = grid.kind_labels
-    first = max(len("block"), *map(len, grid.blocks)) + 1
+    labels, blocks = [literal(label) for label in grid.kind_labels], [literal(block) for block in grid.blocks]
+    first = max(len("block"), *map(len, blocks)) + 1
     texts = [[cell.label for cell in column if cell] for column in zip(*grid.rows, strict=True)]
     longest = [max(map(len, [label, *column])) for label, column in zip(labels, texts, strict=True)]
     space = 2 if sum(longest) + 2 * len(longest) <= width - first else 1
     widths = [size + space for size in longest]
-    yield Text(caption(report), style="bold")
+    yield Text(literal(caption(report)), style="bold")
     for begin, end in pairwise(_breaks(widths, width - first)):
         heads = "".join(f"{label:^{size}}" for label, size in zip(labels[begin:end], widths[begin:end], strict=True))
         yield Text(f"\n{'block':<{first}}{heads}".rstrip(), style="bold", no_wrap=True)
-        for block, row in zip(grid.blocks, grid.rows, strict=True):
+        for block, row in zip(blocks, grid.rows, strict=True):
             line = Text(f"{block:>{first - 1}} ", no_wrap=True)
             for cell, size in zip(row[begin:end], widths[begin:end], strict=True):
                 style = Style() if cell is None else _style((cell.kept - low) / (high - low), cell.rank is None)

@@ -24,7 +24,7 @@ def recipes(
     """List the recipes, or show one as YAML to start your own from."""
     check_keep(keep)
     if name is not None:
-        output.print(load_recipe(name, keep=keep).to_yaml(), end="")
+        output.print(load_recipe(name, keep=keep).to_yaml(), end="", soft_wrap=True)
         return
     places, trainings = ("objective", "allocation", "structure", "precision"), ("refinement", "distillation")
     table = Table("recipe", *places, "training", "reference", box=box.SIMPLE)

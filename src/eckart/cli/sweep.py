@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,16 +11,16 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 from rich import box
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 from rich.table import Table
 
 from eckart.api import DEFAULT_SAMPLES
-from eckart.calibration import DEFAULT_LENGTH
+from eckart.calibration import DEFAULT_LENGTH, MAX_SEED
 from eckart.checkpoint import load_model, load_tokenizer
 from eckart.checkpoint.output import SWEEP, check_output
-from eckart.cli.console import command, duration, megabytes, messages, output
+from eckart.cli.console import command, duration, megabytes, messages, output, size_in_bytes
+from eckart.cli.progress import progress_display
 from eckart.errors import EckartError
-from eckart.memory import parse_bytes
 from eckart.sweep import (
     Failure,
     Sweep,
@@ -113,7 +114,7 @@ def sweep(
             min=2, help=f"Tokens in each.  [default: {DEFAULT_LENGTH}, or the model's context]", show_default=False
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the draw, and of the order of training.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of the draw, and of the order of training.")] = 0,
     windows: Annotated[int, typer.Option(min=1, help="Windows of each text to measure on.")] = 20,
     window_length: Annotated[
         int | None,
@@ -143,11 +144,13 @@ def sweep(
     """
     if target_ppl is not None and target_bytes is not None:
         raise EckartError("--target-ppl and --target-bytes ask for different things. Use one of them.")
-    limit = None if target_bytes is None else _bytes("--target-bytes", target_bytes)
+    if target_ppl is not None and not 1 <= target_ppl < math.inf:
+        raise EckartError(f"--target-ppl takes a perplexity, 1 or more; found {target_ppl:g}.")
+    limit = size_in_bytes("--target-bytes", target_bytes)
     labels = [label.strip() for label in re.split(r",(?![^\[]*\])", recipes)]  # lists of numbers have commas too
     files = [label.partition("+")[0] for label in labels]
     check_output(out, kind=SWEEP, overwrite=True, reads=[Path(model), calibration, *text, *files])
-    with _progress_bar(quiet=as_json) as progress:
+    with progress_display(disable=as_json) as progress:
         bar = SweepProgress(progress)
         ready = prepare(
             load_model(model),
@@ -164,7 +167,7 @@ def sweep(
             speed=speed,
             tokenizer=load_tokenizer(model),
             device=device,
-            memory=None if memory is None else _bytes("--memory", memory),
+            memory=size_in_bytes("--memory", memory),
             source=Path(model).name if Path(model).exists() else model,
             observer=bar,
         )
@@ -197,18 +200,6 @@ def _numbers(option: str, text: str, kind: Callable[[str], Number]) -> list[Numb
         return [kind(part) for part in text.split(",")]
     except ValueError:
         raise EckartError(f"{option} takes numbers with commas between them, found {text!r}.") from None
-
-
-def _bytes(option: str, size: str) -> int:
-    try:
-        return parse_bytes(size)
-    except (ValueError, KeyError):
-        raise EckartError(f"{option} takes a size such as 8GB or 500MB, found {size!r}.") from None
-
-
-def _progress_bar(*, quiet: bool) -> Progress:
-    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    return Progress(*columns, console=messages, disable=quiet, transient=True)
 
 
 def _table(rows: Sequence[SweepRow]) -> Table:

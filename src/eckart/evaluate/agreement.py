@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from eckart.errors import EckartError
-from eckart.evaluate.windows import count_windows, mean_and_error, windows_of
+from eckart.evaluate.windows import count_windows, length_of_windows, logits_of, mean_and_error, windows_of
 
 ROWS = 256  # tokens whose distributions over the vocabulary are compared at once
 
@@ -42,7 +42,7 @@ def agreement(
     baseline: PreTrainedModel,
     ids: Tensor,
     *,
-    length: int = 2048,
+    length: int | None = None,
     windows: int | None = None,
     on_window: Callable[[int, int], None] = lambda done, total: None,
 ) -> Agreement:
@@ -52,21 +52,23 @@ def agreement(
         model: a causal language model.
         baseline: the one that it should be like.
         ids: (tokens,) int64, the whole text.
-        length: tokens in a window.
+        length: tokens in a window; by default 2048, or the context of the models if that is shorter.
         windows: take only the first ones; None takes all.
         on_window: is called with (done, total) after each window.
 
     Raises:
-        EckartError: the text is shorter than one window, the vocabularies differ in size, or logits are not finite.
+        EckartError: the text is shorter than one window, a model cannot take the windows or the ids, the vocabularies
+            differ in size, or logits are not finite.
     """
+    length = length_of_windows([model, baseline], ids, length)
     count = count_windows(ids, length, windows)
     divergences, matches = [], []
     model.eval()
     baseline.eval()
     with torch.inference_mode():
         for window in windows_of(ids, length, windows):
-            ours = model(input_ids=window.to(model.device), use_cache=False).logits[0]
-            theirs = baseline(input_ids=window.to(baseline.device), use_cache=False).logits[0].to(ours.device)
+            ours = logits_of(model, window)
+            theirs = logits_of(baseline, window).to(ours.device)
             if ours.shape != theirs.shape:
                 raise EckartError(
                     f"The model predicts {ours.shape[-1]} tokens and the baseline {theirs.shape[-1]}; expected models "

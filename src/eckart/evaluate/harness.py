@@ -20,6 +20,7 @@ import numpy
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from eckart.context import checked_ids
 from eckart.errors import EckartError, EckartWarning
 from eckart.evaluate.definitions import check_folder, check_names
 
@@ -122,11 +123,13 @@ def run_task(
     for task in loaded["tasks"].values():
         task.set_fewshot_seed(seed=OTHER_SEED)  # draws the same examples each time
     harnessed.set_cache_hook(_Counter(loaded, on_request))
-    with _session() as warned:
+    with _session() as warned, checked_ids(harnessed.model, f"Task {name!r}"):
         try:
             found: dict[str, Any] = evaluate(
                 lm=harnessed, task_dict=loaded, limit=limit, bootstrap_iters=RESAMPLES, log_samples=True
             )
+        except EckartError:
+            raise
         except Exception as error:
             raise EckartError(f"The task {name!r} failed: {type(error).__name__}: {error}") from error
     if warned:

@@ -12,7 +12,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from eckart.errors import EckartError
-from eckart.evaluate.windows import count_windows, mean_and_error, windows_of
+from eckart.evaluate.windows import count_windows, length_of_windows, logits_of, mean_and_error, windows_of
 
 
 class Perplexity(BaseModel):
@@ -37,7 +37,7 @@ def perplexity(
     model: PreTrainedModel,
     ids: Tensor,
     *,
-    length: int = 2048,
+    length: int | None = None,
     windows: int | None = None,
     on_window: Callable[[int, int], None] = lambda done, total: None,
 ) -> Perplexity:
@@ -46,21 +46,22 @@ def perplexity(
     Args:
         model: a causal language model.
         ids: (tokens,) int64, the whole text.
-        length: tokens in a window.
+        length: tokens in a window; by default 2048, or the model's context if that is shorter.
         windows: take only the first ones; None takes all.
         on_window: is called with (done, total) after each window.
 
     Raises:
-        EckartError: the text is shorter than one window, or the loss is not finite.
+        EckartError: the text is shorter than one window, the model cannot take the windows or the ids, or the loss is
+            not finite.
     """
+    length = length_of_windows([model], ids, length)
     count = count_windows(ids, length, windows)
     losses = []
     model.eval()
     with torch.no_grad():
         for window in windows_of(ids, length, windows):
-            window = window.to(model.device)
-            logits = model(input_ids=window, use_cache=False).logits[0, :-1]
-            losses.append(float(functional.cross_entropy(logits.float(), window[0, 1:])))
+            logits = logits_of(model, window)[:-1]
+            losses.append(float(functional.cross_entropy(logits.float(), window[0, 1:].to(logits.device))))
             on_window(len(losses), count)
     loss, error = mean_and_error(losses)
     if not math.isfinite(loss):

@@ -6,8 +6,30 @@ import math
 from collections.abc import Iterator, Sequence
 
 from torch import Tensor
+from transformers import PreTrainedModel
 
+from eckart.context import check_ids, check_length, length_for
 from eckart.errors import EckartError
+
+DEFAULT_LENGTH = 2048  # tokens, as in the papers
+
+
+def length_of_windows(models: Sequence[PreTrainedModel], ids: Tensor, length: int | None) -> int:
+    """Return how many tokens a window has.
+
+    Args:
+        models: that will be run on it.
+        ids: (tokens,) int64, the whole text.
+        length: that is asked for; None for :data:`DEFAULT_LENGTH`, or what all models can take if that is less.
+
+    Raises:
+        EckartError: a model cannot take so many tokens, or its embedding lacks some of the ids.
+    """
+    length = length_for(*models, default=DEFAULT_LENGTH) if length is None else length
+    for model in models:
+        check_length(model, length, "Windows", "--length")
+        check_ids(model, ids, "The text")
+    return length
 
 
 def windows_of(ids: Tensor, length: int, windows: int | None) -> Iterator[Tensor]:
@@ -22,19 +44,46 @@ def windows_of(ids: Tensor, length: int, windows: int | None) -> Iterator[Tensor
         yield ids[None, index * length : (index + 1) * length]
 
 
-def count_windows(ids: Tensor, length: int, windows: int | None) -> int:
-    """Return how many windows there are, one or more; arguments as for :func:`windows_of`.
+def count_windows(ids: Tensor, length: int, windows: int | None, option: str = "--length") -> int:
+    """Return how many windows there are, one or more.
+
+    Args:
+        ids: as for :func:`windows_of`, like the next two.
+        length: tokens in a window.
+        windows: take only the first ones.
+        option: of the command that asks for the length, for the message.
 
     Raises:
-        EckartError: the text is shorter than one.
+        EckartError: the text is shorter than one, or none is asked for.
     """
-    available = len(ids) // length
+    if windows is not None and windows < 1:
+        raise EckartError(f"A measurement needs at least one window, found {windows}. Use --windows 1 or more.")
+    available = len(ids) // length if length >= 2 else 0
     count = available if windows is None else min(windows, available)
-    if count < 1 or length < 2:
+    if count < 1:
         raise EckartError(
-            f"The text has {len(ids)} tokens, and one window is {length}. Use a longer text or a shorter --length."
+            f"The text has {len(ids)} tokens, and one window is {length}. Use a longer text or a shorter {option}."
         )
     return count
+
+
+def logits_of(model: PreTrainedModel, window: Tensor) -> Tensor:
+    """Return the logits of a window, (length, vocabulary), where the model is.
+
+    Args:
+        model: a causal language model.
+        window: (1, length) int64.
+
+    Raises:
+        EckartError: the model has fewer positions than the window, and its configuration does not say so.
+    """
+    try:
+        logits: Tensor = model(input_ids=window.to(model.device), use_cache=False).logits[0]
+    except IndexError as error:
+        raise EckartError(
+            f"{type(model).__name__} cannot take windows of {window.shape[1]} tokens: {error}. Use a shorter --length."
+        ) from error
+    return logits
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:

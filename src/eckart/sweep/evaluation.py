@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eckart.bench import Machine, compare, measure_machine
 from eckart.calibration import tokenize
+from eckart.context import check_ids, check_length, context_of, length_for
 from eckart.device import compute_dtype
 from eckart.errors import EckartError
 from eckart.evaluate import Perplexity, perplexity
@@ -63,22 +64,19 @@ class Evaluation:
             device: where models are run.
 
         Raises:
-            EckartError: a text cannot be read, is shorter than a window, or two have one name.
+            EckartError: a text cannot be read, is shorter than a window, or two have one name, or the model cannot take
+                the windows or the ids.
         """
-        context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        length = length or min(DEFAULT_WINDOW, context or DEFAULT_WINDOW)
-        if context and length > context:
-            raise EckartError(
-                f"Windows of {length} tokens do not fit into the model's context of {context}. "
-                f"Use --window-length {context}."
-            )
+        length = length_for(model, default=DEFAULT_WINDOW) if length is None else length
+        check_length(model, length, "Windows", "--window-length")
         found: dict[str, Tensor] = {}
         for specification in texts:
             name = text_name(specification)
             if name in found:
                 raise EckartError(f"Two texts are called {name!r}. Each needs a name of its own.")
             found[name] = tokenize(read_text(specification), tokenizer)
-            count_windows(found[name], length, windows)
+            check_ids(model, found[name], f"The text {name!r}")
+            count_windows(found[name], length, windows, "--window-length")
         if not found:
             raise EckartError("A sweep needs at least one text to measure on.")
         return Evaluation(found, windows, length, device)
@@ -124,7 +122,7 @@ class Stopwatch:
 
     def time(self, model: PreTrainedModel) -> SpeedResult:
         """Return how fast ``model`` is; it is left in the dtype that the device is fastest in."""
-        context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or SPEED_PROMPT * 2
+        context = context_of(model) or 4 * max(SPEED_PROMPT, SPEED_TOKENS)
         model.to(self.device, self._dtype)
         dense, ours = compare(
             {DENSE: self._placed, "model": model},

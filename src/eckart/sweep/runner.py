@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
+import functools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -17,6 +17,7 @@ from eckart.api import DEFAULT_SAMPLES, name_of, step_warnings, token_warnings
 from eckart.calibration import DEFAULT_LENGTH, Calibration, calibrate
 from eckart.checkpoint.identity import digest_of, versions
 from eckart.checkpoint.load import check_compressible, load_tokenizer
+from eckart.context import length_for
 from eckart.device import resolve_device
 from eckart.errors import CalibrationError, CheckpointError, EckartError, EckartWarning
 from eckart.observer import Observer
@@ -97,7 +98,7 @@ class Sweep:
         calibrations = {samples: None if samples is None else self._draw(samples) for samples in numbers}
         for dense in [case for case in missing if case.recipe is None]:
             made = Compressed(copy.deepcopy(self.model), {}, 1.0)
-            yield from self._attempt(dense, partial(self._measured, dense, made, None, 0.0, 0.0))
+            yield from self._attempt(dense, functools.partial(self._measured, dense, made, None, 0.0, 0.0))
         for samples, calibration in calibrations.items():
             for shares in (False, True):
                 group = [c for c in missing if c.samples == samples and _joins(c.recipe) is shares]
@@ -123,7 +124,7 @@ class Sweep:
             self._warn(statistics, wanted, calibration)
             for case in cases:
                 self.observer.on_case(case)
-                yield from self._attempt(case, partial(self._row, case, statistics, calibration))
+                yield from self._attempt(case, functools.partial(self._row, case, statistics, calibration))
         finally:
             statistics.close()
 
@@ -252,12 +253,15 @@ def prepare(
         raise CalibrationError("A sweep reads text and needs the model's tokenizer, and none was found.")
     evaluation = Evaluation.of(model, tokenizer, texts, windows, window_length, place)
 
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    length = length or min(DEFAULT_LENGTH, context or DEFAULT_LENGTH)
+    length = length_for(model, default=DEFAULT_LENGTH) if length is None else length
 
+    @functools.cache
     def draw(number: int) -> Calibration:
         return calibrate(calibration, samples=number, length=length, seed=seed, tokenizer=tokenizer, model=model)
 
+    if not Path(output).exists():  # where a text cannot be used, no file is left behind
+        for number in {case.samples for case in cases if case.samples is not None}:
+            draw(number)
     digest = digest_of(model)
     identity = {
         "model": digest,
