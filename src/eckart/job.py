@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eckart.api import DEFAULT_SAMPLES, Job
 from eckart.calibration import SELF, Calibration, calibrate
+from eckart.check.run import check_model
 from eckart.checkpoint.gguf import load_gguf_model
 from eckart.checkpoint.identity import identity_of_run
 from eckart.checkpoint.journal import DiskJournal, RunFolder, check_same_run, read_manifest
@@ -27,6 +28,7 @@ from eckart.errors import CheckpointError, EckartError, InterruptedRun
 from eckart.layout import BYTES_PER_NUMBER
 from eckart.observer import Observer
 from eckart.plan import check_keep, make_plan
+from eckart.random_state import random_state_kept
 from eckart.recipe import Recipe
 from eckart.recipe_loader import load_recipe
 from eckart.recipe_table import DEFAULT_KEEP, DEFAULT_RECIPE
@@ -35,6 +37,7 @@ from eckart.spool import Workspace
 from eckart.text import PYTHON_DOCS
 
 
+@random_state_kept()
 def compress_checkpoint(
     source: str | Path,
     output: str | Path,
@@ -50,6 +53,7 @@ def compress_checkpoint(
     memory: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    allow_partial: bool = False,
     observer: Observer | None = None,
 ) -> Report:
     """Compress a model on disk into a new folder, holding one block of it at a time.
@@ -72,6 +76,7 @@ def compress_checkpoint(
             free.
         resume: go on with an unfinished run, if there is one.
         overwrite: replace ``output``, and start again if there is an unfinished run.
+        allow_partial: as for :func:`eckart.compress`.
         observer: is told what happens.
 
     Returns:
@@ -105,6 +110,7 @@ def compress_checkpoint(
         if chosen.needs_data:
             limit = memory if memory is not None else host_memory() + free_memory(torch.device("cpu"))
             tokens = _calibrate(calibration, model_folder, model, tokenizer, samples, length, seed, limit)
+        check = check_model(model, chosen, plan, tokens, weights=weights, device=place, allow_partial=allow_partial)
         identity = identity_of_run(chosen, keep, tokens, model, files or weights.files, place)
         if finished_before:
             report = _finished_report(output, identity)
@@ -113,7 +119,7 @@ def compress_checkpoint(
         manifest = read_manifest(folder)
         if manifest is not None:
             check_same_run(manifest.identity, identity, folder.path)
-        job = Job(model, weights, chosen, plan, tokens, place, observer or Observer())
+        job = Job(model, weights, chosen, plan, tokens, place, observer or Observer(), check)
         job.warn()
         cost = job.estimate(memory)
         streams, distils = Workspace(cost.in_memory, folder.streams), chosen.distillation.needs_data

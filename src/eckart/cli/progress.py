@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from eckart.check.record import ModelCheck
 from eckart.cli.console import duration, megabytes, messages
 from eckart.distillation import LogitDistillation
 from eckart.estimate import Estimate
@@ -38,6 +39,11 @@ class ProgressBar(Observer):
         self.last_epochs = distillation.epochs if isinstance(distillation, LogitDistillation) else 0
         self.cost: Estimate | None = None
         self.expected_seconds = 0.0
+
+    def on_check(self, check: ModelCheck) -> None:
+        """Print it."""
+        if not self.quiet:
+            messages.print(check.summary, markup=False, soft_wrap=True)
 
     def on_start(self, plan: Plan, cost: Estimate, finished: int) -> None:
         """Print what is expected, and start the bar."""
