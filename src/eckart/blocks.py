@@ -118,14 +118,16 @@ def find_block_list(model: nn.Module) -> tuple[str, nn.ModuleList]:
 
 
 def block_lists(model: nn.Module) -> list[tuple[str, nn.ModuleList]]:
-    """Return the path of each list of modules that hold linears and of no such list inside one, and the list."""
+    """Return the path of each list of modules that have linears inside and of no such list in one, and the list."""
     found: list[tuple[str, nn.ModuleList]] = []
     for path, module in model.named_modules():
         inside = any(path.startswith(f"{outer}.") for outer, _ in found)
-        # In this order: a layer is looked at only in the lists that count.
-        outer = isinstance(module, nn.ModuleList) and not inside
-        if outer and any(is_linear(child) or is_replaced(child) for child in module.modules()):
-            found.append((path, cast(nn.ModuleList, module)))
+        if not isinstance(module, nn.ModuleList) or inside:
+            continue
+        # A list of bare linears is no list of blocks.
+        children = (child for block in module for child in block.modules() if child is not block)
+        if any(is_linear(child) or is_replaced(child) for child in children):
+            found.append((path, module))
     return found
 
 

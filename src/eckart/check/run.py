@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from eckart.allocation import Evidence
-from eckart.blocks import find_block_list, vocabulary_of
+from eckart.blocks import Block, find_block_list, vocabulary_of
 from eckart.calibration import Calibration
 from eckart.calls import BlockCall, check_calls_are_independent_of_tokens, named_arguments, run_head
 from eckart.check.merged import check_layers_stay_apart
@@ -49,25 +50,18 @@ def check_model(
         UnsupportedModelError: too little is reached, layers are merged when the model is saved, blocks are handed
             what depends on the text, or the recipe looks at predictions of the next token and there are none.
     """
-    reach = reach_of(model, plan.blocks)
-    vocabulary = vocabulary_of(model)
-    check = ModelCheck(vocabulary=vocabulary, **asdict(reach))
-    if check.share_of_blocks < LEAST_SHARE and not allow_partial:
-        raise UnsupportedModelError(
-            f"Compression of {type(model).__name__} {check.reach} Expected at least {LEAST_SHARE:.0%} of the bytes "
-            "in the blocks. Add --allow-partial (allow_partial=True) to compress that part and leave the rest."
-        )
+    check = check_reach(model, plan.blocks, allow_partial=allow_partial)
     check_layers_stay_apart(model, plan.blocks)
     if calibration is None:
         return check
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    _check_tokens(calibration, positions if isinstance(positions, int) else None, vocabulary)
+    _check_tokens(calibration, positions, check.vocabulary)
     predicts = looks_at_predictions(recipe, plan.keep)
     _, modules = find_block_list(model)
     length = calibration.tokens.shape[1]
     skip = (*modules[1:], None if predicts else model.get_output_embeddings())
     with weights.lend(model, device, skip):
-        hidden, calls = check_calls_are_independent_of_tokens(model, modules, length, vocabulary, device)
+        hidden, calls = check_calls_are_independent_of_tokens(model, modules, length, check.vocabulary, device)
         if predicts:
             _check_predictions(model, modules, calls, calibration.tokens.to(device), hidden, recipe)
     arguments = sorted(named_arguments(modules[0], calls[0]))
@@ -79,6 +73,26 @@ def check_model(
             "largest_id": int(calibration.tokens.max()),
         }
     )
+
+
+def check_reach(model: PreTrainedModel, blocks: Sequence[Block], *, allow_partial: bool) -> ModelCheck:
+    """Return what is known without data.
+
+    Args:
+        model: may be without its tensors.
+        blocks: of it.
+        allow_partial: whether less than half of the blocks' bytes may be reached.
+
+    Raises:
+        UnsupportedModelError: too little is reached.
+    """
+    check = ModelCheck(vocabulary=vocabulary_of(model), **asdict(reach_of(model, blocks)))
+    if check.share_of_blocks < LEAST_SHARE and not allow_partial:
+        raise UnsupportedModelError(
+            f"Compression of {type(model).__name__} {check.reach} Expected at least {LEAST_SHARE:.0%} of the bytes "
+            "in the blocks. Add --allow-partial (allow_partial=True) to compress that part and leave the rest."
+        )
+    return check
 
 
 def looks_at_predictions(recipe: Recipe, keep: float) -> bool:
