@@ -36,11 +36,15 @@ def unchanged() -> Iterator[None]:
 
 
 def test_all_three_are_given_back_after_an_error() -> None:
-    with unchanged(), pytest.raises(ValueError, match="in between"), random_state_kept():
-        random.random()
-        numpy.random.rand()  # noqa: NPY002 - the global generator is what is tested
-        torch.rand(1)
+    @random_state_kept()
+    def draw() -> None:
+        torch.rand(int(random.random() * numpy.random.rand()) + 1)
         raise ValueError("in between")
+
+    for _ in range(2):  # a decorator keeps the state of each call
+        random.random()
+        with unchanged(), pytest.raises(ValueError, match="in between"):
+            draw()
 
 
 @pytest.mark.filterwarnings("ignore::eckart.errors.EckartWarning")

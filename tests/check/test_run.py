@@ -132,8 +132,8 @@ def test_an_argument_that_depends_on_the_text_is_named_before_the_start(llama: P
         def forward(self, hidden_states: Tensor, ids: Tensor, **kwargs: object) -> Tensor:
             return super().forward(hidden_states, **kwargs)  # type: ignore[no-any-return]
 
-        def __call__(self, hidden_states: Tensor, **kwargs: object) -> Tensor:
-            return super().__call__(hidden_states, llama.last, **kwargs)  # type: ignore[no-any-return]
+        def __call__(self, hidden_states: Tensor, *args: Tensor, **kwargs: object) -> Tensor:
+            return super().__call__(hidden_states, *(args or (llama.last,)), **kwargs)  # type: ignore[no-any-return]
 
     llama.model.embed_tokens.register_forward_hook(lambda _, args, __: setattr(llama, "last", args[0]))
     llama.model.layers[1].__class__ = Layer
