@@ -60,6 +60,49 @@ def test_a_layer_that_two_blocks_share_is_refused(llama: PreTrainedModel) -> Non
         find_blocks(llama)
 
 
+def test_a_block_that_is_there_twice_is_refused(llama: PreTrainedModel) -> None:
+    layers = find_block_list(llama)[1]
+    layers[2] = layers[0]
+    with pytest.raises(
+        UnsupportedModelError, match=r"model\.layers\.0 and model\.layers\.2 are one and the same block"
+    ):
+        find_blocks(llama)
+
+
+def test_blocks_that_are_run_in_another_order_are_refused(llama: PreTrainedModel) -> None:
+    layers = find_block_list(llama)[1]
+    llama.model.layers = Reversed(layers)
+    with pytest.raises(UnsupportedModelError, match="runs block 2 of its 3 where block 0 was expected"):
+        find_blocks(llama)
+
+
+class Reversed(nn.ModuleList):
+    """Is looped over from its end."""
+
+    def __getitem__(self, index: int | slice) -> nn.Module:
+        return nn.ModuleList(reversed(list(self))) if isinstance(index, slice) else super().__getitem__(index)
+
+
+def test_of_lists_of_blocks_the_one_beside_the_embedding_is_taken() -> None:
+    model = nn.Module()
+    model.text = nn.Module()
+    model.text.embed = nn.Embedding(4, 4)
+    model.text.layers = nn.ModuleList(nn.Sequential(nn.Linear(4, 4)) for _ in range(2))
+    model.text.projections = nn.ModuleList(nn.Linear(4, 4) for _ in range(5))  # no blocks
+    model.images = nn.Module()
+    model.images.layers = nn.ModuleList(nn.Sequential(nn.Linear(8, 8)) for _ in range(9))
+    assert find_block_list(model)[0] == "images.layers"
+    model.get_input_embeddings = lambda: model.text.embed
+    assert find_block_list(model)[0] == "text.layers"
+
+
+def test_a_linear_that_is_handed_its_input_by_name_stays(llama: PreTrainedModel) -> None:
+    mlp = find_block_list(llama)[1][0].mlp
+    mlp.forward = lambda x: mlp.down_proj(input=mlp.act_fn(mlp.gate_proj(x)) * mlp.up_proj(x))
+    names = [[target.name for target in group.targets] for group in find_blocks(llama)[0].groups]
+    assert names[-1] == ["mlp.gate_proj", "mlp.up_proj"]
+
+
 def test_a_block_that_is_not_run_is_refused(llama: PreTrainedModel) -> None:
     llama.config.num_hidden_layers = 2
     with pytest.raises(UnsupportedModelError, match="2 of its 3 blocks"):

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.conftest import CONFIGS, make_model
+from tests.conftest import CONFIGS, VOCABULARY, make_model
 from transformers import PreTrainedModel
 
 from eckart.blocks import find_block_list
@@ -34,7 +34,7 @@ def test_capturing_leaves_the_model_as_it_was(llama: PreTrainedModel, tokens: to
 
 
 def test_a_call_that_depends_on_the_text_is_refused(llama: PreTrainedModel) -> None:
-    check_calls_are_independent_of_tokens(llama, llama.model.layers, 16, CPU)
+    check_calls_are_independent_of_tokens(llama, llama.model.layers, 16, VOCABULARY, CPU)
     decoder = llama.model
     layer = decoder.layers[1]
     plain = layer.forward
@@ -49,4 +49,4 @@ def test_a_call_that_depends_on_the_text_is_refused(llama: PreTrainedModel) -> N
     embed.register_forward_hook(lambda module, args, result: setattr(module, "last", result.detach()))
     layer.__class__ = Layer
     with pytest.raises(UnsupportedModelError, match="'extra', which depends on the text"):
-        check_calls_are_independent_of_tokens(llama, llama.model.layers, 16, CPU)
+        check_calls_are_independent_of_tokens(llama, llama.model.layers, 16, VOCABULARY, CPU)

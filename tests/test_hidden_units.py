@@ -236,3 +236,35 @@ def test_layers_of_every_kind_beside_a_pivoted_one(other: str, consumer: str) ->
     leader = "gate" if other == "pivoted" else "up"
     assert names == ([] if consumer == "4-bit" else [leader])
     assert without_index(block) == set(names)
+
+
+class Routed(nn.Module):
+    """Hands a token on only if its first hidden unit is above the others' mean: shuffled, others are handed on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(WIDTH, UNITS), nn.Linear(UNITS, WIDTH)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        units = self.up(hidden).flatten(0, -2)
+        chosen = units[:, 0] > units.mean(dim=1)
+        if not chosen.any():
+            return hidden
+        behind = hidden.flatten(0, -2).clone()
+        behind[chosen] += self.down(units[chosen])
+        return behind.view_as(hidden)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_routing_that_moves_between_two_runs_has_no_units(seed: int) -> None:
+    torch.manual_seed(seed)
+    block = Routed()
+    assert find_hidden_units(block, CALL, torch.randn(1, 5, WIDTH), [["up"], ["down"]]) == ()
+
+
+def test_where_numbers_overflow_nothing_is_found() -> None:
+    torch.manual_seed(0)
+    block = Routed()
+    with torch.no_grad():
+        block.up.weight.mul_(1e38)
+    assert find_hidden_units(block, CALL, torch.randn(1, 5, WIDTH) * 1e3, [["up"], ["down"]]) == ()

@@ -152,7 +152,7 @@ def test_what_was_summed_of_narrower_products_is_told_from_rounding_by_a_higher_
 
 
 def test_finite_numbers_whose_squares_overflow_are_called_what_they_are() -> None:
-    original, compressed = streams()
+    _, compressed = streams()
     moments = Moments.zeros(6, paired=False, device=torch.device("cpu"))
     moments.add(compressed * 1e20)
     with pytest.raises(NonFiniteError, match=r"input of a, b is finite and too large .*: features of \d\.\de\+\d\d on"):

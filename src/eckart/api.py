@@ -15,6 +15,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eckart.allocate import allocate
 from eckart.calibration import Calibration, calibrate
+from eckart.check.record import ModelCheck
+from eckart.check.run import check_model
 from eckart.checkpoint.load import check_compressible, load_tokenizer
 from eckart.checkpoint.quantizer import attach
 from eckart.checkpoint.save import description
@@ -27,6 +29,7 @@ from eckart.observer import Observer
 from eckart.placement import ResidentWeights, Weights
 from eckart.plan import Plan, check_keep, make_plan
 from eckart.position import Journal
+from eckart.random_state import random_state_kept
 from eckart.recipe import Recipe
 from eckart.recipe_loader import load_recipe
 from eckart.recipe_table import DEFAULT_KEEP, DEFAULT_RECIPE
@@ -42,6 +45,7 @@ MOST_UNRESOLVED = 0.01  # of a layer's output energy, before it is worth a word
 FEW_STEPS = 100  # of the optimiser in a block's refinement; AA-SVD takes 200
 
 
+@random_state_kept()
 def compress(
     model: PreTrainedModel,
     recipe: str | Path | Recipe = DEFAULT_RECIPE,
@@ -56,6 +60,7 @@ def compress(
     overrides: Iterable[str] = (),
     memory: int | None = None,
     source: str | None = None,
+    allow_partial: bool = False,
     observer: Observer | None = None,
 ) -> Report:
     """Compress a causal language model in place.
@@ -78,6 +83,8 @@ def compress(
         memory: bytes that the process may take; hidden states go to temporary files if they would not fit. By default
             what is free.
         source: name of the model for the record; by default the one it was loaded by.
+        allow_partial: compress the model even if less than half of its blocks' bytes are in linear layers that can be
+            factored, as in mixtures of experts.
         observer: is told what happens.
 
     Returns:
@@ -85,7 +92,7 @@ def compress(
 
     Raises:
         EckartError: with a message that says what to do; the model is then unchanged, unless the cause is a
-            non-finite weight or activation, which may be found half-way.
+            non-finite activation, which may be found half-way.
     """
     check_keep(keep)
     chosen = load_recipe(recipe, overrides, keep)
@@ -100,7 +107,8 @@ def compress(
             if tokenizer is None and isinstance(calibration, str) and model.config.name_or_path:
                 tokenizer = load_tokenizer(model.config.name_or_path)
             tokens = calibrate(calibration, samples=samples, length=length, seed=seed, tokenizer=tokenizer, model=model)
-        job = Job(model, weights, chosen, plan, tokens, place, observer or Observer())
+        check = check_model(model, chosen, plan, tokens, weights=weights, device=place, allow_partial=allow_partial)
+        job = Job(model, weights, chosen, plan, tokens, place, observer or Observer(), check)
         job.warn()
         report = job.run(job.estimate(memory))
     except BaseException:
@@ -121,10 +129,15 @@ class Job:
     calibration: Calibration | None
     device: torch.device
     observer: Observer
+    check: ModelCheck
 
     def notes(self) -> list[str]:
         """Return what the user should know about the choice of data and numbers."""
-        return token_warnings(self.plan, self.calibration) + step_warnings(self.recipe, self.calibration)
+        return [
+            *self.check.notes,
+            *token_warnings(self.plan, self.calibration),
+            *step_warnings(self.recipe, self.calibration),
+        ]
 
     def warn(self) -> None:
         """Say the notes."""
@@ -173,6 +186,7 @@ class Job:
             journal: keeps the finished blocks.
             finished: blocks that it has already.
         """
+        self.observer.on_check(self.check)
         self.observer.on_start(self.plan, cost, finished)
         folders = (streams, student, profile)
         workspace, trained, measured = (Workspace(cost.in_memory, folder) for folder in folders)
@@ -221,6 +235,7 @@ class Job:
         for note in unresolved_warnings(report.layers):
             warnings.warn(note, EckartWarning, stacklevel=3)
             report.warnings.append(note)
+        report.check = self.check
         return report
 
 

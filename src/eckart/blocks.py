@@ -2,8 +2,8 @@
 
 No architecture is named.
 
-A block is an item of the longest list of modules that holds linear layers. A group is the linears of a block that
-are handed the same tensor, in order of execution.
+A block is an item of the list of modules that holds linear layers and is nearest to the embedding of tokens. A group
+is the linears of a block that are handed the same tensor, in order of execution.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from itertools import takewhile
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from eckart.calls import BlockCall, capture_calls
-from eckart.errors import UnsupportedModelError
+from eckart.calls import BlockCall, capture_calls, check_hidden
+from eckart.check.finite import check_finite
+from eckart.errors import EckartError, UnsupportedModelError
 from eckart.hidden_units import HiddenUnits, find_hidden_units
 from eckart.layers import bias_vector, is_linear, is_replaced, weight_matrix
 from eckart.placement import ResidentWeights, Weights
@@ -87,52 +89,112 @@ class Block:
 
 
 def find_block_list(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """Return the path and the list of the model's blocks: the longest list of modules that hold linears.
+    """Return the path and the list of the model's blocks: a list of modules that hold linears.
 
-    Layers that stand for linear ones count like them.
-
-    Lists inside another such list (the experts of a block) do not count; of two equally long, the one with more
-    parameters wins.
+    Layers that stand for linear ones count like them. Lists inside another such list (the experts of a block) do not
+    count. Of several, it is the one nearest to the embedding of tokens, since that of images or sound is in a part of
+    its own; then the longest; then the one with more parameters.
 
     Raises:
         UnsupportedModelError: there is none.
     """
-    found: list[tuple[str, nn.ModuleList]] = []
-    for path, module in model.named_modules():
-        inside = any(path.startswith(f"{outer}.") for outer, _ in found)
-        holds_linears = any(is_linear(child) or is_replaced(child) for child in module.modules())
-        if isinstance(module, nn.ModuleList) and not inside and holds_linears:
-            found.append((path, module))
+    found = block_lists(model)
     if not found:
         kinds = sorted({type(module).__name__ for module in model.modules()})
         raise UnsupportedModelError(
             f"{type(model).__name__} has no list of blocks with linear layers. "
             f"Expected a decoder built of nn.Linear layers; its modules are: {', '.join(kinds)}."
         )
-    return max(found, key=lambda item: (len(item[1]), sum(p.numel() for p in item[1].parameters())))
+    embedding = token_embedding(model)
+    place = next((path for path, module in model.named_modules() if module is embedding), "").split(".")
+
+    def shared_path(path: str) -> int:
+        return len(list(takewhile(lambda parts: parts[0] == parts[1], zip(path.split("."), place, strict=False))))
+
+    def size(blocks: nn.ModuleList) -> int:
+        return sum(parameter.numel() for parameter in blocks.parameters())
+
+    return max(found, key=lambda item: (shared_path(item[0]), len(item[1]), size(item[1])))
+
+
+def block_lists(model: nn.Module) -> list[tuple[str, nn.ModuleList]]:
+    """Return the path of each list of modules that have linears inside and of no such list in one, and the list."""
+    found: list[tuple[str, nn.ModuleList]] = []
+    for path, module in model.named_modules():
+        inside = any(path.startswith(f"{outer}.") for outer, _ in found)
+        if not isinstance(module, nn.ModuleList) or inside:
+            continue
+        # A list of bare linears is no list of blocks.
+        children = (child for block in module for child in block.modules() if child is not block)
+        if any(is_linear(child) or is_replaced(child) for child in children):
+            found.append((path, module))
+    return found
+
+
+def token_embedding(model: nn.Module) -> nn.Module | None:
+    """Return the embedding of token ids; None if the model has none."""
+    try:
+        found = model.get_input_embeddings()  # type: ignore[operator]
+    except (AttributeError, NotImplementedError):
+        return None
+    # That of images has pixels for inputs.
+    return found if isinstance(getattr(found, "num_embeddings", None), int) else None
+
+
+def vocabulary_of(model: PreTrainedModel) -> int:
+    """Return how many token ids a model knows.
+
+    Raises:
+        UnsupportedModelError: it takes no token ids.
+    """
+    embedding = token_embedding(model)
+    if embedding is None:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} has no embedding of token ids (it takes {model.main_input_name!r}). "
+            "Only language models can be compressed yet."
+        )
+    return cast(int, embedding.num_embeddings)
 
 
 def find_blocks(
-    model: PreTrainedModel, weights: Weights | None = None, *, residuals: bool = False, units: bool = False
+    model: PreTrainedModel,
+    weights: Weights | None = None,
+    *,
+    residuals: bool = False,
+    units: bool = False,
+    gradients: bool = False,
 ) -> list[Block]:
     """Return the blocks of a model with their groups, found by one short probe run of each block on the CPU.
 
-    Linears that the probe does not reach are in no group and stay dense.
+    Each weight of the model is looked at once on the way. Linears that the probe does not reach are in no group and
+    stay dense.
 
     Args:
         model: to look into.
         weights: where its tensors are; in memory by default.
         residuals: whether to find the residual streams that outputs of linears are added to, too.
         units: whether to find the hidden units between linears, too.
+        gradients: whether to leave out the linears that the model runs without gradients.
 
     Raises:
-        UnsupportedModelError: no blocks, a linear layer that two blocks share, or no residual streams.
+        NonFiniteError: a weight is NaN or infinite.
+        UnsupportedModelError: no blocks, a block or linear layer that is there twice, no residual streams, or a model
+            that cannot be run on token ids alone.
     """
     path, modules = find_block_list(model)
-    vocabulary = model.get_input_embeddings().num_embeddings
+    _check_one_stack(model, path)
+    _check_distinct(path, modules)
+    vocabulary = vocabulary_of(model)
     weights = weights or ResidentWeights()
-    with weights.lend(model, CPU, skip=(*modules[1:], model.get_output_embeddings())):
-        hidden, calls = capture_calls(model, modules, torch.arange(PROBE_TOKENS)[None] % vocabulary)
+    head = model.get_output_embeddings()
+    outside = (*modules[1:], head)
+    with weights.lend(model, CPU, skip=outside):
+        check_finite(model, skip=outside)
+        with _failures_named(model):
+            hidden, calls = capture_calls(model, modules, torch.arange(PROBE_TOKENS)[None] % vocabulary)
+    if head is not None and not _is_tied(head, model):
+        with weights.lend(head, CPU):
+            check_finite(head, _path_of(model, head))
     blocks: list[Block] = []
     owners: dict[int, str] = {}
     for index, (module, call) in enumerate(zip(modules, calls, strict=True)):
@@ -143,10 +205,12 @@ def find_blocks(
                 "with `eckart merge`."
             )
         with weights.lend(module, CPU):
-            places = residual_places(module, call, hidden) if residuals else {}
-            groups = _find_groups(module, block_path, call, hidden, places)
-            names = [[target.name for target in group.targets] for group in groups if group.runs_once]
-            found = find_hidden_units(module, call, hidden, names) if units else ()
+            check_finite(module, block_path)
+            with _failures_named(model):
+                places = residual_places(module, call, hidden) if residuals else {}
+                groups = _find_groups(module, block_path, call, hidden, places, gradients=gradients)
+                names = [[target.name for target in group.targets] for group in groups if group.runs_once]
+                found = find_hidden_units(module, call, hidden, names) if units else ()
         for target in (target for group in groups for target in group.targets):
             owner = owners.setdefault(id(module.get_submodule(target.name)), target.path)
             if owner != target.path:
@@ -159,24 +223,75 @@ def find_blocks(
     return blocks
 
 
+def _check_one_stack(model: PreTrainedModel, path: str) -> None:
+    others = [other for other, _ in block_lists(model) if other != path]
+    if getattr(model.config, "is_encoder_decoder", False) and others:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} is an encoder-decoder: it has blocks in {', '.join([path, *others])}. "
+            "Only models of one stack can be compressed yet."
+        )
+
+
+def _check_distinct(path: str, modules: nn.ModuleList) -> None:
+    owners: dict[int, int] = {}
+    for index, module in enumerate(modules):
+        owner = owners.setdefault(id(module), index)
+        if owner != index:
+            raise UnsupportedModelError(
+                f"{path}.{owner} and {path}.{index} are one and the same block; shared blocks cannot be compressed yet."
+            )
+
+
+def _is_tied(head: nn.Module, model: PreTrainedModel) -> bool:
+    return {id(p) for p in head.parameters()} <= {id(p) for p in model.get_input_embeddings().parameters()}
+
+
+def _path_of(model: nn.Module, module: nn.Module) -> str:
+    paths: dict[int, str] = {id(known): path for path, known in model.named_modules()}
+    return paths[id(module)]
+
+
+@contextmanager
+def _failures_named(model: PreTrainedModel) -> Iterator[None]:
+    """Say of a model that fails on a few token ids that it does."""
+    try:
+        yield
+    except EckartError:
+        raise
+    except Exception as error:  # what a model raises that wants something else can be anything
+        raise UnsupportedModelError(
+            f"{type(model).__name__} cannot be run on token ids alone ({type(error).__name__}: {error}). "
+            "Only language models that need nothing else can be compressed yet."
+        ) from error
+
+
 def _find_groups(
-    module: nn.Module, path: str, call: BlockCall, hidden: Tensor, places: Mapping[str, str]
+    module: nn.Module, path: str, call: BlockCall, hidden: Tensor, places: Mapping[str, str], *, gradients: bool
 ) -> tuple[Group, ...]:
     inputs: dict[str, Tensor] = {}  # kept alive, so that an address belongs to one tensor
     counts: dict[str, int] = {}
+    without_gradient: set[str] = set()
 
-    def remember(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
-            inputs.setdefault(name, args[0])
+    def remember(name: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
+        def hook(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
             counts[name] = counts.get(name, 0) + 1
+            if args:  # what is handed over by name is seen by no hook
+                inputs.setdefault(name, args[0])
+            if gradients and not output.requires_grad:
+                without_gradient.add(name)
 
         return hook
 
-    with hooks() as handles, torch.no_grad():
+    leaf = hidden.detach().requires_grad_(gradients)
+    with hooks() as handles, torch.set_grad_enabled(gradients):
         for name, child in module.named_modules():
             if is_linear(child):
-                handles.append(child.register_forward_pre_hook(remember(name)))
-        call(module, hidden)
+                handles.append(child.register_forward_hook(remember(name)))
+        # A copy, since a block may write into what it is given, which a leaf forbids.
+        behind = call(module, leaf.clone())
+    check_hidden(behind, hidden.shape[:2], f"{path} gives")
+    for name in without_gradient:
+        inputs.pop(name, None)
     members: dict[tuple[Any, ...], list[str]] = {}
     for name, tensor in inputs.items():  # in order of execution
         members.setdefault((tensor.data_ptr(), tensor.shape, tensor.stride()), []).append(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -67,24 +68,36 @@ def capture_calls(model: PreTrainedModel, blocks: nn.ModuleList, tokens: Tensor)
     """Return what the first block is given for ``tokens`` (batch, length), and how each block is called.
 
     Only the first block is run; the others hand their input on, so that this costs next to nothing.
+
+    Raises:
+        UnsupportedModelError: the model does not run each block once, in order, on hidden states of all tokens.
     """
     calls: list[BlockCall] = []
     hidden: list[Tensor] = []
     extra_outputs: list[Any] = []
+    name = type(model).__name__
 
     def record(index: int, run: Callable[..., Any]) -> Callable[..., Any]:
         def forward(*args: Any, **kwargs: Any) -> Any:
+            if index != len(calls):
+                raise UnsupportedModelError(
+                    f"{name} runs block {index} of its {len(blocks)} where block {len(calls)} was expected; expected "
+                    "each one exactly once, in the order of their list. Models that repeat blocks or leave some out "
+                    "cannot be compressed yet."
+                )
             if not args and "hidden_states" not in kwargs:
                 raise UnsupportedModelError(
-                    f"{type(model).__name__} hands its blocks {sorted(kwargs)}; expected hidden states, as the first "
+                    f"{name} hands its blocks {sorted(kwargs)}; expected hidden states, as the first "
                     "argument or by that name."
                 )
             if not args:
                 args = (kwargs.pop("hidden_states"),)
+            check_hidden(args[0], tokens.shape, f"{name} hands its blocks")
             calls.append(BlockCall(tuple(args[1:]), dict(kwargs)))
             if index == 0:
                 hidden.append(args[0])
                 output = run(*args, **kwargs)
+                check_hidden(output[0] if isinstance(output, tuple) else output, tokens.shape, f"{name}'s blocks give")
                 extra_outputs.append(output[1:] if isinstance(output, tuple) else None)
                 return output
             return args[0] if extra_outputs[0] is None else (args[0], *extra_outputs[0])
@@ -95,10 +108,26 @@ def capture_calls(model: PreTrainedModel, blocks: nn.ModuleList, tokens: Tensor)
         model.base_model(input_ids=tokens, use_cache=False)
     if len(calls) != len(blocks):
         raise UnsupportedModelError(
-            f"{type(model).__name__} runs {len(calls)} of its {len(blocks)} blocks in a forward pass; "
+            f"{name} runs {len(calls)} of its {len(blocks)} blocks in a forward pass; "
             "expected each one exactly once. Layers that are skipped or shared cannot be compressed yet."
         )
     return hidden[0], [replace(call, extra=extra_outputs[0]) for call in calls]
+
+
+def check_hidden(found: Any, shape: torch.Size, what: str) -> None:
+    """Raise unless hidden states are one tensor, (batch, length, width).
+
+    Args:
+        found: the hidden states.
+        shape: (batch, length) of the tokens.
+        what: found them, for the error.
+    """
+    if not isinstance(found, Tensor) or found.ndim != 3 or found.shape[:2] != shape:
+        seen = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+        raise UnsupportedModelError(
+            f"{what} {seen} for {shape[0]} texts of {shape[1]} tokens; expected one vector for each token, of shape "
+            f"({shape[0]}, {shape[1]}, width). Such models cannot be compressed yet."
+        )
 
 
 def calls_by_shape(
@@ -122,29 +151,68 @@ def calls_by_shape(
 
 
 def check_calls_are_independent_of_tokens(
-    model: PreTrainedModel, blocks: nn.ModuleList, length: int, device: torch.device
-) -> None:
+    model: PreTrainedModel, blocks: nn.ModuleList, length: int, vocabulary: int, device: torch.device
+) -> tuple[Tensor, list[BlockCall]]:
     """Raise if blocks are handed tensors that depend on the text, other than hidden states.
+
+    Args:
+        model: its embedding and its first block must be on ``device``.
+        blocks: of the model.
+        length: tokens that are run.
+        vocabulary: ids that there are.
+        device: where the blocks will be run.
+
+    Returns:
+        What :func:`capture_calls` does.
 
     Raises:
         UnsupportedModelError: naming the argument.
     """
-    vocabulary = model.get_input_embeddings().num_embeddings
     one = torch.arange(length, device=device)[None] % vocabulary
-    flipped = one.flip(1)
-    for ours, theirs in zip(
-        capture_calls(model, blocks, one)[1], capture_calls(model, blocks, flipped)[1], strict=True
-    ):
-        others = dict(_named_arguments(theirs))
-        for name, value in _named_arguments(ours):
-            leaves = zip(tree_leaves(value), tree_leaves(others[name]), strict=True)
-            if any(isinstance(leaf, Tensor) and not torch.equal(leaf, other) for leaf, other in leaves):
+    hidden, ours = capture_calls(model, blocks, one)
+    theirs = capture_calls(model, blocks, one.flip(1))[1]
+    for block, call, other in zip(blocks, ours, theirs, strict=True):
+        others = named_arguments(block, other)
+        for name, value in named_arguments(block, call).items():
+            leaves, other_leaves = tree_leaves(value), tree_leaves(others.get(name))
+            same = len(leaves) == len(other_leaves) and all(
+                isinstance(there, Tensor) and torch.equal(leaf, there)
+                for leaf, there in zip(leaves, other_leaves, strict=True)
+                if isinstance(leaf, Tensor)
+            )
+            if not same:
                 raise UnsupportedModelError(
                     f"{type(model).__name__} hands its blocks {name!r}, which depends on the text; "
                     "only hidden states may. Such models cannot be compressed yet."
                 )
+    return hidden, ours
 
 
-def _named_arguments(call: BlockCall) -> list[tuple[str, Any]]:
-    positional = [(f"argument {index}", value) for index, value in enumerate(call.args, start=2)]
-    return positional + list(call.kwargs.items())
+def named_arguments(block: nn.Module, call: BlockCall) -> dict[str, Any]:
+    """Return what a block is handed beside the hidden states, by the names of its parameters."""
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    names = [p.name for p in inspect.signature(block.forward).parameters.values() if p.kind in positional][1:]
+    names += [f"argument {number + 2}" for number in range(len(names), len(call.args))]
+    return {**dict(zip(names, call.args, strict=False)), **call.kwargs}
+
+
+def run_head(model: PreTrainedModel, blocks: nn.ModuleList, call: BlockCall, tokens: Tensor, hidden: Tensor) -> Any:
+    """Return what the model gives if the last block hands on ``hidden``. No block is run.
+
+    Args:
+        model: what is outside of its blocks must be where ``hidden`` is.
+        blocks: of the model.
+        call: of the last one.
+        tokens: (batch, length).
+        hidden: (batch, length, width).
+    """
+    last = len(blocks) - 1
+
+    def stand_in(index: int, _: Callable[..., Any]) -> Callable[..., Any]:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            return call.handed_on(hidden if index == last else args[0] if args else kwargs["hidden_states"])
+
+        return forward
+
+    with replaced_forwards(blocks, stand_in):
+        return model(input_ids=tokens, use_cache=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
@@ -32,6 +33,15 @@ def resolve_device(name: str = "auto") -> torch.device:
         found = accelerator.type if accelerator else "no accelerator"
         raise EckartError(f"Device {name!r} is not available here (found: {found}). Use --device auto or cpu.")
     return device
+
+
+def accelerator_random_state() -> Callable[[], None]:
+    """Return what gives the accelerator's global generator back as it is now, if there is one that is in use."""
+    if torch.accelerator.is_available():
+        module = torch.get_device_module()
+        if module.is_initialized():  # asking for the state would make it so, which takes memory
+            return functools.partial(module.set_rng_state, module.get_rng_state())
+    return lambda: None
 
 
 def compute_dtype(stored: torch.dtype, device: torch.device) -> torch.dtype:

@@ -57,13 +57,15 @@ def find_hidden_units(
         size = shapes[consumer][1]
         made = [[name for name in names if shapes[name][0] == size] for names in groups[:number]]
         producers = next((names for names in reversed(made) if names), [])
-        if others or not producers:
+        if others or not producers or consumer not in before:
             continue
         order = torch.randperm(size, generator=torch.Generator().manual_seed(0)).to(hidden.device)
         seen, behind = _run(block, call, hidden, [consumer], producers, order)
         shuffled = before[consumer][..., order]
         is_told_apart = not _is_close(before[consumer], shuffled)
-        if is_told_apart and _is_close(seen[consumer], shuffled) and _is_close(behind, expected):
+        # What is shuffled may decide which tokens a linear is handed, or whether it is run at all.
+        same = consumer in seen and _is_close(seen[consumer], shuffled)
+        if is_told_apart and same and _is_close(behind, expected):
             found.append(HiddenUnits(tuple(producers), consumer))
     return tuple(found)
 
@@ -145,8 +147,14 @@ def _run(
 
 
 def _is_close(ours: Tensor, theirs: Tensor) -> bool:
-    """Return whether two tensors are the same but for the rounding of each number, and of sums of some."""
+    """Return whether two tensors are the same but for the rounding of each number, and of sums of some.
+
+    Never if they are of another shape, or if what is compared with is not finite.
+    """
+    median = theirs.float().abs().median()
+    if ours.shape != theirs.shape or not torch.isfinite(median):
+        return False
     step = max(torch.finfo(theirs.dtype).eps, SUMS)
     ours, theirs = ours.float(), theirs.float()
     # Some numbers of a hidden state are a thousand times as large as the others: a mean would be theirs.
-    return torch.allclose(ours, theirs, rtol=step, atol=step * float(theirs.abs().median()))
+    return torch.allclose(ours, theirs, rtol=step, atol=step * float(median))

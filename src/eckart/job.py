@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eckart.api import DEFAULT_SAMPLES, Job
 from eckart.calibration import SELF, Calibration, calibrate
+from eckart.check.run import check_model
 from eckart.checkpoint.gguf import load_gguf_model
 from eckart.checkpoint.identity import identity_of_run
 from eckart.checkpoint.journal import DiskJournal, check_same_run, read_manifest
@@ -30,6 +31,7 @@ from eckart.errors import CheckpointError, DamagedRunError, EckartError, Interru
 from eckart.layout import BYTES_PER_NUMBER
 from eckart.observer import Observer
 from eckart.plan import check_keep, make_plan
+from eckart.random_state import random_state_kept
 from eckart.recipe import Recipe
 from eckart.recipe_loader import load_recipe
 from eckart.recipe_table import DEFAULT_KEEP, DEFAULT_RECIPE
@@ -38,6 +40,7 @@ from eckart.spool import Workspace
 from eckart.text import PYTHON_DOCS
 
 
+@random_state_kept()
 def compress_checkpoint(
     source: str | Path,
     output: str | Path,
@@ -53,6 +56,7 @@ def compress_checkpoint(
     memory: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    allow_partial: bool = False,
     observer: Observer | None = None,
 ) -> Report:
     """Compress a model on disk into a new folder, holding one block of it at a time.
@@ -75,6 +79,7 @@ def compress_checkpoint(
             free.
         resume: go on with an unfinished run, if there is one.
         overwrite: replace ``output`` if Eckart wrote it, and start again if there is an unfinished run.
+        allow_partial: as for :func:`eckart.compress`.
         observer: is told what happens.
 
     Returns:
@@ -113,6 +118,7 @@ def compress_checkpoint(
             if chosen.needs_data:
                 limit = memory if memory is not None else host_memory() + free_memory(torch.device("cpu"))
                 tokens = _calibrate(calibration, model_folder, model, tokenizer, samples, length, seed, limit)
+            check = check_model(model, chosen, plan, tokens, weights=weights, device=place, allow_partial=allow_partial)
             files = files or weights.files
             identity = identity_of_run(chosen, keep, tokens, model, files.hashes(), place)
             if finished_before and (found := _finished_report(output, identity, overwrite)):
@@ -120,7 +126,7 @@ def compress_checkpoint(
             manifest = read_manifest(folder) if resume else None
             if manifest is not None:
                 check_same_run(manifest.identity, identity, folder.path)
-            job = Job(model, weights, chosen, plan, tokens, place, observer or Observer())
+            job = Job(model, weights, chosen, plan, tokens, place, observer or Observer(), check)
             job.warn()
             cost = job.estimate(memory)
             _check_space(job, folder)

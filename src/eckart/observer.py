@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from eckart.check.record import ModelCheck
 from eckart.refinement.record import RefinementRecord
 from eckart.training.record import EpochRecord
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
 class Observer:
     """Is told what a run does, in order. Does nothing itself: override what you want to hear."""
+
+    def on_check(self, check: ModelCheck) -> None:
+        """Hear what is known of the model before anything is measured on it."""
 
     def on_start(self, plan: Plan, cost: Estimate, finished: int) -> None:
         """Hear what will be done, and what it is expected to take, before anything is done.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel
 
-from eckart.allocation import LinearEvidence, Uniform
+from eckart.allocation import Evidence, LinearEvidence, Uniform
 from eckart.blocks import Block, Target, find_blocks
 from eckart.errors import EckartError, UnsupportedModelError
 from eckart.joining import join, joinable, separate
@@ -64,6 +64,18 @@ def check_keep(keep: float) -> None:
         raise EckartError(f"keep is the share of the bytes to keep, above 0 and at most 1; found {keep:g}.")
 
 
+def blocks_for(recipe: Recipe, model: PreTrainedModel, weights: Weights) -> list[Block]:
+    """Return the blocks of a model with what a recipe wants to know of them."""
+    taken = recipe.allocation.evidence & (Evidence.FIRST_ORDER | Evidence.CURVATURE)
+    return find_blocks(
+        model,
+        weights,
+        residuals=recipe.objective.residual_share > 0,
+        units=isinstance(recipe.structure, Pivoted),
+        gradients=bool(taken) or recipe.has_metric,
+    )
+
+
 def make_plan(model: PreTrainedModel, recipe: Recipe, keep: float, weights: Weights | None = None) -> Plan:
     """Find the target linears of ``model`` and give each a rank: a uniform one, until :mod:`eckart.allocate` is asked.
 
@@ -80,12 +92,10 @@ def make_plan(model: PreTrainedModel, recipe: Recipe, keep: float, weights: Weig
     """
     check_keep(keep)
     weights = weights or ResidentWeights()
-    residuals = recipe.objective.residual_share > 0
-    units = isinstance(recipe.structure, Pivoted)
-    blocks = find_blocks(model, weights, residuals=residuals, units=units)
+    blocks = blocks_for(recipe, model, weights)
     if isinstance(recipe.sharing, Shared):
         join(model, joinable(blocks), weights)
-        blocks = find_blocks(model, weights, residuals=residuals, units=units)
+        blocks = blocks_for(recipe, model, weights)
     try:
         return _uniform_plan(model, blocks, recipe, keep)
     except EckartError:

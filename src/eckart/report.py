@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from eckart.check.record import ModelCheck
 from eckart.distillation.record import DistillationRecord
 from eckart.layout import BYTES_PER_NUMBER, dense_bytes
 from eckart.recipe import Recipe
@@ -95,6 +96,7 @@ class Report(BaseModel):
         refinements: every block that was refined, in order of execution.
         distillation: what it did; None if there was none. Errors of layers and blocks are those before it.
         parameters: of the whole model as it was.
+        check: what was known of it before anything was measured; None in reports of the first versions.
         blocks: errors by depth; empty if the recipe looks at no data.
         warnings: what the user was told.
         spectra: singular values of the layers that were factored, by path, as
@@ -114,6 +116,7 @@ class Report(BaseModel):
     refinements: list[RefinementRecord] = []
     distillation: DistillationRecord | None = None
     parameters: int
+    check: ModelCheck | None = None
     blocks: list[BlockRecord] = []
     warnings: list[str] = []
     # What differs between two runs of the same is kept apart, so that the same run writes the same bytes.

@@ -7,11 +7,12 @@ from functools import partial
 from time import perf_counter
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from eckart.blocks import Block, Group, Target
 from eckart.device import moment_device, synchronize
 from eckart.factorise import Factoriser
+from eckart.layers.linear import empty_linear
 from eckart.lowrank import Solution, Whitening, solve
 from eckart.metric import Fisher
 from eckart.moments import Moments
@@ -88,7 +89,7 @@ def _group_seconds(group: Group, solver: Factoriser, known: dict[tuple[int, ...]
             if solved:
                 basis = torch.linalg.qr(weight)[0]
                 solution = Solution(basis, basis, torch.ones_like(basis[0]), weight)
-            linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device=solver.device)
+            linear = empty_linear(weight.shape[1], weight.shape[0], bias=False, device=solver.device)
             replace = partial(
                 solver.layer,
                 linear,

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from eckart.blocks import Block, Group, Target, find_block_list
 from eckart.calibration import Calibration
-from eckart.calls import calls_by_shape, capture_calls, check_calls_are_independent_of_tokens
+from eckart.calls import calls_by_shape, capture_calls
 from eckart.device import compute_dtype, give_back_memory, moment_device
 from eckart.distillation import LogitDistillation
 from eckart.distillation.run import distil, put_layers
@@ -180,7 +180,6 @@ class _Walk:
         skip = (*blocks[1:], self.model.get_output_embeddings())
         few = calibration.tokens[:RECORDED_SAMPLES, :RECORDED_LENGTH]
         with self.timings.measure("statistics"), self.weights.lend(self.model, self.device, skip):
-            check_calls_are_independent_of_tokens(self.model, blocks, length, self.device)
             calls = calls_by_shape(self.model, blocks, sizes, length, self.device)
             stream = self._stream("original", 0)
             for batch in calibration.batches():

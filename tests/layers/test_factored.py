@@ -44,6 +44,10 @@ def test_a_layer_of_that_rank_is_the_same_and_goes_back_to_it(layer_class: type[
         torch.testing.assert_close(dense(x), module(x), rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(layer.weight, weight_matrix(module), rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(layer.product(), weight_matrix(module).double(), rtol=1e-4, atol=1e-4)
+        # As of a linear layer: None or a tensor, whatever the children hold.
+        assert (layer.bias is None) is (module.bias is None)
+        if module.bias is not None:
+            torch.testing.assert_close(layer.bias, module.bias, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("layer_class", LAYERS)

@@ -43,6 +43,10 @@ def test_computes_what_the_linears_did(kind: type[nn.Module], bias: bool) -> Non
     inputs = torch.randn(2, 3, 5)
     for expected, found in zip(separate(inputs), together(inputs), strict=True):
         torch.testing.assert_close(found, expected)
+    for one, part in zip((separate.q, separate.k, separate.v), (together.q, together.k, together.v), strict=True):
+        assert (part.bias is None) is (one.bias is None)
+        if one.bias is not None:
+            torch.testing.assert_close(part.bias, one.bias, rtol=0, atol=0)
     assert sum(p.numel() for p in together.parameters()) == sum(p.numel() for p in separate.parameters())
 
 
@@ -119,3 +123,11 @@ def test_layers_of_different_kinds_are_refused(other: nn.Module) -> None:
     with pytest.raises(ValueError, match="different kinds"):
         join_modules(module, ["q", "k", "v"])
     assert not any(isinstance(child, JointLinear) for child in module.modules())
+
+
+def test_layers_of_a_subclass_stay_apart() -> None:
+    class Named(nn.Linear):
+        pass
+
+    with pytest.raises(ValueError, match="cannot be joined"):
+        join_modules(Projections([Named(5, size) for size in (6, 4, 2)]), ["q", "k", "v"])

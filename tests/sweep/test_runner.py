@@ -181,3 +181,20 @@ def test_a_sweep_that_is_done_needs_no_calibration_text(sweep, tmp_path, text_fi
     again = sweep(["svd-llm"], [0.8], calibration=str(extra))
     assert list(again.run()) == []
     assert again.rows() == rows
+
+
+def test_a_model_that_a_recipe_cannot_measure_fails_in_its_rows_only(sweep, tokenizer, text_file, tmp_path):
+    llama = make_model("llama")
+    llama.config.max_position_embeddings = 16
+    options = {"output": tmp_path / "short.sqlite", "texts": [str(text_file)], "calibration": str(text_file)}
+    ready = prepare(
+        llama,
+        ["svd", "svd-llm"],
+        [0.6],
+        tokenizer=tokenizer,
+        **{**OPTIONS, **options, "length": 16, "window_length": 16},
+    )
+    llama.config.max_position_embeddings = 8
+    with pytest.warns(EckartWarning, match="svd-llm at 0.6 failed: Samples of 16 tokens do not fit"):
+        rows = list(ready.run())
+    assert [row.label for row in rows] == ["dense", "svd"]

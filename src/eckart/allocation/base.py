@@ -12,6 +12,7 @@ from eckart.allocation.problem import Evidence, LinearEvidence, Problem, Ranks
 from eckart.allocation.settle import Worth, settle
 from eckart.choice import Choice
 from eckart.layout import Layout, dense_bytes
+from eckart.metric import Fisher
 
 
 class Allocation(Choice):
@@ -37,6 +38,17 @@ class Allocation(Choice):
     def needs_data(self) -> bool:
         """Whether calibration tokens are looked at, if the objective looks at any."""
         return self.evidence not in (Evidence.NONE, Evidence.SPECTRUM)
+
+    @property
+    def curvature_metric(self) -> Fisher | None:
+        """How gradients of outputs are measured for :attr:`Evidence.CURVATURE`, unless the objective has a metric.
+
+        By a field called ``metric`` if there is one, else as in the class :class:`eckart.metric.Fisher` by default.
+        """
+        if Evidence.CURVATURE not in self.evidence:
+            return None
+        chosen = getattr(self, "metric", None)
+        return chosen if isinstance(chosen, Fisher) else Fisher()
 
     def ranks(self, linears: tuple[LinearEvidence, ...], keep: float, layout: Layout) -> dict[str, int | None]:
         """Return a rank for each linear by path, or None where it stays dense.

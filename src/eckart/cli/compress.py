@@ -69,6 +69,10 @@ def compress(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the output folder, if Eckart wrote it, and an unfinished run.")
     ] = False,
+    allow_partial: Annotated[
+        bool,
+        typer.Option("--allow-partial", help="Go on even if less than half of the blocks' bytes can be compressed."),
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")] = False,
 ) -> None:
     """Make a model smaller, and write it as a folder that loads with from_pretrained."""
@@ -91,6 +95,7 @@ def compress(
             memory=limit,
             resume=resume,
             overwrite=overwrite,
+            allow_partial=allow_partial,
             observer=bar,
         )
     if quiet:

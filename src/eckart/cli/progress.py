@@ -6,6 +6,7 @@ from typing import TextIO
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
+from eckart.check.record import ModelCheck
 from eckart.cli.console import duration, megabytes, messages
 from eckart.cli.plain import PlainConsole
 from eckart.distillation import LogitDistillation
@@ -41,6 +42,11 @@ class ProgressBar(Observer):
         self.last_epochs = distillation.epochs if isinstance(distillation, LogitDistillation) else 0
         self.cost: Estimate | None = None
         self.expected_seconds = 0.0
+
+    def on_check(self, check: ModelCheck) -> None:
+        """Print it."""
+        if not self.quiet:
+            messages.print(check.summary, markup=False, soft_wrap=True)
 
     def on_start(self, plan: Plan, cost: Estimate, finished: int) -> None:
         """Print what is expected, and start the bar."""

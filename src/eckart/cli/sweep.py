@@ -134,6 +134,7 @@ def sweep(
             show_default=False,
         ),
     ] = None,
+    allow_partial: Annotated[bool, typer.Option("--allow-partial", help="As for `eckart compress`.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, or the name of an accelerator.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -168,6 +169,7 @@ def sweep(
             tokenizer=load_tokenizer(model),
             device=device,
             memory=size_in_bytes("--memory", memory),
+            allow_partial=allow_partial,
             source=Path(model).name if Path(model).exists() else model,
             observer=bar,
         )

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from eckart.layers.linear import empty_linear
 from eckart.layers.quantized import QuantizedLinear
 from eckart.layers.sparse import SparseLinear
 from eckart.quantization import Grid, cast_with_feedback, find_scales, round_to_grid, round_with_feedback
@@ -59,7 +60,7 @@ def make_child(
     in_features, out_features, bias = shape.in_features, shape.out_features, bias and shape.bias
     chosen = shape.grid or grid
     if chosen is None:
-        return nn.Linear(in_features, out_features, bias=bias, device=device, dtype=dtype)
+        return empty_linear(in_features, out_features, bias=bias, device=device, dtype=dtype)
     if isinstance(chosen, Pattern):
         return SparseLinear(in_features, out_features, bias=bias, device=device, dtype=dtype)
     return QuantizedLinear(in_features, out_features, chosen, bias=bias, device=device, dtype=dtype)

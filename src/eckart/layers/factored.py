@@ -232,6 +232,11 @@ class FactoredLinear(nn.Module):
         A new tensor, for code that asks a layer for its weight, its dtype or its device: writing to it changes nothing.
         """
 
+    @property
+    def bias(self) -> Tensor | None:
+        """The bias, (out features,), or None, for code that asks a layer for it; not to be written to."""
+        return self.dense_bias()
+
     @abstractmethod
     def product(self) -> Tensor:
         """Return :attr:`weight`, multiplied in float64 and detached."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from eckart.layers.linear import bias_vector, dense_like, weight_matrix
+from eckart.layers.linear import LINEAR_CLASSES, bias_vector, dense_like, empty_conv1d, empty_linear, weight_matrix
 
 
 class JointLinear(nn.Module):
@@ -49,6 +49,12 @@ class JointLinear(nn.Module):
         """The first part's weight, for code that asks a layer for its dtype or device; not to be written to."""
         return cast(Tensor, self.joint.weight)[: self.sizes[0]]
 
+    @property
+    def bias(self) -> Tensor | None:
+        """The first part's bias, or None; not to be written to."""
+        bias = bias_vector(self.joint)
+        return None if bias is None else bias[: self.sizes[0]]
+
     def __getstate__(self) -> dict[str, Any]:
         """Return what is copied: not the outputs of a run."""
         return {**self.__dict__, "_last": None}
@@ -72,26 +78,34 @@ class JointPart(nn.Module):
         leader = self._leader[0]
         return torch.split(cast(Tensor, leader.joint.weight), leader.sizes)[self.number]
 
+    @property
+    def bias(self) -> Tensor | None:
+        """As :attr:`JointLinear.bias`, of this part."""
+        leader = self._leader[0]
+        bias = bias_vector(leader.joint)
+        return None if bias is None else torch.split(bias, leader.sizes)[self.number]
+
 
 def empty_joint(linears: Sequence[nn.Module]) -> nn.Module:
     """Return a linear layer with the outputs of all of ``linears``, of their class, its numbers not yet set.
 
     Raises:
-        ValueError: they are not of one class, device and dtype, or some have a bias and others have none.
+        ValueError: they are not of one class, device and dtype, or of a subclass that could not be given back, or some
+            have a bias and others have none.
     """
     weights = [weight_matrix(linear) for linear in linears]
     kinds = {
         (type(linear), bias_vector(linear) is None, weight.dtype, weight.device)
         for linear, weight in zip(linears, weights, strict=True)
     }
-    if len(kinds) != 1:
+    if len(kinds) != 1 or not {kind for kind, *_ in kinds} <= set(LINEAR_CLASSES):
         raise ValueError(f"layers of different kinds cannot be joined: {kinds}")
     kind, lacks_bias, dtype, device = kinds.pop()
     outputs, inputs = sum(len(weight) for weight in weights), weights[0].shape[1]
     if kind is Conv1D:
-        with torch.device(device):
-            return Conv1D(outputs, inputs).to(dtype)
-    return nn.Linear(inputs, outputs, bias=not lacks_bias, device=device, dtype=dtype)
+        layer: nn.Module = empty_conv1d(outputs, inputs, device=device, dtype=dtype)
+        return layer
+    return empty_linear(inputs, outputs, bias=not lacks_bias, device=device, dtype=dtype)
 
 
 def join_modules(model: nn.Module, paths: Sequence[str]) -> JointLinear:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from eckart.blocks import Block, Target, find_block_list, hooks
 from eckart.calibration import Calibration
-from eckart.calls import BlockCall, calls_by_shape, capture_calls, replaced_forwards
+from eckart.calls import BlockCall, calls_by_shape, capture_calls, run_head
 from eckart.errors import NonFiniteError
 from eckart.metric import Fisher, label_loss
 from eckart.placement import Weights
@@ -103,17 +103,8 @@ class OriginalModel:
             yield self._logits
 
     def _logits(self, tokens: Tensor, hidden: Tensor) -> Tensor:
-        last = len(self.modules) - 1
-        call = next(iter(self.calls[last].values()))
-
-        def stand_in(index: int, _: Callable[..., Any]) -> Callable[..., Any]:
-            def forward(*args: Any, **kwargs: Any) -> Any:
-                return call.handed_on(hidden if index == last else args[0] if args else kwargs["hidden_states"])
-
-            return forward
-
-        with replaced_forwards(self.modules, stand_in):
-            logits: Tensor = self.model(input_ids=tokens, use_cache=False).logits
+        call = next(iter(self.calls[-1].values()))
+        logits: Tensor = run_head(self.model, self.modules, call, tokens, hidden).logits
         return logits
 
     def loss_gradient(
@@ -224,10 +215,12 @@ def backward_through(block: Block, call: BlockCall, hidden: Tensor, gradient: Te
             handles.append(block.module.get_submodule(target.name).register_forward_hook(keep(target)))
         # A copy, since a block may write into what it is given, which a leaf forbids.
         output = call(block.module, leaf.clone())
-        found = torch.autograd.grad(
-            output, [leaf, *(run[2] for run in runs)], gradient.to(output.dtype), allow_unused=True
-        )
-    for (target, inputs, _), at_output in zip(runs, found[1:], strict=True):
+        # What a block runs without gradients has none.
+        reached = [run[2] for run in runs if run[2].requires_grad]
+        found = torch.autograd.grad(output, [leaf, *reached], gradient.to(output.dtype), allow_unused=True)
+    at_outputs = iter(found[1:])
+    for target, inputs, outputs in runs:
+        at_output = next(at_outputs) if outputs.requires_grad else None
         observe(target, inputs.detach().flatten(0, -2), None if at_output is None else at_output.flatten(0, -2))
     return found[0].float() if found[0] is not None else torch.zeros_like(hidden, dtype=torch.float32)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from eckart.allocation import Curvature, Evidence, ZeroSum
+from eckart.allocation import Evidence, ZeroSum
 from eckart.metric import Fisher
 from eckart.objectives import Objective
 from eckart.recipe import Recipe
@@ -100,10 +100,7 @@ class Request:
 def request_of(recipe: Recipe, *, keep_bases: bool = False, keep_inputs: bool = False) -> Request:
     """Return what a recipe's allocation and objective ask for."""
     allocation = recipe.allocation
-    metric = recipe.objective.output_metric
-    if metric is None and isinstance(allocation, Curvature):
-        metric = allocation.metric
-    metric = metric or recipe.refinement.output_metric
+    metric = recipe.objective.output_metric or allocation.curvature_metric or recipe.refinement.output_metric
     samples = allocation.gradient_samples if isinstance(allocation, ZeroSum) else None
     evidence, structure = allocation.evidence, recipe.structure
     return Request(recipe.objective, evidence, metric, samples, keep_bases, structure, keep_inputs)

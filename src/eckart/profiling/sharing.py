@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from eckart.allocation import Evidence, LinearEvidence
-from eckart.blocks import find_blocks
 from eckart.joining import join, joinable, separate
 from eckart.layers import joint_groups
 from eckart.layout import Layout
+from eckart.plan import blocks_for
 from eckart.profiling.measure import Progress, measure
 from eckart.profiling.original import OriginalModel
 from eckart.profiling.request import Request
 from eckart.recipe import Recipe
-from eckart.structure import Pivoted
 
 
 def share_by_loss(original: OriginalModel, recipe: Recipe, keep: float, progress: Progress) -> OriginalModel:
@@ -40,10 +39,7 @@ def share_by_loss(original: OriginalModel, recipe: Recipe, keep: float, progress
 
 
 def _found_again(original: OriginalModel, recipe: Recipe) -> OriginalModel:
-    residuals = recipe.objective.residual_share > 0
-    units = isinstance(recipe.structure, Pivoted)
-    blocks = find_blocks(original.model, original.weights, residuals=residuals, units=units)
-    return replace(original, blocks=blocks)
+    return replace(original, blocks=blocks_for(recipe, original.model, original.weights))
 
 
 def _lost(linear: LinearEvidence, layout: Layout, keep: float) -> float:

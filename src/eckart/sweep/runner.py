@@ -14,14 +14,18 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eckart.api import DEFAULT_SAMPLES, name_of, step_warnings, token_warnings
+from eckart.blocks import find_blocks
 from eckart.calibration import DEFAULT_LENGTH, Calibration, calibrate
+from eckart.check.run import check_model, check_reach
 from eckart.checkpoint.identity import digest_of, versions
 from eckart.checkpoint.load import check_compressible, load_tokenizer
 from eckart.context import length_for
 from eckart.device import resolve_device
 from eckart.errors import CalibrationError, CheckpointError, EckartError, EckartWarning
 from eckart.observer import Observer
+from eckart.placement import ResidentWeights
 from eckart.plan import Plan
+from eckart.random_state import random_state_kept
 from eckart.recipe import Recipe
 from eckart.recipe_table import DEFAULT_KEEP
 from eckart.sharing import Shared
@@ -107,19 +111,23 @@ class Sweep:
 
     def _group(self, cases: Sequence[Case], calibration: Calibration | None) -> Iterator[SweepRow]:
         """Measure the cases that share one measurement."""
+        cases = self._checked(cases, calibration)
+        if not cases:
+            return
         wanted: dict[Recipe, list[float]] = {}
         for case in cases:
             assert case.recipe is not None
             wanted.setdefault(case.recipe, []).append(case.keep)
         self.observer.on_statistics(len(wanted), None if calibration is None else len(calibration.tokens))
-        statistics = collect(
-            self.model,
-            wanted,
-            calibration,
-            self.evaluation.device,
-            limit=self.memory,
-            progress=self.observer.on_profile,
-        )
+        with random_state_kept():
+            statistics = collect(
+                self.model,
+                wanted,
+                calibration,
+                self.evaluation.device,
+                limit=self.memory,
+                progress=self.observer.on_profile,
+            )
         try:
             self._warn(statistics, wanted, calibration)
             for case in cases:
@@ -127,6 +135,22 @@ class Sweep:
                 yield from self._attempt(case, functools.partial(self._row, case, statistics, calibration))
         finally:
             statistics.close()
+
+    def _checked(self, cases: Sequence[Case], calibration: Calibration | None) -> list[Case]:
+        """Return the cases that the model can be measured for; write down why the others cannot."""
+        weights, device, found = ResidentWeights(), self.evaluation.device, []
+        blocks = find_blocks(self.model, weights)
+        for case in cases:
+            assert case.recipe is not None
+            data = calibration if case.recipe.needs_data else None
+            plan = Plan(case.keep, blocks, {}, 0)
+            try:
+                check_model(self.model, case.recipe, plan, data, weights=weights, device=device, allow_partial=True)
+            except EckartError as error:
+                self.observer.on_failure(self.store.add_failure(case, str(error)))
+            else:
+                found.append(case)
+        return found
 
     def _row(self, case: Case, statistics: Statistics, calibration: Calibration | None) -> SweepRow:
         assert case.recipe is not None
@@ -167,7 +191,8 @@ class Sweep:
     def _attempt(self, case: Case, measure: Callable[[], SweepRow]) -> Iterator[SweepRow]:
         """Yield the row of a case, or write down why it fails."""
         try:
-            row = measure()
+            with random_state_kept():
+                row = measure()
         except CheckpointError:  # of the file itself
             raise
         # Decompositions that do not converge, and memory that is not there, are runtime errors of PyTorch.
@@ -195,6 +220,7 @@ class Sweep:
             warnings.warn(note, EckartWarning, stacklevel=2)
 
 
+@random_state_kept()
 def prepare(
     model: PreTrainedModel,
     recipes: Sequence[str | Recipe],
@@ -212,6 +238,7 @@ def prepare(
     tokenizer: PreTrainedTokenizerBase | None = None,
     device: str = "auto",
     memory: int | None = None,
+    allow_partial: bool = False,
     source: str | None = None,
     observer: SweepObserver | None = None,
 ) -> Sweep:
@@ -236,6 +263,7 @@ def prepare(
         device: ``auto``, ``cpu`` or the name of an accelerator.
         memory: bytes that shared statistics may take in memory; else they go to temporary files. By default half of
             what is free.
+        allow_partial: as for :func:`eckart.compress`.
         source: name of the model for the rows; by default the one it was loaded by.
         observer: is told what happens.
 
@@ -247,6 +275,7 @@ def prepare(
     place = resolve_device(device)
     check_compressible(model)
     model.eval()
+    check_reach(model, find_blocks(model), allow_partial=allow_partial)
     if tokenizer is None and model.config.name_or_path:
         tokenizer = load_tokenizer(model.config.name_or_path)
     if tokenizer is None:

@@ -1,0 +1,161 @@
+"""The one check of a model before anything is measured on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from eckart.allocation import Evidence
+from eckart.blocks import Block, find_block_list, vocabulary_of
+from eckart.calibration import Calibration
+from eckart.calls import BlockCall, check_calls_are_independent_of_tokens, named_arguments, run_head
+from eckart.check.merged import check_layers_stay_apart
+from eckart.check.reach import reach_of
+from eckart.check.record import LEAST_SHARE, ModelCheck
+from eckart.errors import CalibrationError, UnsupportedModelError
+from eckart.placement import Weights
+from eckart.plan import Plan
+from eckart.recipe import Recipe
+
+
+def check_model(
+    model: PreTrainedModel,
+    recipe: Recipe,
+    plan: Plan,
+    calibration: Calibration | None,
+    *,
+    weights: Weights,
+    device: torch.device,
+    allow_partial: bool = False,
+) -> ModelCheck:
+    """Return what is known of a model, or raise for what would end in an error or a wrong result later.
+
+    That weights are finite was seen where the blocks were found (:func:`eckart.blocks.find_blocks`).
+
+    Args:
+        model: in evaluation mode.
+        recipe: what is to be done to it.
+        plan: its blocks.
+        calibration: None if the recipe looks at no data.
+        weights: where the model's tensors are.
+        device: where blocks will be run.
+        allow_partial: whether less than half of the blocks' bytes may be reached.
+
+    Raises:
+        CalibrationError: samples are longer than the model can take, or have ids that it does not know.
+        UnsupportedModelError: too little is reached, layers are merged when the model is saved, blocks are handed
+            what depends on the text, or the recipe looks at predictions of the next token and there are none.
+    """
+    check = check_reach(model, plan.blocks, allow_partial=allow_partial)
+    check_layers_stay_apart(model, plan.blocks)
+    if calibration is None:
+        return check
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    _check_tokens(calibration, positions, check.vocabulary)
+    predicts = looks_at_predictions(recipe, plan.keep)
+    _, modules = find_block_list(model)
+    length = calibration.tokens.shape[1]
+    skip = (*modules[1:], None if predicts else model.get_output_embeddings())
+    with weights.lend(model, device, skip):
+        hidden, calls = check_calls_are_independent_of_tokens(model, modules, length, check.vocabulary, device)
+        if predicts:
+            _check_predictions(model, modules, calls, calibration.tokens.to(device), hidden, recipe)
+    arguments = sorted(named_arguments(modules[0], calls[0]))
+    return check.model_copy(
+        update={
+            "arguments": arguments,
+            "length": length,
+            "positions": positions,
+            "largest_id": int(calibration.tokens.max()),
+        }
+    )
+
+
+def check_reach(model: PreTrainedModel, blocks: Sequence[Block], *, allow_partial: bool) -> ModelCheck:
+    """Return what is known without data.
+
+    Args:
+        model: may be without its tensors.
+        blocks: of it.
+        allow_partial: whether less than half of the blocks' bytes may be reached.
+
+    Raises:
+        UnsupportedModelError: too little is reached.
+    """
+    check = ModelCheck(vocabulary=vocabulary_of(model), **asdict(reach_of(model, blocks)))
+    if check.share_of_blocks < LEAST_SHARE and not allow_partial:
+        raise UnsupportedModelError(
+            f"Compression of {type(model).__name__} {check.reach} Expected at least {LEAST_SHARE:.0%} of the bytes "
+            "in the blocks. Add --allow-partial (allow_partial=True) to compress that part and leave the rest."
+        )
+    return check
+
+
+def looks_at_predictions(recipe: Recipe, keep: float) -> bool:
+    """Return whether a recipe runs the model's head: for gradients, trials or logits."""
+    measured = Evidence.FIRST_ORDER | Evidence.CURVATURE | Evidence.TRIALS | Evidence.POSITION
+    for_ranks = bool(recipe.allocation.evidence & measured) or recipe.has_metric
+    return (for_ranks and keep < 1) or recipe.distillation.needs_data
+
+
+def _check_tokens(calibration: Calibration, positions: int | None, vocabulary: int) -> None:
+    tokens = calibration.tokens
+    length, low, high = tokens.shape[1], int(tokens.min()), int(tokens.max())
+    if positions and length > positions:
+        raise CalibrationError(
+            f"Samples of {length} tokens do not fit into the model's context of {positions}. Use --length {positions}, "
+            "or token ids of at most so many a sample."
+        )
+    if low < 0 or high >= vocabulary:
+        raise CalibrationError(
+            f"The calibration tokens have ids from {low} to {high}, and the model's embedding knows 0 to "
+            f"{vocabulary - 1}. The tokenizer, or whatever made the ids, is not this model's."
+        )
+
+
+def _check_predictions(
+    model: PreTrainedModel,
+    modules: nn.ModuleList,
+    calls: list[BlockCall],
+    tokens: Tensor,
+    hidden: Tensor,
+    recipe: Recipe,
+) -> None:
+    """Raise unless the model predicts the next token, in each place from those before it."""
+    with torch.no_grad():
+        logits = getattr(run_head(model, modules, calls[-1], tokens[:1], hidden), "logits", None)
+    name = type(model).__name__
+    advice = (
+        f"Recipe {recipe.name!r} measures predictions of the next token. Use the model's class with a language "
+        "modelling head, or a recipe that looks at activations only, such as svd-llm."
+    )
+    shape = tuple(logits.shape) if isinstance(logits, Tensor) else ()
+    if len(shape) != 3 or shape[:2] != (1, tokens.shape[1]) or shape[2] <= int(tokens.max()):
+        found = f"logits of shape {shape}" if shape else "no logits"
+        raise UnsupportedModelError(
+            f"{name} gives {found} for {tokens.shape[1]} tokens with ids up to {int(tokens.max())}. {advice}"
+        )
+    if not is_causal(modules[0], calls[0], hidden):
+        raise UnsupportedModelError(f"{name} looks at the tokens behind each token. {advice}")
+
+
+def is_causal(block: nn.Module, call: BlockCall, hidden: Tensor) -> bool:
+    """Return whether what a block gives for the first token depends on that one alone, which gradients tell exactly.
+
+    Args:
+        block: where ``hidden`` is.
+        call: how the model calls it.
+        hidden: (batch, length, width).
+    """
+    leaf = hidden.detach().clone().requires_grad_(True)
+    with torch.enable_grad():
+        first = call(block, leaf.clone())[:, 0].float()
+        if not first.requires_grad:
+            return True
+        # Not the sum: behind a norm that is the same whatever the tokens are.
+        (gradient,) = torch.autograd.grad((first @ torch.linspace(1, 2, first.shape[1]).to(first)).sum(), leaf)
+    return not gradient[:, 1:].nan_to_num().any()

@@ -1,0 +1,134 @@
+"""What becomes of a model of each kind: it is compressed and loads again, or is refused by name before the start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+import transformers as t
+from tests.check import architectures as a
+
+import eckart
+from eckart.errors import EckartWarning, UnsupportedModelError
+
+PLAIN, BY_GRADIENTS = "svd-llm", "io-svd"
+
+COMPRESSED: dict[str, tuple[Callable[[], t.PreTrainedModel], str]] = {
+    "language model beside a shallow tower": (partial(a.llava, 2), PLAIN),
+    "language model beside a deep tower": (partial(a.llava, 3), BY_GRADIENTS),
+    "encoder": (partial(a.bert, t.BertForMaskedLM), PLAIN),
+    "encoder as a decoder": (partial(a.bert, t.BertLMHeadModel, is_decoder=True), BY_GRADIENTS),
+    "classifier": (partial(a.llama, t.LlamaForSequenceClassification), PLAIN),
+    "no head": (partial(a.llama, t.LlamaModel), PLAIN),
+    "subclass of linear": (a.falcon, BY_GRADIENTS),
+    "initialisation reads biases": (a.recurrent_gemma, PLAIN),
+    "weight used without its layer": (a.mamba, PLAIN),
+    "biases read": (partial(a.mamba2, use_bias=True), BY_GRADIENTS),
+    "hybrid": (a.bamba, PLAIN),
+    "layers without gradients, not asked": (a.deepseek_v32, PLAIN),
+    "layers without gradients": (a.deepseek_v32, BY_GRADIENTS),
+}
+
+ENCODER_DECODER = "is an encoder-decoder: it has blocks in .*decoder.*encoder"
+REFUSED: dict[str, tuple[Callable[[], t.PreTrainedModel], str, str]] = {
+    "fused experts": (a.mixtral, PLAIN, r"stay as they are: model\.layers\.\*\.mlp\.experts .*--allow-partial"),
+    "more fused experts": (a.qwen3_moe, BY_GRADIENTS, r"stay as they are: model\.layers\.\*\.mlp\.experts"),
+    "fused experts with biases": (a.gpt_oss, PLAIN, r"stay as they are: model\.layers\.\*\.mlp\.experts"),
+    "encoder-decoder": (a.t5, PLAIN, ENCODER_DECODER),
+    "encoder-decoder that runs on ids": (a.bart, PLAIN, ENCODER_DECODER),
+    "encoder-decoder of sound": (a.whisper, PLAIN, ENCODER_DECODER),
+    "images": (a.vit, PLAIN, "ViT.* has no embedding of token ids .it takes 'pixel_values'.*Only language models"),
+    "images and text": (a.clip, PLAIN, "CLIPModel has no embedding of token ids"),
+    "sound": (a.wav2vec2, PLAIN, "has no embedding of token ids .it takes 'input_values'"),
+    "a prompt of its own": (a.cpmant, PLAIN, "CpmAnt.* cannot be run on token ids alone .IndexError"),
+    "several hidden states": (a.gemma3n, BY_GRADIENTS, r"a tensor of shape \(4, 1, 16, 32\).*expected one vector"),
+    "repeated blocks": (a.hrm_text, PLAIN, "runs block 0 of its 2 where block 2 was expected"),
+    "merged when it is saved": (a.sarvam_moe, PLAIN, r"put together .*q_proj.*which would mix up"),
+    "encoder that is merged": (a.nomic_bert, PLAIN, r"put together .layers\.\*\.self_attn\.k_proj, .*q_proj, .*v_proj"),
+    "encoder by gradients": (partial(a.bert, t.BertForMaskedLM), BY_GRADIENTS, "tokens behind each token.*svd-llm"),
+    "encoder without logits": (partial(a.bert, t.BertModel), BY_GRADIENTS, "BertModel gives no logits"),
+    "classifier by gradients": (
+        partial(a.bert, t.BertForSequenceClassification),
+        BY_GRADIENTS,
+        r"logits of shape \(1, 2\) for 16 tokens",
+    ),
+    "classifier of tokens": (
+        partial(a.llama, t.LlamaForTokenClassification),
+        BY_GRADIENTS,
+        r"logits of shape \(1, 16, 2\)",
+    ),
+    "no head by gradients": (partial(a.llama, t.LlamaModel), BY_GRADIENTS, "LlamaModel gives no logits"),
+}
+
+
+@pytest.fixture
+def ids() -> torch.Tensor:
+    return torch.randint(10, 200, (8, 16), generator=torch.Generator().manual_seed(1))
+
+
+def outputs(model: t.PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        found: torch.Tensor = model(input_ids=ids)[0]
+    return found
+
+
+@pytest.mark.filterwarnings("ignore::eckart.errors.EckartWarning")
+@pytest.mark.parametrize("kind", COMPRESSED)
+def test_compressed_and_loaded_again(kind: str, ids: torch.Tensor, tmp_path: Path) -> None:
+    build, recipe = COMPRESSED[kind]
+    model = a.made(build)
+    before = outputs(model, ids)
+    report = eckart.compress(model, recipe, 0.6, ids, overrides=["allocation.multiple=1"])
+    assert report.check is not None
+    assert report.check.share_of_blocks > 0.5
+    assert any(layer.rank is not None for layer in report.layers)
+    found = outputs(model, ids)
+    assert not torch.equal(found, before)
+    eckart.save(model, report, tmp_path / "smaller")
+    loaded = type(model).from_pretrained(tmp_path / "smaller").eval()
+    assert torch.equal(outputs(loaded, ids), found)
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_refused_before_anything_is_measured(kind: str, ids: torch.Tensor) -> None:
+    build, recipe, message = REFUSED[kind]
+    model = a.made(build)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    observer = eckart.Observer()
+    observer.on_start = lambda *_: pytest.fail("the run has started")  # type: ignore[method-assign]
+    with pytest.raises(UnsupportedModelError, match=message):
+        eckart.compress(model, recipe, 0.6, ids, observer=observer)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_part_is_compressed_if_that_is_wanted(ids: torch.Tensor) -> None:
+    model = a.made(a.mixtral)
+    with pytest.warns(EckartWarning, match=r"Most of the blocks stays .*experts"):
+        report = eckart.compress(model, PLAIN, 0.6, ids, allow_partial=True)
+    assert report.keep <= 0.6
+    assert report.check is not None
+    assert report.check.share_of_blocks < 0.5
+    assert any("experts" in note for note in report.warnings)
+
+
+def test_a_tower_is_named(ids: torch.Tensor) -> None:
+    with pytest.warns(EckartWarning, match=r"Blocks in model\.vision_tower stay as they are"):
+        report = eckart.compress(a.made(partial(a.llava, 3)), PLAIN, 0.6, ids)
+    assert all(layer.path.startswith("model.language_model.layers.") for layer in report.layers)
+
+
+def test_layers_without_gradients_stay_only_where_gradients_are_taken(ids: torch.Tensor) -> None:
+    by_recipe = {}
+    for recipe in (PLAIN, BY_GRADIENTS):
+        report = eckart.compress(a.made(a.deepseek_v32), recipe, 0.6, ids)
+        assert report.check is not None
+        by_recipe[recipe] = ({layer.path.split(".", 3)[-1] for layer in report.layers}, report.check.unused)
+    plain, by_gradients = by_recipe[PLAIN], by_recipe[BY_GRADIENTS]
+    without = {name for name in plain[0] if "indexer" in name}
+    assert without
+    assert by_gradients[0] == plain[0] - without
+    assert {path.split(".", 3)[-1] for path in by_gradients[1]} == without
+    assert not plain[1]
