@@ -173,6 +173,20 @@ def llama(head: Callable[[Any], t.PreTrainedModel]) -> t.PreTrainedModel:
     return head(t.LlamaConfig(**DECODER))
 
 
+def hand_over_ids(model: t.PreTrainedModel) -> None:
+    """Change a model so that its second block is handed the token ids, behind the hidden states."""
+
+    class Layer(type(model.model.layers[1])):  # type: ignore[misc]
+        def forward(self, hidden_states: torch.Tensor, ids: torch.Tensor, **kwargs: object) -> torch.Tensor:
+            return super().forward(hidden_states, **kwargs)  # type: ignore[no-any-return]
+
+        def __call__(self, hidden_states: torch.Tensor, *args: torch.Tensor, **kwargs: object) -> torch.Tensor:
+            return super().__call__(hidden_states, *(args or (model.last,)), **kwargs)  # type: ignore[no-any-return]
+
+    model.model.embed_tokens.register_forward_hook(lambda _, args, __: setattr(model, "last", args[0]))
+    model.model.layers[1].__class__ = Layer
+
+
 def made(build: Callable[[], t.PreTrainedModel]) -> t.PreTrainedModel:
     """Return a model with random numbers that are always the same, in its biases too."""
     torch.manual_seed(0)

@@ -128,15 +128,7 @@ def test_it_is_stored_in_the_result(model_folder: Path, tmp_path: Path) -> None:
 
 
 def test_an_argument_that_depends_on_the_text_is_named_before_the_start(llama: PreTrainedModel, tokens: Tensor) -> None:
-    class Layer(type(llama.model.layers[1])):  # type: ignore[misc]
-        def forward(self, hidden_states: Tensor, ids: Tensor, **kwargs: object) -> Tensor:
-            return super().forward(hidden_states, **kwargs)  # type: ignore[no-any-return]
-
-        def __call__(self, hidden_states: Tensor, *args: Tensor, **kwargs: object) -> Tensor:
-            return super().__call__(hidden_states, *(args or (llama.last,)), **kwargs)  # type: ignore[no-any-return]
-
-    llama.model.embed_tokens.register_forward_hook(lambda _, args, __: setattr(llama, "last", args[0]))
-    llama.model.layers[1].__class__ = Layer
+    architectures.hand_over_ids(llama)
     for recipe in ("svd-llm", "eckart-fast"):
         with pytest.raises(UnsupportedModelError, match=r"hands its blocks 'ids', which depends on the text"):
             eckart.compress(llama, recipe, 0.6, tokens, observer=NeverStarted())
