@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import typer
 
 from eckart.cli.bench import bench
@@ -35,4 +37,14 @@ app.command("demo")(demo)
 
 def main() -> None:
     """Run the command."""
+    _fill_closed_streams()
     app()
+
+
+def _fill_closed_streams() -> None:
+    # Else the next files that are opened get the numbers 0, 1 and 2, and what others print goes into them.
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
