@@ -29,10 +29,11 @@ def test_from_a_run_to_a_page(compressed: Path, model_folder: Path, text_file: P
 
 
 def test_mistakes_are_named(compressed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "folder").mkdir()
     for arguments, message in (
         ([tmp_path / "nowhere"], "There is no run to show. Left out: There is no file or folder"),
-        ([compressed, "-o", tmp_path], "is a folder; expected the name of a file to write"),
-        ([compressed, "-o", tmp_path / "no" / "page.html"], "cannot be written: No such file or directory"),
+        ([compressed, "-o", tmp_path / "folder"], "is a folder; expected the name of a file to write"),
+        ([compressed, "-o", tmp_path / "no" / "page.html"], "cannot be written: there is no folder"),
     ):
         result = run("report", *arguments)
         assert result.exit_code == 2

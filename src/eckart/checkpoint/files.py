@@ -16,6 +16,7 @@ from torch import Tensor
 
 PREFIX = "eckart-"
 INDEX_NAME = "eckart.safetensors.index.json"
+FOLDERS_ARE_SYNCED = os.name == "posix"  # elsewhere they cannot be opened, and need not be
 
 
 def write_shard(path: Path, tensors: dict[str, Tensor]) -> None:
@@ -57,8 +58,8 @@ def put_in_place(partial: Path, path: Path) -> None:
 def sync(path: Path) -> None:
     """Wait until a file, or the names in a folder, are on the disk."""
     folder = path.is_dir()
-    if folder and os.name != "posix":
-        return  # folders cannot be opened there, and need not be
+    if folder and not FOLDERS_ARE_SYNCED:
+        return
     try:
         # Some systems take this for writing, and want a handle that may write.
         descriptor = os.open(path, os.O_RDONLY if folder else os.O_RDWR)

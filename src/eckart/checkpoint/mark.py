@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from eckart.checkpoint.files import write_text
 from eckart.report import REPORT_NAME
 
-LIST_NAME = "eckart/files.json"
+LIST_NAME, PARTIAL_NAME = "eckart/files.json", "eckart/files.partial"
 LIST_BYTES = 10_000_000  # no list is longer
 METHOD = "eckart"  # of quantization, in a config.json
 # What can be in a compressed folder that was written before there were marks.
@@ -27,7 +27,7 @@ UNLISTED = (
     "eckart/report.json",
     "eckart/spectra.safetensors",
     "eckart/timings.json",
-    "eckart/files.partial",
+    PARTIAL_NAME,
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -62,7 +62,8 @@ class _Config(BaseModel):
 def write_list(folder: Path) -> None:
     """Mark a folder as written by Eckart, with all that is in it now."""
     (folder / LIST_NAME).parent.mkdir(exist_ok=True)
-    _write(folder, {*files_in(folder), LIST_NAME})
+    # One that was being written when its process was killed takes the name of the list, now.
+    _write(folder, {*files_in(folder), LIST_NAME} - {PARTIAL_NAME})
 
 
 def files_in(folder: Path) -> set[str]:
