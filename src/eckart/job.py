@@ -93,8 +93,9 @@ def compress_checkpoint(
     chosen = load_recipe(recipe, overrides, keep)
     place = resolve_device(device)
     output = Path(output)
-    reads = Path(source), calibration, None if isinstance(recipe, Recipe) else str(recipe)
-    check_apart(output, reads)
+    path = Path(source)
+    model_path = path if path.is_file() or (path / "config.json").exists() else None  # else it is no model
+    check_apart(output, [model_path, calibration, None if isinstance(recipe, Recipe) else str(recipe)])
     folder = RunFolder(output)
     folder.recover()
     begun = folder.mark()

@@ -104,3 +104,12 @@ def test_a_compressed_model_is_not_compressed_again(
     eckart.save(llama, report, tmp_path / "out")
     with pytest.raises(UnsupportedModelError, match="already compressed"):
         check_compressible(load_model(tmp_path / "out"))
+
+
+def test_weights_of_another_shape_are_named(model_folder: Path) -> None:
+    config = json.loads((model_folder / "config.json").read_text())
+    (model_folder / "config.json").write_text(json.dumps({**config, "intermediate_size": 64}))
+    message = r"9 weights of .* 'model.layers.0.mlp.down_proj.weight': found \(32, 48\), expected \(32, 64\)"
+    with pytest.raises(CheckpointError, match=message) as raised:
+        load_model(model_folder)
+    assert "above" not in str(raised.value)

@@ -30,10 +30,8 @@ def shell(line: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     ("line", "code", "said"),
     [
         ("> /dev/full", 2, "Error: Standard output cannot be written: No space left on device"),
-        (">&-", 0, ""),
         ("2> /dev/full", 0, ""),
-        ("2>&-", 0, ""),
-        ("> >(true); wait $!", 0, ""),
+        (">&- 2>&- <&-", 0, ""),
     ],
 )
 def test_a_result_is_not_lost_because_nobody_can_be_told(
@@ -82,8 +80,7 @@ def test_only_what_is_needed_fails(error: OSError, monkeypatch: pytest.MonkeyPat
 
 
 @posix
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_whoever_is_stopped_says_what_is_kept(number: int, code: int, model_folder: Path, tmp_path: Path) -> None:
+def test_whoever_is_terminated_says_what_is_kept(model_folder: Path, tmp_path: Path) -> None:
     arguments = ["compress", model_folder, "-o", tmp_path / "out", "--recipe", "aa-svd", "--samples", 64]
     arguments += ["--length", 100, "--set", "refinement.epochs=40"]
     with subprocess.Popen(
@@ -91,17 +88,16 @@ def test_whoever_is_stopped_says_what_is_kept(number: int, code: int, model_fold
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         try:
             deadline = time.monotonic() + 200
             while not (tmp_path / "out.unfinished" / "manifest.json").exists() and time.monotonic() < deadline:
                 time.sleep(0.05)
-            process.send_signal(number)
+            process.send_signal(signal.SIGTERM)
             _, errors = process.communicate(timeout=100)
         finally:
             process.kill()
-    assert process.returncode == code, errors
+    assert process.returncode == 143, errors  # as Ctrl-C, but for this number
     assert "finished blocks are kept in" in words(errors)
     assert "go on with --resume." in words(errors)
     assert "Traceback" not in errors

@@ -73,7 +73,7 @@ def test_a_failure_is_told_and_the_sweep_goes_on(command, tmp_path):
         (["--recipes", "svd", "--target-bytes", "small"], "--target-bytes takes a size such as 8GB or 500MB"),
         (["--recipes", "svd", "--target-bytes", "8MB", "--target-ppl", "3"], "Use one of them"),
         (["--recipes", "svd-llm", "--length", "4096"], "context of 128"),
-        (["--recipes", "asvd+allocation.shares=[0.4,2]x"], "The value of 'allocation.shares' is not YAML"),
+        (["--recipes", "asvd+allocation.shares=[0.4,2]x"], "The value of 'allocation.shares' cannot be read as YAML"),
         (["--recipes", "asvd+allocation.shares=[0.4,0.6],asvdd"], "No recipe is called 'asvdd'"),
     ],
 )

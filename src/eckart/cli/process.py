@@ -18,9 +18,14 @@ def standard_streams() -> Iterator[None]:
     Streams that were closed lead nowhere, characters that an encoding lacks are written as escapes, and help that
     cannot be written ends with a message and an exit code.
     """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            # Else the next files that are opened get these numbers, and what others print goes into them.
+            os.open(os.devnull, os.O_RDWR)
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            # It takes the number of the closed one, so that no file that is opened later does.
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
