@@ -15,9 +15,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eckart.allocate import allocate
 from eckart.calibration import Calibration, calibrate
-from eckart.checkpoint.load import check_compressible, load_tokenizer
+from eckart.checkpoint.load import check_compressible
 from eckart.checkpoint.quantizer import attach
 from eckart.checkpoint.save import description
+from eckart.checkpoint.tokenizer import load_tokenizer
 from eckart.device import free_memory, host_memory, peak_device_memory, peak_host_memory, resolve_device
 from eckart.errors import EckartWarning
 from eckart.estimate import Estimate, estimate

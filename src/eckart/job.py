@@ -18,10 +18,11 @@ from eckart.calibration import SELF, Calibration, calibrate
 from eckart.checkpoint.gguf import load_gguf_model
 from eckart.checkpoint.identity import identity_of_run
 from eckart.checkpoint.journal import DiskJournal, RunFolder, check_same_run, read_manifest
-from eckart.checkpoint.load import check_compressible, load_model, load_tokenizer
+from eckart.checkpoint.load import check_compressible, load_model
 from eckart.checkpoint.records import read_records
 from eckart.checkpoint.save import MAX_SHARD_SIZE, check_output, description, reason_of, save_all_but_blocks
 from eckart.checkpoint.source import open_model
+from eckart.checkpoint.tokenizer import copy_tokenizer, load_tokenizer
 from eckart.device import free_memory, host_memory, resolve_device
 from eckart.errors import CheckpointError, EckartError, InterruptedRun
 from eckart.layout import BYTES_PER_NUMBER

@@ -9,7 +9,7 @@ import typer
 
 from eckart.checkpoint import load_model, load_tokenizer
 from eckart.checkpoint.biases import biases_without_a_place, lost_biases
-from eckart.checkpoint.quantizer import METHOD
+from eckart.checkpoint.config import METHOD
 from eckart.checkpoint.save import MAX_SHARD_SIZE, check_output, new_folder
 from eckart.cli.console import command, output
 from eckart.errors import CheckpointError

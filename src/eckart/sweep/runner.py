@@ -16,7 +16,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from eckart.api import DEFAULT_SAMPLES, name_of, step_warnings, token_warnings
 from eckart.calibration import DEFAULT_LENGTH, Calibration, calibrate
 from eckart.checkpoint.identity import digest_of, versions
-from eckart.checkpoint.load import check_compressible, load_tokenizer
+from eckart.checkpoint.load import check_compressible
+from eckart.checkpoint.tokenizer import load_tokenizer
 from eckart.device import resolve_device
 from eckart.errors import CalibrationError, CheckpointError, EckartError, EckartWarning
 from eckart.observer import Observer
