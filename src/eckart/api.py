@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eckart.allocate import allocate
-from eckart.calibration import Calibration, calibrate
+from eckart.calibration import SELF, Calibration, calibrate
 from eckart.checkpoint.load import check_compressible
 from eckart.checkpoint.quantizer import attach
 from eckart.checkpoint.save import description
@@ -97,7 +97,8 @@ def compress(
     try:
         tokens: Calibration | None = None
         if chosen.needs_data:
-            if tokenizer is None and isinstance(calibration, str) and model.config.name_or_path:
+            reads_text = isinstance(calibration, str) and calibration != SELF
+            if tokenizer is None and reads_text and model.config.name_or_path:
                 tokenizer = load_tokenizer(model.config.name_or_path)
             tokens = calibrate(calibration, samples=samples, length=length, seed=seed, tokenizer=tokenizer, model=model)
         job = Job(model, weights, chosen, plan, tokens, place, observer or Observer())

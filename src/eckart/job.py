@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,7 @@ from eckart.checkpoint.save import MAX_SHARD_SIZE, check_output, description, re
 from eckart.checkpoint.source import open_model
 from eckart.checkpoint.tokenizer import copy_tokenizer, load_tokenizer
 from eckart.device import free_memory, host_memory, resolve_device
-from eckart.errors import CheckpointError, EckartError, InterruptedRun
+from eckart.errors import CheckpointError, EckartError, EckartWarning, InterruptedRun
 from eckart.layout import BYTES_PER_NUMBER
 from eckart.observer import Observer
 from eckart.plan import check_keep, make_plan
@@ -51,6 +52,7 @@ def compress_checkpoint(
     memory: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    trust_remote_code: bool = False,
     observer: Observer | None = None,
 ) -> Report:
     """Compress a model on disk into a new folder, holding one block of it at a time.
@@ -73,6 +75,7 @@ def compress_checkpoint(
             free.
         resume: go on with an unfinished run, if there is one.
         overwrite: replace ``output``, and start again if there is an unfinished run.
+        trust_remote_code: whether Python code that comes with the model may be run.
         observer: is told what happens.
 
     Returns:
@@ -98,14 +101,17 @@ def compress_checkpoint(
     folder.open(clear=not resume)
     try:
         files, model_folder = _as_folder(source, folder)
-        model, weights = open_model(model_folder, folder.offload)
+        model, weights = open_model(model_folder, folder.offload, trust_remote_code=trust_remote_code)
         check_compressible(model)
         plan = make_plan(model, chosen, keep, weights)
-        tokenizer = load_tokenizer(source)
+        reads_text = chosen.needs_data and calibration != SELF
+        tokenizer = _tokenizer(source, needed=reads_text, trust_remote_code=trust_remote_code)
         tokens = None
         if chosen.needs_data:
             limit = memory if memory is not None else host_memory() + free_memory(torch.device("cpu"))
-            tokens = _calibrate(calibration, model_folder, model, tokenizer, samples, length, seed, limit)
+            tokens = _calibrate(
+                calibration, model_folder, model, tokenizer, samples, length, seed, limit, trust_remote_code
+            )
         identity = identity_of_run(chosen, keep, tokens, model, files or weights.files, place)
         if finished_before:
             report = _finished_report(output, identity)
@@ -130,7 +136,10 @@ def compress_checkpoint(
                 finished=manifest.finished if manifest else 0,
             )
             model.config.quantization_config = description(model, report, _name_of(source), identity)
+            report.warnings.extend(weights.notes)
             with report.timings.measure("files"):
+                if tokenizer is None:
+                    copy_tokenizer(source, folder.model)
                 save_all_but_blocks(folder.model, model, weights, report, tokenizer)
                 folder.publish()
         return report
@@ -179,6 +188,17 @@ def _as_folder(source: str | Path, folder: RunFolder) -> tuple[list[Path], str |
     return [path], converted
 
 
+def _tokenizer(source: str | Path, *, needed: bool, trust_remote_code: bool) -> PreTrainedTokenizerBase | None:
+    """Return the model's tokenizer; None if there is none, or one that cannot be loaded and is not needed."""
+    try:
+        return load_tokenizer(source, trust_remote_code=trust_remote_code)
+    except CheckpointError as error:
+        if needed:
+            raise
+        warnings.warn(f"{error} Its files are copied as they are.", EckartWarning, stacklevel=3)
+        return None
+
+
 def _calibrate(
     calibration: str,
     source: str | Path,
@@ -188,6 +208,7 @@ def _calibrate(
     length: int | None,
     seed: int,
     limit: int,
+    trusted: bool,
 ) -> Calibration:
     if calibration == SELF:
         # Text is sampled token by token, and each needs every weight: from files that would take forever.
@@ -197,7 +218,7 @@ def _calibrate(
                 f"Text sampled from the model needs the whole model in memory, about {needed / 1e9:.1f} GB, which is "
                 "more than there is. Calibrate on a text instead (--calibration FILE)."
             )
-        model = load_model(source)
+        model = load_model(source, trust_remote_code=trusted)
     return calibrate(calibration, samples=samples, length=length, seed=seed, tokenizer=tokenizer, model=model)
 
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from eckart.distillation.record import DistillationRecord
+from eckart.field_types import Count, Label, Size, Whole
 from eckart.layout import BYTES_PER_NUMBER, dense_bytes
 from eckart.recipe import Recipe
 from eckart.records import BlockRecord, Memory
@@ -25,10 +26,10 @@ class CalibrationRecord(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     source: str
-    samples: int
-    length: int
-    tokens: int
-    seed: int
+    samples: Count
+    length: Count
+    tokens: Count
+    seed: Whole
     sha256: str
 
 
@@ -42,11 +43,11 @@ class LayerRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    path: str
-    out_features: int
-    in_features: int
-    rank: int | None
-    bytes: int
+    path: Label
+    out_features: Size
+    in_features: Size
+    rank: Count | None
+    bytes: Count
     error: float
     in_order: bool = False
 
@@ -61,6 +62,8 @@ class Timings(BaseModel):
 
     ``files`` is reading and writing them, ``records`` is what :class:`eckart.records.BlockRecord` needs.
     """
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     allocation: float = 0.0
     statistics: float = 0.0
@@ -106,19 +109,19 @@ class Report(BaseModel):
 
     version: Literal[1] = 1
     recipe: Recipe
-    requested_keep: float
+    requested_keep: float = Field(gt=0, le=1)
     calibration: CalibrationRecord | None
     layers: list[LayerRecord]
     refinements: list[RefinementRecord] = []
     distillation: DistillationRecord | None = None
-    parameters: int
+    parameters: Size
     blocks: list[BlockRecord] = []
     warnings: list[str] = []
     # What differs between two runs of the same is kept apart, so that the same run writes the same bytes.
     spectra: dict[str, Tensor] = Field(default_factory=dict, exclude=True)
     timings: Timings = Field(default_factory=Timings, exclude=True)
     memory: Memory | None = Field(None, exclude=True)
-    resumed_behind: int = Field(0, exclude=True)
+    resumed_behind: Count = Field(0, exclude=True)
 
     @property
     def keep(self) -> float:

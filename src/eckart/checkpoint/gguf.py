@@ -14,8 +14,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from eckart.checkpoint.names import JSON_LIMIT, file_inside
 from eckart.errors import CheckpointError
+from eckart.names import JSON_LIMIT, file_inside
 
 # GGUF names the way a tokenizer splits text before merging. Those that transformers turns into something else:
 PRE_TOKENIZERS = {

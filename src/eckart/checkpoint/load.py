@@ -16,14 +16,14 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from eckart.checkpoint.config import METHOD
 from eckart.checkpoint.folder import check_folder, weight_files
 from eckart.checkpoint.gguf import load_gguf_model
 from eckart.checkpoint.left_out import note_on_left_out
 from eckart.checkpoint.library import loading, needs_code, reason_of
-from eckart.checkpoint.names import read_json
-from eckart.checkpoint.config import METHOD
 from eckart.checkpoint.tensors import check_dtypes, stored_tensors
 from eckart.errors import CheckpointError, EckartError, EckartWarning, UnsupportedModelError
+from eckart.names import read_json
 
 AUTO_CLASS = "AutoModelForCausalLM"
 OBJECTS = ("quantization_config", "auto_map", "rope_parameters", "rope_scaling", "text_config")  # of config.json
@@ -95,9 +95,7 @@ def _load(
     except Exception as error:  # OSError for absent files, SafetensorError for damaged ones, RuntimeError for shapes
         damaged = _damaged_file(path)
         which = f" ({damaged.name} is damaged)" if damaged else ""
-        raise CheckpointError(
-            f"The weights of {source} cannot be loaded{which}: {reason_of(error, source)}"
-        ) from error
+        raise CheckpointError(f"The weights of {source} cannot be loaded{which}: {reason_of(error, source)}") from error
     missing = sorted(info["missing_keys"])
     if missing:
         raise CheckpointError(

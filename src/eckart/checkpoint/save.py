@@ -17,9 +17,9 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from eckart.blocks import find_block_list
 from eckart.checkpoint.card import model_card
+from eckart.checkpoint.config import EckartConfig
 from eckart.checkpoint.files import INDEX_NAME, PREFIX, rename_shards, write_index, write_shard
 from eckart.checkpoint.identity import versions
-from eckart.checkpoint.config import EckartConfig
 from eckart.checkpoint.records import write_records
 from eckart.checkpoint.source import FileWeights
 from eckart.errors import CheckpointError

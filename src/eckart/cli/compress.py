@@ -9,7 +9,7 @@ import typer
 
 from eckart.api import DEFAULT_SAMPLES
 from eckart.calibration import DEFAULT_LENGTH
-from eckart.cli.console import command, duration, megabytes, output
+from eckart.cli.console import TrustRemoteCode, command, duration, megabytes, output
 from eckart.cli.progress import ProgressBar, progress_bar
 from eckart.cli.tables import distillation, layer_kinds, refinements
 from eckart.device import peak_device_memory, peak_host_memory, resolve_device
@@ -69,6 +69,7 @@ def compress(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the output folder and an unfinished run.")
     ] = False,
+    trust_remote_code: TrustRemoteCode = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")] = False,
 ) -> None:
     """Make a model smaller, and write it as a folder that loads with from_pretrained."""
@@ -90,6 +91,7 @@ def compress(
             memory=limit,
             resume=resume,
             overwrite=overwrite,
+            trust_remote_code=trust_remote_code,
             observer=bar,
         )
     if quiet:

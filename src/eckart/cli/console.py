@@ -6,7 +6,7 @@ import functools
 import sys
 import warnings
 from collections.abc import Callable
-from typing import ParamSpec, TextIO, TypeVar
+from typing import Annotated, ParamSpec, TextIO, TypeVar
 
 import typer
 from rich.console import Console
@@ -21,6 +21,10 @@ PIPE_WIDTH = 160  # a file or a pipe has no width of its own; tables should not 
 
 output = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 messages = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else PIPE_WIDTH)
+
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run Python code that comes with a model. Read it first.")
+]
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 

@@ -16,7 +16,7 @@ from rich.table import Table
 from eckart.api import DEFAULT_SAMPLES
 from eckart.calibration import DEFAULT_LENGTH
 from eckart.checkpoint import load_model, load_tokenizer
-from eckart.cli.console import command, duration, megabytes, messages, output
+from eckart.cli.console import TrustRemoteCode, command, duration, megabytes, messages, output
 from eckart.errors import EckartError
 from eckart.memory import parse_bytes
 from eckart.sweep import (
@@ -133,6 +133,7 @@ def sweep(
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, or the name of an accelerator.")] = "auto",
+    trust_remote_code: TrustRemoteCode = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure recipes at sizes: all combinations, with one calibration and one collection of statistics.
@@ -147,7 +148,7 @@ def sweep(
     with _progress_bar(quiet=as_json) as progress:
         bar = SweepProgress(progress)
         ready = prepare(
-            load_model(model),
+            load_model(model, trust_remote_code=trust_remote_code),
             labels,
             _numbers("--keep", keep, float),
             output=out,
@@ -159,7 +160,7 @@ def sweep(
             windows=windows,
             window_length=window_length,
             speed=speed,
-            tokenizer=load_tokenizer(model),
+            tokenizer=load_tokenizer(model, trust_remote_code=trust_remote_code),
             device=device,
             memory=None if memory is None else _bytes("--memory", memory),
             source=Path(model).name if Path(model).exists() else model,

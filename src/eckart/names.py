@@ -59,7 +59,15 @@ def read_json(folder: str | Path, name: object, *, limit: int = JSON_LIMIT) -> A
     Raises:
         CheckpointError: the file must not be opened, or is no JSON.
     """
-    path = file_inside(folder, name, limit=limit)
+    return parse_json(file_inside(folder, name, limit=limit))
+
+
+def parse_json(path: Path) -> Any:
+    """Return what is in a file of JSON that may be opened.
+
+    Raises:
+        CheckpointError: it cannot be read, or is no JSON.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except RecursionError:
