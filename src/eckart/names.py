@@ -69,7 +69,11 @@ def parse_json(path: Path) -> Any:
         CheckpointError: it cannot be read, or is no JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
+        data = json.loads(text)
+        if "\\ud" in text.lower():
+            json.dumps(data, ensure_ascii=False).encode()  # raises for half of a character, which cannot be printed
+        return data
     except RecursionError:
         raise CheckpointError(f"{path} cannot be read: it is nested too deeply.") from None
     except (OSError, ValueError) as error:
