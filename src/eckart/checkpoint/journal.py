@@ -100,6 +100,8 @@ class RunFolder:
             self._lock.acquire()
         except Timeout as error:
             raise CheckpointError(f"Another process is at work in {self.path}. Wait for it, or stop it.") from error
+        except OSError as error:  # no regular file, or one that may not be opened
+            raise CheckpointError(f"{self.path / 'lock'} cannot be locked: {error.strerror}. Delete it.") from error
         if clear:
             self.forget()  # first, so that nobody takes what is left for more than it is
             for path in (self.model, self.streams, self.spectra, self.student):
