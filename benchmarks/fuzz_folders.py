@@ -3,13 +3,14 @@
     python benchmarks/fuzz_folders.py --cases 600 --seed 0
 
 Every case is a copy of a small compressed or dense model, an unfinished run, a sweep's file or the output of a
-measurement, changed by one of :mod:`benchmarks.mutations`. Required: a command succeeds or ends with a message and exit
+measurement, changed by one of `mutations.py`. Required: a command succeeds or ends with a message and exit
 code 2, no code of the folder runs, and neither the folder nor anything beside it changes.
 """
 
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import hashlib
 import os
 import random
@@ -27,10 +28,10 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
-from benchmarks.mutations import mutate
+from mutations import mutate
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -217,9 +218,11 @@ def _alarm() -> Iterator[None]:
 
     before = signal.signal(signal.SIGALRM, ring)
     signal.alarm(SECONDS)
+    faulthandler.dump_traceback_later(2 * SECONDS, exit=True)  # of what hears no signal
     try:
         yield
     finally:
+        faulthandler.cancel_dump_traceback_later()
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
 

@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+SPARSE = 2**40  # bytes of a file that takes no room
 Mutation = Callable[[Path, Path, random.Random], str]
 
 VALUES: tuple[Any, ...] = (
@@ -38,9 +39,9 @@ def generate(*args, **kwargs):
 
 
 def files_of(folder: Path, suffix: str = "") -> list[Path]:
-    """Return the regular files in a folder and below, or the file itself."""
+    """Return the regular files in a folder and below, or the file itself, but for those of no real size."""
     found = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.is_file())
-    return [path for path in found if path.name.endswith(suffix)]
+    return [path for path in found if path.name.endswith(suffix) and path.stat().st_size < SPARSE]
 
 
 def damage_bytes(folder: Path, outside: Path, chance: random.Random) -> str:
@@ -78,7 +79,7 @@ def replace_file(folder: Path, outside: Path, chance: random.Random) -> str:
         path.mkdir()
     elif kind == "sparse":
         with path.open("wb") as file:
-            file.truncate(2**40)
+            file.truncate(SPARSE)
     elif kind != "gone":
         targets = {"device": Path("/dev/zero"), "outside": outside / "victim.bin", "circle": path}
         path.symlink_to(targets.get(kind, folder / "nowhere"))

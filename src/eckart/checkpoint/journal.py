@@ -13,6 +13,7 @@ at any moment goes on from its last manifest, and then writes the same bytes as 
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from eckart.checkpoint.files import PREFIX, delete_all_but, sync, write_shard, w
 from eckart.checkpoint.identity import differences
 from eckart.distillation.record import DistillationRecord
 from eckart.errors import CheckpointError, first_problem
+from eckart.names import JSON_LIMIT, file_inside
 from eckart.position import Position
 from eckart.records import BlockRecord
 from eckart.refinement.record import RefinementRecord
@@ -172,12 +174,11 @@ class DiskJournal:
             streams = [self._load(getattr(manifest, name)) for name in STREAMS]
             spectra: dict[str, Tensor] = {}
             for number in range(manifest.finished):
-                spectra |= load_file(self._spectra(number))
+                spectra |= load_file(_own(self._spectra(number)))
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{self.folder.path} is damaged: {error}. Start again with --overwrite.") from error
         for number in range(manifest.finished):
-            if not self._shard(number).exists():
-                raise CheckpointError(f"{self._shard(number)} is gone. Start again with --overwrite.")
+            _own(self._shard(number))
         return Position(
             finished=manifest.finished,
             layers=tuple(manifest.layers),
@@ -205,7 +206,7 @@ class DiskJournal:
             CheckpointError: its file is gone or damaged.
         """
         try:
-            return load_file(self._student(number))
+            return load_file(_own(self._student(number)))
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{self.folder.path} is damaged: {error}. Start again with --overwrite.") from error
 
@@ -249,6 +250,16 @@ class DiskJournal:
         return self.folder.spectra / f"block-{number:05d}.safetensors"
 
 
+def _own(path: Path) -> Path:
+    """Return the path of a finished block's file if it may be opened; the folder may be handed over by somebody."""
+    if not os.path.lexists(path):
+        raise CheckpointError(f"{path} is gone. Start again with --overwrite.")
+    try:
+        return file_inside(path.parent, path.name)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error} Start again with --overwrite.") from error
+
+
 def read_manifest(folder: RunFolder) -> Manifest | None:
     """Return the manifest of an unfinished run, or None if there is none.
 
@@ -256,9 +267,10 @@ def read_manifest(folder: RunFolder) -> Manifest | None:
         CheckpointError: it cannot be read.
     """
     try:
-        return Manifest.model_validate_json(folder.manifest.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
+        if not os.path.lexists(folder.manifest):
+            return None
+        path = file_inside(folder.path, folder.manifest.name, limit=JSON_LIMIT)
+        return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
     except (ValidationError, UnicodeDecodeError) as error:
         problem = first_problem(error) if isinstance(error, ValidationError) else str(error)
         raise CheckpointError(

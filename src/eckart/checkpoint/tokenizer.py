@@ -20,6 +20,7 @@ MORE_BEGINNINGS = ("special_tokens_map", "added_tokens", "chat_template", "tekke
 ENDINGS = (".model", ".tiktoken", ".spm", ".vocab")
 # Of these, the ones without which there is no tokenizer, as they are called in a hub's repository.
 ON_A_HUB = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt", "spiece.model")
+PROBE = "a word"
 
 
 def load_tokenizer(source: str | Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase | None:
@@ -38,7 +39,9 @@ def load_tokenizer(source: str | Path, *, trust_remote_code: bool = False) -> Pr
             if path.suffix == ".gguf":
                 return load_gguf_tokenizer(path)
             check_folder(source)
-            return AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+            tokenizer(PROBE)  # some settings that cannot be are found at the first use
+            return tokenizer
     except CheckpointError:
         raise
     except Exception as error:  # every tokenizer class fails in its own way
