@@ -140,7 +140,7 @@ def test_numbers_of_another_kind_are_no_weights(name: str, dtype: torch.dtype, t
             load(folder)
 
 
-def test_a_config_that_ties_what_differs_is_kept_by_resuming(tmp_path: Path, tokens: torch.Tensor) -> None:
+def test_what_differs_stays_apart_in_the_result(tmp_path: Path, tokens: torch.Tensor) -> None:
     folder = stored(tmp_path / "model", another_head)
     assert json.loads((folder / "config.json").read_text())["tie_word_embeddings"]
     eckart.compress_checkpoint(folder, tmp_path / "out", "svd", 0.8)

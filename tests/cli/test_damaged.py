@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -122,6 +124,19 @@ def test_names_are_shown_as_they_are(path: str, tmp_path: Path) -> None:
     assert run("inspect", folder, "--map-image", tmp_path / "map.svg").exit_code == 0
     pytest.importorskip("plotly")
     assert run("report", folder, "-o", tmp_path / "page.html").exit_code == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of other systems are Unicode")
+def test_a_folder_whose_name_is_no_unicode(tmp_path: Path) -> None:
+    folder = make(tmp_path / os.fsdecode(b"run-\xff"))
+    (folder / TIMINGS_NAME).write_text("{")
+    assert run("inspect", folder, "--json").exit_code == 0
+    pytest.importorskip("plotly")
+    assert run("report", folder, "-o", tmp_path / "page.html").exit_code == 2
+    for name in (TIMINGS_NAME, SPECTRA_NAME):  # safetensors opens no file of such a name
+        (folder / name).unlink()
+    result = run("report", folder, "-o", tmp_path / os.fsdecode(b"page-\xff.html"))
+    assert result.exit_code == 0, result.output
 
 
 def test_numbers_that_no_curve_has_are_shown(tmp_path: Path) -> None:

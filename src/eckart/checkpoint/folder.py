@@ -30,8 +30,12 @@ def check_folder(folder: str | Path) -> None:
     if not str(folder) or not Path(folder).is_dir():
         return
     folder = Path(folder)
+    try:
+        entries = list(_entries(folder))
+    except OSError as error:
+        raise CheckpointError(f"The folder {folder} cannot be read: {error.strerror}.") from error
     indices = []
-    for path in _entries(folder):
+    for path in entries:
         name = path.relative_to(folder).as_posix()
         file_inside(folder, name, limit=JSON_LIMIT if path.suffix == ".json" else None)
         if name.endswith(INDEX_SUFFIX):

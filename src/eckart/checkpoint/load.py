@@ -138,9 +138,9 @@ def _load_config(source: str | Path, trusted: bool) -> Any:
     if path.is_file():
         raise CheckpointError(f"{source} is a file; expected a model's folder, a hub id or a .gguf file.")
     if path.is_dir():
+        check_folder(path)
         if not (path / "config.json").is_file():
             raise CheckpointError(f"The folder {source} has no config.json, so it is not a model.")
-        check_folder(path)
         _check_objects(path)
     try:
         return AutoConfig.from_pretrained(source, trust_remote_code=trusted)

@@ -6,6 +6,7 @@ import functools
 import sys
 import warnings
 from collections.abc import Callable
+from io import TextIOWrapper
 from typing import Annotated, ParamSpec, TextIO, TypeVar
 
 import typer
@@ -34,6 +35,9 @@ def command(run: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
 
     @functools.wraps(run)
     def wrapper(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")  # the name of a file may be no Unicode
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         with warnings.catch_warnings():
