@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import eckart
 from eckart.calibration import tokenize
-from eckart.checkpoint.load import load_model, load_tokenizer
+from eckart.checkpoint import load_model, load_tokenizer
 from eckart.text import read_text
 
 DATA = Path(os.environ.get("ECKART_DATA", Path(__file__).parents[2] / "shared" / "data"))

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from eckart.spool import Spool, Workspace
+from eckart.errors import CheckpointError
+from eckart.spool import Spool, SpoolRecord, Workspace
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 SHAPES = [(2, 5, 3), (2, 5, 3), (1, 5, 3)]
@@ -92,3 +95,31 @@ def test_any_shapes(tmp_path_factory: pytest.TempPathFactory, shapes: list[list[
     loaded = Spool.load(spool.save(path), path.parent, in_memory=False)
     assert [tuple(t.shape) for t in loaded] == [tuple(shape) for shape in shapes]
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(loaded, tensors, strict=True))
+
+
+@pytest.mark.parametrize("name", ["../victim.bin", "{}/victim.bin", "link.spool", "", "pipe.spool", "nowhere.spool"])
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_names_outside_are_neither_opened_nor_deleted(name: str, in_memory: bool, tmp_path: Path) -> None:
+    victim, folder = tmp_path / "victim.bin", tmp_path / "streams"
+    victim.write_bytes(bytes(4))
+    folder.mkdir()
+    (folder / "link.spool").symlink_to(victim)
+    os.mkfifo(folder / "pipe.spool")
+    record = SpoolRecord(file=name.format(tmp_path), dtype="float32", shapes=[(1,)])
+    with pytest.raises(CheckpointError):
+        Spool.load(record, folder, in_memory=in_memory).delete()
+    assert victim.read_bytes() == bytes(4)
+    assert (folder / "link.spool").is_symlink()
+
+
+@pytest.mark.parametrize("dtype", ["no_such", "nn", "__name__"])
+def test_a_dtype_that_is_none(dtype: str, tmp_path: Path) -> None:
+    (tmp_path / "x.spool").write_bytes(bytes(4))
+    with pytest.raises(CheckpointError, match="which is no dtype"):
+        Spool.load(SpoolRecord(file="x.spool", dtype=dtype, shapes=[(1,)]), tmp_path, in_memory=False)
+
+
+@pytest.mark.parametrize("shape", [(-1,), (True,), ("1",), (2**63,)])
+def test_a_shape_that_is_none(shape: tuple[object, ...]) -> None:
+    with pytest.raises(ValidationError):
+        SpoolRecord.model_validate({"file": "x", "dtype": "float32", "shapes": [shape]})

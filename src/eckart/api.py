@@ -14,12 +14,13 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eckart.allocate import allocate
-from eckart.calibration import Calibration, calibrate
+from eckart.calibration import SELF, Calibration, calibrate
 from eckart.check.record import ModelCheck
 from eckart.check.run import check_model
-from eckart.checkpoint.load import check_compressible, load_tokenizer
+from eckart.checkpoint.load import check_compressible
 from eckart.checkpoint.quantizer import attach
 from eckart.checkpoint.save import description
+from eckart.checkpoint.tokenizer import load_tokenizer
 from eckart.device import free_memory, host_memory, peak_device_memory, peak_host_memory, resolve_device
 from eckart.errors import EckartWarning
 from eckart.estimate import Estimate, estimate
@@ -104,7 +105,8 @@ def compress(
     try:
         tokens: Calibration | None = None
         if chosen.needs_data:
-            if tokenizer is None and isinstance(calibration, str) and model.config.name_or_path:
+            reads_text = isinstance(calibration, str) and calibration != SELF
+            if tokenizer is None and reads_text and model.config.name_or_path:
                 tokenizer = load_tokenizer(model.config.name_or_path)
             tokens = calibrate(calibration, samples=samples, length=length, seed=seed, tokenizer=tokenizer, model=model)
         check = check_model(model, chosen, plan, tokens, weights=weights, device=place, allow_partial=allow_partial)

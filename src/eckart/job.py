@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,16 +19,17 @@ from eckart.check.run import check_model
 from eckart.checkpoint.gguf import load_gguf_model
 from eckart.checkpoint.identity import identity_of_run
 from eckart.checkpoint.journal import DiskJournal, check_same_run, read_manifest
-from eckart.checkpoint.load import check_compressible, load_model, load_tokenizer
+from eckart.checkpoint.load import check_compressible, load_model
 from eckart.checkpoint.mark import read_small
 from eckart.checkpoint.output import check_apart, check_output, check_space
 from eckart.checkpoint.records import read_records
 from eckart.checkpoint.run_folder import RunFolder
 from eckart.checkpoint.save import MAX_SHARD_SIZE, description, reason_of, save_all_but_blocks
 from eckart.checkpoint.source import open_model
+from eckart.checkpoint.tokenizer import copy_tokenizer, load_tokenizer
 from eckart.checkpoint.unchanged import SourceFiles
 from eckart.device import free_memory, host_memory, resolve_device
-from eckart.errors import CheckpointError, DamagedRunError, EckartError, InterruptedRun
+from eckart.errors import CheckpointError, DamagedRunError, EckartError, EckartWarning, InterruptedRun
 from eckart.layout import BYTES_PER_NUMBER
 from eckart.observer import Observer
 from eckart.plan import check_keep, make_plan
@@ -57,6 +59,7 @@ def compress_checkpoint(
     resume: bool = False,
     overwrite: bool = False,
     allow_partial: bool = False,
+    trust_remote_code: bool = False,
     observer: Observer | None = None,
 ) -> Report:
     """Compress a model on disk into a new folder, holding one block of it at a time.
@@ -80,6 +83,7 @@ def compress_checkpoint(
         resume: go on with an unfinished run, if there is one.
         overwrite: replace ``output`` if Eckart wrote it, and start again if there is an unfinished run.
         allow_partial: as for :func:`eckart.compress`.
+        trust_remote_code: whether Python code that comes with the model may be run.
         observer: is told what happens.
 
     Returns:
@@ -111,14 +115,17 @@ def compress_checkpoint(
     try:
         with _what_is_kept_is_said(folder):
             files, model_folder = _as_folder(source, folder)
-            model, weights = open_model(model_folder, folder.offload)
+            model, weights = open_model(model_folder, folder.offload, trust_remote_code=trust_remote_code)
             check_compressible(model)
             plan = make_plan(model, chosen, keep, weights)
-            tokenizer = load_tokenizer(source)
+            reads_text = chosen.needs_data and calibration != SELF
+            tokenizer = _tokenizer(source, needed=reads_text, trust_remote_code=trust_remote_code)
             tokens = None
             if chosen.needs_data:
                 limit = memory if memory is not None else host_memory() + free_memory(torch.device("cpu"))
-                tokens = _calibrate(calibration, model_folder, model, tokenizer, samples, length, seed, limit)
+                tokens = _calibrate(
+                    calibration, model_folder, model, tokenizer, samples, length, seed, limit, trust_remote_code
+                )
             check = check_model(model, chosen, plan, tokens, weights=weights, device=place, allow_partial=allow_partial)
             files = files or weights.files
             identity = identity_of_run(chosen, keep, tokens, model, files.hashes(), place)
@@ -143,7 +150,10 @@ def compress_checkpoint(
                 finished=manifest.finished if manifest else 0,
             )
             model.config.quantization_config = description(model, report, _name_of(source), identity)
+            report.warnings.extend(weights.notes)
             with report.timings.measure("files"):
+                if tokenizer is None:
+                    copy_tokenizer(source, folder.model)
                 save_all_but_blocks(folder.model, model, weights, report, tokenizer)
                 journal.check(len(plan.blocks))
                 files.check_content()
@@ -200,6 +210,17 @@ def _as_folder(source: str | Path, folder: RunFolder) -> tuple[SourceFiles | Non
     return files, converted
 
 
+def _tokenizer(source: str | Path, *, needed: bool, trust_remote_code: bool) -> PreTrainedTokenizerBase | None:
+    """Return the model's tokenizer; None if there is none, or one that cannot be loaded and is not needed."""
+    try:
+        return load_tokenizer(source, trust_remote_code=trust_remote_code)
+    except CheckpointError as error:
+        if needed:
+            raise
+        warnings.warn(f"{error} Its files are copied as they are.", EckartWarning, stacklevel=3)
+        return None
+
+
 def _calibrate(
     calibration: str,
     source: str | Path,
@@ -209,6 +230,7 @@ def _calibrate(
     length: int | None,
     seed: int,
     limit: int,
+    trusted: bool,
 ) -> Calibration:
     if calibration == SELF:
         # Text is sampled token by token, and each needs every weight: from files that would take forever.
@@ -218,7 +240,7 @@ def _calibrate(
                 f"Text sampled from the model needs the whole model in memory, about {needed / 1e9:.1f} GB, which is "
                 "more than there is. Calibrate on a text instead (--calibration FILE)."
             )
-        model = load_model(source)
+        model = load_model(source, trust_remote_code=trusted)
     return calibrate(calibration, samples=samples, length=length, seed=seed, tokenizer=tokenizer, model=model)
 
 

@@ -6,6 +6,8 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from eckart.field_types import Count, Label
+
 # Tokens whose hidden states are followed through both models: enough for means over tokens, and few beside those of a
 # calibration, so that recipes which look at one model only can afford to follow them too.
 RECORDED_SAMPLES, RECORDED_LENGTH = 2, 128
@@ -22,7 +24,7 @@ class StreamError(BaseModel):
         cosine: mean over tokens of ``1 - cos(y', y)``.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     relative: float
     cosine: float
@@ -40,7 +42,7 @@ class BlockRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    path: str
+    path: Label
     output: StreamError | None
     layers: dict[str, StreamError | None]
 
@@ -50,10 +52,10 @@ class Memory(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    host: int
-    expected_host: int
-    device: int | None = None
-    expected_device: int | None = None
+    host: Count
+    expected_host: Count
+    device: Count | None = None
+    expected_device: Count | None = None
 
 
 def stream_error(original: Tensor, compressed: Tensor) -> StreamError | None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from eckart.check.record import ModelCheck
 from eckart.distillation.record import DistillationRecord
+from eckart.field_types import Count, Label, Size, Whole
 from eckart.layout import BYTES_PER_NUMBER, dense_bytes
 from eckart.recipe import Recipe
 from eckart.records import BlockRecord, Memory
@@ -26,10 +27,10 @@ class CalibrationRecord(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     source: str
-    samples: int
-    length: int
-    tokens: int
-    seed: int
+    samples: Count
+    length: Count
+    tokens: Count
+    seed: Whole
     sha256: str
 
 
@@ -44,11 +45,11 @@ class LayerRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    path: str
-    out_features: int
-    in_features: int
-    rank: int | None
-    bytes: int
+    path: Label
+    out_features: Size
+    in_features: Size
+    rank: Count | None
+    bytes: Count
     error: float
     unresolved: float = 0.0
     in_order: bool = False
@@ -64,6 +65,8 @@ class Timings(BaseModel):
 
     ``files`` is reading and writing them, ``records`` is what :class:`eckart.records.BlockRecord` needs.
     """
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     allocation: float = 0.0
     statistics: float = 0.0
@@ -110,12 +113,12 @@ class Report(BaseModel):
 
     version: Literal[1] = 1
     recipe: Recipe
-    requested_keep: float
+    requested_keep: float = Field(gt=0, le=1)
     calibration: CalibrationRecord | None
     layers: list[LayerRecord]
     refinements: list[RefinementRecord] = []
     distillation: DistillationRecord | None = None
-    parameters: int
+    parameters: Size
     check: ModelCheck | None = None
     blocks: list[BlockRecord] = []
     warnings: list[str] = []
@@ -123,7 +126,7 @@ class Report(BaseModel):
     spectra: dict[str, Tensor] = Field(default_factory=dict, exclude=True)
     timings: Timings = Field(default_factory=Timings, exclude=True)
     memory: Memory | None = Field(None, exclude=True)
-    resumed_behind: int = Field(0, exclude=True)
+    resumed_behind: Count = Field(0, exclude=True)
 
     @property
     def keep(self) -> float:

@@ -6,6 +6,7 @@ file of which only the part that is being read is mapped.
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,10 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from eckart.errors import CheckpointError
+from eckart.field_types import Count
+from eckart.names import file_inside
+
 
 class SpoolRecord(BaseModel):
     """What is needed to open a spool again: its file in the folder of the run, its dtype and its shapes."""
@@ -26,7 +31,7 @@ class SpoolRecord(BaseModel):
 
     file: str
     dtype: str
-    shapes: list[tuple[int, ...]]
+    shapes: list[tuple[Count, ...]]
 
 
 class Spool(Sequence[Tensor]):
@@ -104,13 +109,17 @@ class Spool(Sequence[Tensor]):
         """Open a spool that was saved in ``folder``.
 
         Raises:
-            OSError: the file is not there, or is shorter than the record says.
+            CheckpointError: the record names no regular file in ``folder``, or no dtype.
+            OSError: the file is not as long as the record says.
         """
-        spool = Spool(getattr(torch, record.dtype))
-        spool.path = folder / record.file
+        dtype = getattr(torch, record.dtype, None)
+        if not isinstance(dtype, torch.dtype):
+            raise CheckpointError(f"A stream in {folder} is of {record.dtype!r}, which is no dtype. It is damaged.")
+        spool = Spool(dtype)
+        spool.path = file_inside(folder, record.file)
         for shape in record.shapes:
             spool._shapes.append(tuple(shape))
-            spool._offsets.append(spool._offsets[-1] + int(np.prod(shape)) * spool.dtype.itemsize)
+            spool._offsets.append(spool._offsets[-1] + math.prod(shape) * spool.dtype.itemsize)
         found = spool.path.stat().st_size
         if found != spool.nbytes:
             raise OSError(f"{spool.path} has {found} bytes, expected {spool.nbytes}")

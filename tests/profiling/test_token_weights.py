@@ -89,7 +89,7 @@ def test_models_on_disk_and_sweeps_give_the_same(
     model_folder: object, text_file: object, tmp_path: object, tokens: Tensor
 ) -> None:
     from eckart.calibration import calibrate
-    from eckart.checkpoint.load import load_model, load_tokenizer
+    from eckart.checkpoint import load_model, load_tokenizer
     from eckart.sweep.build import build
     from eckart.sweep.statistics import collect
 

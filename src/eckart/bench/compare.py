@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 
 import torch
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -15,6 +15,7 @@ from eckart.bench.roofline import Machine, Work
 from eckart.context import context_of
 from eckart.device import free_memory, peak_device_memory, reset_peak_device_memory
 from eckart.errors import EckartError
+from eckart.field_types import Count
 from eckart.placement import named_tensors
 
 OVERHEAD_BELOW = 0.25  # of the nearer limit: then something else takes most of the time
@@ -23,6 +24,8 @@ WARM_UP = 1  # rounds whose times do not count: they allocate, and make what is 
 
 class Spread(BaseModel):
     """The median of some numbers, and the lowest and the highest of them."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     median: float
     low: float
@@ -53,15 +56,15 @@ class Speed(BaseModel):
     """
 
     model: str
-    batch: int
-    prompt: int
-    generate: int
+    batch: Count
+    prompt: Count
+    generate: Count
     first_token: Spread
     prefill: Spread
     decode: Spread
-    weight_bytes: int
+    weight_bytes: Count
     cache_bytes_per_token: float
-    peak_bytes: int | None
+    peak_bytes: Count | None
     limit: str
     reached: float
 

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from eckart.checkpoint.load import load_model as load_model
-from eckart.checkpoint.load import load_tokenizer as load_tokenizer
 from eckart.checkpoint.quantizer import register as register
 from eckart.checkpoint.save import save as save
+from eckart.checkpoint.tokenizer import load_tokenizer as load_tokenizer

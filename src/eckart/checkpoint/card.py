@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 from transformers import PreTrainedModel
 
 from eckart.recipe import Recipe
 from eckart.report import Report
+
+# What Markdown or HTML take for their own: written as numbers, characters are only themselves.
+MARKS = re.compile(r"[\\`*\[\]<>&|#!$~^{}@]|(?<!\w)_|_(?!\w)|:(?=//)|(?<=www)\.|^[-+=]", re.IGNORECASE)
 
 TEMPLATE = """\
 ---
@@ -54,17 +59,17 @@ def model_card(model: PreTrainedModel, report: Report) -> str:
     if report.calibration:
         record = report.calibration
         calibration = (
-            f"{record.samples} x {record.length} tokens of `{record.source}`, seed {record.seed}, "
+            f"{record.samples} x {record.length} tokens of {code(record.source)}, seed {record.seed}, "
             f"SHA-256 of the ids `{record.sha256[:16]}`"
         )
     return TEMPLATE.format(
-        source=provenance["source"],
-        version=provenance["versions"]["eckart"],
+        source=plain(provenance["source"]),
+        version=plain(provenance["versions"]["eckart"]),
         keep=report.keep,
         factored=len(report.ranks),
         linears=len(report.layers),
-        recipe=f"`{report.recipe.name}`",
-        reference=report.recipe.reference,
+        recipe=code(report.recipe.name),
+        reference=plain(report.recipe.reference),
         layout=_layout(report.recipe),
         whole=report.keep_whole_model,
         before=report.whole_bytes / 1e6,
@@ -75,7 +80,23 @@ def model_card(model: PreTrainedModel, report: Report) -> str:
     )
 
 
+def plain(text: object) -> str:
+    """Return text of somebody else as a line of Markdown that shows it, and neither formats, links nor runs it."""
+    return MARKS.sub(lambda mark: f"&#{ord(mark[0])};", _line(text))
+
+
+def code(text: object) -> str:
+    """Return text of somebody else in the type of code, in a cell of a table."""
+    line = _line(text).replace("|", "\\|")
+    longest = max(map(len, re.findall("`+", line)), default=0)
+    return f"`{line}`" if line and not longest else f"{'`' * (longest + 1)} {line} {'`' * (longest + 1)}"
+
+
+def _line(text: object) -> str:
+    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+
+
 def _layout(recipe: Recipe) -> str:
     """Return the choices that say how the linear layers are stored."""
     biases = ", with a bias each" if recipe.objective.adds_bias else ""
-    return f"{recipe.structure.name}, {recipe.precision.name}, bases {recipe.sharing.name}{biases}"
+    return f"{plain(recipe.structure.name)}, {recipe.precision.name}, bases {recipe.sharing.name}{biases}"

@@ -15,6 +15,7 @@ from transformers import (
 )
 
 from eckart.errors import CheckpointError
+from eckart.names import JSON_LIMIT, file_inside
 
 # GGUF names the way a tokenizer splits text before merging. Those that transformers turns into something else:
 PRE_TOKENIZERS = {
@@ -23,6 +24,8 @@ PRE_TOKENIZERS = {
     ),
 }
 
+BESIDE = ("config.json", "tokenizer_config.json", "generation_config.json")
+
 
 def load_gguf_model(path: Path, dtype: torch.dtype) -> PreTrainedModel:
     """Return the model in a GGUF file with its weights turned back into floats of ``dtype``.
@@ -30,11 +33,13 @@ def load_gguf_model(path: Path, dtype: torch.dtype) -> PreTrainedModel:
     Raises:
         CheckpointError: the file cannot be read, or the extra that reads it is not installed.
     """
+    _check_beside(path)
     try:
         model = AutoModelForCausalLM.from_pretrained(
             path.parent,
             gguf_file=path.name,
             dtype=dtype,
+            trust_remote_code=False,
             quantization_config=GgufConfig(gguf_file=path.name, dequantize=True),
         )
     except ImportError as error:
@@ -50,11 +55,19 @@ def load_gguf_model(path: Path, dtype: torch.dtype) -> PreTrainedModel:
 
 def load_gguf_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     """Return the tokenizer in a GGUF file."""
-    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    _check_beside(path)
+    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
     kind = _pre_tokenizer_name(path)
     if kind in PRE_TOKENIZERS:
         tokenizer.backend_tokenizer.pre_tokenizer = PRE_TOKENIZERS[kind]()
     return tokenizer
+
+
+def _check_beside(path: Path) -> None:
+    """Raise if a file beside it that transformers looks into as well must not be opened."""
+    for name in BESIDE:
+        if (path.parent / name).exists():
+            file_inside(path.parent, name, limit=JSON_LIMIT)
 
 
 def _pre_tokenizer_name(path: Path) -> str | None:

@@ -6,6 +6,7 @@ at any moment goes on from its last manifest, and then writes the same bytes as 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from eckart.checkpoint.identity import differences
 from eckart.checkpoint.run_folder import RunFolder
 from eckart.distillation.record import DistillationRecord
 from eckart.errors import CheckpointError, DamagedRunError, first_problem
+from eckart.names import JSON_LIMIT, file_inside
 from eckart.position import Position
 from eckart.records import BlockRecord
 from eckart.refinement.record import RefinementRecord
@@ -238,9 +240,10 @@ def read_manifest(folder: RunFolder) -> Manifest | None:
         CheckpointError: it cannot be read.
     """
     try:
-        return Manifest.model_validate_json(folder.manifest.read_bytes())
-    except FileNotFoundError:
-        return None
+        if not os.path.lexists(folder.manifest):
+            return None
+        path = file_inside(folder.path, folder.manifest.name, limit=JSON_LIMIT)
+        return Manifest.model_validate_json(path.read_bytes())
     except ValidationError as error:
         older = [problem["loc"] for problem in error.errors()] == [("files",)]
         problem = "it is of an earlier version, without hashes of the files" if older else first_problem(error)

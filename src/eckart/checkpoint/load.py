@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import reprlib
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,37 +12,74 @@ from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from eckart.checkpoint.gguf import load_gguf_model, load_gguf_tokenizer
-from eckart.checkpoint.quantizer import METHOD
-from eckart.errors import CheckpointError, EckartError, UnsupportedModelError
+from eckart.checkpoint.config import METHOD
+from eckart.checkpoint.folder import check_folder, weight_files
+from eckart.checkpoint.gguf import load_gguf_model
+from eckart.checkpoint.left_out import note_on_left_out
+from eckart.checkpoint.library import loading, needs_code, reason_of
+from eckart.checkpoint.tensors import check_dtypes, stored_tensors
+from eckart.errors import CheckpointError, EckartError, EckartWarning, UnsupportedModelError
+from eckart.names import read_json
+
+AUTO_CLASS = "AutoModelForCausalLM"
+OBJECTS = ("quantization_config", "auto_map", "rope_parameters", "rope_scaling", "text_config")  # of config.json
 
 
-def load_model(source: str | Path, *, dtype: torch.dtype | None = None, offload: Path | None = None) -> PreTrainedModel:
+def load_model(
+    source: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    offload: Path | None = None,
+    trust_remote_code: bool = False,
+) -> PreTrainedModel:
     """Return the causal language model at ``source``, on the CPU, in evaluation mode.
+
+    May be called from several threads; they load one after another.
 
     Args:
         source: a local folder (dense or compressed), a hub id, or a ``.gguf`` file.
         dtype: of its weights; None for the dtype that they are stored in (bfloat16 for a GGUF file).
         offload: leave the weights in their files, to be read when they are used, and write those that are not stored
             as the model has them in memory into this folder. Not for ``.gguf`` files.
+        trust_remote_code: whether Python code that comes with the model may be run. Without it a model whose class
+            transformers has is loaded with that, and any other is refused.
 
     Raises:
         CheckpointError: there is no such model, or it cannot be read.
         UnsupportedModelError: it is no causal language model.
     """
+    model, note = load_with_note(source, dtype=dtype, offload=offload, trust_remote_code=trust_remote_code)
+    if note is not None:
+        warnings.warn(note, EckartWarning, stacklevel=2)
+    return model
+
+
+def load_with_note(
+    source: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    offload: Path | None = None,
+    trust_remote_code: bool = False,
+) -> tuple[PreTrainedModel, str | None]:
+    """Return a model as :func:`load_model` does, and what to say of tensors that were left out, if there are some."""
+    with loading():
+        return _load(source, dtype, offload, trust_remote_code)
+
+
+def _load(
+    source: str | Path, dtype: torch.dtype | None, offload: Path | None, trusted: bool
+) -> tuple[PreTrainedModel, str | None]:
     path = Path(source)
-    if path.suffix == ".gguf":
+    if path.suffix == ".gguf" and not path.is_dir():
         if not path.is_file():
             raise CheckpointError(f"There is no file {path}.")
-        return load_gguf_model(path, dtype or torch.bfloat16).eval()
-    config = _load_config(source)
-    _check_causal(config, source)
+        return load_gguf_model(path, dtype or torch.bfloat16).eval(), None
+    config = _load_config(source, trusted)
+    _check_causal(config, source, trusted)
     placement = {} if offload is None else {"device_map": {"": "disk"}, "offload_folder": offload}
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
@@ -49,14 +88,15 @@ def load_model(source: str | Path, *, dtype: torch.dtype | None = None, offload:
             dtype=dtype or "auto",
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # told below: the library tells them in a log that may be off
+            trust_remote_code=trusted,
             **placement,
         )
     except EckartError:
         raise
     except Exception as error:  # OSError for absent files, SafetensorError for damaged ones, RuntimeError for shapes
-        damaged = _damaged_file(Path(source))
+        damaged = _damaged_file(path)
         which = f" ({damaged.name} is damaged)" if damaged else ""
-        raise CheckpointError(f"The weights of {source} cannot be loaded{which}: {_reason(error)}") from error
+        raise CheckpointError(f"The weights of {source} cannot be loaded{which}: {reason_of(error, source)}") from error
     if info["mismatched_keys"]:
         name, found, expected = sorted(info["mismatched_keys"])[0]
         raise CheckpointError(
@@ -69,18 +109,10 @@ def load_model(source: str | Path, *, dtype: torch.dtype | None = None, offload:
             f"{source} lacks {len(missing)} weights that {type(model).__name__} needs, such as {missing[0]!r}. "
             "Expected a complete checkpoint of a causal language model."
         )
-    return model.eval()
-
-
-def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase | None:
-    """Return the tokenizer at ``source``, or None if there is none."""
-    path = Path(source)
-    if path.suffix == ".gguf":
-        return load_gguf_tokenizer(path)
-    try:
-        return AutoTokenizer.from_pretrained(source)
-    except Exception:  # every tokenizer class fails in its own way where its files are absent
-        return None
+    stored = stored_tensors(weight_files(source))
+    if getattr(model, "hf_quantizer", None) is None:  # a quantizer knows itself what its tensors are stored as
+        check_dtypes(model, stored)
+    return model.eval(), note_on_left_out(str(source), model, info["unexpected_keys"], stored)
 
 
 def check_compressible(model: PreTrainedModel) -> None:
@@ -97,11 +129,6 @@ def check_compressible(model: PreTrainedModel) -> None:
     raise UnsupportedModelError(f"The model is quantized ({method}). Start from the original 16-bit or 32-bit one.")
 
 
-def _reason(error: Exception) -> str:
-    """Return what an error says, without the advice to look at a log that may be off."""
-    return str(error).partition(" For details look at ")[0]
-
-
 def _damaged_file(folder: Path) -> Path | None:
     """Return the first safetensors file in ``folder`` that is truncated or no such file at all."""
     for path in sorted(folder.glob("*.safetensors")) if folder.is_dir() else ():
@@ -113,24 +140,47 @@ def _damaged_file(folder: Path) -> Path | None:
     return None
 
 
-def _load_config(source: str | Path) -> Any:
+def _load_config(source: str | Path, trusted: bool) -> Any:
     path = Path(source)
     if path.is_file():
         raise CheckpointError(f"{source} is a file; expected a model's folder, a hub id or a .gguf file.")
-    if path.is_dir() and not (path / "config.json").is_file():
-        raise CheckpointError(f"The folder {source} has no config.json, so it is not a model.")
+    if path.is_dir():
+        check_folder(path)
+        if not (path / "config.json").is_file():
+            raise CheckpointError(f"The folder {source} has no config.json, so it is not a model.")
+        _check_objects(path)
     try:
-        return AutoConfig.from_pretrained(source)
+        return AutoConfig.from_pretrained(source, trust_remote_code=trusted)
     except EckartError:
         raise
     except Exception as error:
         what = "has a config.json that cannot be read" if path.is_dir() else "is no local folder, and no hub model"
-        raise CheckpointError(f"{str(source)!r} {what}: {error}") from error
+        raise CheckpointError(f"{str(source)!r} {what}: {reason_of(error, source)}") from error
 
 
-def _check_causal(config: Any, source: str | Path) -> None:
+def _check_objects(folder: Path) -> None:
+    """Raise if a part of config.json that transformers takes for an object is something else."""
+    config = read_json(folder, "config.json")
+    parts = {"": config, **({name: config.get(name) for name in OBJECTS} if isinstance(config, dict) else {})}
+    for name, part in parts.items():
+        if not isinstance(part, dict) and (part is not None or not name):
+            raise CheckpointError(
+                f"{folder / 'config.json'} {f'has {name} = ' if name else 'holds '}{reprlib.repr(part)}; expected an "
+                "object with names and values. It was changed or damaged."
+            )
+
+
+def _check_causal(config: Any, source: str | Path, trusted: bool) -> None:
     classes = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
     found = getattr(config, "architectures", None) or []
+    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+        raise CheckpointError(
+            f"The config.json of {source} has architectures = {reprlib.repr(found)}; expected a list of names."
+        )
+    if found and not classes & set(found) and AUTO_CLASS in (getattr(config, "auto_map", None) or {}):
+        if trusted:
+            return
+        raise CheckpointError(needs_code(source))
     if getattr(config, "is_encoder_decoder", False) or (found and not classes & set(found)):
         raise UnsupportedModelError(
             f"{source} is a {', '.join(found) or config.model_type} model; only causal language models "

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 from safetensors import safe_open
 
@@ -12,11 +11,13 @@ from eckart.errors import CheckpointError
 DAMAGED = "The folder was changed or damaged: copy or download it again."
 
 
-def check_ordered(ordered: Any, ranks: Mapping[str, int | None], *, pivoted: bool, files: Iterable[str] | None) -> None:
+def check_ordered(
+    ordered: Sequence[str], ranks: Mapping[str, int | None], *, pivoted: bool, files: Iterable[str] | None
+) -> None:
     """Raise unless ``ordered`` names pivoted layers without an index.
 
     Args:
-        ordered: what the config says; any JSON.
+        ordered: paths, as the config says.
         ranks: by path of each layer that is replaced.
         pivoted: whether those that have a rank are pivoted.
         files: with the weights, as far as they are known; those that are safetensors are looked into.
@@ -24,8 +25,6 @@ def check_ordered(ordered: Any, ranks: Mapping[str, int | None], *, pivoted: boo
     Raises:
         CheckpointError: it does not; names the layer.
     """
-    if not isinstance(ordered, list) or not all(isinstance(path, str) for path in ordered):
-        raise CheckpointError(f"config.json has ordered = {ordered!r}; expected a list of paths of layers. {DAMAGED}")
     for path in ordered:
         if not pivoted or ranks.get(path) is None:
             raise CheckpointError(

@@ -17,10 +17,12 @@ from transformers import PreTrainedModel
 from transformers.quantizers import register_quantization_config, register_quantizer
 from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 from transformers.quantizers.base import HfQuantizer
-from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from eckart.checkpoint.biases import biases_without_a_place, lost_biases
+from eckart.checkpoint.config import METHOD, EckartConfig
+from eckart.checkpoint.folder import check_folder
 from eckart.checkpoint.ordered import check_ordered
+from eckart.checkpoint.tensors import check_dtypes, check_finite, stored_tensors
 from eckart.choice import Choice, expand_name
 from eckart.errors import CheckpointError, EckartWarning, RecipeError
 from eckart.layers import (
@@ -35,71 +37,9 @@ from eckart.layers import (
 )
 from eckart.layout import Layout
 from eckart.precision import PRECISIONS, Bits16
-from eckart.structure import STRUCTURES, Pivoted, TwoFactor
+from eckart.structure import STRUCTURES, Pivoted
 
 AnyChoice = TypeVar("AnyChoice", bound=Choice)
-
-METHOD = "eckart"
-FORMAT_VERSION = 1
-DEFAULT_STRUCTURE = TwoFactor().name
-
-
-class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
-    """The ``quantization_config`` of a compressed model.
-
-    Attributes:
-        format_version: of this record.
-        ranks: rank by module path, in the names of the model class that was saved; None for a weight that is not
-            factored and yet stored in another precision.
-        joint: paths of the linears of each group that was joined to one, the first of them first.
-        structure: layout of the factors: the name and the fields of one of :data:`eckart.structure.STRUCTURES`, or
-            its name alone.
-        precision: of the numbers: the name and the fields of one of :data:`eckart.precision.PRECISIONS`; None for the
-            model's dtype.
-        affine: whether every factored layer has a bias, those too whose model class gives them none.
-        ordered: paths of the pivoted layers that give their outputs in order without an index.
-        recipe: what was done, as :class:`eckart.Recipe` writes it.
-        calibration: source, size and hash of the calibration tokens, or None.
-        provenance: the source model and the versions of the software.
-        weights: name of the index of the weight files, where they do not have the standard names.
-    """
-
-    def __init__(
-        self,
-        ranks: dict[str, int | None],
-        format_version: int = FORMAT_VERSION,
-        recipe: dict[str, Any] | None = None,
-        calibration: dict[str, Any] | None = None,
-        provenance: dict[str, Any] | None = None,
-        weights: str | None = None,
-        joint: list[list[str]] | None = None,
-        structure: str | dict[str, Any] = DEFAULT_STRUCTURE,
-        precision: dict[str, Any] | None = None,
-        affine: bool = False,
-        ordered: list[str] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        if format_version != FORMAT_VERSION:
-            raise CheckpointError(
-                f"This model was saved in eckart format {format_version}; this version of eckart reads format "
-                f"{FORMAT_VERSION}. Install the version of eckart that is named in its config.json, or a newer one."
-            )
-        self.quant_method = METHOD
-        self.format_version = format_version
-        self.ranks = ranks
-        self.joint = joint or []
-        self.structure = structure
-        self.precision = precision
-        self.affine = affine
-        self.ordered = [] if ordered is None else ordered
-        self.recipe = recipe
-        self.calibration = calibration
-        self.provenance = provenance
-        self.weights = weights
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """Return an attribute: transformers reads a config object it is handed as if it were a dictionary."""
-        return getattr(self, key, default)
 
 
 class EckartQuantizer(HfQuantizer):  # type: ignore[misc]
@@ -133,12 +73,14 @@ class EckartQuantizer(HfQuantizer):  # type: ignore[misc]
         They do not have the standard names, so that transformers without this library stops with an error instead of
         giving the layers it cannot fill random weights.
         """
+        check_folder(config.name_or_path)
         if self.quantization_config.weights:
             config.transformers_weights = self.quantization_config.weights
         return config
 
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
         config, layout = self.quantization_config, _layout(self.quantization_config)
+        check_folder(model.config.name_or_path)
         pivoted = isinstance(layout.structure, Pivoted)
         check_ordered(config.ordered, config.ranks, pivoted=pivoted, files=kwargs.get("checkpoint_files"))
         for paths in config.joint:
@@ -157,6 +99,7 @@ class EckartQuantizer(HfQuantizer):  # type: ignore[misc]
             if isinstance(layer, PivotedLinear) and path in config.ordered:
                 layer.index = None
             model.set_submodule(name, layer)
+        check_dtypes(model, stored_tensors(kwargs.get("checkpoint_files") or ()))
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
         missing = [
@@ -178,6 +121,7 @@ class EckartQuantizer(HfQuantizer):  # type: ignore[misc]
                     f"The weight files hold an index of {name} that does not name each of its {layer.out_features} "
                     "outputs once. They are damaged: copy or download the folder again."
                 )
+        check_finite(model)
         # If it is saved by transformers from here, the files get the standard names.
         self.quantization_config.weights = None
         return model

@@ -7,16 +7,20 @@ eckart/timings.json          seconds and memory: the one file in which two runs 
 
 from __future__ import annotations
 
-import json
+import reprlib
 from pathlib import Path
 from typing import Literal, TypeVar
 
+import torch
 from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
 from eckart.checkpoint.files import write_shard
 from eckart.errors import CheckpointError, first_problem
+from eckart.field_types import Count
+from eckart.names import file_inside, read_json
 from eckart.records import Memory
 from eckart.report import REPORT_NAME, Report, Timings
 
@@ -33,7 +37,7 @@ class Costs(BaseModel):
     version: Literal[1] = 1
     timings: Timings
     memory: Memory | None
-    resumed_behind: int = 0
+    resumed_behind: Count = 0
 
 
 def write_records(folder: Path, report: Report) -> None:
@@ -52,11 +56,14 @@ def read_report(folder: Path) -> Report:
         CheckpointError: it was not compressed by this library, or by another version of it, or the file is damaged.
     """
     path = folder / REPORT_NAME
-    if not path.is_file():
+    if not path.exists():
         older = folder / "eckart_report.json"
         hint = f" It has an {older.name}, of an earlier version: compress again." if older.is_file() else ""
         raise CheckpointError(f"{folder} holds no {REPORT_NAME}; expected a folder that `eckart compress` wrote.{hint}")
-    return _parse(path, Report)
+    report = _parse(folder, REPORT_NAME, Report)
+    if not report.layers:
+        raise CheckpointError(f"{folder} is a compressed folder without layers; there is nothing to show.")
+    return report
 
 
 def read_records(folder: Path) -> Report:
@@ -66,27 +73,42 @@ def read_records(folder: Path) -> Report:
         CheckpointError: as for :func:`read_report`.
     """
     report = read_report(folder)
-    try:
-        if (folder / SPECTRA_NAME).is_file():
-            report.spectra = load_file(folder / SPECTRA_NAME)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{folder / SPECTRA_NAME} cannot be read: {error}. Compress again.") from error
-    if (folder / TIMINGS_NAME).is_file():
-        costs = _parse(folder / TIMINGS_NAME, Costs)
+    if (folder / SPECTRA_NAME).exists():
+        report.spectra = _read_spectra(folder)
+    if (folder / TIMINGS_NAME).exists():
+        costs = _parse(folder, TIMINGS_NAME, Costs)
         report.timings, report.memory, report.resumed_behind = costs.timings, costs.memory, costs.resumed_behind
     return report
 
 
-def _parse(path: Path, model: type[Model]) -> Model:
+def _read_spectra(folder: Path) -> dict[str, Tensor]:
+    path = file_inside(folder, SPECTRA_NAME)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
+        spectra = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}. Compress again.") from error
+    for name, spectrum in spectra.items():
+        if not (
+            spectrum.is_floating_point()
+            and spectrum.ndim == 2
+            and spectrum.shape[0] == 2
+            and spectrum.shape[1] >= 1
+            and torch.isfinite(spectrum.float()).all()
+        ):
+            raise CheckpointError(
+                f"{path} holds {tuple(spectrum.shape)} numbers of {spectrum.dtype} for {name}; expected two rows of "
+                "finite ones, components and singular values. Compress again."
+            )
+    return spectra
+
+
+def _parse(folder: Path, name: str, model: type[Model]) -> Model:
+    path, data = folder / name, read_json(folder, name)
     found = data.get("version", VERSION) if isinstance(data, dict) else VERSION
     if found != VERSION:
         raise CheckpointError(
-            f"{path} is of version {found!r}, and this Eckart reads version {VERSION}. Use the Eckart that wrote it, "
-            "or compress again."
+            f"{path} is of version {reprlib.repr(found)}, and this Eckart reads version {VERSION}. Use the "
+            "Eckart that wrote it, or compress again."
         )
     try:
         return model.model_validate(data)

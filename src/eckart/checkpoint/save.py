@@ -15,10 +15,10 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from eckart.blocks import find_block_list
 from eckart.checkpoint.card import model_card
+from eckart.checkpoint.config import EckartConfig
 from eckart.checkpoint.files import INDEX_NAME, PREFIX, rename_shards, write_index, write_shard
 from eckart.checkpoint.identity import versions
 from eckart.checkpoint.output import check_apart, check_output
-from eckart.checkpoint.quantizer import EckartConfig
 from eckart.checkpoint.records import write_records
 from eckart.checkpoint.run_folder import RunFolder
 from eckart.checkpoint.source import FileWeights

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,9 +16,10 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from eckart.checkpoint.load import load_model
+from eckart.checkpoint.load import load_with_note
+from eckart.checkpoint.ties import settle_ties
 from eckart.checkpoint.unchanged import SourceFiles
-from eckart.errors import CheckpointError
+from eckart.errors import CheckpointError, EckartWarning
 from eckart.placement import Placement, computing_dtype, named_tensors, wanted_tensors
 
 
@@ -35,10 +37,14 @@ class FileWeights:
 
     Attributes:
         files: that hold the model, sorted, and whether they are still the same.
+        notes: what a user must know of what they hold besides.
     """
 
-    def __init__(self, model: nn.Module, loader: Mapping[str, Tensor], files: Sequence[Path]) -> None:
+    def __init__(
+        self, model: nn.Module, loader: Mapping[str, Tensor], files: Sequence[Path], notes: Sequence[str] = ()
+    ) -> None:
         self.files = SourceFiles(files)
+        self.notes = list(notes)
         self._loader = loader
         # Modules that share a parameter share its object, so one name of it is enough.
         self._sources = {id(p): _Source(p, (name,)) for name, p in model.named_parameters()}
@@ -124,7 +130,9 @@ class FileWeights:
             raise CheckpointError(f"{name} cannot be read from the model's files: {error}") from error
 
 
-def open_model(source: str | Path, offload: Path) -> tuple[PreTrainedModel, FileWeights]:
+def open_model(
+    source: str | Path, offload: Path, *, trust_remote_code: bool = False
+) -> tuple[PreTrainedModel, FileWeights]:
     """Return the model at ``source`` without its weights, and where those are.
 
     All files are opened and compared with the model's shapes, but their tensors are not read.
@@ -133,18 +141,24 @@ def open_model(source: str | Path, offload: Path) -> tuple[PreTrainedModel, File
         source: a local folder or a hub id.
         offload: folder for tensors whose files do not hold them as the model has them in memory (fused experts, or
             files that are no safetensors); they are written there as the model has them.
+        trust_remote_code: as for :func:`eckart.load_model`.
 
     Raises:
         CheckpointError: there is no such model, or its files are incomplete or damaged.
     """
     # Its only message is that weights stay on the disk, which is what is wanted.
     logging.getLogger("accelerate.big_modeling").setLevel(logging.ERROR)
-    model = load_model(source, offload=offload)
+    model, note = load_with_note(source, offload=offload, trust_remote_code=trust_remote_code)
     hooks: list[Any] = [getattr(module, "_hf_hook", None) for module in model.modules()]
     loader = next(maps.dataset for hook in hooks if (maps := getattr(hook, "weights_map", None)) is not None)
     remove_hook_from_submodules(model)
     vars(model).pop("hf_device_map", None)  # it is no longer dispatched
-    return model, FileWeights(model, loader, sorted({Path(e["safetensors_file"]) for e in loader.index.values()}))
+    settle_ties(model, loader.index, loader.__getitem__)
+    files = sorted({Path(entry["safetensors_file"]) for entry in loader.index.values()})
+    weights = FileWeights(model, loader, files, [note] if note else [])
+    for text in weights.notes:
+        warnings.warn(text, EckartWarning, stacklevel=2)
+    return model, weights
 
 
 def _owners(module: nn.Module) -> list[tuple[nn.Module, str, nn.Parameter]]:

@@ -14,7 +14,7 @@ from rich.table import Table
 from eckart.bench import Machine, Speed, compare, measure_machine
 from eckart.bench.compare import check_room
 from eckart.checkpoint import load_model
-from eckart.cli.console import command, megabytes, output
+from eckart.cli.console import TrustRemoteCode, command, megabytes, output
 from eckart.cli.progress import progress_display
 from eckart.device import compute_dtype, resolve_device
 from eckart.errors import EckartError
@@ -36,6 +36,7 @@ def bench(
         str, typer.Option(help="float32, bfloat16, float16; auto: as stored, float32 where a CPU emulates that.")
     ] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, or the name of an accelerator.")] = "auto",
+    trust_remote_code: TrustRemoteCode = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Time models side by side: first token, prefill, decoding, and what limits them on this machine."""
@@ -45,7 +46,7 @@ def bench(
     batches = _sizes(batch)
     loaded = {}
     for name in dict.fromkeys(models):
-        model = load_model(name)
+        model = load_model(name, trust_remote_code=trust_remote_code)
         wanted = compute_dtype(model.dtype, place) if dtype == "auto" else DTYPES[dtype]
         loaded[name] = model.to(place, wanted)
     check_room(loaded, batches=batches, prompt=prompt, generate=generate)

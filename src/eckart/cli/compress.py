@@ -9,7 +9,7 @@ import typer
 
 from eckart.api import DEFAULT_SAMPLES
 from eckart.calibration import DEFAULT_LENGTH, MAX_SEED
-from eckart.cli.console import command, duration, megabytes, output, size_in_bytes
+from eckart.cli.console import TrustRemoteCode, command, duration, megabytes, output, size_in_bytes
 from eckart.cli.progress import ProgressBar, progress_bar
 from eckart.cli.tables import distillation, layer_kinds, refinements
 from eckart.device import peak_device_memory, peak_host_memory, resolve_device
@@ -73,6 +73,7 @@ def compress(
         bool,
         typer.Option("--allow-partial", help="Go on even if less than half of the blocks' bytes can be compressed."),
     ] = False,
+    trust_remote_code: TrustRemoteCode = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")] = False,
 ) -> None:
     """Make a model smaller, and write it as a folder that loads with from_pretrained."""
@@ -96,6 +97,7 @@ def compress(
             resume=resume,
             overwrite=overwrite,
             allow_partial=allow_partial,
+            trust_remote_code=trust_remote_code,
             observer=bar,
         )
     if quiet:

@@ -9,8 +9,9 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from io import TextIOWrapper
 from types import FrameType
-from typing import ParamSpec, TextIO, TypeVar, cast
+from typing import Annotated, ParamSpec, TextIO, TypeVar, cast
 
 import typer
 from transformers.utils import logging
@@ -40,6 +41,10 @@ output = _console("stdout", needed=True, breaks_lines=True)
 # Work does not stop because nobody can be told of it; in a file or a pipe, names in messages are looked for and copied.
 messages = _console("stderr", needed=False, breaks_lines=False)
 
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run Python code that comes with a model. Read it first.")
+]
+
 FAILED = 2
 SIGNALLED = 128  # and the number of the signal, as shells have it
 
@@ -49,6 +54,9 @@ def command(run: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
 
     @functools.wraps(run)
     def wrapper(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")  # the name of a file may be no Unicode
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         with warnings.catch_warnings(), _termination_as_interrupt() as received:

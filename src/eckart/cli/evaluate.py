@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from eckart.calibration import tokenize
 from eckart.checkpoint import load_model, load_tokenizer
-from eckart.cli.console import command, output
+from eckart.cli.console import TrustRemoteCode, command, output
 from eckart.cli.evaluation_table import evaluation_table
 from eckart.cli.progress import progress_display
 from eckart.device import compute_dtype, resolve_device
@@ -72,6 +72,7 @@ def evaluate(
         typer.Option(help="Let the model go on from this text, too; may be repeated.", show_default=False),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, or the name of an accelerator.")] = "auto",
+    trust_remote_code: TrustRemoteCode = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure perplexity on texts and scores on zero-shot tasks, and let the model write: at least one of them.
@@ -88,9 +89,9 @@ def evaluate(
     contents = {name: read_text(name) for name in dict.fromkeys(text or [])}
     names = [name.strip() for name in (tasks or "").split(",") if name.strip()]
     found = None if tasks is None else load_tasks(names, path=task_path, few_shot=few_shot)
-    loaded = _load(model, place)
-    other = None if baseline is None else _load(baseline, place)
-    tokenizer = load_tokenizer(model)
+    tokenizer = load_tokenizer(model, trust_remote_code=trust_remote_code)
+    loaded = _load(model, place, trust_remote_code)
+    other = None if baseline is None else _load(baseline, place, trust_remote_code)
     if tokenizer is None:
         raise EckartError(f"{model} has no tokenizer, which is needed to read text.")
     # What cannot be measured is said before anything is.
@@ -146,7 +147,7 @@ def evaluate(
             output.print(sample["text" if name == model else "baseline"])
 
 
-def _load(source: str, place: torch.device) -> PreTrainedModel:
+def _load(source: str, place: torch.device, trusted: bool) -> PreTrainedModel:
     # On a CPU in float32 from the start: what is stored in 16 bits is widened, not rounded again.
-    loaded = load_model(source, dtype=torch.float32 if place.type == "cpu" else None)
+    loaded = load_model(source, dtype=torch.float32 if place.type == "cpu" else None, trust_remote_code=trusted)
     return loaded.to(place, compute_dtype(loaded.dtype, place))

@@ -41,7 +41,7 @@ def inspect(
     if map_image:
         check_output(map_image, kind=IMAGE, overwrite=True, reads=[folder])
     report = read_report(folder)
-    written = sum(shard.stat().st_size for shard in folder.glob("*.safetensors"))
+    written = sum(shard.stat().st_size for shard in folder.glob("*.safetensors") if shard.is_file())
     if map_image:
         _save_image(report, map_image)
     if as_json:
@@ -60,16 +60,18 @@ def inspect(
         output.print(distillation(report.distillation))
     output.print(
         f"Recipe {report.recipe.name}. Kept {report.keep:.2%} of the bytes of the linear layers and "
-        f"{report.keep_whole_model:.2%} of the whole model's; {megabytes(written)} on disk."
+        f"{report.keep_whole_model:.2%} of the whole model's; {megabytes(written)} on disk.",
+        markup=False,
     )
     if report.calibration:
         record = report.calibration
         output.print(
             f"Calibrated on {record.tokens:,} tokens of {record.source} ({record.samples} x {record.length}, "
-            f"seed {record.seed}, SHA-256 {record.sha256[:16]})."
+            f"seed {record.seed}, SHA-256 {record.sha256[:16]}).",
+            markup=False,
         )
     for warning in report.warnings:
-        output.print(f"Warning: {warning}")
+        output.print(f"Warning: {warning}", markup=False)
     if map_image:
         output.print(f"The map is in {map_image}.")
 

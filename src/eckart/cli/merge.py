@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -9,10 +10,11 @@ import typer
 
 from eckart.checkpoint import load_model, load_tokenizer
 from eckart.checkpoint.biases import biases_without_a_place, lost_biases
-from eckart.checkpoint.quantizer import METHOD
+from eckart.checkpoint.config import METHOD
 from eckart.checkpoint.save import MAX_SHARD_SIZE, check_new_folder, new_folder
-from eckart.cli.console import command, output
-from eckart.errors import CheckpointError
+from eckart.checkpoint.tokenizer import copy_tokenizer
+from eckart.cli.console import TrustRemoteCode, command, output
+from eckart.errors import CheckpointError, EckartWarning
 
 
 @command
@@ -20,22 +22,29 @@ def merge(
     folder: Annotated[str, typer.Argument(help="A compressed model.", show_default=False)],
     out: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.", show_default=False)],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder that Eckart wrote.")] = False,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Multiply the factors back into a dense model, which loads anywhere and saves no bytes."""
     reads = [Path(folder)]
     check_new_folder(out, overwrite=overwrite, reads=reads)
-    model = load_model(folder)
+    model = load_model(folder, trust_remote_code=trust_remote_code)
     quantizer = getattr(model, "hf_quantizer", None)
     if quantizer is None or quantizer.quantization_config.quant_method != METHOD:
         raise CheckpointError(f"{folder} is not compressed by eckart, so there is nothing to multiply back.")
     lost = biases_without_a_place(model)
     if lost:
         raise CheckpointError(f"{folder} cannot be merged: {lost_biases(model, lost)}")
-    tokenizer = load_tokenizer(folder)
+    try:
+        tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
+    except CheckpointError as error:
+        warnings.warn(f"{error} Its files are copied as they are.", EckartWarning, stacklevel=1)
+        tokenizer = None
     dense = model.dequantize()
     size = sum(parameter.numel() * parameter.element_size() for parameter in dense.parameters())
     with new_folder(out, overwrite=overwrite, needed=size, reads=reads) as partial:
         dense.save_pretrained(partial, max_shard_size=MAX_SHARD_SIZE)
         if tokenizer is not None:
             tokenizer.save_pretrained(partial)
+        else:
+            copy_tokenizer(folder, partial)
     output.print(f"Wrote the dense model {out}.", soft_wrap=True)

@@ -109,9 +109,10 @@ def figure(report: Report) -> Figure:
     # Names go upright where they would run into each other; where even lines of text would, some are left out.
     upright = max(map(len, grid.kind_labels)) * CHARACTER * FONT_SIZE > width / columns * POINTS
     shown = range(0, columns, _step(width / columns) if upright else 1)
-    axes.set_xticks(shown, grid.kind_labels[:: shown.step], rotation=90 if upright else 0, fontsize=FONT_SIZE)
+    plain: dict[str, Any] = {"fontsize": FONT_SIZE, "parse_math": False}  # a dollar sign in a name is one
+    axes.set_xticks(shown, grid.kind_labels[:: shown.step], rotation=90 if upright else 0, **plain)
     shown = range(0, rows, _step(height / rows))
-    axes.set_yticks(shown, grid.blocks[:: shown.step], fontsize=FONT_SIZE)
+    axes.set_yticks(shown, grid.blocks[:: shown.step], **plain)
     axes.set_ylabel("block", fontsize=FONT_SIZE)
     axes.tick_params(which="both", length=0)
     axes.spines[:].set_visible(False)

@@ -12,6 +12,8 @@ from eckart.checkpoint.output import PAGE, check_output
 from eckart.cli.console import command, megabytes, messages, output
 from eckart.errors import CheckpointError
 
+INCOMPLETE = 1  # exit code: a page was written, and something could not be read
+
 
 @command
 def report(
@@ -28,7 +30,10 @@ def report(
     ),
     title: Annotated[str, typer.Option(help="Of the page.")] = "Eckart report",
 ) -> None:
-    """Show runs side by side, as one page that opens from disk: size, quality, speed, errors by depth, ranks, costs."""
+    """Show runs side by side, as one page that opens from disk: size, quality, speed, errors by depth, ranks, costs.
+
+    What cannot be read is left out with a note, and the exit code is then 1.
+    """
     from eckart.page import build_page, gather
 
     check_output(out, kind=PAGE, overwrite=True, reads=runs)
@@ -38,9 +43,11 @@ def report(
         messages.print(note)
     page = build_page(gathered, title)
     try:
-        write_bytes(out, page.encode("utf-8"))
+        write_bytes(out, page.encode("utf-8", errors="replace"))
     except OSError as error:
         reason = error.strerror or error
         raise CheckpointError(f"{out} cannot be written: {reason}. Choose a file in an existing folder.") from error
     shown = len(gathered.runs)
     output.print(f"Wrote {out}: {shown} models, {megabytes(out.stat().st_size)}.", soft_wrap=True)
+    if gathered.left_out:
+        raise typer.Exit(INCOMPLETE)

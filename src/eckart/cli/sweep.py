@@ -18,7 +18,7 @@ from eckart.api import DEFAULT_SAMPLES
 from eckart.calibration import DEFAULT_LENGTH, MAX_SEED
 from eckart.checkpoint import load_model, load_tokenizer
 from eckart.checkpoint.output import SWEEP, check_output
-from eckart.cli.console import command, duration, megabytes, messages, output, size_in_bytes
+from eckart.cli.console import TrustRemoteCode, command, duration, megabytes, messages, output, size_in_bytes
 from eckart.cli.progress import progress_display
 from eckart.errors import EckartError
 from eckart.sweep import (
@@ -136,6 +136,7 @@ def sweep(
     ] = None,
     allow_partial: Annotated[bool, typer.Option("--allow-partial", help="As for `eckart compress`.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, or the name of an accelerator.")] = "auto",
+    trust_remote_code: TrustRemoteCode = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure recipes at sizes: all combinations, with one calibration and one collection of statistics.
@@ -154,7 +155,7 @@ def sweep(
     with progress_display(disable=as_json) as progress:
         bar = SweepProgress(progress)
         ready = prepare(
-            load_model(model),
+            load_model(model, trust_remote_code=trust_remote_code),
             labels,
             _numbers("--keep", keep, float),
             output=out,
@@ -166,7 +167,7 @@ def sweep(
             windows=windows,
             window_length=window_length,
             speed=speed,
-            tokenizer=load_tokenizer(model),
+            tokenizer=load_tokenizer(model, trust_remote_code=trust_remote_code),
             device=device,
             memory=size_in_bytes("--memory", memory),
             allow_partial=allow_partial,

@@ -6,13 +6,14 @@ import math
 from collections.abc import Callable
 
 import torch
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
 from eckart.errors import EckartError
 from eckart.evaluate.windows import count_windows, length_of_windows, logits_of, mean_and_error, windows_of
+from eckart.field_types import Count
 
 
 class Perplexity(BaseModel):
@@ -26,11 +27,13 @@ class Perplexity(BaseModel):
         length: tokens in each; the first of each window is not predicted.
     """
 
+    model_config = ConfigDict(allow_inf_nan=False)
+
     perplexity: float
     log_perplexity: float
     error: float | None
-    windows: int
-    length: int
+    windows: Count
+    length: Count
 
 
 def perplexity(

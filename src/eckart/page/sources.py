@@ -2,29 +2,56 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from eckart.checkpoint.records import read_records
 from eckart.errors import CheckpointError, EckartError, first_problem
+from eckart.names import JSON_LIMIT, parse_json, read_json
 from eckart.page.measured import Bench, Evaluation, join
 from eckart.page.runs import DENSE, Run, text_label
 from eckart.sweep.row import SweepRow
 from eckart.sweep.store import read_rows
 
 SQLITE = b"SQLite format 3\0"
+UNKNOWN = "unknown model"
+
+
+class _Provenance(BaseModel):
+    source: str
+
+
+class _Described(BaseModel):
+    provenance: _Provenance
+
+
+class _Config(BaseModel):
+    """The part of a compressed folder's config.json that the page shows."""
+
+    quantization_config: _Described
 
 
 @dataclass
 class Gathered:
-    """Runs in the order in which they were named, and what could not be read or joined."""
+    """Runs in the order in which they were named, and what could not be read or joined.
+
+    Attributes:
+        runs: that can be shown.
+        notes: for people.
+        left_out: how many of the paths could not be read.
+    """
 
     runs: list[Run] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    left_out: int = 0
+
+    def leave_out(self, reason: str) -> None:
+        """Note that something could not be read."""
+        self.left_out += 1
+        self.notes.append(f"Left out: {reason}")
 
 
 def gather(paths: Iterable[Path]) -> Gathered:
@@ -50,7 +77,9 @@ def gather(paths: Iterable[Path]) -> Gathered:
             else:
                 measurements.append((path, read_measurement(path)))
         except EckartError as error:
-            found.notes.append(f"Left out: {error}")
+            found.leave_out(str(error))
+        except OSError as error:
+            found.leave_out(f"{path} cannot be read: {error.strerror or error}.")
     for path, measurement in measurements:
         if not join(found.runs, measurement):
             found.notes.append(f"{path} is of no run that was handed over: it names {measurement.names}.")
@@ -67,8 +96,6 @@ def read_folder(folder: Path) -> Run:
         CheckpointError: it is no such folder, or of another version.
     """
     report = read_records(folder)
-    if not report.layers:
-        raise CheckpointError(f"{folder} is a compressed folder without layers; there is nothing to show.")
     timings = report.timings
     return Run(
         name=folder.resolve().name,
@@ -116,9 +143,11 @@ def read_measurement(path: Path) -> Evaluation | Bench:
     expected = (
         "expected a compressed folder, a sweep file, or what `eckart eval --json` or `eckart bench --json` printed"
     )
+    if path.stat().st_size > JSON_LIMIT:
+        raise CheckpointError(f"{path} has {path.stat().st_size:,} bytes, more than {JSON_LIMIT:,}; {expected}.")
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        data = parse_json(path)
+    except CheckpointError as error:
         raise CheckpointError(f"{path} is no JSON ({error}); {expected}.") from error
     kind = Bench if isinstance(data, dict) and "speeds" in data else Evaluation
     try:
@@ -128,11 +157,12 @@ def read_measurement(path: Path) -> Evaluation | Bench:
 
 
 def _source(folder: Path) -> str:
+    """Return the name of the model that a folder was made of, as far as its config tells."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return str(config["quantization_config"]["provenance"]["source"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return "unknown model"
+        config = _Config.model_validate(read_json(folder, "config.json"))
+    except (CheckpointError, ValidationError):
+        return UNKNOWN
+    return config.quantization_config.provenance.source
 
 
 def _is_sqlite(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from eckart.field_types import Label
 from eckart.training.record import TrainingRecord
 
 
@@ -11,4 +12,4 @@ class RefinementRecord(TrainingRecord):
     Losses are the squared error of the block's output, relative to what the original block changes in its input.
     """
 
-    block: str
+    block: Label

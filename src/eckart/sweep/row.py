@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 
 from eckart.evaluate.perplexity import Perplexity
+from eckart.field_types import Count, Label
 from eckart.recipe import Recipe
 from eckart.report import CalibrationRecord
 
@@ -19,7 +20,7 @@ class SpeedResult(BaseModel):
         dense_decode: of the dense model.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     prefill: float
     decode: float
@@ -48,7 +49,7 @@ class SweepRow(BaseModel):
         versions: of Eckart, PyTorch and transformers.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     model: str
     revision: str | None
@@ -56,10 +57,10 @@ class SweepRow(BaseModel):
     recipe: Recipe | None
     keep: float
     kept: float
-    bytes: int
+    bytes: Count
     calibration: CalibrationRecord | None
     texts: dict[str, Perplexity]
-    ranks: dict[str, int | None] = {}
+    ranks: dict[Label, Count | None] = {}
     seconds: float
     shared_seconds: float = 0.0
     speed: SpeedResult | None = None

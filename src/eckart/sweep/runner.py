@@ -18,7 +18,8 @@ from eckart.blocks import find_blocks
 from eckart.calibration import DEFAULT_LENGTH, Calibration, calibrate
 from eckart.check.run import check_model, check_reach
 from eckart.checkpoint.identity import digest_of, versions
-from eckart.checkpoint.load import check_compressible, load_tokenizer
+from eckart.checkpoint.load import check_compressible
+from eckart.checkpoint.tokenizer import load_tokenizer
 from eckart.context import length_for
 from eckart.device import resolve_device
 from eckart.errors import CalibrationError, CheckpointError, EckartError, EckartWarning

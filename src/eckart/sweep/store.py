@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import reprlib
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -32,6 +33,7 @@ CREATE TABLE failures (
     PRIMARY KEY (label, keep, samples)
 );
 """
+TABLES = {"sweep", "rows", "failures"}
 
 
 class Failure(BaseModel):
@@ -66,7 +68,10 @@ def read_failures(path: str | Path) -> list[Failure]:
     """Return what could not be measured; arguments and errors as for :func:`read_rows`."""
     with _open(Path(path)) as connection:
         found = connection.execute("SELECT label, keep, samples, message FROM failures").fetchall()
-    return [Failure(label=label, keep=k, samples=n or None, message=text) for label, k, n, text in found]
+    try:
+        return [Failure(label=label, keep=k, samples=n or None, message=text) for label, k, n, text in found]
+    except ValidationError as error:
+        raise CheckpointError(f"A failure in {path} is broken ({first_problem(error)}).") from error
 
 
 class Store:
@@ -93,7 +98,10 @@ class Store:
             return
         with _open(path) as connection:
             found = connection.execute("SELECT identity FROM sweep").fetchone()
+        try:
             changed = differences(json.loads(found[0]) if found else None, identity)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise CheckpointError(f"{path} does not say what it is a sweep of. Measure into another file.") from error
         if changed:
             raise CheckpointError(
                 f"{path} is of another sweep: {'; '.join(changed)}. Ask for the same as before, or use another output."
@@ -141,12 +149,13 @@ def _digest(recipe: Recipe | None) -> str:
     return "" if recipe is None else hashlib.sha256(recipe.model_dump_json().encode()).hexdigest()
 
 
-def _row_of(path: Path, label: str, keep: float, text: str) -> SweepRow:
+def _row_of(path: Path, label: object, keep: object, text: object) -> SweepRow:
     try:
-        return SweepRow.model_validate_json(text)
+        return SweepRow.model_validate_json(text if isinstance(text, str) else "")
     except ValidationError as error:
+        where = f"{label} at {keep:g}" if isinstance(keep, float) else reprlib.repr((label, keep))
         raise CheckpointError(
-            f"The row of {label} at {keep:g} in {path} is broken ({first_problem(error)}). Measure into another file."
+            f"The row of {where} in {path} is broken ({first_problem(error)}). Measure into another file."
         ) from error
 
 
@@ -166,6 +175,11 @@ def _open(path: Path) -> Iterator[sqlite3.Connection]:
                 f"{path} is the file of a sweep in format {version}, and this version of Eckart reads format "
                 f"{VERSION}. Measure into another file."
             )
+        connection.execute("PRAGMA trusted_schema = OFF")
+        query = "SELECT name FROM sqlite_master WHERE type = 'table' AND sql NOT LIKE 'CREATE VIRTUAL%'"
+        tables = {name for (name,) in connection.execute(query)}
+        if not tables >= TABLES:  # a view may be a query that never ends
+            raise CheckpointError(f"{path} lacks tables of a sweep: {', '.join(sorted(TABLES - tables))}.")
         yield connection
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
+from eckart.field_types import Count
+
 
 class EpochRecord(BaseModel):
     """Losses of an epoch, in the unit of what is trained.
@@ -28,5 +30,5 @@ class TrainingRecord(BaseModel):
 
     before: float | None
     after: float | None
-    kept_epoch: int
+    kept_epoch: Count
     epochs: list[EpochRecord]

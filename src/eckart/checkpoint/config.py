@@ -1,0 +1,128 @@
+"""The ``quantization_config`` of a compressed model: what is needed to build it before its weights are read."""
+
+from __future__ import annotations
+
+import reprlib
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from eckart.errors import CheckpointError
+from eckart.structure import TwoFactor
+
+METHOD = "eckart"
+FORMAT_VERSION = 1
+DEFAULT_STRUCTURE = TwoFactor().name
+DAMAGED = "The file was changed or damaged: copy or download the folder again."
+
+
+class _Provenance(BaseModel):
+    """What is read of the provenance; the rest is for people."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    versions: dict[str, str] = {}
+
+
+class _Fields(BaseModel):
+    """Types of the fields as they are stored; see :class:`EckartConfig`. Those of the choices are checked later."""
+
+    model_config = ConfigDict(strict=True)
+
+    ranks: dict[str, int | None]
+    joint: list[Annotated[list[str], Field(min_length=1)]] | None
+    structure: str | dict[str, Any] | list[Any]
+    precision: str | dict[str, Any] | None
+    affine: bool
+    ordered: list[str] | None
+    recipe: dict[str, Any] | None
+    calibration: dict[str, Any] | None
+    provenance: _Provenance | None
+    weights: str | None
+
+
+class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
+    """The ``quantization_config`` of a compressed model.
+
+    Attributes:
+        format_version: of this record.
+        ranks: rank by module path, in the names of the model class that was saved; None for a weight that is not
+            factored and yet stored in another precision.
+        joint: paths of the linears of each group that was joined to one, the first of them first.
+        structure: layout of the factors: the name and the fields of one of :data:`eckart.structure.STRUCTURES`, or
+            its name alone.
+        precision: of the numbers: the name and the fields of one of :data:`eckart.precision.PRECISIONS`; None for the
+            model's dtype.
+        affine: whether every factored layer has a bias, those too whose model class gives them none.
+        ordered: paths of the pivoted layers that give their outputs in order without an index.
+        recipe: what was done, as :class:`eckart.Recipe` writes it.
+        calibration: source, size and hash of the calibration tokens, or None.
+        provenance: the source model and the versions of the software.
+        weights: name of the index of the weight files, where they do not have the standard names.
+
+    Raises:
+        CheckpointError: a field has another type; says which.
+    """
+
+    def __init__(
+        self,
+        ranks: dict[str, int | None],
+        format_version: int = FORMAT_VERSION,
+        recipe: dict[str, Any] | None = None,
+        calibration: dict[str, Any] | None = None,
+        provenance: dict[str, Any] | None = None,
+        weights: str | None = None,
+        joint: list[list[str]] | None = None,
+        structure: str | dict[str, Any] = DEFAULT_STRUCTURE,
+        precision: str | dict[str, Any] | None = None,
+        affine: bool = False,
+        ordered: list[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        _check_version(format_version)
+        self.quant_method = METHOD
+        self.format_version = format_version
+        self.ranks = ranks
+        self.joint = joint or []
+        self.structure = structure
+        self.precision = precision
+        self.affine = affine
+        self.ordered = [] if ordered is None else ordered
+        self.recipe = recipe
+        self.calibration = calibration
+        self.provenance = provenance
+        self.weights = weights
+        try:
+            _Fields.model_validate({name: getattr(self, name) for name in _Fields.model_fields})
+        except ValidationError as error:
+            problem = error.errors()[0]
+            where = ".".join(str(part) for part in problem["loc"])
+            raise CheckpointError(
+                f"config.json has quantization_config.{where} = {reprlib.repr(problem['input'])}, which cannot be: "
+                f"{problem['msg']}. {DAMAGED}"
+            ) from error
+
+    @classmethod
+    def from_dict(cls, config_dict: object, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
+        """Return the config that transformers read from a file; see :class:`EckartConfig` for what it raises."""
+        if not isinstance(config_dict, dict) or "ranks" not in config_dict:
+            raise CheckpointError(f"config.json has a quantization_config of {METHOD} without ranks. {DAMAGED}")
+        return super().from_dict(config_dict, return_unused_kwargs, **kwargs)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return an attribute: transformers reads a config object it is handed as if it were a dictionary."""
+        return getattr(self, key, default)
+
+
+def _check_version(found: object) -> None:
+    if type(found) is not int:
+        raise CheckpointError(
+            f"config.json has format_version = {reprlib.repr(found)}; expected a whole number, such as "
+            f"{FORMAT_VERSION}. {DAMAGED}"
+        )
+    if found != FORMAT_VERSION:
+        raise CheckpointError(
+            f"This model was saved in eckart format {found}; this version of eckart reads format "
+            f"{FORMAT_VERSION}. Install the version of eckart that is named in its config.json, or a newer one."
+        )
