@@ -88,5 +88,5 @@ def test_a_file_that_is_no_sweep_is_refused(command, tmp_path):
     (tmp_path / "sweep.sqlite").write_text("rows\n" * 200)
     result = run(*command, "--recipes", "svd")
     assert result.exit_code == 2
-    assert "cannot be read or written as the file of a sweep" in words(result.stderr)
+    assert "is no file of a sweep" in words(result.stderr)
     assert (tmp_path / "sweep.sqlite").read_text() == "rows\n" * 200
