@@ -16,7 +16,8 @@ from eckart.calls import BlockCall, check_calls_are_independent_of_tokens, named
 from eckart.check.merged import check_layers_stay_apart
 from eckart.check.reach import reach_of
 from eckart.check.record import LEAST_SHARE, ModelCheck
-from eckart.errors import CalibrationError, UnsupportedModelError
+from eckart.context import context_of
+from eckart.errors import UnsupportedModelError
 from eckart.placement import Weights
 from eckart.plan import Plan
 from eckart.recipe import Recipe
@@ -34,7 +35,8 @@ def check_model(
 ) -> ModelCheck:
     """Return what is known of a model, or raise for what would end in an error or a wrong result later.
 
-    That weights are finite was seen where the blocks were found (:func:`eckart.blocks.find_blocks`).
+    That weights are finite was seen where the blocks were found (:func:`eckart.blocks.find_blocks`), and that the model
+    can take the tokens where those were drawn (:func:`eckart.calibration.calibrate`).
 
     Args:
         model: in evaluation mode.
@@ -46,7 +48,6 @@ def check_model(
         allow_partial: whether less than half of the blocks' bytes may be reached.
 
     Raises:
-        CalibrationError: samples are longer than the model can take, or have ids that it does not know.
         UnsupportedModelError: too little is reached, layers are merged when the model is saved, blocks are handed
             what depends on the text, or the recipe looks at predictions of the next token and there are none.
     """
@@ -54,8 +55,6 @@ def check_model(
     check_layers_stay_apart(model, plan.blocks)
     if calibration is None:
         return check
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    _check_tokens(calibration, positions, check.vocabulary)
     predicts = looks_at_predictions(recipe, plan.keep)
     _, modules = find_block_list(model)
     length = calibration.tokens.shape[1]
@@ -69,7 +68,7 @@ def check_model(
         update={
             "arguments": arguments,
             "length": length,
-            "positions": positions,
+            "positions": context_of(model),
             "largest_id": int(calibration.tokens.max()),
         }
     )
@@ -100,21 +99,6 @@ def looks_at_predictions(recipe: Recipe, keep: float) -> bool:
     measured = Evidence.FIRST_ORDER | Evidence.CURVATURE | Evidence.TRIALS | Evidence.POSITION
     for_ranks = bool(recipe.allocation.evidence & measured) or recipe.has_metric
     return (for_ranks and keep < 1) or recipe.distillation.needs_data
-
-
-def _check_tokens(calibration: Calibration, positions: int | None, vocabulary: int) -> None:
-    tokens = calibration.tokens
-    length, low, high = tokens.shape[1], int(tokens.min()), int(tokens.max())
-    if positions and length > positions:
-        raise CalibrationError(
-            f"Samples of {length} tokens do not fit into the model's context of {positions}. Use --length {positions}, "
-            "or token ids of at most so many a sample."
-        )
-    if low < 0 or high >= vocabulary:
-        raise CalibrationError(
-            f"The calibration tokens have ids from {low} to {high}, and the model's embedding knows 0 to "
-            f"{vocabulary - 1}. The tokenizer, or whatever made the ids, is not this model's."
-        )
 
 
 def _check_predictions(

@@ -9,7 +9,6 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from io import TextIOWrapper
 from types import FrameType
 from typing import Annotated, ParamSpec, TextIO, TypeVar, cast
 
@@ -54,9 +53,6 @@ def command(run: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
 
     @functools.wraps(run)
     def wrapper(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, TextIOWrapper):
-                stream.reconfigure(errors="backslashreplace")  # the name of a file may be no Unicode
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         with warnings.catch_warnings(), _termination_as_interrupt() as received:

@@ -6,7 +6,6 @@ import re
 from collections.abc import Sequence
 
 from rich import box
-from rich.markup import escape
 from rich.table import Table
 
 from eckart.distillation.record import DistillationRecord
@@ -24,7 +23,7 @@ def layer_kinds(layers: Sequence[LayerRecord]) -> Table:
         errors = [layer.error for layer in members]
         kept = sum(layer.bytes for layer in members) / sum(layer.dense_bytes for layer in members)
         table.add_row(
-            escape(kind),
+            kind,
             str(len(members)),
             " ".join(sorted({_shape(layer) for layer in members})),
             _range([layer.rank for layer in members]),
@@ -41,7 +40,7 @@ def all_layers(layers: Sequence[LayerRecord]) -> Table:
     for layer in layers:
         rank = "dense" if layer.rank is None else str(layer.rank)
         share = f"{layer.bytes / layer.dense_bytes:.1%}"
-        table.add_row(escape(layer.path), _shape(layer), rank, f"{layer.bytes:,}", share, f"{layer.error:.3f}")
+        table.add_row(layer.path, _shape(layer), rank, f"{layer.bytes:,}", share, f"{layer.error:.3f}")
     return table
 
 
@@ -50,7 +49,7 @@ def refinements(records: Sequence[RefinementRecord]) -> Table:
     table = Table("block", "held-out loss before", "after", "epochs", "best", box=box.SIMPLE)
     for record in records:
         losses = ["-" if loss is None else f"{loss:.4f}" for loss in (record.before, record.after)]
-        table.add_row(escape(record.block), *losses, str(len(record.epochs)), str(record.kept_epoch))
+        table.add_row(record.block, *losses, str(len(record.epochs)), str(record.kept_epoch))
     return table
 
 
