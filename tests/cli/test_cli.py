@@ -131,16 +131,26 @@ def test_fewer_tokens_than_features_warn_and_work(model_folder: Path, text_file:
     assert "Warning: 16 calibration tokens" in words(run("inspect", out).output)
 
 
-def test_a_refined_run_is_shown_and_can_be_resumed(model_folder: Path, text_file: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("held_out", "shown"),
+    [
+        (0.125, ("held-out loss before", "at most 10 optimiser steps")),
+        (0, ("training loss, first epoch", "at most 12 optimiser steps")),  # as published
+    ],
+)
+def test_a_refined_run_is_shown_and_can_be_resumed(
+    held_out: float, shown: tuple[str, str], model_folder: Path, text_file: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     arguments = ["compress", model_folder, "-o", out, "--recipe", "aa-svd", "--calibration", text_file, "--keep", 0.6]
     arguments += ["--samples", 6, "--length", 32, "--set", "refinement.epochs=2", "--set", "refinement.batch=1"]
+    arguments += ["--set", f"refinement.held_out={held_out:g}"]
     result = run(*arguments)
     assert result.exit_code == 0, result.output
     text = words(result.output)
-    for part in ("held-out loss before", "refinement", "at most 10 optimiser steps", "a block", "(expected"):
+    for part in (*shown, "refinement", "a block", "(expected"):
         assert part in text, text
-    assert "held-out loss before" in words(run("inspect", out).output)
+    assert shown[0] in words(run("inspect", out).output)
     before = contents(out)
     again = run(*arguments, "--resume")
     assert (again.exit_code, words(again.stdout)) == (0, f"{out} is finished already.")

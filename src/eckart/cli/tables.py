@@ -45,10 +45,18 @@ def all_layers(layers: Sequence[LayerRecord]) -> Table:
 
 
 def refinements(records: Sequence[RefinementRecord]) -> Table:
-    """Return one row a refined block; losses are on held-out samples, relative to what the block changes."""
-    table = Table("block", "held-out loss before", "after", "epochs", "best", box=box.SIMPLE)
+    """Return one row a refined block; losses are relative to what the block changes.
+
+    They are those on held-out samples, or, where none are held out, the means over the first and the last epoch.
+    """
+    held_out = any(record.before is not None for record in records)
+    losses_of = ("held-out loss before", "after") if held_out else ("training loss, first epoch", "last")
+    table = Table("block", *losses_of, "epochs", "best", box=box.SIMPLE)
     for record in records:
-        losses = ["-" if loss is None else f"{loss:.4f}" for loss in (record.before, record.after)]
+        ends = [record.before, record.after]
+        if not held_out and record.epochs:
+            ends = [record.epochs[0].training, record.epochs[-1].training]
+        losses = ["-" if loss is None else f"{loss:.4f}" for loss in ends]
         table.add_row(record.block, *losses, str(len(record.epochs)), str(record.kept_epoch))
     return table
 
