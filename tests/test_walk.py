@@ -20,6 +20,7 @@ from eckart.layers import FactoredLinear, LowRankLinear, is_replaced, weight_mat
 from eckart.plan import make_plan
 
 KEEP = 0.6
+ONE_STREAM = ("input-aware", "shift-aware")  # their sums are of float32 products
 
 
 def inputs_of(model: PreTrainedModel, path: str, tokens: Tensor) -> Tensor:
@@ -74,7 +75,7 @@ def literal(
                 # Attention over few values gives inputs that do not span all directions.
                 # And what is left of large means is only known to the rounding of these.
                 known = torch.maximum(sizes[0], (mean / scale[:, 0]).norm() * (10 * z.shape[1]) ** 0.5)
-                kept = sizes > 10**-3.5 * known
+                kept = sizes > (10**-3.5 if objective in ONE_STREAM else 1e-6) * known
                 u, s, vt = torch.linalg.svd(goal @ basis[kept].T, full_matrices=False)
                 first = vt[:rank] @ (directions[:, kept] / sizes[kept]).T / scale.T
                 second = u[:, :rank] * s[:rank]

@@ -129,7 +129,7 @@ class Factoriser:
             bytes=self.recipe.layout.beside_bias(target.has_bias).bytes(*target.shape, rank),
             # What is lost counts from the model as it was, also where other weights are factored.
             error=relative_error(original, product, moments, output_energy, constant),
-            unresolved=unresolved_share(weight, moments, whitening, output_energy),
+            unresolved=self._unresolved(weight, moments, whitening, output_energy),
         )
 
     def layer(
@@ -187,6 +187,14 @@ class Factoriser:
         tokens = moments.tokens if moments is not None and objective.needs_data else 1
         return layout.factored(linear, *layout.structure.truncated(solution, rank, tokens), stored, fit)
 
+    def _unresolved(
+        self, weight: Tensor, moments: Moments | None, whitening: Whitening | None, output_energy: float
+    ) -> float:
+        """Return the share of the outputs' energy that may lie where inputs cannot be told from rounding."""
+        if moments is None or whitening is None or not output_energy > 0:
+            return 0.0
+        return min(1.0, self.recipe.objective.unresolved(weight, moments, whitening) / output_energy)
+
     def _known_solution(self, path: str, weight: Tensor) -> Solution | None:
         if self.components is None:
             return None
@@ -196,19 +204,6 @@ class Factoriser:
     def _metric_root(self, path: str, device: torch.device) -> Whitening | None:
         chosen = self.recipe.objective.output_metric
         return None if chosen is None else chosen.root(self.metrics[path].to(device, torch.float64))
-
-
-def unresolved_share(
-    weight: Tensor, moments: Moments | None, whitening: Whitening | None, output_energy: float
-) -> float:
-    """Return the share of the outputs' energy that may lie where inputs cannot be told from the rounding of their sums.
-
-    Only a paired target can lose it: for ``T = W Z`` what is dropped is as small as its eigenvalue.
-    """
-    if moments is None or moments.shift is None or whitening is None or whitening.dropped is None:
-        return 0.0
-    missed = float((weight @ moments.shift.to(weight) @ whitening.dropped.to(weight)).square().sum())
-    return min(1.0, missed / output_energy) if output_energy > 0 else 0.0
 
 
 def _constant(target_mean: Tensor | None, moments: Moments | None) -> Callable[[Tensor], Tensor] | None:

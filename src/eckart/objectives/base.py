@@ -94,6 +94,18 @@ class Objective(Choice):
         """
         return TargetMoments()
 
+    def unresolved(self, weight: Tensor, moments: Moments, whitening: Whitening) -> float:
+        """Return how much of ``||T||^2`` may lie in directions that ``whitening`` dropped as rounding.
+
+        For ``T = W Z`` that is as little as their eigenvalues; other targets can lose there what they are about.
+
+        Args:
+            weight: ``W``, (m, n) float64.
+            moments: of the group's inputs.
+            whitening: what :meth:`whitening` returned for them.
+        """
+        return 0.0
+
     def solution(
         self,
         weight: Tensor,

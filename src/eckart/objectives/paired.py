@@ -41,14 +41,11 @@ class PairedObjective(DataAwareObjective):
         residual: ResidualMoments | None = None,
     ) -> TargetMoments:
         """Return ``P = W (S + t I) + a (r - r') X'^T + b W (X - X') X'^T``; see :meth:`Objective.target`."""
-        assert moments.shift is not None
         share = self.residual_anchoring
         start = self.unblended(weight, moments, whitening)
         if residual is not None:
             start = start + share * self.about_means(residual.cross, residual.sum, moments)
-        direction = weight @ moments.shift
-        if self.affine:
-            direction = self.about_means(direction, weight @ moments.shift_sum, moments)
+        direction = self._direction(weight, moments)
         blend = self.blend(start, direction, whitening, rank)
         mean = None
         if self.affine:
@@ -56,6 +53,18 @@ class PairedObjective(DataAwareObjective):
             if residual is not None:
                 mean = mean + share * residual.sum / max(moments.tokens, 1)
         return TargetMoments(start + blend * direction, mean)
+
+    def unresolved(self, weight: Tensor, moments: Moments, whitening: Whitening) -> float:
+        """Return what ``W (X - X')`` may have there, which is all of it that b can add; see :class:`Objective`."""
+        if whitening.dropped is None:
+            return 0.0
+        return float((self._direction(weight, moments) @ whitening.dropped).square().sum())
+
+    def _direction(self, weight: Tensor, moments: Moments) -> Tensor:
+        """Return ``W (X - X') X'^T``, (m, n), about the means if there is a bias."""
+        assert moments.shift is not None
+        direction = weight @ moments.shift
+        return self.about_means(direction, weight @ moments.shift_sum, moments) if self.affine else direction
 
     def unblended(self, weight: Tensor, moments: Moments, whitening: Whitening) -> Tensor:
         """Return ``W (S + t I)``, (m, n), for the ``S + t I`` that ``whitening`` is the root of."""

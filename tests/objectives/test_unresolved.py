@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from eckart.api import unresolved_warnings
-from eckart.factorise import unresolved_share
 from eckart.moments import Moments
 from eckart.objectives import Anchored
 from eckart.report import LayerRecord
@@ -12,29 +11,34 @@ from eckart.report import LayerRecord
 CPU = torch.device("cpu")
 
 
-def measured(apart: float) -> float:
+def measured(apart: float, affine: bool) -> float:
     """Return the share of a linear whose target is the difference of two features that are ``apart`` in X'."""
     generator = torch.Generator().manual_seed(0)
     common, difference = (torch.randn(200, 1, generator=generator) for _ in range(2))
+    common = common + 10 * affine
     inputs, original = (torch.cat([common, common + size * difference], dim=1) for size in (apart, 1.0))
     weight = torch.tensor([[1.0, -1.0]], dtype=torch.float64)
     moments = Moments.zeros(2, paired=True, device=CPU)
     moments.add(inputs, original)
     energy = float((original.double() @ weight.T).square().sum())
-    return unresolved_share(weight, moments, Anchored().whitening(moments, 2, CPU), energy)
+    objective = Anchored(affine=affine)
+    return objective.unresolved(weight, moments, objective.whitening(moments, 2, CPU)) / energy
 
 
+@pytest.mark.parametrize("affine", [False, True])
 @pytest.mark.parametrize("apart", [1.0, 1e-2, 1e-4])
-def test_what_inputs_tell_is_resolved(apart: float) -> None:
-    assert measured(apart) == 0
+def test_what_inputs_tell_is_resolved(apart: float, affine: bool) -> None:
+    assert measured(apart, affine) == 0
 
 
-def test_a_target_that_inputs_hardly_tell_is_said_to_be_unresolved() -> None:
-    assert measured(5e-7) > 0.1
+@pytest.mark.parametrize(("apart", "affine"), [(3e-7, False), (3e-5, True)])
+def test_a_target_that_inputs_hardly_tell_is_said_to_be_unresolved(apart: float, affine: bool) -> None:
+    assert measured(apart, affine) > 0.02
 
 
-def test_inputs_that_are_the_same_hide_nothing() -> None:
-    assert measured(0.0) < 1e-6
+@pytest.mark.parametrize("affine", [False, True])
+def test_inputs_that_are_the_same_hide_nothing(affine: bool) -> None:
+    assert measured(0.0, affine) < 1e-6
 
 
 def test_the_warning_names_the_worst_layer_and_how_much() -> None:
