@@ -69,7 +69,7 @@ def test_bytes_on_disk_are_at_most_the_budget_and_hardly_less(
             str(text_file),
             samples=4,
             length=24,
-            overrides=overrides(structure, precision),
+            overrides=[*overrides(structure, precision), "allocation.fill_budget=true"],
         )
         assert report.ranks
         written = 0

@@ -20,8 +20,8 @@ from eckart.checkpoint.gguf import load_gguf_model
 from eckart.checkpoint.identity import identity_of_run
 from eckart.checkpoint.journal import DiskJournal, check_same_run, read_manifest
 from eckart.checkpoint.load import check_compressible, load_model
-from eckart.checkpoint.mark import read_small
-from eckart.checkpoint.output import check_apart, check_output, check_space
+from eckart.checkpoint.mark import changed_files, read_small
+from eckart.checkpoint.output import check_apart, check_output, check_space, placed
 from eckart.checkpoint.records import read_records
 from eckart.checkpoint.run_folder import RunFolder
 from eckart.checkpoint.save import MAX_SHARD_SIZE, description, reason_of, save_all_but_blocks
@@ -96,9 +96,10 @@ def compress_checkpoint(
     check_keep(keep)
     chosen = load_recipe(recipe, overrides, keep)
     place = resolve_device(device)
-    output = Path(output)
+    output = placed(output)
     path = Path(source)
-    model_path = path if path.is_file() or (path / "config.json").exists() else None  # else it is no model
+    is_model = path.is_file() or (path / "config.json").exists() or not path.exists()  # the last may be of a hub
+    model_path = path if is_model else None
     check_apart(output, [model_path, calibration, None if isinstance(recipe, Recipe) else str(recipe)])
     folder = RunFolder(output)
     folder.recover()
@@ -152,10 +153,10 @@ def compress_checkpoint(
             model.config.quantization_config = description(model, report, _name_of(source), identity)
             report.warnings.extend(weights.notes)
             with report.timings.measure("files"):
+                journal.check(len(plan.blocks))
                 if tokenizer is None:
                     copy_tokenizer(source, folder.model)
                 save_all_but_blocks(folder.model, model, weights, report, tokenizer)
-                journal.check(len(plan.blocks))
                 files.check_content()
                 folder.publish()
         return report
@@ -282,6 +283,11 @@ def _finished_report(output: Path, identity: dict[str, Any], overwrite: bool) ->
             **{key: found.provenance.get(key) for key in ("keep", "model", "compute", "versions")},
         }
         check_same_run(before, identity, output)
+        if changed := changed_files(output):
+            raise CheckpointError(
+                f"{output} is finished, but {changed[0]} is gone or was changed since. Move the folder away to make it "
+                "again."
+            )
     except CheckpointError:
         if overwrite:
             return None

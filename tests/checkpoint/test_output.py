@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from pathlib import Path
@@ -12,7 +13,7 @@ from tests.conftest import contents, make_model
 
 import eckart
 from eckart.checkpoint.mark import LIST_NAME, delete_known, known_files
-from eckart.checkpoint.output import IMAGE, PAGE, SWEEP, check_apart, check_output
+from eckart.checkpoint.output import IMAGE, PAGE, SWEEP, check_apart, check_output, placed
 from eckart.checkpoint.save import new_folder
 from eckart.errors import CheckpointError
 from eckart.sweep.store import Store
@@ -91,7 +92,8 @@ def test_a_folder_of_before_there_were_marks_is_known_by_its_config(tmp_path: Pa
 
 
 def test_only_what_the_mark_lists_is_deleted(made: Path) -> None:
-    (made / LIST_NAME).write_text('{"files": ["config.json", "../victim", "/etc/passwd", "nowhere"]}')
+    names = ["config.json", "../victim", "/etc/passwd", "nowhere"]
+    (made / LIST_NAME).write_text(json.dumps({"files": dict.fromkeys(names, "0" * 64)}))
     (made.parent / "victim").write_text("mine")
     delete_known(made)
     assert everything(made.parent).keys() == {"victim", "out/eckart/report.json", f"out/{LIST_NAME}"}
@@ -191,7 +193,11 @@ def test_a_parent_that_is_a_file(tmp_path: Path) -> None:
 
 PNG_HEAD = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(17) + b"\0\0\0\x0f"
 FILES = [
-    (PAGE, b'<!doctype html><meta name="generator" content="Eckart">', b"<!doctype html><title>Eckart</title>"),
+    (
+        PAGE,
+        b'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<meta name="generator" content="Eckart">',
+        b'<!doctype html>\n<html lang="en">\n<head>\n<title>On <meta name="generator" content="Eckart"></title>',
+    ),
     (PAGE, b"...<footer><p>Made by <code>eckart report</code>.", b"my notes on eckart report"),
     (IMAGE, PNG_HEAD + b"tEXtSoftware\0Eckart", PNG_HEAD + b"tEXtSoftware\0Matplotlib"),
     (IMAGE, b"<svg><dc:title>Eckart</dc:title>", b"<svg><dc:title>Matplotlib</dc:title>"),
@@ -233,3 +239,28 @@ def test_disks_of_their_own_are_not_moved(made: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == made)
     with pytest.raises(CheckpointError, match="a disk of its own"):
         check_output(made, overwrite=True)
+
+
+def test_what_was_changed_since_is_not_replaced(made: Path) -> None:
+    (made / "config.json").write_text('{"of": "the user"}')
+    with pytest.raises(CheckpointError, match=r"config.json was changed since Eckart wrote it"):
+        check_output(made, overwrite=True)
+
+
+def test_a_folder_that_is_not_there_hides_nothing_behind_it(made: Path) -> None:
+    hidden = made.parent / "new" / ".." / made.name
+    with pytest.raises(CheckpointError, match="exists"):
+        check_output(hidden, overwrite=False)
+    assert placed(hidden) == placed(made)
+    assert placed("a/b") == Path("a/b")
+
+
+def test_a_hub_model_in_the_cache_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot = tmp_path / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    cached = {"x/y": str(snapshot / "config.json")}
+    monkeypatch.setattr("eckart.checkpoint.output.try_to_load_from_cache", lambda name, file: cached.get(name))
+    with pytest.raises(CheckpointError, match="which is read"):
+        check_apart(snapshot, [Path("x/y")])
+    check_apart(snapshot, [Path("x/z"), Path("no model/at all/really")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 
@@ -15,11 +16,11 @@ from eckart.errors import CheckpointError, EckartWarning
 
 def write(out: Path, text: str, overwrite: bool = True) -> None:
     with new_folder(out, overwrite=overwrite) as partial:
-        (partial / "file").write_text(text)
+        (partial / "config.json").write_text(text)
 
 
 def text(out: Path) -> str:
-    return (out / "file").read_text()
+    return (out / "config.json").read_text()
 
 
 @pytest.fixture
@@ -86,7 +87,7 @@ def killed(out: Path, at: str, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = RunFolder(out)
     folder.open(overwrite=True)
     folder.begin(clear=True, overwrite=True)
-    (folder.model / "file").write_text("new")
+    (folder.model / "config.json").write_text("new")
     with monkeypatch.context() as patch:
         patch.setattr(os, "rename", rename)
         if at == "deletion":
@@ -126,7 +127,7 @@ def test_what_is_put_beside_after_a_kill_does_not_cost_the_older_folder(
 def test_a_file_that_comes_in_meanwhile_is_kept(out: Path) -> None:
     def replace() -> None:
         with new_folder(out, overwrite=True) as partial:
-            (partial / "file").write_text("new")
+            (partial / "config.json").write_text("new")
             (out / "thesis").write_text("mine")
 
     with pytest.raises(CheckpointError, match="holds 'thesis'"):
@@ -206,3 +207,49 @@ def test_the_rules_of_windows(out: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         write(out, f"new {number}")
         assert text(out) == f"new {number}"
     assert [path.name for path in out.parent.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize(
+    "name", ["model/mine.txt", "model/sub/thesis", "streams/mine.txt", "spectra/notes", "lock", "eckart.partial"]
+)
+def test_a_file_of_the_user_in_a_folder_of_work_is_refused(tmp_path: Path, name: str) -> None:
+    folder = RunFolder(tmp_path / "out")
+    folder.open()
+    folder.begin(clear=True, overwrite=True)
+    folder.manifest.write_text('{"identity": {}, "finished": 0}')
+    folder.close()
+    mine = folder.path / name
+    mine.parent.mkdir(parents=True, exist_ok=True)
+    mine.write_text("mine")
+    with pytest.raises(CheckpointError, match="which Eckart did not write"):
+        RunFolder(tmp_path / "out").open(overwrite=True)
+    assert mine.read_text() == "mine"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="has no pipes")
+@pytest.mark.parametrize("name", ["manifest.partial", "eckart.partial", "model/config.json", "streams/a.spool"])
+def test_pipes_and_second_names_in_a_folder_of_work_are_refused(tmp_path: Path, name: str) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    for make in (os.mkfifo, functools.partial(os.link, victim)):
+        folder = RunFolder(tmp_path / f"out{make is os.mkfifo}")
+        folder.open()
+        folder.begin(clear=True, overwrite=False)
+        folder.manifest.write_text('{"identity": {}, "finished": 0}')
+        folder.close()
+        make(folder.path / name)
+        with pytest.raises(CheckpointError, match="which Eckart did not write"):
+            RunFolder(folder.output).open()
+    assert victim.read_text() == "mine"
+
+
+def test_an_output_that_came_to_be_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "out")
+    folder.open()
+    folder.begin(clear=True, overwrite=False)
+    (folder.model / "config.json").write_text("{}")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(CheckpointError, match="has come to be since the start"):
+        folder.publish()
+    folder.close()
+    assert list((tmp_path / "out").iterdir()) == []

@@ -132,8 +132,8 @@ def test_map_takes_the_place_of_the_table(folder: Path) -> None:
     ("arguments", "message"),
     [
         (["--map-image", "map.pdf"], "ends in .png or .svg; found map.pdf"),
-        (["--map-image", "{tmp}/nowhere/map.png"], "cannot be written: No such file or directory"),
-        (["--map-image", "{tmp}/folder.png"], "cannot be written: Is a directory"),
+        (["--map-image", "{tmp}/nowhere/map.png"], "cannot be written: there is no folder"),
+        (["--map-image", "{tmp}/folder.png"], "is a folder; expected the name of a file"),
         (["--json", "--map"], "--json and --map"),
     ],
 )

@@ -21,6 +21,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from eckart.blocks import Block
 from eckart.checkpoint.files import PREFIX, delete_all_but, hash_of, sync, write_shard, write_text
 from eckart.checkpoint.identity import differences
+from eckart.checkpoint.mark import files_in
 from eckart.checkpoint.run_folder import RunFolder
 from eckart.distillation.record import DistillationRecord
 from eckart.errors import CheckpointError, DamagedRunError, first_problem
@@ -120,8 +121,11 @@ class DiskJournal:
             spectra: dict[str, Tensor] = {}
             for number in range(manifest.finished):
                 spectra |= load_file(self._spectra(number))
-        except (OSError, SafetensorError) as error:
+        except (OSError, SafetensorError, CheckpointError) as error:
             raise DamagedRunError(f"{self.folder.path} is damaged: {error}. {AGAIN}") from error
+        shards = {self._shard(number).name for number in range(manifest.finished)}
+        for name in files_in(self.folder.model) - shards:  # of an end that was not reached
+            (self.folder.model / name).unlink()
         return Position(
             finished=manifest.finished,
             layers=tuple(manifest.layers),

@@ -11,7 +11,7 @@ from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from eckart.checkpoint.files import write_text
+from eckart.checkpoint.files import hash_of, write_text
 from eckart.report import REPORT_NAME
 
 LIST_NAME, PARTIAL_NAME = "eckart/files.json", "eckart/files.partial"
@@ -45,10 +45,10 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class FileList(BaseModel):
-    """The mark: what Eckart wrote into the folder, as ``folder/file``."""
+    """The mark: what Eckart wrote into the folder, the SHA-256 of each file by its name, as ``folder/file``."""
 
     version: Literal[1] = 1
-    files: list[str]
+    files: dict[str, str]
 
 
 class _Quantization(BaseModel):
@@ -85,11 +85,27 @@ def known_files(folder: Path) -> set[str] | None:
     present = files_in(folder)
     listed = read_small(folder / LIST_NAME, FileList)
     if listed is not None:
-        return present & {LIST_NAME, *listed.files}
+        return present & {LIST_NAME, *listed.files}  # by name: a user's file may have taken it since
     config = read_small(folder / "config.json", _Config)
     if config is None or config.quantization_config.quant_method != METHOD or REPORT_NAME not in present:
         return None
     return {name for name in present if any(_fits(name, pattern) for pattern in UNLISTED)}
+
+
+def changed_files(folder: Path) -> list[str]:
+    """Return which listed files of a folder are gone, or are not as Eckart wrote them; none if there is no list.
+
+    Raises:
+        OSError: one cannot be read.
+    """
+    listed = read_small(folder / LIST_NAME, FileList)
+    if listed is None:
+        return []
+    return sorted(
+        name
+        for name, found in listed.files.items()
+        if name != LIST_NAME and not ((folder / name).is_file() and hash_of(folder / name) == found)
+    )
 
 
 def delete_known(folder: Path) -> None:
@@ -122,7 +138,8 @@ def read_small(path: Path, model: type[Model]) -> Model | None:
 
 
 def _write(folder: Path, names: set[str]) -> None:
-    write_text(folder / LIST_NAME, FileList(files=sorted(names)).model_dump_json(indent=1) + "\n")
+    hashes = {name: hash_of(folder / name) for name in sorted(names - {LIST_NAME}) if (folder / name).is_file()}
+    write_text(folder / LIST_NAME, FileList(files=hashes).model_dump_json(indent=1) + "\n")
 
 
 def _fits(name: str, pattern: str) -> bool:

@@ -14,7 +14,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from eckart.checkpoint.mark import files_in, known_files
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
+
+from eckart.checkpoint.mark import changed_files, files_in, known_files
 from eckart.errors import CheckpointError
 from eckart.text import parts_of
 
@@ -40,10 +43,25 @@ MAKER = "Eckart"  # what a page and an image say that they were made by
 PAGE = FileKind(
     "page of `eckart report`",
     # The second is in pages of before there was the first.
-    re.compile(rb'<meta name="generator" content="Eckart">|<footer><p>Made by <code>eckart report</code>'),
+    re.compile(
+        rb'\A<!doctype html>\s<html lang="en">\s<head>\s<meta charset="utf-8">'
+        rb'\s<meta name="generator" content="Eckart">'
+        rb"|<footer><p>Made by <code>eckart report</code>"
+    ),
 )
 IMAGE = FileKind("map that Eckart drew", re.compile(rb"tEXtSoftware\0Eckart|<dc:title>Eckart</dc:title>"))
 SWEEP = FileKind("file of a sweep", re.compile(rb"\ASQLite format 3\0.{52}ECKT", re.DOTALL))
+
+
+def placed(output: str | Path) -> Path:
+    """Return an output by the folder that it really lies in.
+
+    ``new/../old`` is ``old``, also while there is no folder ``new``: it must not come to be by being made.
+    """
+    output = Path(output)
+    if ".." not in output.parts[:-1] or output.name in ("", ".."):
+        return output
+    return Path(os.path.realpath(output.parent)) / output.name
 
 
 def unfinished_of(output: Path) -> Path:
@@ -76,7 +94,7 @@ def check_output(
     Raises:
         CheckpointError: says what is in the way, and what to do.
     """
-    output = Path(output)
+    output = placed(output)
     check_apart(output, reads, kind=kind)
     with _said(output):
         _check_parent(output, kind)
@@ -101,7 +119,7 @@ def check_apart(output: str | Path, reads: Iterable[str | Path | None] = (), *, 
     Raises:
         CheckpointError: says which.
     """
-    output = Path(output)
+    output = placed(output)
     with _said(output):
         _check_name(output)
         places = [output] if kind else [output, unfinished_of(output), replaced_of(output)]
@@ -140,6 +158,11 @@ def check_replaceable(output: Path, kind: FileKind | None = None) -> None:
         raise CheckpointError(
             f"The folder {output} holds {min(others)!r}{_more(others)}, which Eckart did not write. Only what Eckart "
             "wrote is replaced: use another name, or move it away."
+        )
+    if changed := [name for name in changed_files(output) if os.path.lexists(output / name)]:
+        raise CheckpointError(
+            f"{output / changed[0]} was changed since Eckart wrote it. Only what Eckart wrote is replaced: use another "
+            "name, or move it away."
         )
     replaced = replaced_of(output)
     if os.path.lexists(replaced):
@@ -234,12 +257,21 @@ def _local_paths(reads: Iterable[str | Path | None]) -> Iterator[Path]:
     """Yield what is there of what is read: paths, and of specifications FILE, FILE:lines and dataset:FOLDER:SPLIT."""
     for read in reads:
         if isinstance(read, Path):
-            yield from [read] if read.exists() else []
+            yield from [read] if read.exists() else _cached(read)
         for part in parts_of(read) if isinstance(read, str) else []:
             if part.startswith("dataset:"):
                 yield from [path for path in [Path(part.split(":")[1])] if path.name and path.exists()]
             else:  # a folder of the name of a recipe or of a text is none
                 yield from [path for path in map(Path, (part, part.rpartition(":")[0])) if path.is_file()]
+
+
+def _cached(model: Path) -> list[Path]:
+    """Return the folder of a model of a hub, if it is in the cache."""
+    try:
+        found = try_to_load_from_cache(model.as_posix(), "config.json")
+    except HFValidationError:  # no name of a model
+        return []
+    return [Path(found).parent] if isinstance(found, str) else []
 
 
 def _identities(path: Path) -> list[tuple[int, int] | None]:

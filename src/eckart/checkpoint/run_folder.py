@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import warnings
 from contextlib import suppress
 from fnmatch import fnmatchcase
@@ -27,8 +28,8 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
 from eckart.checkpoint.files import sync, write_text
-from eckart.checkpoint.mark import delete_known, files_in, known_files, read_small, write_list
-from eckart.checkpoint.output import check_apart, check_replaceable, replaced_of, unfinished_of
+from eckart.checkpoint.mark import LIST_NAME, UNLISTED, delete_known, files_in, known_files, read_small, write_list
+from eckart.checkpoint.output import check_apart, check_replaceable, placed, replaced_of, unfinished_of
 from eckart.errors import CheckpointError, EckartWarning
 
 MARK, LOCK = "eckart.json", "lock"
@@ -36,6 +37,13 @@ BARE = (MARK, "eckart.partial", LOCK)  # what there may be before the mark is
 SCRATCH = ("profile", "offload", "converting")  # of no use to a later run
 WORK = ("manifest.json", "manifest.partial", "model", "streams", "spectra", "student")
 CONVERTED = "converted-*"
+HELD = {  # what a run writes into its folders
+    "streams": ("*.spool",),
+    "spectra": ("block-*.safetensors", "block-*.partial"),
+    "student": ("*.safetensors", "*.partial", "*.spool"),
+    "model": (*UNLISTED, LIST_NAME, "model*.safetensors*", "eckart*.partial", "eckart/*.partial", "*.py"),
+}
+MARK_BEGINS = b'{\n "version": 1,'
 MOVE = "Move it away, or use another output."
 
 
@@ -71,7 +79,7 @@ class RunFolder:
 
     def __init__(self, output: Path) -> None:
         check_apart(output)
-        self.output = output
+        self.output = output = placed(output)
         self.path = unfinished_of(output)
         self.replaced = replaced_of(output)
         self.manifest = self.path / "manifest.json"
@@ -104,7 +112,7 @@ class RunFolder:
             raise CheckpointError(f"{self.path} is a link or a file; a run works in a folder there. {MOVE}")
         names = {path.name for path in self.path.iterdir()}
         others = [name for name in names if name not in (*BARE, *SCRATCH, *WORK) and not fnmatchcase(name, CONVERTED)]
-        others += [name for name in files_in(self.path) if (self.path / name).is_symlink()]
+        others += [name for name in files_in(self.path) if not self._may_be_ours(name)]
         if others:
             raise CheckpointError(f"{self.path} holds {min(others)!r}, which Eckart did not write. {MOVE}")
         if MARK not in names and names <= {*BARE}:
@@ -115,6 +123,21 @@ class RunFolder:
         if found is None:
             raise CheckpointError(f"{self.path} is no folder that Eckart works in: it has no {MARK} of it. {MOVE}")
         return found
+
+    def _may_be_ours(self, name: str) -> bool:
+        """Return whether a file in the folder, by its way from it, can be one that a run wrote.
+
+        Links, pipes and files that have another name elsewhere never are: what is written into them goes elsewhere.
+        """
+        found = (self.path / name).lstat()
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+            return False
+        place, _, rest = name.partition("/")
+        if place == LOCK:
+            return found.st_size == 0
+        if name == BARE[1]:
+            return (self.path / name).read_bytes()[: len(MARK_BEGINS)] in (MARK_BEGINS[:n] for n in range(20))
+        return place not in HELD or any(fnmatchcase(rest, pattern) for pattern in HELD[place])
 
     @property
     def published(self) -> bool:
@@ -193,8 +216,12 @@ class RunFolder:
         for path in self.model.rglob("*"):
             sync(path)
         sync(self.model)
-        known = self.mark() or RunMark()
+        known = read_small(self.path / MARK, RunMark) or RunMark()
         if os.path.lexists(self.output):
+            if not known.overwrite:
+                raise CheckpointError(
+                    f"{self.output} has come to be since the start. Add --overwrite to replace it, if Eckart wrote it."
+                )
             check_replaceable(self.output)
         self._write(known.model_copy(update={"state": "publishing"}))
         if os.path.lexists(self.output):

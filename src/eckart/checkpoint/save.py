@@ -137,7 +137,8 @@ def description(
     return EckartConfig(
         ranks={layer.path: layer.rank for layer in report.layers if recipe.layout.changes(layer.rank)},
         joint=list(joint_groups(model).values()),
-        structure=recipe.structure.model_dump(mode="json"),
+        # How singular values were split is seen in the factors; what is stored is the same layout.
+        structure=recipe.structure.model_dump(mode="json", exclude={"split"}),
         precision=None if recipe.precision == Bits16() else recipe.precision.model_dump(mode="json"),
         affine=recipe.layout.affine,
         ordered=[layer.path for layer in report.layers if layer.in_order],
