@@ -16,6 +16,7 @@ from eckart.report import REPORT_NAME
 
 LIST_NAME, PARTIAL_NAME = "eckart/files.json", "eckart/files.partial"
 LIST_BYTES = 10_000_000  # no list is longer
+VARIES = "eckart/timings.json"  # differs between two runs of the same, whose lists are the same
 METHOD = "eckart"  # of quantization, in a config.json
 # What can be in a compressed folder that was written before there were marks.
 UNLISTED = (
@@ -26,7 +27,7 @@ UNLISTED = (
     "eckart.safetensors.index.json",
     "eckart/report.json",
     "eckart/spectra.safetensors",
-    "eckart/timings.json",
+    VARIES,
     PARTIAL_NAME,
     "tokenizer.json",
     "tokenizer_config.json",
@@ -45,7 +46,10 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class FileList(BaseModel):
-    """The mark: what Eckart wrote into the folder, the SHA-256 of each file by its name, as ``folder/file``."""
+    """The mark: what Eckart wrote into the folder, the SHA-256 of each file by its name, as ``folder/file``.
+
+    It is empty for what differs between two runs of the same.
+    """
 
     version: Literal[1] = 1
     files: dict[str, str]
@@ -104,7 +108,7 @@ def changed_files(folder: Path) -> list[str]:
     return sorted(
         name
         for name, found in listed.files.items()
-        if name != LIST_NAME and not ((folder / name).is_file() and hash_of(folder / name) == found)
+        if found and not ((folder / name).is_file() and hash_of(folder / name) == found)
     )
 
 
@@ -138,7 +142,11 @@ def read_small(path: Path, model: type[Model]) -> Model | None:
 
 
 def _write(folder: Path, names: set[str]) -> None:
-    hashes = {name: hash_of(folder / name) for name in sorted(names - {LIST_NAME}) if (folder / name).is_file()}
+    hashes = {
+        name: "" if name == VARIES else hash_of(folder / name)
+        for name in sorted(names - {LIST_NAME})
+        if (folder / name).is_file()
+    }
     write_text(folder / LIST_NAME, FileList(files=hashes).model_dump_json(indent=1) + "\n")
 
 

@@ -142,7 +142,8 @@ class RunFolder:
     @property
     def published(self) -> bool:
         """Whether the output has its name already, and the rest is to be deleted."""
-        mark = self.mark()
+        # Once it works here, what is in the folder is this process's own.
+        mark = read_small(self.path / MARK, RunMark) if self.begun else self.mark()
         if mark is None:
             return False
         return mark.state == "published" or (mark.state == "publishing" and not self.model.exists())
