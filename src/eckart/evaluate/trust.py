@@ -35,8 +35,8 @@ def check_plain(folder: Path) -> None:
                 what = f"{key.lstrip('.')}: {node.tag} {node.value[:80]}"
                 raise EckartError(
                     f"The task definition {path} names Python code ({what}), "
-                    "which would be run. Expected plain YAML. If you have read that code and trust it, add --trust-remote-code "
-                    "(trust_remote_code=True)."
+                    "which would be run. Expected plain YAML. If you have read that code and trust it, add "
+                    "--trust-remote-code (trust_remote_code=True)."
                 )
             if key.endswith(".include"):
                 waiting.append(path.parent / node.value)
