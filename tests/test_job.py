@@ -157,6 +157,17 @@ class TestResume:
         assert not unfinished(tmp_path / "out").exists()
 
     @pytest.mark.filterwarnings("ignore::eckart.errors.EckartWarning")
+    def test_goes_on_however_the_path_is_spelled(
+        self, model_folder: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(model_folder.parent)
+        settings: dict = {"recipe": "svd", "keep": 0.6, "calibration": str(text_file), **OPTIONS}
+        with pytest.raises(InterruptedRun, match="1 finished block"):
+            compress_checkpoint(f"./{model_folder.name}", "out", observer=Stop(1, KeyboardInterrupt()), **settings)
+        compress_checkpoint(f"{model_folder.name}/", "out", resume=True, **settings)
+        assert not unfinished(tmp_path / "out").exists()
+
+    @pytest.mark.filterwarnings("ignore::eckart.errors.EckartWarning")
     @pytest.mark.parametrize(
         ("changed", "named"),
         [

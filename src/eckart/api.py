@@ -18,6 +18,7 @@ from eckart.calibration import SELF, Calibration, calibrate
 from eckart.check.record import ModelCheck
 from eckart.check.run import check_model
 from eckart.checkpoint.load import check_compressible
+from eckart.checkpoint.loaded import check_unchanged
 from eckart.checkpoint.quantizer import attach
 from eckart.checkpoint.save import description
 from eckart.checkpoint.tokenizer import load_tokenizer
@@ -93,7 +94,7 @@ def compress(
 
     Raises:
         EckartError: with a message that says what to do; the model is then unchanged, unless the cause is a
-            non-finite activation, which may be found half-way.
+            non-finite activation, or a file of the model that was changed meanwhile.
     """
     check_keep(keep)
     chosen = load_recipe(recipe, overrides, keep)
@@ -113,6 +114,7 @@ def compress(
         job = Job(model, weights, chosen, plan, tokens, place, observer or Observer(), check)
         job.warn()
         report = job.run(job.estimate(memory))
+        check_unchanged(model)
     except BaseException:
         separate(model, joint_groups(model), weights)
         raise

@@ -16,8 +16,8 @@ JSON_LIMIT = 128 * 2**20  # bytes; the largest vocabularies and indices of today
 def file_inside(folder: str | Path, name: object, *, limit: int | None = None) -> Path:
     """Return the path of the file ``name`` in ``folder``, if it is safe to open.
 
-    Links are followed. They must end inside the folder, or among the blobs of a model in a hub's cache, since that is
-    how such a cache lays out its folders.
+    Links are followed. They must end inside the folder, or among the blobs of a model or data set in a hub's
+    cache, since that is how such a cache lays out its folders.
 
     Args:
         folder: that the name belongs to.
@@ -82,7 +82,7 @@ def parse_json(path: Path) -> Any:
 
 def _is_blob(target: Path) -> bool:
     """Return whether a file lies where a hub's cache keeps the contents of its files."""
-    return target.parent.name == "blobs" and target.parent.parent.name.startswith("models--")
+    return target.parent.name == "blobs" and target.parent.parent.name.startswith(("models--", "datasets--"))
 
 
 def _kind(mode: int) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from eckart.dataset_folder import check_dataset_folder
 from eckart.decoding import half_character
 from eckart.errors import CalibrationError, EckartWarning, suggest
 
@@ -60,7 +62,7 @@ def read_dataset(specification: str) -> str:
     """Return one field of all rows of a data set, ``dataset:NAME:SPLIT[:FIELD[:CONFIG]]``, joined by blank lines.
 
     Raises:
-        CalibrationError: it cannot be loaded, or a row's field holds no text.
+        CalibrationError: it cannot be loaded, is a folder that reaches out of itself, or a row's field holds no text.
     """
     try:
         import datasets
@@ -71,6 +73,8 @@ def read_dataset(specification: str) -> str:
         raise CalibrationError(f"Expected dataset:NAME:SPLIT[:FIELD[:CONFIG]], found {specification!r}.")
     name, split = parts[:2]
     field = parts[2] if len(parts) > 2 and parts[2] else "text"
+    if os.path.isdir(name):
+        check_dataset_folder(Path(name))
     try:
         rows = datasets.load_dataset(name, parts[3] if len(parts) > 3 else None, split=split)
     except Exception as error:  # the library raises many kinds, from ValueError to its own network errors

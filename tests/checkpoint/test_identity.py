@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from pathlib import Path
 
 import pytest
 import torch
@@ -43,3 +44,15 @@ def test_differences_are_named_with_both_values(path: tuple[str, ...], value: ob
     (line,) = differences(before, now)
     assert line.startswith(".".join(path) + " was ")
     assert line.endswith(f"is {value!r}")
+
+
+def test_how_the_path_is_spelled_does_not_matter(
+    model_folder: Path, tokens: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(model_folder.parent)
+    recipe = eckart.RECIPES["svd"]
+    first, *others = (
+        identity_of_run(recipe, 0.6, None, eckart.load_model(path), {}, CPU)
+        for path in (model_folder, f"./{model_folder.name}", f"{model_folder.name}/")
+    )
+    assert [differences(first, other) for other in others] == [[], []]

@@ -12,6 +12,7 @@ from tests.conftest import make_model
 from transformers import AutoModelForCausalLM
 
 import eckart
+from eckart.checkpoint.source import open_model
 from eckart.checkpoint.tensors import check_dtypes, check_finite, stored_tensors
 from eckart.errors import CheckpointError
 
@@ -77,3 +78,15 @@ def test_finite_numbers_of_any_size_are_fine() -> None:
     model.weight.data.fill_(65504)
     model.register_parameter("empty", torch.nn.Parameter(torch.ones(0)))
     check_finite(model)
+
+
+def test_a_tensor_that_two_files_hold_is_not_chosen_in_silence(tmp_path: Path) -> None:
+    model = make_model()
+    model.save_pretrained(tmp_path / "m", max_shard_size="20KB")
+    files = sorted((tmp_path / "m").glob("*.safetensors"))
+    tensors = load_file(files[0])
+    name = min(tensors)
+    save_file({**load_file(files[1]), name: tensors[name] + 1}, files[1], metadata={"format": "pt"})
+    for load in (eckart.load_model, lambda path: open_model(path, tmp_path / "offload")):
+        with pytest.raises(CheckpointError, match=f"{files[0].name} and .*{files[1].name} hold the tensor '{name}'"):
+            load(tmp_path / "m")

@@ -189,3 +189,21 @@ def test_a_recipe_that_the_model_cannot_have_fails_in_its_rows_only(sweep, llama
     with pytest.warns(EckartWarning, match="svd-llm at 0.6 failed: .*'ids', which depends on the text"):
         rows = list(sweep(["svd", "svd-llm"], [0.6]).run())
     assert [row.label for row in rows] == ["dense", "svd"]
+
+
+@pytest.mark.parametrize("after", [1, 2])
+def test_a_model_that_changes_on_disk_gives_no_more_rows(after, model_folder, text_file, tmp_path):
+    """Weights stay in a map of the file, so that what is measured after a change is another model."""
+    output = tmp_path / "sweep.sqlite"
+    texts = {"texts": [str(text_file)], "calibration": str(text_file)}
+    started = run(eckart.load_model(model_folder), ["svd"], keep=[0.8, 0.6], output=output, **texts, **OPTIONS)
+    rows = [next(started) for _ in range(after)]
+    file = model_folder / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-64:] = bytes(64)
+    with file.open("r+b") as opened:  # in place, as `cp` does
+        opened.write(data)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors was changed"):
+        next(started)
+    assert read_rows(output) == rows
+    assert read_failures(output) == []

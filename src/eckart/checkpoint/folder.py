@@ -14,7 +14,9 @@ from eckart.names import JSON_LIMIT, file_inside, read_json
 
 TEMPLATES = "additional_chat_templates"  # the one folder of a model that transformers looks into
 INDEX_SUFFIX = ".index.json"
-STANDARD = ("model.safetensors", f"model.safetensors{INDEX_SUFFIX}")  # the first is taken
+STANDARD = tuple(  # the first is taken
+    name for file in ("model.safetensors", "pytorch_model.bin") for name in (file, f"{file}{INDEX_SUFFIX}")
+)
 QUIET = {f"_raise_exceptions_for_{kind}": False for kind in ("missing_entries", "connection_errors", "gated_repo")}
 
 
@@ -57,7 +59,7 @@ def check_folder(folder: str | Path) -> None:
 
 
 def weight_files(source: str | Path) -> list[Path]:
-    """Return the safetensors files that a model is loaded from, as far as they are on this machine."""
+    """Return the files of weights that a model is loaded from, as far as they are on this machine."""
     folder = Path(source)
     if not folder.is_dir():
         cached = cached_file(str(source), "config.json", local_files_only=True, **QUIET)

@@ -46,14 +46,13 @@ def identity_of_run(
         files: SHA-256 of the files of the model's weights, by name.
         device: where blocks are run.
     """
-    config = model.config.to_json_string(use_diff=False)
     return {
         "recipe": recipe.model_dump(mode="json"),
         "keep": keep,
         "calibration": calibration.record.model_dump() if calibration else None,
         "model": {
             "revision": getattr(model.config, "_commit_hash", None),
-            "config": hashlib.sha256(config.encode()).hexdigest(),
+            "config": hashlib.sha256(_configuration(model)).hexdigest(),
             "files": dict(files),
         },
         "compute": f"{compute_dtype(model.dtype, device)} on {device.type}".removeprefix("torch."),
@@ -63,12 +62,17 @@ def identity_of_run(
 
 def digest_of(model: PreTrainedModel) -> str:
     """Return a hash of the numbers of a model, and of its configuration but for where it came from."""
-    config = {k: v for k, v in model.config.to_dict().items() if k not in ("_name_or_path", "transformers_version")}
-    found = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    found = hashlib.sha256(_configuration(model))
     for name, tensor in model.state_dict().items():
         found.update(f"{name} {tensor.dtype}".encode())
         found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
+
+
+def _configuration(model: PreTrainedModel) -> bytes:
+    """Return the configuration as bytes to hash, without what depends on how the path to the model was spelled."""
+    config = {k: v for k, v in model.config.to_dict().items() if k not in ("_name_or_path", "transformers_version")}
+    return json.dumps(config, sort_keys=True, default=str).encode()
 
 
 def differences(before: Any, now: Any, name: str = "") -> list[str]:

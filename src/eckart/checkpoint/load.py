@@ -21,7 +21,9 @@ from eckart.checkpoint.folder import check_folder, weight_files
 from eckart.checkpoint.gguf import load_gguf_model
 from eckart.checkpoint.left_out import note_on_left_out
 from eckart.checkpoint.library import loading, needs_code, reason_of
+from eckart.checkpoint.loaded import remember_files
 from eckart.checkpoint.tensors import check_dtypes, stored_tensors
+from eckart.checkpoint.unchanged import SourceFiles
 from eckart.errors import CheckpointError, EckartError, EckartWarning, UnsupportedModelError
 from eckart.names import read_json
 
@@ -80,6 +82,7 @@ def _load(
         return load_gguf_model(path, dtype or torch.bfloat16).eval(), None
     config = _load_config(source, trusted)
     _check_causal(config, source, trusted)
+    files = SourceFiles(weight_files(source))
     placement = {} if offload is None else {"device_map": {"": "disk"}, "offload_folder": offload}
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
@@ -109,7 +112,11 @@ def _load(
             f"{source} lacks {len(missing)} weights that {type(model).__name__} needs, such as {missing[0]!r}. "
             "Expected a complete checkpoint of a causal language model."
         )
-    stored = stored_tensors(weight_files(source))
+    files.check()
+    files = files if files.paths else SourceFiles(weight_files(source))  # that were downloaded just now
+    stored = stored_tensors(files.paths)
+    if offload is None:
+        remember_files(model, files)
     if getattr(model, "hf_quantizer", None) is None:  # a quantizer knows itself what its tensors are stored as
         check_dtypes(model, stored)
     return model.eval(), note_on_left_out(str(source), model, info["unexpected_keys"], stored)

@@ -44,7 +44,7 @@ def stored_tensors(files: Iterable[str | Path]) -> dict[str, StoredTensor]:
     """Return what safetensors files hold, by name; files of other kinds are left out.
 
     Raises:
-        CheckpointError: a file is damaged.
+        CheckpointError: a file is damaged, or two files hold a tensor of one name: which is meant, nothing says.
     """
     found: dict[str, StoredTensor] = {}
     for file in map(Path, files):
@@ -53,6 +53,11 @@ def stored_tensors(files: Iterable[str | Path]) -> dict[str, StoredTensor]:
         try:
             with safe_open(file, framework="pt") as shard:
                 for name in shard.keys():  # noqa: SIM118
+                    if name in found:
+                        raise CheckpointError(
+                            f"Both {found[name].file} and {file} hold the tensor {name!r}, expected in one file only. "
+                            "The folder is a mixture of two models: copy or download it again."
+                        )
                     part = shard.get_slice(name)
                     found[name] = StoredTensor(file, part.get_dtype(), tuple(part.get_shape()))
         except (OSError, SafetensorError) as error:

@@ -14,6 +14,7 @@ from rich.table import Table
 from eckart.bench import Machine, Speed, compare, measure_machine
 from eckart.bench.compare import check_room
 from eckart.checkpoint import load_model
+from eckart.checkpoint.loaded import check_unchanged
 from eckart.cli.console import TrustRemoteCode, command, megabytes, output
 from eckart.cli.progress import progress_display
 from eckart.device import compute_dtype, resolve_device
@@ -63,6 +64,7 @@ def bench(
             repeats=repeats,
             on_run=lambda done, total: progress.update(task, completed=done, total=total),
         )
+    check_unchanged(*loaded.values())
     if as_json:
         facts = {"bandwidth": machine.bandwidth, "operations": machine.operations, "dtype": str(first.dtype)}
         rows = [speed.model_dump() for speed in speeds]

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from eckart.calibration import tokenize
 from eckart.checkpoint import load_model, load_tokenizer
+from eckart.checkpoint.loaded import check_unchanged
 from eckart.cli.console import TrustRemoteCode, command, output
 from eckart.cli.evaluation_table import evaluation_table
 from eckart.cli.progress import progress_display
@@ -45,7 +46,7 @@ def evaluate(
     task_path: Annotated[
         Path | None,
         typer.Option(
-            help="A folder of task definitions (YAML) of your own. Functions that they name are run.",
+            help="A folder of task definitions (YAML) of your own. What names Python code needs --trust-remote-code.",
             show_default=False,
         ),
     ] = None,
@@ -88,7 +89,9 @@ def evaluate(
         raise EckartError("--task-path, --limit and --few-shot belong to --tasks, which is not given.")
     contents = {name: read_text(name) for name in dict.fromkeys(text or [])}
     names = [name.strip() for name in (tasks or "").split(",") if name.strip()]
-    found = None if tasks is None else load_tasks(names, path=task_path, few_shot=few_shot)
+    found = None
+    if tasks is not None:
+        found = load_tasks(names, path=task_path, few_shot=few_shot, trust_remote_code=trust_remote_code)
     tokenizer = load_tokenizer(model, trust_remote_code=trust_remote_code)
     loaded = _load(model, place, trust_remote_code)
     other = None if baseline is None else _load(baseline, place, trust_remote_code)
@@ -135,6 +138,7 @@ def evaluate(
         samples.append({"prompt": start, "text": continuation(loaded, tokenizer, start)})
         if other is not None:
             samples[-1]["baseline"] = continuation(other, tokenizer, start)
+    check_unchanged(*models)
     if as_json:
         facts = {"model": model, "baseline": baseline, "texts": rows, "samples": samples}
         output.print_json(json.dumps({**facts, "tasks": None if scores is None else scores.model_dump()}))

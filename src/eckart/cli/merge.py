@@ -11,6 +11,7 @@ import typer
 from eckart.checkpoint import load_model, load_tokenizer
 from eckart.checkpoint.biases import biases_without_a_place, lost_biases
 from eckart.checkpoint.config import METHOD
+from eckart.checkpoint.loaded import check_unchanged
 from eckart.checkpoint.save import MAX_SHARD_SIZE, check_new_folder, new_folder
 from eckart.checkpoint.tokenizer import copy_tokenizer
 from eckart.cli.console import TrustRemoteCode, command, output
@@ -43,6 +44,7 @@ def merge(
     size = sum(parameter.numel() * parameter.element_size() for parameter in dense.parameters())
     with new_folder(out, overwrite=overwrite, needed=size, reads=reads) as partial:
         dense.save_pretrained(partial, max_shard_size=MAX_SHARD_SIZE)
+        check_unchanged(model)
         if tokenizer is not None:
             tokenizer.save_pretrained(partial)
         else:

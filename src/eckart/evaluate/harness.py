@@ -18,11 +18,14 @@ from unittest.mock import patch
 
 import numpy
 import torch
+from jinja2 import Environment
+from jinja2.sandbox import SandboxedEnvironment
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eckart.context import checked_ids
 from eckart.errors import EckartError, EckartWarning
 from eckart.evaluate.definitions import check_folder, check_names
+from eckart.evaluate.trust import check_plain
 
 # The seeds that the harness's own command sets: of Python, of numpy and torch, and of the examples in the prompt.
 PYTHON_SEED, OTHER_SEED = 0, 1234
@@ -42,18 +45,21 @@ class Tasks:
     version: str
 
 
-def load_tasks(names: Sequence[str], *, path: Path | None = None, few_shot: int | None = None) -> Tasks:
+def load_tasks(
+    names: Sequence[str], *, path: Path | None = None, few_shot: int | None = None, trust_remote_code: bool = False
+) -> Tasks:
     """Find tasks and load their data, which most of them download once.
 
     Args:
         names: tasks, groups or tags of lm-evaluation-harness.
-        path: a folder of task definitions (YAML), which come before the harness's own of the same name. Such a file
-            may name functions beside it, and they are run: use only files that you trust.
+        path: a folder of task definitions (YAML), which come before the harness's own of the same name.
         few_shot: examples in front of each question, where a task does not fix them; None for the task's own number,
             or 0 if it has none.
+        trust_remote_code: whether Python code that definitions in ``path`` name may be run.
 
     Raises:
-        EckartError: the harness is not installed, a name is unknown, or a definition or its data cannot be read.
+        EckartError: the harness is not installed, a name is unknown, a definition or its data cannot be read, or it
+            names Python code that is not trusted.
     """
     try:
         import lm_eval
@@ -66,6 +72,8 @@ def load_tasks(names: Sequence[str], *, path: Path | None = None, few_shot: int 
         raise EckartError(f"The number of examples in a prompt is 0 or more; found {few_shot}.")
     if path is not None:
         check_folder(path)
+        if not trust_remote_code:
+            check_plain(path)
     with _session():
         # The harness reads its 14,000 definitions in some seconds: not where local ones are all that is asked for.
         manager = None if path is None else TaskManager(include_path=path, include_defaults=False)
@@ -159,6 +167,7 @@ class _Counter:
 def _session() -> Iterator[list[str]]:
     """Hide what the harness prints, log its warnings into the list, and leave random numbers and settings as found."""
     import datasets
+    import lm_eval.utils
 
     logger, warned = logging.getLogger("lm_eval"), _Warnings()
     handlers, propagate = logger.handlers, logger.propagate
@@ -172,6 +181,8 @@ def _session() -> Iterator[list[str]]:
             torch.random.fork_rng(devices=[]),
             # Even for a local file, datasets tells a server that it was loaded.
             patch.object(datasets.config, "HF_UPDATE_DOWNLOAD_COUNTS", False),
+            # Templates of a definition are text of strangers: they may fill in values, and reach nothing else.
+            patch.object(lm_eval.utils, "env", _sandbox(lm_eval.utils.env)),
             # Resampling would fork this process, with the model in it, once for each core.
             patch.dict(os.environ, {"DISABLE_MULTIPROC": "1"}),
         ):
@@ -183,6 +194,17 @@ def _session() -> Iterator[list[str]]:
         logger.handlers, logger.propagate = handlers, propagate
         random.setstate(python)
         numpy.random.set_state(numbers)
+
+
+def _sandbox(templates: Environment) -> Environment:
+    """Return templates of the same meaning that reach no objects of Python behind their values."""
+    found = SandboxedEnvironment(
+        loader=templates.loader,
+        undefined=templates.undefined,
+        keep_trailing_newline=templates.keep_trailing_newline,
+    )
+    found.filters = templates.filters
+    return found
 
 
 class _Warnings(logging.Handler):

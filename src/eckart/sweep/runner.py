@@ -19,6 +19,7 @@ from eckart.calibration import DEFAULT_LENGTH, Calibration, calibrate
 from eckart.check.run import check_model, check_reach
 from eckart.checkpoint.identity import digest_of, versions
 from eckart.checkpoint.load import check_compressible
+from eckart.checkpoint.loaded import check_unchanged
 from eckart.checkpoint.tokenizer import load_tokenizer
 from eckart.context import length_for
 from eckart.device import resolve_device
@@ -94,7 +95,8 @@ class Sweep:
         A case that fails is written down, and the sweep goes on.
 
         Raises:
-            CheckpointError: the file cannot be written, or has rows of other calibration tokens.
+            CheckpointError: the file cannot be written, or has rows of other calibration tokens, or the model's files
+                were changed meanwhile.
             CalibrationError: the calibration text is too short for so many samples.
         """
         missing = self.missing()
@@ -148,7 +150,7 @@ class Sweep:
             try:
                 check_model(self.model, case.recipe, plan, data, weights=weights, device=device, allow_partial=True)
             except EckartError as error:
-                self.observer.on_failure(self.store.add_failure(case, str(error)))
+                self._fail(case, str(error))
             else:
                 found.append(case)
         return found
@@ -185,6 +187,7 @@ class Sweep:
             speed=None if self.stopwatch is None else self.stopwatch.time(made.model),
             versions=versions(case.recipe),
         )
+        check_unchanged(self.model)  # else the row would be one of two models
         self.store.add(case, row)
         self.observer.on_row(row)
         return row
@@ -194,13 +197,17 @@ class Sweep:
         try:
             with random_state_kept():
                 row = measure()
-        except CheckpointError:  # of the file itself
+        except CheckpointError:  # of the file itself, or of the model's
             raise
         # Decompositions that do not converge, and memory that is not there, are runtime errors of PyTorch.
         except (EckartError, RuntimeError) as error:
-            self.observer.on_failure(self.store.add_failure(case, str(error) or type(error).__name__))
+            self._fail(case, str(error) or type(error).__name__)
         else:
             yield row
+
+    def _fail(self, case: Case, message: str) -> None:
+        check_unchanged(self.model)
+        self.observer.on_failure(self.store.add_failure(case, message))
 
     def _draw(self, samples: int) -> Calibration:
         calibration = self.draw(samples)
