@@ -98,7 +98,7 @@ def main(
     }
     here = {"calibration": calibration, "samples": samples, "seed": seed, **evaluation}
     rows = Rows(output, ("model", "recipe", "keep", *here))
-    asked = TASKS if tasks is None else load_tasks(TASKS, path=tasks)
+    asked = TASKS if tasks is None else load_tasks(TASKS, path=tasks, trust_remote_code=True)  # of this benchmark
 
     def add(label: str, share: float, made: PreTrainedModel, **facts: object) -> None:
         scores = {}
