@@ -79,7 +79,7 @@ def logits_of(model: PreTrainedModel, window: Tensor) -> Tensor:
     """
     try:
         logits: Tensor = model(input_ids=window.to(model.device), use_cache=False).logits[0]
-    except IndexError as error:
+    except (IndexError, RuntimeError) as error:  # of learned positions, that are looked up or cut
         raise EckartError(
             f"{type(model).__name__} cannot take windows of {window.shape[1]} tokens: {error}. Use a shorter --length."
         ) from error
