@@ -28,7 +28,7 @@ from eckart.checkpoint.source import open_model
 from eckart.checkpoint.tokenizer import copy_tokenizer, load_tokenizer
 from eckart.checkpoint.unchanged import SourceFiles
 from eckart.device import free_memory, host_memory, resolve_device
-from eckart.errors import CheckpointError, DamagedRunError, EckartError, InterruptedRun, warn
+from eckart.errors import CalibrationError, CheckpointError, DamagedRunError, EckartError, InterruptedRun, warn
 from eckart.layout import BYTES_PER_NUMBER
 from eckart.observer import Observer
 from eckart.plan import check_keep, make_plan
@@ -93,6 +93,11 @@ def compress_checkpoint(
         InterruptedRun: Ctrl-C; says what is kept.
     """
     check_keep(keep)
+    if not isinstance(calibration, str):
+        raise CalibrationError(
+            f"Calibration of a model on disk is the name of a text, or 'self'; found {type(calibration).__name__}. "
+            "Token ids are taken by eckart.compress only."
+        )
     chosen = load_recipe(recipe, overrides, keep)
     place = resolve_device(device)
     output = Path(output)

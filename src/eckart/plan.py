@@ -61,7 +61,8 @@ def shapes_of(blocks: Sequence[Block]) -> tuple[LinearEvidence, ...]:
 
 def check_keep(keep: float) -> None:
     """Raise unless ``keep`` is a share of bytes that can be kept."""
-    if not isinstance(keep, Real):
+    found: object = keep
+    if not isinstance(found, Real):
         raise EckartError(
             f"keep is the share of the bytes to keep, a number above 0 and at most 1; found {type(keep).__name__}."
         )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.check import architectures
 from tests.conftest import make_model
 from transformers import PreTrainedModel
 
@@ -69,3 +70,10 @@ def test_no_windows_at_all() -> None:
             count_windows(torch.arange(8), 4, windows)
     with pytest.raises(EckartError, match="shorter --window-length"):
         count_windows(torch.arange(8), 9, None, "--window-length")
+
+
+def test_positions_that_are_cut_and_not_looked_up() -> None:
+    model = architectures.made(architectures.whisper_decoder)
+    model.config.max_target_positions = 4096
+    with pytest.raises(EckartError, match=r"WhisperForCausalLM cannot take windows of 200 tokens: .* shorter --length"):
+        perplexity(model, torch.zeros(300, dtype=torch.int64), length=200)
