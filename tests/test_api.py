@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -120,9 +121,11 @@ def test_token_ids_of_any_integer_type(dtype: torch.dtype, llama: PreTrainedMode
 def test_warnings_point_at_the_line_of_the_caller(llama: PreTrainedModel, model_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"text": null}\n' + '{"text": "some words of a text"}\n' * 40)
     (model_folder / "tokenizer.json").write_text("damaged")
-    with pytest.warns(EckartWarning) as said:
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
         eckart.compress(llama, "svd-llm", 0.6, torch.ones(1, 16, dtype=torch.int64))  # few tokens
         eckart.compress_checkpoint(model_folder, tmp_path / "small", "svd", 0.6)  # a tokenizer that is copied
         read_text(str(tmp_path / "rows.jsonl"))
-    assert len(said) >= 3
-    assert {warning.filename for warning in said} == {__file__}
+    ours = [warning for warning in said if issubclass(warning.category, EckartWarning)]
+    assert len(ours) >= 3
+    assert {warning.filename for warning in ours} == {__file__}

@@ -85,5 +85,5 @@ def test_a_data_set_of_chats_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     (tmp_path / "chats").mkdir()
     (tmp_path / "chats" / "train.jsonl").write_text(json.dumps({"messages": CHAT}))
-    with pytest.raises(CalibrationError, match="no text field 'text'; its field 'messages' holds a chat.*template"):
+    with pytest.raises(CalibrationError, match=r"no text field 'text'; its field 'messages' holds a chat.*template"):
         read_text(f"dataset:{tmp_path / 'chats'}:train")

@@ -97,7 +97,7 @@ def diff_llama() -> t.PreTrainedModel:
     return t.DiffLlamaForCausalLM(t.DiffLlamaConfig(**DECODER))
 
 
-def vit() -> t.PreTrainedModel: t.PreTrainedModel:
+def vit() -> t.PreTrainedModel:
     return t.ViTForImageClassification(t.ViTConfig(**IMAGE, num_hidden_layers=2))
 
 
