@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.check import architectures
 from tests.conftest import make_model
 from transformers import PreTrainedModel
 
@@ -72,8 +71,10 @@ def test_no_windows_at_all() -> None:
         count_windows(torch.arange(8), 9, None, "--window-length")
 
 
-def test_positions_that_are_cut_and_not_looked_up() -> None:
-    model = architectures.made(architectures.whisper_decoder)
-    model.config.max_target_positions = 4096
-    with pytest.raises(EckartError, match=r"WhisperForCausalLM cannot take windows of 200 tokens: .* shorter --length"):
-        perplexity(model, torch.zeros(300, dtype=torch.int64), length=200)
+def test_any_failure_of_a_pass_names_its_length(llama: PreTrainedModel) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("The size of tensor a must match the size of tensor b")
+
+    llama.model.layers[0].forward = fail
+    with pytest.raises(EckartError, match=r"LlamaForCausalLM cannot take windows of 100 tokens: .* shorter --length"):
+        perplexity(llama, torch.zeros(300, dtype=torch.int64), length=100)
