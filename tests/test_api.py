@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -7,9 +8,10 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 import eckart
-from eckart.errors import CalibrationError, EckartError
+from eckart.errors import CalibrationError, EckartError, EckartWarning
 from eckart.objectives import InputAware
 from eckart.report import LayerRecord
+from eckart.text import read_text
 
 
 def test_the_readme_lines(model_folder: Path, text_file: Path, tmp_path: Path) -> None:
@@ -78,3 +80,52 @@ def test_records_arrive_in_order_of_execution(llama: PreTrainedModel, tokens: to
     assert [name.split(".")[-1] for name in seen[:7]] == [
         "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("keep", [None, "0.6", [0.6], {}, 0.6j, torch.tensor([0.6])])
+def test_keep_that_is_no_number(keep: object, llama: PreTrainedModel) -> None:
+    with pytest.raises(EckartError, match=f"a number above 0 and at most 1; found {type(keep).__name__}"):
+        eckart.compress(llama, "svd", keep)
+
+
+@pytest.mark.parametrize("calibration", [None, [[1, 2]], {"input_ids": [1, 2]}, 7])
+def test_calibration_of_another_type(calibration: object, llama: PreTrainedModel, tmp_path: Path) -> None:
+    with pytest.raises(CalibrationError, match=f"name of a text, .* found {type(calibration).__name__}"):
+        eckart.compress(llama, "svd-llm", 0.6, calibration)
+    with pytest.raises(CalibrationError, match=f"name of a text, .* found {type(calibration).__name__}"):
+        eckart.compress_checkpoint(tmp_path, tmp_path / "small", "svd-llm", 0.6, calibration)
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        torch.ones(4, 16, dtype=torch.bool),
+        torch.ones(4, 16, dtype=torch.complex64),
+        torch.ones(4, 16, dtype=torch.int64, device="meta"),
+        torch.ones(4, 16),
+    ],
+    ids=["bool", "complex", "meta", "float"],
+)
+def test_token_ids_that_are_no_integers(ids: torch.Tensor, llama: PreTrainedModel) -> None:
+    with pytest.raises(CalibrationError, match=r"must be integers of shape \(samples, length\), found"):
+        eckart.compress(llama, "svd-llm", 0.6, ids)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.uint16])
+def test_token_ids_of_any_integer_type(dtype: torch.dtype, llama: PreTrainedModel, tokens: torch.Tensor) -> None:
+    report = eckart.compress(llama, "svd-llm", 0.6, tokens.to(dtype))
+    assert report.calibration is not None
+    assert report.calibration.tokens == tokens.numel()
+
+
+def test_warnings_point_at_the_line_of_the_caller(llama: PreTrainedModel, model_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"text": null}\n' + '{"text": "some words of a text"}\n' * 40)
+    (model_folder / "tokenizer.json").write_text("damaged")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        eckart.compress(llama, "svd-llm", 0.6, torch.ones(1, 16, dtype=torch.int64))  # few tokens
+        eckart.compress_checkpoint(model_folder, tmp_path / "small", "svd", 0.6)  # a tokenizer that is copied
+        read_text(str(tmp_path / "rows.jsonl"))
+    ours = [warning for warning in said if issubclass(warning.category, EckartWarning)]
+    assert len(ours) >= 3
+    assert {warning.filename for warning in ours} == {__file__}

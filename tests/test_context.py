@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from tests.check import architectures
 from tests.conftest import make_model
 from transformers import PreTrainedModel
 
@@ -58,3 +61,13 @@ def test_ids_are_checked_in_passes_that_others_make(llama: PreTrainedModel) -> N
             llama(input_ids=torch.tensor([[0, 300]]))
     with pytest.raises(IndexError):
         llama(input_ids=torch.tensor([[0, 300]]))
+
+
+@pytest.mark.parametrize("build", [architectures.roberta, architectures.whisper_decoder])
+def test_as_many_tokens_as_it_says_can_be_run_and_no_more(build: Callable[[], PreTrainedModel]) -> None:
+    model = architectures.made(build)
+    assert context_of(model) == 64
+    ids = torch.full((1, 65), 9)
+    model(input_ids=ids[:, :64])
+    with pytest.raises((IndexError, RuntimeError)):
+        model(input_ids=ids)

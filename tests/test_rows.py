@@ -68,6 +68,9 @@ def test_rows_that_hold_something_else(corpus, value: object, message: str) -> N
         ('{"text": ' + "9" * 5_000 + "}", "line 2 is JSON with a number of more digits"),
         ("[1, 2]", "line 2 has no text field 'text': it is a list, expected an object"),
         ('{"txt": "a"}', "line 2 has no text field 'text'; did you mean 'txt'"),
+        ('{"id": 1, "labels": [2]}', "line 2 has no text field 'text', nor any other: it has 'id', 'labels'. Use"),
+        ("{}", "line 2 has no text field 'text', nor any other: it has no fields at all"),
+        (json.dumps({"id": "a", "messages": CHAT}), "line 2 has no text field 'text'; its field 'messages' .*template"),
         ("{", "line 2 is not JSON"),
     ],
 )
@@ -75,3 +78,12 @@ def test_lines_that_cannot_be_read(line: str, message: str, tmp_path: Path) -> N
     (tmp_path / "rows.jsonl").write_text('{"text": "whole: \\ud83d\\ude00"}\n' + line)
     with pytest.raises(CalibrationError, match=message):
         read_text(str(tmp_path / "rows.jsonl"))
+
+
+def test_a_data_set_of_chats_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("datasets")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "chats").mkdir()
+    (tmp_path / "chats" / "train.jsonl").write_text(json.dumps({"messages": CHAT}))
+    with pytest.raises(CalibrationError, match=r"no text field 'text'; its field 'messages' holds a chat.*template"):
+        read_text(f"dataset:{tmp_path / 'chats'}:train")

@@ -66,7 +66,7 @@ def test_a_dataset_in_a_local_folder(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (folder / f"{split}.jsonl").write_text("\n".join(rows))
     assert read_text(f"dataset:{folder}:train") == "one\n\ntwo"
     assert read_text(f"dataset:{folder}:test:title") == "THREE"
-    with pytest.raises(CalibrationError, match="no field 'titel'; did you mean 'title'"):
+    with pytest.raises(CalibrationError, match="no text field 'titel'; did you mean 'title'"):
         read_text(f"dataset:{folder}:test:titel")
     with pytest.raises(CalibrationError, match="cannot be loaded"):
         read_text(f"dataset:{folder}:validation")

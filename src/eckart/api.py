@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from eckart.checkpoint.quantizer import attach
 from eckart.checkpoint.save import description
 from eckart.checkpoint.tokenizer import load_tokenizer
 from eckart.device import free_memory, host_memory, peak_device_memory, peak_host_memory, resolve_device
-from eckart.errors import EckartWarning
+from eckart.errors import warn
 from eckart.estimate import Estimate, estimate
 from eckart.joining import separate
 from eckart.layers import joint_groups
@@ -146,7 +145,7 @@ class Job:
     def warn(self) -> None:
         """Say the notes."""
         for note in self.notes():
-            warnings.warn(note, EckartWarning, stacklevel=3)
+            warn(note)
 
     def estimate(self, memory: int | None) -> Estimate:
         """Return what the run will take, if the process may take ``memory`` bytes of the host."""
@@ -162,11 +161,9 @@ class Job:
             device_limit=None if self.device.type == "cpu" else free_memory(self.device),
         )
         if cost.host_bytes > limit:
-            warnings.warn(
+            warn(
                 f"The run is expected to take {cost.host_bytes / 1e9:.1f} GB of memory, more than the "
-                f"{limit / 1e9:.1f} GB that it may. Shorter calibration samples (--length) take less.",
-                EckartWarning,
-                stacklevel=3,
+                f"{limit / 1e9:.1f} GB that it may. Shorter calibration samples (--length) take less."
             )
         return cost
 
@@ -237,7 +234,7 @@ class Job:
                 space.close()
         report.warnings.extend(self.notes())
         for note in unresolved_warnings(report.layers):
-            warnings.warn(note, EckartWarning, stacklevel=3)
+            warn(note)
             report.warnings.append(note)
         report.check = self.check
         return report

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from eckart.calls import BlockCall, capture_calls, check_hidden
+from eckart.calls import BlockCall, capture_calls, check_hidden, failures_named
 from eckart.check.finite import check_finite
-from eckart.errors import EckartError, UnsupportedModelError
+from eckart.context import token_embedding
+from eckart.errors import UnsupportedModelError
 from eckart.hidden_units import HiddenUnits, find_hidden_units
 from eckart.layers import bias_vector, is_linear, is_replaced, weight_matrix
 from eckart.placement import ResidentWeights, Weights
@@ -93,7 +94,8 @@ def find_block_list(model: nn.Module) -> tuple[str, nn.ModuleList]:
 
     Layers that stand for linear ones count like them. Lists inside another such list (the experts of a block) do not
     count. Of several, it is the one nearest to the embedding of tokens, since that of images or sound is in a part of
-    its own; then the longest; then the one with more parameters.
+    its own; then one that no model inside keeps from that embedding; then the longest; then the one with more
+    parameters.
 
     Raises:
         UnsupportedModelError: there is none.
@@ -111,10 +113,19 @@ def find_block_list(model: nn.Module) -> tuple[str, nn.ModuleList]:
     def shared_path(path: str) -> int:
         return len(list(takewhile(lambda parts: parts[0] == parts[1], zip(path.split("."), place, strict=False))))
 
+    def is_beside(path: str) -> bool:
+        outer = [m for name, m in model.named_modules() if isinstance(m, PreTrainedModel) and is_inside(path, name)]
+        return bool(outer) and any(module is embedding for module in outer[-1].modules())
+
     def size(blocks: nn.ModuleList) -> int:
         return sum(parameter.numel() for parameter in blocks.parameters())
 
-    return max(found, key=lambda item: (shared_path(item[0]), len(item[1]), size(item[1])))
+    return max(found, key=lambda item: (shared_path(item[0]), is_beside(item[0]), len(item[1]), size(item[1])))
+
+
+def is_inside(path: str, outer: str) -> bool:
+    """Return whether a path is below another; below the empty one all are."""
+    return not outer or path.startswith(f"{outer}.")
 
 
 def block_lists(model: nn.Module) -> list[tuple[str, nn.ModuleList]]:
@@ -131,16 +142,6 @@ def block_lists(model: nn.Module) -> list[tuple[str, nn.ModuleList]]:
     return found
 
 
-def token_embedding(model: nn.Module) -> nn.Module | None:
-    """Return the embedding of token ids; None if the model has none."""
-    try:
-        found = model.get_input_embeddings()  # type: ignore[operator]
-    except (AttributeError, NotImplementedError):
-        return None
-    # That of images has pixels for inputs.
-    return found if isinstance(getattr(found, "num_embeddings", None), int) else None
-
-
 def vocabulary_of(model: PreTrainedModel) -> int:
     """Return how many token ids a model knows.
 
@@ -149,9 +150,10 @@ def vocabulary_of(model: PreTrainedModel) -> int:
     """
     embedding = token_embedding(model)
     if embedding is None:
+        takes = model.main_input_name
+        found = "" if takes == "input_ids" else f" (it takes {takes!r})"
         raise UnsupportedModelError(
-            f"{type(model).__name__} has no embedding of token ids (it takes {model.main_input_name!r}). "
-            "Only language models can be compressed yet."
+            f"{type(model).__name__} has no embedding of token ids{found}. Only language models can be compressed yet."
         )
     return cast(int, embedding.num_embeddings)
 
@@ -190,7 +192,7 @@ def find_blocks(
     outside = (*modules[1:], head)
     with weights.lend(model, CPU, skip=outside):
         check_finite(model, skip=outside)
-        with _failures_named(model):
+        with failures_named(model):
             hidden, calls = capture_calls(model, modules, torch.arange(PROBE_TOKENS)[None] % vocabulary)
     if head is not None and not _is_tied(head, model):
         with weights.lend(head, CPU):
@@ -206,7 +208,7 @@ def find_blocks(
             )
         with weights.lend(module, CPU):
             check_finite(module, block_path)
-            with _failures_named(model):
+            with failures_named(model):
                 places = residual_places(module, call, hidden) if residuals else {}
                 groups = _find_groups(module, block_path, call, hidden, places, gradients=gradients)
                 names = [[target.name for target in group.targets] for group in groups if group.runs_once]
@@ -249,20 +251,6 @@ def _is_tied(head: nn.Module, model: PreTrainedModel) -> bool:
 def _path_of(model: nn.Module, module: nn.Module) -> str:
     paths: dict[int, str] = {id(known): path for path, known in model.named_modules()}
     return paths[id(module)]
-
-
-@contextmanager
-def _failures_named(model: PreTrainedModel) -> Iterator[None]:
-    """Say of a model that fails on a few token ids that it does."""
-    try:
-        yield
-    except EckartError:
-        raise
-    except Exception as error:  # what a model raises that wants something else can be anything
-        raise UnsupportedModelError(
-            f"{type(model).__name__} cannot be run on token ids alone ({type(error).__name__}: {error}). "
-            "Only language models that need nothing else can be compressed yet."
-        ) from error
 
 
 def _find_groups(

@@ -85,6 +85,11 @@ def calibrate(
         raise CalibrationError(f"A seed is a whole number from 0 to {MAX_SEED}; found {seed}.")
     if isinstance(source, Tensor):
         return _of_ids(source, seed, model)
+    if not isinstance(source, str):
+        raise CalibrationError(
+            "Calibration is the name of a text, 'self', or a tensor of token ids of shape (samples, length); found "
+            f"{type(source).__name__}."
+        )
     if length is None:
         length = DEFAULT_LENGTH if model is None else length_for(model, default=DEFAULT_LENGTH)
     if samples < 1 or length < 2:
@@ -120,15 +125,17 @@ def calibrate(
 
 
 def _of_ids(ids: Tensor, seed: int, model: PreTrainedModel | None) -> Calibration:
-    if ids.ndim != 2 or ids.is_floating_point() or not ids.numel():
+    numbers = not (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool or ids.is_meta)
+    if ids.ndim != 2 or not numbers or not ids.numel():
         raise CalibrationError(
             f"Calibration token ids must be integers of shape (samples, length), found {ids.dtype} "
-            f"of shape {tuple(ids.shape)}."
+            f"of shape {tuple(ids.shape)}{' without numbers (on meta)' if ids.is_meta else ''}."
         )
+    ids = ids.cpu().to(torch.int64)
     if model is not None:
         check_length(model, ids.shape[1], "Samples", "a length of", CalibrationError)
         check_ids(model, ids, "The calibration", CalibrationError)
-    return Calibration(ids.cpu().to(torch.int64), "token ids", seed)
+    return Calibration(ids, "token ids", seed)
 
 
 def _check_memory(samples: int, length: int, beside: int = 0) -> None:

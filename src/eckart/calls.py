@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
-from eckart.errors import UnsupportedModelError
+from eckart.errors import EckartError, UnsupportedModelError
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,31 @@ def replaced_forwards(
                 module.forward = forward
 
 
+@contextmanager
+def failures_named(model: PreTrainedModel, length: int | None = None) -> Iterator[None]:
+    """Say of a model that fails that it does.
+
+    Args:
+        model: that is run inside.
+        length: tokens that it is run on, if it was run on fewer before; None if it was not run at all.
+
+    Raises:
+        UnsupportedModelError: with the reason.
+    """
+    try:
+        yield
+    except EckartError:
+        raise
+    except Exception as error:  # what a model raises that wants something else can be anything
+        name, why = type(model).__name__, f"{type(error).__name__}: {error}"
+        if length is not None:
+            raise UnsupportedModelError(f"{name} fails on {length} tokens ({why}). Use a smaller --length.") from error
+        raise UnsupportedModelError(
+            f"{name} cannot be run on token ids alone ({why}). "
+            "Only language models that need nothing else can be compressed yet."
+        ) from error
+
+
 def capture_calls(model: PreTrainedModel, blocks: nn.ModuleList, tokens: Tensor) -> tuple[Tensor, list[BlockCall]]:
     """Return what the first block is given for ``tokens`` (batch, length), and how each block is called.
 
@@ -109,7 +134,8 @@ def capture_calls(model: PreTrainedModel, blocks: nn.ModuleList, tokens: Tensor)
     if len(calls) != len(blocks):
         raise UnsupportedModelError(
             f"{name} runs {len(calls)} of its {len(blocks)} blocks in a forward pass; "
-            "expected each one exactly once. Layers that are skipped or shared cannot be compressed yet."
+            "expected each one exactly once. Layers that are skipped or shared, or that are for images or sound, "
+            "cannot be compressed yet."
         )
     return hidden[0], [replace(call, extra=extra_outputs[0]) for call in calls]
 

@@ -12,19 +12,40 @@ from transformers import PreTrainedModel
 from eckart.errors import EckartError
 
 # What configurations call the longest sequence; the first of them that is there counts.
-NAMES = ("max_position_embeddings", "n_positions", "max_seq_len")
+NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "max_target_positions")
+
+
+def token_embedding(model: nn.Module) -> nn.Module | None:
+    """Return the embedding of token ids; None if the model has none."""
+    try:
+        found = model.get_input_embeddings()  # type: ignore[operator]
+    except (AttributeError, NotImplementedError):
+        return None
+    # That of images has pixels for inputs.
+    return found if isinstance(getattr(found, "num_embeddings", None), int) else None
 
 
 def context_of(model: PreTrainedModel) -> int | None:
-    """Return how many tokens a model can take at once, as its configuration has it; None if that does not say."""
+    """Return how many tokens a model can take at once, as its configuration has it; None if that does not say.
+
+    Where positions are counted behind the number of padding, the rows up to that are not for tokens.
+    """
     config = model.config.get_text_config()
     found = next((size for size in (_size(getattr(config, name, None)) for name in NAMES) if size), None)
     rotary = getattr(config, "rope_parameters", None)
     if found is None or not isinstance(rotary, dict):
-        return found
+        return found and found - _rows_for_padding(model, found)
     # Rotary positions that are stretched: some configurations give the length before that.
     factor, before = rotary.get("factor"), _size(rotary.get("original_max_position_embeddings"))
     return max(found, int(before * factor)) if before and isinstance(factor, int | float) else found
+
+
+def _rows_for_padding(model: PreTrainedModel, positions: int) -> int:
+    """Return how many rows of a learned table of so many positions come before that of the first token."""
+    tokens = token_embedding(model)
+    tables = (m for m in model.modules() if isinstance(m, nn.Embedding) and m is not tokens)
+    rows = (1 + t.padding_idx for t in tables if t.num_embeddings == positions and t.padding_idx is not None)
+    return max(rows, default=0)
 
 
 def length_for(*models: PreTrainedModel, default: int) -> int:

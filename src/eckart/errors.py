@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -14,6 +16,15 @@ class EckartError(Exception):
 
 class EckartWarning(UserWarning):
     """Something that works, but not as well as the user may expect."""
+
+
+def warn(text: str) -> None:
+    """Give an :class:`EckartWarning` that points at the line of the user's program that called into this package."""
+    level, frame = 1, sys._getframe()
+    # The decorator that keeps random states has a frame of contextlib in between.
+    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in ("eckart", "contextlib"):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, EckartWarning, stacklevel=level)
 
 
 class RecipeError(EckartError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,7 +28,7 @@ from eckart.checkpoint.source import open_model
 from eckart.checkpoint.tokenizer import copy_tokenizer, load_tokenizer
 from eckart.checkpoint.unchanged import SourceFiles
 from eckart.device import free_memory, host_memory, resolve_device
-from eckart.errors import CheckpointError, DamagedRunError, EckartError, EckartWarning, InterruptedRun
+from eckart.errors import CalibrationError, CheckpointError, DamagedRunError, EckartError, InterruptedRun, warn
 from eckart.layout import BYTES_PER_NUMBER
 from eckart.observer import Observer
 from eckart.plan import check_keep, make_plan
@@ -94,6 +93,11 @@ def compress_checkpoint(
         InterruptedRun: Ctrl-C; says what is kept.
     """
     check_keep(keep)
+    if not isinstance(calibration, str):
+        raise CalibrationError(
+            f"Calibration of a model on disk is the name of a text, or 'self'; found {type(calibration).__name__}. "
+            "Token ids are taken by eckart.compress only."
+        )
     chosen = load_recipe(recipe, overrides, keep)
     place = resolve_device(device)
     output = placed(output)
@@ -218,7 +222,7 @@ def _tokenizer(source: str | Path, *, needed: bool, trust_remote_code: bool) -> 
     except CheckpointError as error:
         if needed:
             raise
-        warnings.warn(f"{error} Its files are copied as they are.", EckartWarning, stacklevel=3)
+        warn(f"{error} Its files are copied as they are.")
         return None
 
 

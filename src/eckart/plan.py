@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 from transformers import PreTrainedModel
 
@@ -60,6 +61,11 @@ def shapes_of(blocks: Sequence[Block]) -> tuple[LinearEvidence, ...]:
 
 def check_keep(keep: float) -> None:
     """Raise unless ``keep`` is a share of bytes that can be kept."""
+    found: object = keep
+    if not isinstance(found, Real):
+        raise EckartError(
+            f"keep is the share of the bytes to keep, a number above 0 and at most 1; found {type(keep).__name__}."
+        )
     if not 0 < keep <= 1:
         raise EckartError(f"keep is the share of the bytes to keep, above 0 and at most 1; found {keep:g}.")
 

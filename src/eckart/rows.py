@@ -5,14 +5,13 @@ from __future__ import annotations
 import io
 import json
 import os
-import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from eckart.dataset_folder import check_dataset_folder
 from eckart.decoding import half_character
-from eckart.errors import CalibrationError, EckartWarning, suggest
+from eckart.errors import CalibrationError, suggest, warn
 
 BETWEEN_ROWS = "\n\n"
 
@@ -53,8 +52,7 @@ def _json_values(text: str, path: Path, field: str) -> Iterator[tuple[str, objec
         if not isinstance(row, dict):
             raise CalibrationError(f"{where} has no text field {field!r}: it is {_kind(row)}, expected an object.")
         if field not in row:
-            known = [key for key, value in row.items() if isinstance(value, str)]
-            raise CalibrationError(f"{where} has no text field {field!r}{suggest(field, known)}")
+            raise CalibrationError(f"{where} has no text field {field!r}{_other_fields(field, row)}")
         yield where, row[field]
 
 
@@ -81,7 +79,8 @@ def read_dataset(specification: str) -> str:
         raise CalibrationError(f"The dataset {name!r} cannot be loaded: {error}") from error
     columns = rows.column_names or []  # a stream may not know them
     if field not in columns:
-        raise CalibrationError(f"The dataset {name!r} has no field {field!r}{suggest(field, columns)}")
+        row = rows[0] if len(rows) else {}
+        raise CalibrationError(f"The dataset {name!r} has no text field {field!r}{_other_fields(field, row)}")
     source = f"The dataset {name!r}"
     values = ((f"{source}, row {number}", value) for number, value in enumerate(rows[field], start=1))
     return _joined(values, source, field)
@@ -104,8 +103,21 @@ def _joined(values: Iterable[tuple[str, object]], source: str, field: str) -> st
         texts.append(value)
     if absent:
         found = f"{absent} of {absent + len(texts)} rows have no text in their field {field!r}"
-        warnings.warn(f"{source}: {found} and are left out.", EckartWarning, stacklevel=2)
+        warn(f"{source}: {found} and are left out.")
     return BETWEEN_ROWS.join(texts)
+
+
+def _other_fields(field: str, row: dict[str, object]) -> str:
+    """Return what a row has in the place of a field that it lacks, as the end of a sentence and what to do."""
+    chat = next((key for key, value in row.items() if _is_chat(value)), None)
+    if chat is not None:
+        return f"; its field {chat!r} holds {_kind(row[chat])}.{_advice(row[chat])}"
+    known = [key for key, value in row.items() if isinstance(value, str)]
+    if not known:
+        return (
+            f", nor any other: it has {', '.join(map(repr, row)) or 'no fields at all'}. Use rows with a text in them."
+        )
+    return suggest(field, known)
 
 
 def _kind(value: object) -> str:

@@ -74,6 +74,29 @@ def whisper() -> t.PreTrainedModel:
     return t.WhisperForConditionalGeneration(t.WhisperConfig(**STACKS, **sizes))
 
 
+def whisper_decoder() -> t.PreTrainedModel:
+    """Return a decoder whose configuration calls its positions by another name than most."""
+    return t.WhisperForCausalLM(t.WhisperConfig(**STACKS, max_target_positions=64))
+
+
+def roberta() -> t.PreTrainedModel:
+    """Return a decoder that counts positions behind the number of padding, so that it takes 64 tokens."""
+    ids = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+    return t.RobertaForCausalLM(t.RobertaConfig(**TEXT, **ids, max_position_embeddings=66, is_decoder=True))
+
+
+def git() -> t.PreTrainedModel:
+    """Return a language model beside a deeper tower for images that is as near to the embedding of tokens."""
+    ids = {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0}
+    images = {**IMAGE, "num_hidden_layers": 4}
+    return t.GitForCausalLM(t.GitConfig(**TEXT, **ids, vision_config=images, max_position_embeddings=64))
+
+
+def diff_llama() -> t.PreTrainedModel:
+    """Return a model of which transformers leaves some parameters in memory when all are to stay on the disk."""
+    return t.DiffLlamaForCausalLM(t.DiffLlamaConfig(**DECODER))
+
+
 def vit() -> t.PreTrainedModel:
     return t.ViTForImageClassification(t.ViTConfig(**IMAGE, num_hidden_layers=2))
 

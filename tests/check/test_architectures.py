@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,9 @@ PLAIN, BY_GRADIENTS = "svd-llm", "io-svd"
 COMPRESSED: dict[str, tuple[Callable[[], t.PreTrainedModel], str]] = {
     "language model beside a shallow tower": (partial(a.llava, 2), PLAIN),
     "language model beside a deep tower": (partial(a.llava, 3), BY_GRADIENTS),
+    "language model beside a tower as near": (a.git, BY_GRADIENTS),
+    "positions by another name": (a.whisper_decoder, PLAIN),
+    "positions behind padding": (a.roberta, BY_GRADIENTS),
     "encoder": (partial(a.bert, t.BertForMaskedLM), PLAIN),
     "encoder as a decoder": (partial(a.bert, t.BertLMHeadModel, is_decoder=True), BY_GRADIENTS),
     "classifier": (partial(a.llama, t.LlamaForSequenceClassification), PLAIN),
@@ -41,7 +45,7 @@ REFUSED: dict[str, tuple[Callable[[], t.PreTrainedModel], str, str]] = {
     "encoder-decoder that runs on ids": (a.bart, PLAIN, ENCODER_DECODER),
     "encoder-decoder of sound": (a.whisper, PLAIN, ENCODER_DECODER),
     "images": (a.vit, PLAIN, "ViT.* has no embedding of token ids .it takes 'pixel_values'.*Only language models"),
-    "images and text": (a.clip, PLAIN, "CLIPModel has no embedding of token ids"),
+    "images and text": (a.clip, PLAIN, r"CLIPModel has no embedding of token ids\. Only language"),
     "sound": (a.wav2vec2, PLAIN, "has no embedding of token ids .it takes 'input_values'"),
     "a prompt of its own": (a.cpmant, PLAIN, "CpmAnt.* cannot be run on token ids alone .IndexError"),
     "several hidden states": (a.gemma3n, BY_GRADIENTS, r"a tensor of shape \(4, 1, 16, 32\).*expected one vector"),
@@ -123,7 +127,9 @@ def test_a_tower_is_named(ids: torch.Tensor) -> None:
 def test_layers_without_gradients_stay_only_where_gradients_are_taken(ids: torch.Tensor) -> None:
     by_recipe = {}
     for recipe in (PLAIN, BY_GRADIENTS):
-        report = eckart.compress(a.made(a.deepseek_v32), recipe, 0.6, ids)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", EckartWarning)
+            report = eckart.compress(a.made(a.deepseek_v32), recipe, 0.6, ids)
         assert report.check is not None
         by_recipe[recipe] = ({layer.path.split(".", 3)[-1] for layer in report.layers}, report.check.unused)
     plain, by_gradients = by_recipe[PLAIN], by_recipe[BY_GRADIENTS]
@@ -132,3 +138,18 @@ def test_layers_without_gradients_stay_only_where_gradients_are_taken(ids: torch
     assert by_gradients[0] == plain[0] - without
     assert {path.split(".", 3)[-1] for path in by_gradients[1]} == without
     assert not plain[1]
+
+
+def test_what_stays_of_the_blocks_is_said_where_it_is_not_little(ids: torch.Tensor, tmp_path: Path) -> None:
+    model = a.made(a.whisper_decoder)
+    with pytest.warns(EckartWarning, match=r"A part of the blocks stays as it is: .*encoder_attn\.q_proj"):
+        report = eckart.compress(model, "svd", 0.6)
+    assert report.check is not None
+    assert 0.5 < report.check.share_of_blocks < 0.9
+    assert any("encoder_attn" in note for note in report.warnings)
+    eckart.save(model, report, tmp_path / "smaller")
+    reached = f"| reached | {report.check.share_of_model:.1%} of the weights' bytes"
+    assert reached in (tmp_path / "smaller" / "README.md").read_text()
+    dense = a.made(partial(a.llama, t.LlamaForCausalLM))
+    eckart.save(dense, eckart.compress(dense, "svd", 0.6), tmp_path / "dense")
+    assert "| reached |" not in (tmp_path / "dense" / "README.md").read_text()

@@ -159,3 +159,10 @@ def first_block_is_causal(model: PreTrainedModel) -> bool:
     modules = find_block_list(model)[1]
     hidden, calls = capture_calls(model, modules, torch.arange(16)[None])
     return is_causal(modules[0], calls[0], hidden)
+
+
+def test_a_failure_on_longer_samples_says_so(tokens: Tensor) -> None:
+    model = make_model("gpt2")
+    model.config.n_positions = 4096  # 128 are there
+    with pytest.raises(EckartError, match=r"GPT2LMHeadModel fails on 200 tokens \(IndexError: .*smaller --length"):
+        eckart.compress(model, "svd-llm", 0.6, tokens.repeat(1, 200)[:, :200])

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.check import architectures
 from tests.conftest import CONFIGS, make_model
 from transformers import AutoModelForCausalLM, MixtralConfig
 
+import eckart
 from eckart.blocks import find_block_list
 from eckart.checkpoint.source import FileWeights, open_model
 from eckart.device import compute_dtype
@@ -128,3 +130,18 @@ def test_a_file_that_goes_away_later_is_said(tmp_path: Path) -> None:
         pass
     assert isinstance(weights, FileWeights)
     assert all(parameter.is_meta for parameter in model.parameters())
+
+
+def test_parameters_that_were_left_in_memory_are_read_each_time(tmp_path: Path) -> None:
+    expected = architectures.made(architectures.diff_llama)
+    expected.save_pretrained(tmp_path / "model")
+    model, weights = open_model(tmp_path / "model", tmp_path / "offload")
+    for _ in range(2):
+        with weights.lend(model, CPU) as placement:
+            state = placement.stored()
+        assert all(torch.equal(tensor, state[name]) for name, tensor in expected.named_parameters())
+        assert all(parameter.is_meta for parameter in model.parameters())
+    eckart.compress_checkpoint(tmp_path / "model", tmp_path / "smaller", "svd", 0.6)
+    eckart.compress(expected, "svd", 0.6)
+    found = eckart.load_model(tmp_path / "smaller").state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.state_dict().items())

@@ -69,3 +69,12 @@ def test_no_windows_at_all() -> None:
             count_windows(torch.arange(8), 4, windows)
     with pytest.raises(EckartError, match="shorter --window-length"):
         count_windows(torch.arange(8), 9, None, "--window-length")
+
+
+def test_any_failure_of_a_pass_names_its_length(llama: PreTrainedModel) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("The size of tensor a must match the size of tensor b")
+
+    llama.model.layers[0].forward = fail
+    with pytest.raises(EckartError, match=r"LlamaForCausalLM cannot take windows of 100 tokens: .* shorter --length"):
+        perplexity(llama, torch.zeros(300, dtype=torch.int64), length=100)

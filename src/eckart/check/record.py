@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 
 LEAST_SHARE = 0.5  # of the blocks' bytes that must be reached, unless the user says otherwise
+MOST_SHARE = 0.9  # of them, below which it is said that a part stays; dense models reach more
 LEAST_SHOWN = 0.01  # part of the model that is named in a message
 
 
@@ -85,6 +86,8 @@ class ModelCheck(BaseModel):
         found = []
         if self.share_of_blocks < LEAST_SHARE:
             found.append(f"Most of the blocks stays as it is: compression {self.reach}")
+        elif self.share_of_blocks < MOST_SHARE:
+            found.append(f"A part of the blocks stays as it is: compression {self.reach}")
         if self.towers:
             found.append(f"Blocks in {', '.join(self.towers)} stay as they are: one list of blocks is compressed.")
         return found

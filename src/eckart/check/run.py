@@ -12,7 +12,13 @@ from transformers import PreTrainedModel
 from eckart.allocation import Evidence
 from eckart.blocks import Block, find_block_list, vocabulary_of
 from eckart.calibration import Calibration
-from eckart.calls import BlockCall, check_calls_are_independent_of_tokens, named_arguments, run_head
+from eckart.calls import (
+    BlockCall,
+    check_calls_are_independent_of_tokens,
+    failures_named,
+    named_arguments,
+    run_head,
+)
 from eckart.check.merged import check_layers_stay_apart
 from eckart.check.reach import reach_of
 from eckart.check.record import LEAST_SHARE, ModelCheck
@@ -59,7 +65,7 @@ def check_model(
     _, modules = find_block_list(model)
     length = calibration.tokens.shape[1]
     skip = (*modules[1:], None if predicts else model.get_output_embeddings())
-    with weights.lend(model, device, skip):
+    with weights.lend(model, device, skip), failures_named(model, length):
         hidden, calls = check_calls_are_independent_of_tokens(model, modules, length, check.vocabulary, device)
         if predicts:
             _check_predictions(model, modules, calls, calibration.tokens.to(device), hidden, recipe)

@@ -6,6 +6,7 @@ import re
 
 from transformers import PreTrainedModel
 
+from eckart.check.record import MOST_SHARE
 from eckart.recipe import Recipe
 from eckart.report import Report
 
@@ -43,7 +44,7 @@ factors back into a dense model that loads anywhere.
 | layout | {layout} |
 | bytes of the linear layers kept | {keep:.2%} |
 | bytes of the whole model kept | {whole:.2%} ({before:.1f} to {after:.1f} MB, at 16 bits) |
-| calibration | {calibration} |
+{reached}| calibration | {calibration} |
 | mean relative error of the layers on it, as factored | {error:.3f} |
 | refined afterwards | {refined} |
 
@@ -74,6 +75,7 @@ def model_card(model: PreTrainedModel, report: Report) -> str:
         whole=report.keep_whole_model,
         before=report.whole_bytes / 1e6,
         after=report.whole_bytes_after / 1e6,
+        reached=_reached(report),
         calibration=calibration,
         refined=f"{len(report.refinements)} blocks, as a whole" if report.refinements else "no",
         error=sum(layer.error for layer in report.layers) / len(report.layers),
@@ -90,6 +92,16 @@ def code(text: object) -> str:
     line = _line(text).replace("|", "\\|")
     longest = max(map(len, re.findall("`+", line)), default=0)
     return f"`{line}`" if line and not longest else f"{'`' * (longest + 1)} {line} {'`' * (longest + 1)}"
+
+
+def _reached(report: Report) -> str:
+    """Return a row on how much is in linear layers that were looked at, if a part of the blocks is not."""
+    check = report.check
+    if check is None or check.share_of_blocks >= MOST_SHARE:
+        return ""
+    return (
+        f"| reached | {check.share_of_model:.1%} of the weights' bytes, {check.share_of_blocks:.1%} of the blocks' |\n"
+    )
 
 
 def _line(text: object) -> str:

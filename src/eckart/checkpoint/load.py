@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import reprlib
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from eckart.checkpoint.library import loading, needs_code, reason_of
 from eckart.checkpoint.loaded import remember_files
 from eckart.checkpoint.tensors import check_dtypes, stored_tensors
 from eckart.checkpoint.unchanged import SourceFiles
-from eckart.errors import CheckpointError, EckartError, EckartWarning, UnsupportedModelError
+from eckart.errors import CheckpointError, EckartError, UnsupportedModelError, warn
 from eckart.names import read_json
 
 AUTO_CLASS = "AutoModelForCausalLM"
@@ -56,7 +55,7 @@ def load_model(
     """
     model, note = load_with_note(source, dtype=dtype, offload=offload, trust_remote_code=trust_remote_code)
     if note is not None:
-        warnings.warn(note, EckartWarning, stacklevel=2)
+        warn(note)
     return model
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from transformers import PreTrainedModel
 from eckart.checkpoint.load import load_with_note
 from eckart.checkpoint.ties import settle_ties
 from eckart.checkpoint.unchanged import SourceFiles
-from eckart.errors import CheckpointError, EckartWarning
+from eckart.errors import CheckpointError, warn
 from eckart.placement import Placement, computing_dtype, named_tensors, wanted_tensors
 
 
@@ -77,6 +76,7 @@ class FileWeights:
         }
         borrowed: list[tuple[nn.Module, str, nn.Parameter]] = []
         read: dict[int, nn.Parameter] = {}
+        emptied: dict[int, nn.Parameter] = {}
         try:
             for part, leaf, parameter in _owners(module):
                 if id(parameter) in wanted:
@@ -94,11 +94,20 @@ class FileWeights:
             for part, leaf, parameter in borrowed:
                 part.register_parameter(leaf, parameter)
             for part, leaf, parameter in _owners(module):
-                if not parameter.is_meta:  # of a layer that was put in meanwhile
-                    part.register_parameter(leaf, nn.Parameter(parameter.detach().to("meta"), requires_grad=False))
+                if not parameter.is_meta:  # of a layer that was put in meanwhile, or left in memory as it was loaded
+                    part.register_parameter(leaf, self._emptied(parameter, emptied))
             for name, buffer in module.named_buffers():
                 if name in homes:
                     buffer.data = buffer.data.to(*homes[name])
+
+    def _emptied(self, parameter: nn.Parameter, known: dict[int, nn.Parameter]) -> nn.Parameter:
+        """Return what stands for a parameter without its numbers, the same for each place that holds it."""
+        if id(parameter) not in known:
+            known[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), requires_grad=False)
+            source = self._sources.get(id(parameter))
+            if source is not None:
+                self._sources[id(known[id(parameter)])] = replace(source, parameter=known[id(parameter)])
+        return known[id(parameter)]
 
     def _read(self, parameter: nn.Parameter, device: torch.device) -> nn.Parameter:
         source = self._sources[id(parameter)]
@@ -157,7 +166,7 @@ def open_model(
     files = sorted({Path(entry["safetensors_file"]) for entry in loader.index.values()})
     weights = FileWeights(model, loader, files, [note] if note else [])
     for text in weights.notes:
-        warnings.warn(text, EckartWarning, stacklevel=2)
+        warn(text)
     return model, weights
 
 

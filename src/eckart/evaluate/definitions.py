@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
 import yaml
 
-from eckart.errors import EckartError, EckartWarning
+from eckart.errors import EckartError, warn
 
 
 def check_folder(path: Path) -> None:
@@ -39,7 +38,7 @@ def check_names(names: Sequence[str], known: Sequence[str], path: Path | None) -
             f"No task is called {name!r}{guess} {'. '.join([*broken, where])}; `lm_eval ls tasks` lists the others."
         )
     if broken:
-        warnings.warn(f"Skipped a task definition: {'; '.join(broken)}.", EckartWarning, stacklevel=3)
+        warn(f"Skipped a task definition: {'; '.join(broken)}.")
 
 
 def _unreadable(path: Path) -> list[str]:

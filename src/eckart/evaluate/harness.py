@@ -8,7 +8,6 @@ import math
 import os
 import random
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from jinja2.sandbox import SandboxedEnvironment
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eckart.context import checked_ids
-from eckart.errors import EckartError, EckartWarning
+from eckart.errors import EckartError, warn
 from eckart.evaluate.definitions import check_folder, check_names
 from eckart.evaluate.trust import check_plain
 
@@ -142,7 +141,7 @@ def run_task(
             raise EckartError(f"The task {name!r} failed: {type(error).__name__}: {error}") from error
     if warned:
         more = f" ({len(warned)} such warnings)" if len(warned) > 1 else ""
-        warnings.warn(f"Task {name!r}: {warned[0]}{more}", EckartWarning, stacklevel=3)
+        warn(f"Task {name!r}: {warned[0]}{more}")
     for samples in found["samples"].values():
         if any(_is_nan(sample["resps"]) for sample in samples):
             raise EckartError(f"A log-likelihood in task {name!r} is NaN: the model gives no usable logits here.")
@@ -221,7 +220,7 @@ def _set_examples(task: Any, few_shot: int | None) -> None:
     if few_shot is None:
         task.set_config(key="num_fewshot", value=own or 0)
     elif own == 0 and few_shot > 0:
-        warnings.warn(f"The task {task.task_name!r} is always asked without examples.", EckartWarning, stacklevel=3)
+        warn(f"The task {task.task_name!r} is always asked without examples.")
     else:
         task.set_config(key="num_fewshot", value=few_shot)
 

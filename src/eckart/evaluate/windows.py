@@ -75,11 +75,12 @@ def logits_of(model: PreTrainedModel, window: Tensor) -> Tensor:
         window: (1, length) int64.
 
     Raises:
-        EckartError: the model has fewer positions than the window, and its configuration does not say so.
+        EckartError: the model fails, as where it has fewer positions than the window and its configuration does not
+            say so.
     """
     try:
         logits: Tensor = model(input_ids=window.to(model.device), use_cache=False).logits[0]
-    except IndexError as error:
+    except (IndexError, RuntimeError) as error:  # of positions that are looked up, or added
         raise EckartError(
             f"{type(model).__name__} cannot take windows of {window.shape[1]} tokens: {error}. Use a shorter --length."
         ) from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from eckart.checkpoint.loaded import check_unchanged
 from eckart.checkpoint.tokenizer import load_tokenizer
 from eckart.context import length_for
 from eckart.device import resolve_device
-from eckart.errors import CalibrationError, CheckpointError, EckartError, EckartWarning
+from eckart.errors import CalibrationError, CheckpointError, EckartError, warn
 from eckart.observer import Observer
 from eckart.placement import ResidentWeights
 from eckart.plan import Plan
@@ -57,7 +56,7 @@ class SweepObserver(Observer):
 
     def on_failure(self, failure: Failure) -> None:
         """Hear that a row could not be measured. Unless overridden it is a warning."""
-        warnings.warn(f"{failure.label} at {failure.keep:g} failed: {failure.message}", EckartWarning, stacklevel=2)
+        warn(f"{failure.label} at {failure.keep:g} failed: {failure.message}")
 
 
 @dataclass(frozen=True)
@@ -225,7 +224,7 @@ class Sweep:
         notes = token_warnings(Plan(1.0, blocks, {}, 0), calibration)
         notes += [note for recipe in recipes for note in step_warnings(recipe, calibration)]
         for note in dict.fromkeys(notes):
-            warnings.warn(note, EckartWarning, stacklevel=2)
+            warn(note)
 
 
 @random_state_kept()
