@@ -40,7 +40,7 @@ CONVERTED = "converted-*"
 HELD = {  # what a run writes into its folders
     "streams": ("*.spool",),
     "spectra": ("block-*.safetensors", "block-*.partial"),
-    "student": ("*.safetensors", "*.partial", "*.spool"),
+    "student": ("block-*", "student-*", "entry.spool"),
     "model": (*UNLISTED, LIST_NAME, "model*.safetensors*", "eckart*.partial", "eckart/*.partial", "*.py"),
 }
 MARK_BEGINS = b'{\n "version": 1,'
