@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from eckart.errors import EckartError
 from eckart.evaluate import perplexity
+from eckart.evaluate.perplexity import perplexity_of
 
 
 def test_equals_the_loss_of_transformers_window_by_window(llama: PreTrainedModel, tokens: torch.Tensor) -> None:
@@ -44,3 +45,8 @@ def test_a_model_that_gives_nan(llama: PreTrainedModel, tokens: torch.Tensor) ->
         llama.lm_head.weight[0] = torch.nan
     with pytest.raises(EckartError, match="NaN or infinite"):
         perplexity(llama, tokens[0], length=24)
+
+
+def test_a_loss_of_any_size_has_a_perplexity_that_can_be_written() -> None:
+    assert perplexity_of(0.0) == 1.0
+    assert 1e300 < perplexity_of(1e6) < math.inf

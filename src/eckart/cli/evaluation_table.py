@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from rich import box
 from rich.table import Table
 
 from eckart.evaluate import ZeroShot
+from eckart.evaluate.perplexity import perplexity_of
 from eckart.evaluate.tasks import Measured
 
 CONFIDENCE = 1.96  # standard errors on either side, for 95 %
@@ -41,7 +41,7 @@ def _add_text(table: Table, row: dict[str, Any]) -> None:
     loss, error = row["log_perplexity"], row["error"]
     ends = [] if error is None else [loss - CONFIDENCE * error, loss + CONFIDENCE * error]
     cells = [row["text"], f"{row['windows']} x {row['length']}", "perplexity", f"{row['perplexity']:.3f}"]
-    cells.append(" and ".join(f"{math.exp(end):.3f}" for end in ends) or "one window")
+    cells.append(" and ".join(f"{perplexity_of(end):.3f}" for end in ends) or "one window")
     nats = ["", "", "nats a token", f"{loss:.4f}", " and ".join(f"{end:.4f}" for end in ends)]
     if "agreement" not in row:
         table.add_row(*cells)

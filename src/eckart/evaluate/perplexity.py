@@ -15,6 +15,8 @@ from eckart.errors import EckartError
 from eckart.evaluate.windows import count_windows, length_of_windows, logits_of, mean_and_error, windows_of
 from eckart.field_types import Count
 
+LARGEST_LOSS = 700.0  # nats whose exponential is a number
+
 
 class Perplexity(BaseModel):
     """A measured perplexity and what it was measured on.
@@ -69,5 +71,9 @@ def perplexity(
     loss, error = mean_and_error(losses)
     if not math.isfinite(loss):
         raise EckartError("The loss is NaN or infinite: the model gives no usable logits on this text.")
-    ratio = math.exp(min(loss, 700.0))
-    return Perplexity(perplexity=ratio, log_perplexity=loss, error=error, windows=count, length=length)
+    return Perplexity(perplexity=perplexity_of(loss), log_perplexity=loss, error=error, windows=count, length=length)
+
+
+def perplexity_of(loss: float) -> float:
+    """Return the perplexity of a mean loss in nats, and the largest that can be written where that is none."""
+    return math.exp(min(loss, LARGEST_LOSS))
