@@ -134,7 +134,7 @@ def fuzz(cases: int, seed: int, folder: Path, tell: Callable[[str], None] = lamb
         tell: is told each case.
     """
     bases, outcome = Bases(_new(folder / "bases")), Outcome()
-    good = bases.small
+    good, known = bases.small, _remote_code()
     for number in range(cases):
         chance = random.Random(f"{seed} {number}")
         base = bases.all[number % len(bases.all)]
@@ -150,12 +150,17 @@ def fuzz(cases: int, seed: int, folder: Path, tell: Callable[[str], None] = lamb
             changed = sorted(set(before.items()) ^ set(snapshot(place).items()))
             if end not in ("done", "refused", "left out"):
                 outcome.faults.append(f"{number}: {base.name}: {told}: {name}: {end}")
-            if (outside / "marker").exists() or any(key.startswith("transformers_modules") for key in sys.modules):
+            if (outside / "marker").exists() or _remote_code() - known:
                 outcome.faults.append(f"{number}: {base.name}: {told}: {name}: code was run")
             elif (changed and base is not bases.unfinished) or any("outside" in path for path, _ in changed):
                 outcome.faults.append(f"{number}: {base.name}: {told}: {name} changed {changed[:2]}")
         outcome.cases += 1
     return outcome
+
+
+def _remote_code() -> set[str]:
+    """Return the modules of models' own code that this process has imported."""
+    return {name for name in sys.modules if name.startswith("transformers_modules")}
 
 
 def _actions(
