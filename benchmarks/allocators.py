@@ -19,10 +19,10 @@ import typer
 from harness import CPU, Rows, Texts, table
 
 import eckart
-from eckart.allocation import Search
-from eckart.calibration import calibrate
-from eckart.recipe import Recipe
-from eckart.recipe_loader import load_recipe
+from eckart.data.calibration import calibrate
+from eckart.methods.allocation import Search
+from eckart.methods.recipe import Recipe
+from eckart.methods.recipes.loader import load_recipe
 from eckart.sweep.build import build
 from eckart.sweep.case import Way, way_of
 from eckart.sweep.statistics import Ranks, Statistics, collect

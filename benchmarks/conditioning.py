@@ -19,9 +19,9 @@ import torch
 import typer
 from torch import Tensor
 
-from eckart.lowrank import truncate
-from eckart.moments import Moments
-from eckart.objectives import Anchored, Blended
+from eckart.maths.lowrank import truncate
+from eckart.maths.moments import Moments
+from eckart.methods.objectives import Anchored, Blended
 
 KINDS = ("plain", "equal features", "large means", "token sizes", "feature sizes", "low rank", "mixed", "dead feature")
 TOLERANCE = 1e-8  # of the targets' energy

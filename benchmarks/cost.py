@@ -20,10 +20,10 @@ import torch
 import typer
 
 import eckart
-from eckart.calibration import Calibration, calibrate
+from eckart.compression.plan import Plan
+from eckart.data.calibration import Calibration, calibrate
 from eckart.device import host_memory, peak_host_memory
-from eckart.estimate import Estimate
-from eckart.plan import Plan
+from eckart.run.estimate import Estimate
 
 PHASES = ("factorisation", "refinement", "distillation", "files", "total")
 

@@ -24,14 +24,14 @@ from harness import CPU, Rows, Texts, table
 from transformers import PreTrainedModel
 
 import eckart
-from eckart.bench.compare import random_prompt
-from eckart.bench.passes import Timed, run_once
-from eckart.blocks import find_blocks
-from eckart.calibration import calibrate
-from eckart.joining import join, joinable
-from eckart.placement import ResidentWeights
-from eckart.recipe import Recipe
-from eckart.sharing import Shared
+from eckart.blocks.discovery import find_blocks
+from eckart.blocks.fuse import join, joinable
+from eckart.blocks.onload import ResidentWeights
+from eckart.data.calibration import calibrate
+from eckart.evaluate.speed.compare import random_prompt
+from eckart.evaluate.speed.passes import Timed, run_once
+from eckart.methods.recipe import Recipe
+from eckart.methods.sharing import Shared
 from eckart.sweep.build import build
 from eckart.sweep.case import recipe_of
 from eckart.sweep.statistics import collect

@@ -12,9 +12,9 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import eckart
-from eckart.calibration import tokenize
+from eckart.data.calibration import tokenize
+from eckart.data.text import read_text
 from eckart.device import compute_dtype
-from eckart.text import read_text
 
 CPU = torch.device("cpu")
 

@@ -19,12 +19,12 @@ from harness import Rows, Texts, table
 from transformers import PreTrainedModel
 
 import eckart
-from eckart.calibration import SELF, calibrate
+from eckart.data.calibration import SELF, calibrate
 from eckart.device import resolve_device
 from eckart.errors import EckartError
 from eckart.evaluate.harness import load_tasks
 from eckart.evaluate.tasks import zero_shot
-from eckart.recipe import Recipe
+from eckart.methods.recipe import Recipe
 from eckart.sweep.build import build
 from eckart.sweep.case import recipe_of
 from eckart.sweep.statistics import collect

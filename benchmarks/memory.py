@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 import eckart
-from eckart.memory import parse_bytes
+from eckart.run.memory import parse_bytes
 
 VOCABULARY = 32_000
 GROUPS = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")

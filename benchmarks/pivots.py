@@ -20,22 +20,22 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 import eckart
-from eckart.allocation import Evidence
-from eckart.calibration import calibrate
+from eckart.blocks.blockwise_model import OriginalModel
+from eckart.blocks.onload import ResidentWeights
+from eckart.blocks.tensor_cache import Workspace
+from eckart.compression.plan import make_plan
+from eckart.compression.sensitivity.measure import measure
+from eckart.compression.sensitivity.measurements import Profile
+from eckart.compression.sensitivity.request import Request
+from eckart.data.calibration import calibrate
 from eckart.layers import FactoredLinear, Fit, LowRankLinear, PivotedLinear, weight_matrix
-from eckart.layout import Layout
-from eckart.lowrank import Solution, truncate, whiten
-from eckart.objectives import InputAware
-from eckart.pivoting import choose_pivots
-from eckart.placement import ResidentWeights
-from eckart.plan import make_plan
-from eckart.profiling.measure import measure
-from eckart.profiling.original import OriginalModel
-from eckart.profiling.profile import Profile
-from eckart.profiling.request import Request
-from eckart.recipe_loader import load_recipe
-from eckart.spool import Workspace
-from eckart.structure import Pivoted
+from eckart.maths.lowrank import Solution, truncate, whiten
+from eckart.maths.pivoting import choose_pivots
+from eckart.methods.allocation import Evidence
+from eckart.methods.layout import Layout
+from eckart.methods.objectives import InputAware
+from eckart.methods.recipes.loader import load_recipe
+from eckart.methods.structure import Pivoted
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16)
 LAYERS: tuple[type[FactoredLinear], ...] = (LowRankLinear, PivotedLinear)

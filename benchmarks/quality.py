@@ -20,9 +20,9 @@ import typer
 from transformers import PreTrainedModel
 
 import eckart
-from eckart.calibration import calibrate, tokenize
+from eckart.data.calibration import calibrate, tokenize
+from eckart.data.text import read_text
 from eckart.device import peak_host_memory
-from eckart.text import read_text
 
 
 def main(

@@ -22,18 +22,18 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 import eckart
-from eckart.allocation import Evidence
-from eckart.calibration import calibrate
+from eckart.blocks.blockwise_model import OriginalModel
+from eckart.blocks.onload import ResidentWeights
+from eckart.blocks.tensor_cache import Workspace
+from eckart.compression.plan import make_plan
+from eckart.compression.sensitivity.measure import measure
+from eckart.compression.sensitivity.request import Request
+from eckart.data.calibration import calibrate
 from eckart.layers import weight_matrix
-from eckart.metric import Fisher
-from eckart.objectives import InputAware
-from eckart.placement import ResidentWeights
-from eckart.plan import make_plan
-from eckart.profiling.measure import measure
-from eckart.profiling.original import OriginalModel
-from eckart.profiling.request import Request
-from eckart.recipe_loader import load_recipe
-from eckart.spool import Workspace
+from eckart.methods.allocation import Evidence
+from eckart.methods.metric import Fisher
+from eckart.methods.objectives import InputAware
+from eckart.methods.recipes.loader import load_recipe
 
 STEP = 0.1  # of a whole component, on either side, in the finite difference
 

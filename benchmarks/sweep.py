@@ -17,7 +17,7 @@ import typer
 from harness import CPU
 
 import eckart
-from eckart.calibration import Calibration, calibrate
+from eckart.data.calibration import Calibration, calibrate
 from eckart.sweep.build import build
 from eckart.sweep.case import recipe_of, way_of
 from eckart.sweep.statistics import collect

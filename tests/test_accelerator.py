@@ -9,7 +9,7 @@ import torch
 from tests.conftest import make_model
 
 import eckart
-from eckart.recipe_table import RECIPES
+from eckart.methods.recipes.published import RECIPES
 
 QUICK = {
     "asvd": ["allocation.trial_samples=1", "allocation.trial_length=8"],

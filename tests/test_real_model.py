@@ -12,9 +12,9 @@ from tests.conftest import needs_smollm2, smollm2
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import eckart
-from eckart.calibration import tokenize
 from eckart.checkpoint import load_model, load_tokenizer
-from eckart.text import read_text
+from eckart.data.calibration import tokenize
+from eckart.data.text import read_text
 
 DATA = Path(os.environ.get("ECKART_DATA", Path(__file__).parents[2] / "shared" / "data"))
 STORIES = DATA / "models" / "stories260k"

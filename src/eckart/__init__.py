@@ -11,20 +11,20 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
-from eckart.api import compress as compress
 from eckart.checkpoint import load_model as load_model
 from eckart.checkpoint import load_tokenizer as load_tokenizer
 from eckart.checkpoint import register, save
+from eckart.compression.callback import Observer as Observer
+from eckart.compression.result import Report as Report
 from eckart.errors import EckartError as EckartError
 from eckart.evaluate import perplexity as perplexity
-from eckart.job import compress_checkpoint as compress_checkpoint
 from eckart.layers import LowRankLinear as LowRankLinear
 from eckart.layers import PivotedLinear as PivotedLinear
-from eckart.observer import Observer as Observer
-from eckart.recipe import Recipe as Recipe
-from eckart.recipe_loader import load_recipe as load_recipe
-from eckart.recipe_table import RECIPES as RECIPES
-from eckart.report import Report as Report
+from eckart.methods.recipe import Recipe as Recipe
+from eckart.methods.recipes.loader import load_recipe as load_recipe
+from eckart.methods.recipes.published import RECIPES as RECIPES
+from eckart.run.compress import compress as compress
+from eckart.run.compress_checkpoint import compress_checkpoint as compress_checkpoint
 
 __version__ = version("eckart")
 __all__ = [

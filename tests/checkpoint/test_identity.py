@@ -9,8 +9,8 @@ import torch
 from transformers import PreTrainedModel
 
 import eckart
-from eckart.calibration import Calibration
 from eckart.checkpoint.identity import differences, identity_of_run
+from eckart.data.calibration import Calibration
 
 CPU = torch.device("cpu")
 

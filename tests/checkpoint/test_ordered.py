@@ -13,8 +13,8 @@ from tests.conftest import make_model
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import eckart
+from eckart.blocks.hidden_units import Ordered
 from eckart.errors import CheckpointError
-from eckart.hidden_units import Ordered
 from eckart.layers import PivotedLinear
 
 FC1 = [f"model.decoder.layers.{number}.fc1" for number in range(2)]
@@ -59,7 +59,7 @@ def test_they_survive_the_disk_and_being_saved_again(tmp_path: Path, tokens: tor
 def test_a_checkpoint_from_before_is_read(
     tmp_path: Path, tokens: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("eckart.recording.put_in_order", lambda block, units: Ordered([], {}))
+    monkeypatch.setattr("eckart.compression.drift.put_in_order", lambda block, units: Ordered([], {}))
     folder = tmp_path / "small"
     model = make(folder, tokens)
     path = folder / "config.json"

@@ -20,7 +20,7 @@ from eckart.checkpoint import register
 from eckart.checkpoint.save import INDEX_NAME
 from eckart.errors import CheckpointError
 from eckart.layers import FactoredLinear
-from eckart.structure import STRUCTURES
+from eckart.methods.structure import STRUCTURES
 
 
 def logits(model: PreTrainedModel, tokens: torch.Tensor) -> torch.Tensor:

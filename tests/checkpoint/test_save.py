@@ -13,8 +13,8 @@ import eckart
 from eckart.checkpoint.output import check_output
 from eckart.checkpoint.records import read_records
 from eckart.checkpoint.save import INDEX_NAME, new_folder
+from eckart.compression.result import Report
 from eckart.errors import CheckpointError
-from eckart.report import Report
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from tests.conftest import CONFIGS, make_model
 from transformers import AutoModelForCausalLM, MixtralConfig
 
 import eckart
-from eckart.blocks import find_block_list
+from eckart.blocks.discovery import find_block_list
 from eckart.checkpoint.source import FileWeights, open_model
 from eckart.device import compute_dtype
 from eckart.errors import CheckpointError

@@ -13,11 +13,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from tests.cli.helpers import run, words
-from tests.page.helpers import report, sweep_row
+from tests.report.helpers import report, sweep_row
 from tests.sweep.helpers import case_of
 
 from eckart.checkpoint.records import SPECTRA_NAME, TIMINGS_NAME, write_records
-from eckart.report import REPORT_NAME
+from eckart.compression.result import REPORT_NAME
 from eckart.sweep.store import Store
 
 DEEP = "[" * 100_000 + "]" * 100_000

@@ -11,8 +11,8 @@ from rich.console import Console
 from tests.cli.helpers import run
 
 from eckart.cli.rank_map import figure, terminal_map
-from eckart.recipe_loader import load_recipe
-from eckart.report import REPORT_NAME, LayerRecord, Report
+from eckart.compression.result import REPORT_NAME, LayerRecord, Report
+from eckart.methods.recipes.loader import load_recipe
 
 KINDS = [f"self_attn.{name}_proj" for name in "qkvo"] + [f"mlp.{name}_proj" for name in ("gate", "up", "down")]
 

@@ -135,7 +135,7 @@ def test_outputs_that_cannot_be_are_refused_before_the_work(
     (tmp_path / "here" / "u" / "thesis" / "ch1").write_text("x")
     (tmp_path / "here" / "link").symlink_to("nowhere")
     monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.setattr("eckart.job.open_model", None)
+    monkeypatch.setattr("eckart.run.compress_checkpoint.open_model", None)
     monkeypatch.setattr("eckart.cli.merge.load_model", None)
     before = sorted(path.name for path in tmp_path.rglob("*"))
     done = run(command, model_folder, "-o", name, "--overwrite")

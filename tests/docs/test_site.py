@@ -51,4 +51,7 @@ def test_nothing_is_loaded_from_elsewhere(site: Path) -> None:
 def test_docstrings_have_links_and_no_markup_of_another_kind(site: Path) -> None:
     text = "".join(page.read_text() for page in (site / "reference").rglob("*.html"))
     assert not re.search(r":(?:func|class|meth|data|attr|mod):", text)
-    assert 'href="../recipes/#eckart.recipe.Recipe"' in text or 'href="recipes/#eckart.recipe.Recipe"' in text
+    assert (
+        'href="../recipes/#eckart.methods.recipe.Recipe"' in text
+        or 'href="recipes/#eckart.methods.recipe.Recipe"' in text
+    )

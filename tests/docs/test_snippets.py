@@ -24,10 +24,10 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from typer.testing import CliRunner
 
 import eckart
-from eckart.allocation import ALLOCATIONS
 from eckart.cli.main import app
-from eckart.objectives import OBJECTIVES
-from eckart.structure import STRUCTURES
+from eckart.methods.allocation import ALLOCATIONS
+from eckart.methods.objectives import OBJECTIVES
+from eckart.methods.structure import STRUCTURES
 
 pytestmark = pytest.mark.filterwarnings("ignore::eckart.errors.EckartWarning")
 
@@ -87,7 +87,7 @@ def place(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     """The folder in which a page's commands are run."""
     shutil.copytree(template, tmp_path / "place")
     monkeypatch.chdir(tmp_path / "place")
-    monkeypatch.setattr("eckart.demo.find_demo_model", lambda: template / "smollm2")
+    monkeypatch.setattr("eckart.cli.demo_run.find_demo_model", lambda: template / "smollm2")
     whole = lm_eval.tasks.TaskManager
     tasks = {"include_defaults": False, "include_path": str(template / "tasks")}
     monkeypatch.setattr(lm_eval.tasks, "TaskManager", lambda **given: whole(**{**given, **tasks}))

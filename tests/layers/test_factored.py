@@ -8,8 +8,8 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from eckart.layers import FactoredLinear, Fit, LowRankLinear, PivotedLinear, bias_vector, weight_matrix
-from eckart.lowrank import Whitening
-from eckart.quantization import Grid
+from eckart.maths.lowrank import Whitening
+from eckart.maths.quantization import Grid
 
 LAYERS = [LowRankLinear, PivotedLinear]
 OUT, IN, RANK = 9, 7, 5

@@ -8,8 +8,8 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from eckart.layers import Fit, HybridLinear, QuantizedLinear, bias_vector, fill_child, weight_matrix
-from eckart.lowrank import Whitening, whiten
-from eckart.quantization import Grid
+from eckart.maths.lowrank import Whitening, whiten
+from eckart.maths.quantization import Grid
 
 BASES = [Grid(4, 8), Grid(4, 128), Grid(8)]
 OUT, IN = 20, 28

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from eckart.layers import QuantizedLinear, fill_child, kernels
-from eckart.quantization import Grid
+from eckart.maths.quantization import Grid
 
 GRIDS = [Grid(8), Grid(4, 32), Grid(4, 64), Grid(4, 128)]
 

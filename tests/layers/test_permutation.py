@@ -7,7 +7,7 @@ from transformers.pytorch_utils import Conv1D
 
 from eckart.layers import FactoredLinear, HybridLinear, LowRankLinear, PivotedLinear, QuantizedLinear, fill_child
 from eckart.layers.permutation import inputs_permutable, outputs_permutable, permute_inputs, permute_outputs
-from eckart.quantization import Grid
+from eckart.maths.quantization import Grid
 
 OUT, IN, RANK = 12, 10, 4
 GRIDS = {"16-bit": None, "8-bit": Grid(8), "8-bit-groups": Grid(8, 5), "4-bit": Grid(4, 5)}

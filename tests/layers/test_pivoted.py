@@ -6,7 +6,7 @@ from torch import nn
 
 from eckart.layers import Fit, LowRankLinear, PivotedLinear, weight_matrix
 from eckart.layers.pivoted import index_dtype
-from eckart.lowrank import whiten
+from eckart.maths.lowrank import whiten
 
 
 def make(rank: int = 3, **options: object) -> tuple[nn.Linear, PivotedLinear, LowRankLinear]:

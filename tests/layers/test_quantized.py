@@ -6,7 +6,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from eckart.layers import QuantizedLinear, bias_vector, fill_child, weight_matrix
-from eckart.quantization import Grid
+from eckart.maths.quantization import Grid
 
 GRIDS = [Grid(8), Grid(8, 4), Grid(4, 4), Grid(4)]
 

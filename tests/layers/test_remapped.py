@@ -8,7 +8,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from eckart.layers import Fit, QuantizedLinear, RemappedLinear, bias_vector, weight_matrix
-from eckart.lowrank import whiten
+from eckart.maths.lowrank import whiten
 
 SHAPES = [(30, 18), (18, 30), (24, 24)]  # (out features, in features)
 

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from eckart.layers import Fit, HybridLinear, Pattern, SparseLinear, fill_child
-from eckart.lowrank import whiten
-from eckart.precision import SemiStructured
+from eckart.maths.lowrank import whiten
+from eckart.methods.precision import SemiStructured
 
 
 @pytest.mark.parametrize("columns", [16, 18])

@@ -12,9 +12,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import eckart
-from eckart.recipe_loader import load_recipe
-from eckart.refinement import BlockRefinement
-from eckart.structure import TwoFactor
+from eckart.methods.recipes.loader import load_recipe
+from eckart.methods.refinement import BlockRefinement
+from eckart.methods.structure import TwoFactor
 
 KEEP = 0.8
 # 27 steps, a tenth of which is 2.7: cut, not rounded.

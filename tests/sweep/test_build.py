@@ -10,7 +10,7 @@ import torch
 from tests.conftest import make_model
 
 import eckart
-from eckart.calibration import Calibration
+from eckart.data.calibration import Calibration
 from eckart.errors import EckartWarning, NonFiniteError
 from eckart.sweep.build import build
 from eckart.sweep.case import recipe_of

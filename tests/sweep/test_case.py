@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 import eckart
-from eckart.allocation import Evidence, LinearEvidence
+from eckart.compression.sensitivity.request import Labels, merge
 from eckart.errors import EckartError
-from eckart.profiling.request import Labels, merge
-from eckart.recipe_table import RECIPES
+from eckart.methods.allocation import Evidence, LinearEvidence
+from eckart.methods.recipes.published import RECIPES
 from eckart.sweep.case import Way, cases_of, recipe_of, request_for, split_label, way_of
 
 LINEARS = (LinearEvidence("a", (16, 16), 0, "a"), LinearEvidence("b", (24, 16), 1, "b"))

@@ -2,15 +2,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.check.architectures import hand_over_ids
 from tests.conftest import make_model
+from tests.run.check.architectures import hand_over_ids
 
 import eckart
-from eckart.calibration import tokenize
+from eckart.data.calibration import tokenize
+from eckart.data.text import read_text
 from eckart.errors import CheckpointError, EckartError, EckartWarning
 from eckart.sweep import SweepObserver, prepare, read_failures, read_rows, run
 from eckart.sweep.evaluation import stored_bytes
-from eckart.text import read_text
 
 OPTIONS = {"samples": [4], "length": 24, "windows": 3, "window_length": 32}
 

@@ -6,9 +6,9 @@ import re
 
 from transformers import PreTrainedModel
 
-from eckart.check.record import MOST_SHARE
-from eckart.recipe import Recipe
-from eckart.report import Report
+from eckart.compression.model_check import MOST_SHARE
+from eckart.compression.result import Report
+from eckart.methods.recipe import Recipe
 
 # What Markdown or HTML take for their own: written as numbers, characters are only themselves.
 MARKS = re.compile(r"[\\`*\[\]<>&|#!$~^{}@]|(?<!\w)_|_(?!\w)|:(?=//)|(?<=www)\.|^[-+=]", re.IGNORECASE)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from eckart.errors import CheckpointError
-from eckart.structure import TwoFactor
+from eckart.methods.structure import TwoFactor
 
 METHOD = "eckart"
 FORMAT_VERSION = 1
@@ -50,10 +50,10 @@ class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
         ranks: rank by module path, in the names of the model class that was saved; None for a weight that is not
             factored and yet stored in another precision.
         joint: paths of the linears of each group that was joined to one, the first of them first.
-        structure: layout of the factors: the name and the fields of one of :data:`eckart.structure.STRUCTURES`, or
-            its name alone.
-        precision: of the numbers: the name and the fields of one of :data:`eckart.precision.PRECISIONS`; None for the
-            model's dtype.
+        structure: layout of the factors: the name and the fields of one of :data:`eckart.methods.structure.STRUCTURES`,
+            or its name alone.
+        precision: of the numbers: the name and the fields of one of :data:`eckart.methods.precision.PRECISIONS`; None
+            for the model's dtype.
         affine: whether every factored layer has a bias, those too whose model class gives them none.
         ordered: paths of the pivoted layers that give their outputs in order without an index.
         recipe: what was done, as :class:`eckart.Recipe` writes it.

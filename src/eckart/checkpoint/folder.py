@@ -10,7 +10,7 @@ from transformers.utils import cached_file
 
 from eckart.checkpoint.config import METHOD
 from eckart.errors import CheckpointError
-from eckart.names import JSON_LIMIT, file_inside, read_json
+from eckart.files.names import JSON_LIMIT, file_inside, read_json
 
 TEMPLATES = "additional_chat_templates"  # the one folder of a model that transformers looks into
 INDEX_SUFFIX = ".index.json"
@@ -27,7 +27,7 @@ def check_folder(folder: str | Path) -> None:
         folder: what a model is loaded from; one that is no local folder is left to the library that downloads it.
 
     Raises:
-        CheckpointError: says which file, and why; see :func:`eckart.names.file_inside`.
+        CheckpointError: says which file, and why; see :func:`eckart.files.names.file_inside`.
     """
     if not str(folder) or not Path(folder).is_dir():
         return

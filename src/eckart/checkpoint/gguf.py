@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from eckart.errors import CheckpointError
-from eckart.names import JSON_LIMIT, file_inside
+from eckart.files.names import JSON_LIMIT, file_inside
 
 # GGUF names the way a tokenizer splits text before merging. Those that transformers turns into something else:
 PRE_TOKENIZERS = {

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from eckart.calibration import Calibration
+from eckart.data.calibration import Calibration
 from eckart.device import compute_dtype
-from eckart.recipe import Recipe
-from eckart.registry import foreign_versions
+from eckart.methods.recipe import Recipe
+from eckart.methods.registry import foreign_versions
 
 
 def versions(recipe: Recipe | None) -> dict[str, str]:

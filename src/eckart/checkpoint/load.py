@@ -24,7 +24,7 @@ from eckart.checkpoint.loaded import remember_files
 from eckart.checkpoint.tensors import check_dtypes, stored_tensors
 from eckart.checkpoint.unchanged import SourceFiles
 from eckart.errors import CheckpointError, EckartError, UnsupportedModelError, warn
-from eckart.names import read_json
+from eckart.files.names import read_json
 
 AUTO_CLASS = "AutoModelForCausalLM"
 OBJECTS = ("quantization_config", "auto_map", "rope_parameters", "rope_scaling", "text_config")  # of config.json

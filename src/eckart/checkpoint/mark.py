@@ -12,7 +12,7 @@ from typing import Literal, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from eckart.checkpoint.files import hash_of, write_text
-from eckart.report import REPORT_NAME
+from eckart.compression.result import REPORT_NAME
 
 LIST_NAME, PARTIAL_NAME = "eckart/files.json", "eckart/files.partial"
 LIST_BYTES = 10_000_000  # no list is longer

@@ -18,8 +18,8 @@ from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 
 from eckart.checkpoint.mark import changed_files, files_in, known_files
+from eckart.data.text import parts_of
 from eckart.errors import CheckpointError
-from eckart.text import parts_of
 
 UNFINISHED, REPLACED = ".unfinished", ".replaced"  # what is beside a folder while it is made, and while it is replaced
 LONGEST = 255  # bytes in a name, where the system does not say

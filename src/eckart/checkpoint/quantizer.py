@@ -23,7 +23,6 @@ from eckart.checkpoint.config import METHOD, EckartConfig
 from eckart.checkpoint.folder import check_folder
 from eckart.checkpoint.ordered import check_ordered
 from eckart.checkpoint.tensors import check_dtypes, check_finite, stored_tensors
-from eckart.choice import Choice, expand_name
 from eckart.errors import CheckpointError, EckartWarning, RecipeError
 from eckart.layers import (
     FactoredLinear,
@@ -35,9 +34,10 @@ from eckart.layers import (
     separate_modules,
     weight_matrix,
 )
-from eckart.layout import Layout
-from eckart.precision import PRECISIONS, Bits16
-from eckart.structure import STRUCTURES, Pivoted
+from eckart.methods.choice import Choice, expand_name
+from eckart.methods.layout import Layout
+from eckart.methods.precision import PRECISIONS, Bits16
+from eckart.methods.structure import STRUCTURES, Pivoted
 
 AnyChoice = TypeVar("AnyChoice", bound=Choice)
 

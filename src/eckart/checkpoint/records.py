@@ -18,11 +18,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from eckart.checkpoint.files import write_shard
+from eckart.compression.records import Memory
+from eckart.compression.result import REPORT_NAME, Report, Timings
 from eckart.errors import CheckpointError, first_problem
-from eckart.field_types import Count
-from eckart.names import file_inside, read_json
-from eckart.records import Memory
-from eckart.report import REPORT_NAME, Report, Timings
+from eckart.files.field_types import Count
+from eckart.files.names import file_inside, read_json
 
 SPECTRA_NAME = "eckart/spectra.safetensors"
 TIMINGS_NAME = "eckart/timings.json"
@@ -32,7 +32,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class Costs(BaseModel):
-    """What a run took; the attributes are those of :class:`eckart.report.Report`."""
+    """What a run took; the attributes are those of :class:`eckart.compression.result.Report`."""
 
     version: Literal[1] = 1
     timings: Timings

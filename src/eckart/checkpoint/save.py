@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.core_model_loading import revert_weight_conversion
 
-from eckart.blocks import find_block_list
+from eckart.blocks.discovery import find_block_list
 from eckart.checkpoint.card import model_card
 from eckart.checkpoint.config import EckartConfig
 from eckart.checkpoint.files import INDEX_NAME, PREFIX, rename_shards, write_index, write_shard
@@ -22,10 +22,10 @@ from eckart.checkpoint.output import check_apart, check_output
 from eckart.checkpoint.records import write_records
 from eckart.checkpoint.run_folder import RunFolder
 from eckart.checkpoint.source import FileWeights
+from eckart.compression.result import Report
 from eckart.errors import CheckpointError
 from eckart.layers import joint_groups
-from eckart.precision import Bits16
-from eckart.report import Report
+from eckart.methods.precision import Bits16
 
 MAX_SHARD_SIZE = "5GB"
 PARCEL_BYTES = 500_000_000  # of tensors outside the blocks that are read and written together

@@ -15,11 +15,11 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from eckart.blocks.onload import Placement, computing_dtype, named_tensors, wanted_tensors
 from eckart.checkpoint.load import load_with_note
 from eckart.checkpoint.ties import settle_ties
 from eckart.checkpoint.unchanged import SourceFiles
 from eckart.errors import CheckpointError, warn
-from eckart.placement import Placement, computing_dtype, named_tensors, wanted_tensors
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,13 @@ class FileWeights:
         self._sources = {id(p): _Source(p, (name,)) for name, p in model.named_parameters()}
 
     def join(self, whole: nn.Parameter, parts: Sequence[nn.Parameter], dimension: int) -> None:
-        """See :meth:`eckart.placement.Weights.join`."""
+        """See :meth:`eckart.blocks.onload.Weights.join`."""
         names = tuple(name for part in parts for name in self._sources[id(part)].names)
         self._sources[id(whole)] = _Source(whole, names, dimension)
         whole.requires_grad_(False)
 
     def separate(self, whole: nn.Parameter, parts: Sequence[nn.Parameter], dimension: int) -> None:
-        """See :meth:`eckart.placement.Weights.separate`."""
+        """See :meth:`eckart.blocks.onload.Weights.separate`."""
         for part, name in zip(parts, self._sources[id(whole)].names, strict=True):
             self._sources[id(part)] = _Source(part, (name,))
             part.requires_grad_(False)
@@ -64,7 +64,7 @@ class FileWeights:
     def lend(
         self, module: nn.Module, device: torch.device, skip: Sequence[nn.Module | None] = ()
     ) -> Iterator[Placement]:
-        """See :meth:`eckart.placement.Weights.lend`.
+        """See :meth:`eckart.blocks.onload.Weights.lend`.
 
         Raises:
             CheckpointError: a file is gone or damaged, or another one than it was.

@@ -12,7 +12,7 @@ from eckart.checkpoint.folder import QUIET, check_folder
 from eckart.checkpoint.gguf import load_gguf_tokenizer
 from eckart.checkpoint.library import loading, reason_of
 from eckart.errors import CheckpointError
-from eckart.names import file_inside
+from eckart.files.names import file_inside
 
 # What tokenizers of all kinds are stored in: by how the name begins, and by how it ends.
 BEGINNINGS = ("tokenizer", "tokenization", "vocab", "merges", "spiece", "sentencepiece", "source.spm", "target.spm")

@@ -11,14 +11,14 @@ import typer
 from rich import box
 from rich.table import Table
 
-from eckart.bench import Machine, Speed, compare, measure_machine
-from eckart.bench.compare import check_room
 from eckart.checkpoint import load_model
 from eckart.checkpoint.loaded import check_unchanged
 from eckart.cli.console import TrustRemoteCode, command, megabytes, output
 from eckart.cli.progress import progress_display
 from eckart.device import compute_dtype, resolve_device
 from eckart.errors import EckartError
+from eckart.evaluate.speed import Machine, Speed, compare, measure_machine
+from eckart.evaluate.speed.compare import check_room
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

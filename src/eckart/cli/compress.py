@@ -7,18 +7,18 @@ from typing import Annotated
 
 import typer
 
-from eckart.api import DEFAULT_SAMPLES
-from eckart.calibration import DEFAULT_LENGTH, MAX_SEED
 from eckart.cli.console import TrustRemoteCode, command, duration, megabytes, output, size_in_bytes
 from eckart.cli.progress import ProgressBar, progress_bar
 from eckart.cli.tables import distillation, layer_kinds, refinements
+from eckart.compression.plan import check_keep
+from eckart.compression.result import Report
+from eckart.data.calibration import DEFAULT_LENGTH, MAX_SEED
+from eckart.data.text import PYTHON_DOCS
 from eckart.device import peak_device_memory, peak_host_memory, resolve_device
-from eckart.job import compress_checkpoint
-from eckart.plan import check_keep
-from eckart.recipe_loader import load_recipe
-from eckart.recipe_table import DEFAULT_KEEP, DEFAULT_RECIPE
-from eckart.report import Report
-from eckart.text import PYTHON_DOCS
+from eckart.methods.recipes.loader import load_recipe
+from eckart.methods.recipes.published import DEFAULT_KEEP, DEFAULT_RECIPE
+from eckart.run.compress import DEFAULT_SAMPLES
+from eckart.run.compress_checkpoint import compress_checkpoint
 
 EPILOG = """
 Examples:

@@ -18,7 +18,7 @@ from transformers.utils import logging
 from eckart.cli.plain import PlainConsole
 from eckart.cli.stream import Stream, StreamError
 from eckart.errors import EckartError, EckartWarning
-from eckart.memory import parse_bytes
+from eckart.run.memory import parse_bytes
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")

@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 
 from eckart.cli.console import command, duration, megabytes, messages, output
-from eckart.demo import LENGTH, RECIPES, SAMPLES, SIZES, WINDOWS, find_demo_model, run_demo
+from eckart.cli.demo_run import LENGTH, RECIPES, SAMPLES, SIZES, WINDOWS, find_demo_model, run_demo
 
 
 @command

@@ -11,18 +11,18 @@ import torch
 import typer
 from transformers import PreTrainedModel
 
-from eckart.calibration import tokenize
 from eckart.checkpoint import load_model, load_tokenizer
 from eckart.checkpoint.loaded import check_unchanged
 from eckart.cli.console import TrustRemoteCode, command, output
 from eckart.cli.evaluation_table import evaluation_table
 from eckart.cli.progress import progress_display
+from eckart.data.calibration import tokenize
+from eckart.data.text import read_text
 from eckart.device import compute_dtype, resolve_device
 from eckart.errors import EckartError
 from eckart.evaluate import ZeroShot, agreement, continuation, load_tasks, perplexity, zero_shot
 from eckart.evaluate.continuation import prompt_ids
 from eckart.evaluate.windows import count_windows, length_of_windows
-from eckart.text import read_text
 
 
 @command

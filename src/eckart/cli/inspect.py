@@ -15,8 +15,8 @@ from eckart.checkpoint.records import read_report
 from eckart.cli.console import command, megabytes, output
 from eckart.cli.rank_map import figure, terminal_map
 from eckart.cli.tables import all_layers, distillation, refinements
+from eckart.compression.result import Report
 from eckart.errors import CheckpointError, EckartError
-from eckart.report import Report
 
 IMAGE_SUFFIXES = (".png", ".svg")
 

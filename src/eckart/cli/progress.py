@@ -6,18 +6,18 @@ from typing import TextIO
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
-from eckart.check.record import ModelCheck
 from eckart.cli.console import duration, megabytes, messages
 from eckart.cli.plain import PlainConsole
-from eckart.distillation import LogitDistillation
-from eckart.estimate import Estimate
-from eckart.observer import Observer
-from eckart.plan import Plan
-from eckart.recipe import Recipe
-from eckart.refinement import BlockRefinement
-from eckart.refinement.record import RefinementRecord
-from eckart.report import LayerRecord
-from eckart.training.record import EpochRecord
+from eckart.compression.callback import Observer
+from eckart.compression.model_check import ModelCheck
+from eckart.compression.plan import Plan
+from eckart.compression.result import LayerRecord
+from eckart.methods.distillation import LogitDistillation
+from eckart.methods.recipe import Recipe
+from eckart.methods.refinement import BlockRefinement
+from eckart.methods.refinement.record import RefinementRecord
+from eckart.methods.training.record import EpochRecord
+from eckart.run.estimate import Estimate
 
 
 class ProgressBar(Observer):

@@ -15,8 +15,8 @@ from rich.style import Style
 from rich.text import Text
 
 from eckart.cli.plain import literal
-from eckart.rank_map import RankMap, rank_map
-from eckart.report import Report
+from eckart.compression.result import Report
+from eckart.report.rank_map import RankMap, rank_map
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

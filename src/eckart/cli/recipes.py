@@ -9,9 +9,9 @@ from rich import box
 from rich.table import Table
 
 from eckart.cli.console import command, output
-from eckart.plan import check_keep
-from eckart.recipe_loader import load_recipe
-from eckart.recipe_table import DEFAULT_KEEP, DEFAULT_RECIPE, RECIPES
+from eckart.compression.plan import check_keep
+from eckart.methods.recipes.loader import load_recipe
+from eckart.methods.recipes.published import DEFAULT_KEEP, DEFAULT_RECIPE, RECIPES
 
 
 @command

@@ -34,7 +34,7 @@ def report(
 
     What cannot be read is left out with a note, and the exit code is then 1.
     """
-    from eckart.page import build_page, gather
+    from eckart.report import build_page, gather
 
     check_output(out, kind=PAGE, overwrite=True, reads=runs)
     gathered = gather(runs)

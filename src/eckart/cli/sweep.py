@@ -14,13 +14,14 @@ from rich import box
 from rich.progress import Progress
 from rich.table import Table
 
-from eckart.api import DEFAULT_SAMPLES
-from eckart.calibration import DEFAULT_LENGTH, MAX_SEED
 from eckart.checkpoint import load_model, load_tokenizer
 from eckart.checkpoint.output import SWEEP, check_output
 from eckart.cli.console import TrustRemoteCode, command, duration, megabytes, messages, output, size_in_bytes
 from eckart.cli.progress import progress_display
+from eckart.data.calibration import DEFAULT_LENGTH, MAX_SEED
+from eckart.data.text import PYTHON_DOCS
 from eckart.errors import EckartError
+from eckart.run.compress import DEFAULT_SAMPLES
 from eckart.sweep import (
     Failure,
     Sweep,
@@ -32,7 +33,6 @@ from eckart.sweep import (
     smallest_within,
 )
 from eckart.sweep.case import Case
-from eckart.text import PYTHON_DOCS
 
 FAILED = 1  # exit code of a sweep in which a row failed, or that has no row of the wanted kind
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from rich import box
 from rich.table import Table
 
-from eckart.distillation.record import DistillationRecord
-from eckart.refinement.record import RefinementRecord
-from eckart.report import LayerRecord
+from eckart.compression.result import LayerRecord
+from eckart.methods.distillation.record import DistillationRecord
+from eckart.methods.refinement.record import RefinementRecord
 
 
 def layer_kinds(layers: Sequence[LayerRecord]) -> Table:

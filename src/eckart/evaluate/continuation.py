@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from eckart.context import check_ids, context_of
-from eckart.decoding import half_character
+from eckart.data.context import check_ids, context_of
 from eckart.errors import EckartError
+from eckart.files.decoding import half_character
 
 NEW_TOKENS = 40
 

@@ -21,7 +21,7 @@ from jinja2 import Environment
 from jinja2.sandbox import SandboxedEnvironment
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from eckart.context import checked_ids
+from eckart.data.context import checked_ids
 from eckart.errors import EckartError, warn
 from eckart.evaluate.definitions import check_folder, check_names
 from eckart.evaluate.trust import check_plain

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from eckart.errors import EckartError
 from eckart.evaluate.windows import count_windows, length_of_windows, logits_of, mean_and_error, windows_of
-from eckart.field_types import Count
+from eckart.files.field_types import Count
 
 LARGEST_LOSS = 700.0  # nats whose exponential is a number
 

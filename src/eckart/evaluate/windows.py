@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from eckart.context import check_ids, check_length, length_for
+from eckart.data.context import check_ids, check_length, length_for
 from eckart.errors import EckartError
 
 DEFAULT_LENGTH = 2048  # tokens, as in the papers

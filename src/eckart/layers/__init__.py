@@ -8,11 +8,11 @@ from eckart.layers.child import Pattern as Pattern
 from eckart.layers.child import fill_child as fill_child
 from eckart.layers.factored import FactoredLinear as FactoredLinear
 from eckart.layers.factored import Fit as Fit
+from eckart.layers.fused import JointLinear as JointLinear
+from eckart.layers.fused import join_modules as join_modules
+from eckart.layers.fused import joint_groups as joint_groups
+from eckart.layers.fused import separate_modules as separate_modules
 from eckart.layers.hybrid import HybridLinear as HybridLinear
-from eckart.layers.joint import JointLinear as JointLinear
-from eckart.layers.joint import join_modules as join_modules
-from eckart.layers.joint import joint_groups as joint_groups
-from eckart.layers.joint import separate_modules as separate_modules
 from eckart.layers.linear import bias_vector as bias_vector
 from eckart.layers.linear import is_linear as is_linear
 from eckart.layers.linear import weight_matrix as weight_matrix

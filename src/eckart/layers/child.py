@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from eckart.layers.linear import empty_linear
 from eckart.layers.quantized import QuantizedLinear
 from eckart.layers.sparse import SparseLinear
-from eckart.quantization import Grid, cast_with_feedback, find_scales, round_to_grid, round_with_feedback
-from eckart.sparsity import pack_places, prune
+from eckart.maths.quantization import Grid, cast_with_feedback, find_scales, round_to_grid, round_with_feedback
+from eckart.maths.sparsity import pack_places, prune
 
 Child = nn.Linear | QuantizedLinear | SparseLinear
 

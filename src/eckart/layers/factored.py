@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from eckart.layers.child import Child, ChildShape, fill_child, make_child, product_of
 from eckart.layers.linear import bias_vector, dense_like, weight_matrix
-from eckart.lowrank import FLOAT32_FLOOR, Whitening, refit, whiten
-from eckart.quantization import Grid
+from eckart.maths.lowrank import FLOAT32_FLOOR, Whitening, refit, whiten
+from eckart.maths.quantization import Grid
 
 
 @dataclass(frozen=True)

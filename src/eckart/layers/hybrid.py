@@ -10,8 +10,8 @@ from torch import Tensor
 from eckart.layers.child import Child, ChildShape, Pattern, fill_child, make_child, product_of
 from eckart.layers.factored import Fit
 from eckart.layers.two_factor import LowRankLinear
-from eckart.lowrank import solve, truncate
-from eckart.quantization import Grid
+from eckart.maths.lowrank import solve, truncate
+from eckart.maths.quantization import Grid
 
 
 class HybridLinear(LowRankLinear):

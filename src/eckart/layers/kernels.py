@@ -12,7 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from eckart.quantization import Grid
+from eckart.maths.quantization import Grid
 
 MOST_TOKENS = 8  # at once for which the products of few bits are faster, measured
 WIDTH = 16  # that the 8-bit product needs the inner dimension in multiples of, and packing the outer one

@@ -10,7 +10,7 @@ from torch import Tensor
 from eckart.layers.child import ChildShape, product_of
 from eckart.layers.factored import Arrangement, FactoredLinear
 from eckart.layers.linear import bias_vector
-from eckart.pivoting import choose_pivots, other_rows
+from eckart.maths.pivoting import choose_pivots, other_rows
 
 
 class PivotedLinear(FactoredLinear):

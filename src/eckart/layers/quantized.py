@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from eckart.layers import kernels
 from eckart.layers.linear import bias_vector, dense_like, weight_matrix
-from eckart.quantization import Grid, from_codes, pack, unpack
+from eckart.maths.quantization import Grid, from_codes, pack, unpack
 
 
 class QuantizedLinear(nn.Module):

@@ -11,8 +11,8 @@ from eckart.layers.child import ChildShape, fill_child, make_child, product_of
 from eckart.layers.factored import Fit
 from eckart.layers.linear import bias_vector
 from eckart.layers.two_factor import LowRankLinear
-from eckart.lowrank import refit
-from eckart.quantization import DAMPING, Grid
+from eckart.maths.lowrank import refit
+from eckart.maths.quantization import DAMPING, Grid
 
 EIGHT_BITS = Grid(8)
 

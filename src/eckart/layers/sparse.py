@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from eckart.sparsity import from_pruned, group_count, pack_places
+from eckart.maths.sparsity import from_pruned, group_count, pack_places
 
 
 class SparseLinear(nn.Module):

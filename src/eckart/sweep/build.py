@@ -10,24 +10,24 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from eckart.allocate import Allocated, allocate
-from eckart.allocation import LinearEvidence
-from eckart.blocks import Block, Target
+from eckart.blocks.discovery import Block, Target
+from eckart.blocks.hidden_units import put_in_order
+from eckart.blocks.onload import ResidentWeights
+from eckart.blocks.tensor_cache import Workspace
+from eckart.compression.allocate import Allocated, allocate
+from eckart.compression.callback import Observer
+from eckart.compression.plan import make_plan, shapes_of
+from eckart.compression.result import Report
+from eckart.compression.sensitivity.measurements import Profile
+from eckart.compression.walk import compress_blocks
 from eckart.device import moment_device
-from eckart.hidden_units import put_in_order
 from eckart.layers import Fit, weight_matrix
-from eckart.layout import dense_bytes
-from eckart.lowrank import Solution, Whitening
-from eckart.observer import Observer
-from eckart.placement import ResidentWeights
-from eckart.plan import make_plan, shapes_of
-from eckart.profiling.profile import Profile
-from eckart.recipe import Recipe
-from eckart.report import Report
-from eckart.spool import Workspace
+from eckart.maths.lowrank import Solution, Whitening
+from eckart.methods.allocation import LinearEvidence
+from eckart.methods.layout import dense_bytes
+from eckart.methods.recipe import Recipe
 from eckart.sweep.case import Way, way_of
 from eckart.sweep.statistics import Ranks, Statistics
-from eckart.walk import compress_blocks
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
-from eckart.allocation import Evidence, LinearEvidence, ZeroSum
-from eckart.allocation.problem import Problem
+from eckart.compression.plan import check_keep
+from eckart.compression.sensitivity.request import Request, request_of
 from eckart.errors import EckartError, RecipeError
-from eckart.objectives import Streams
-from eckart.plan import check_keep
-from eckart.precision import Bits16
-from eckart.profiling.request import Request, request_of
-from eckart.recipe import Recipe
-from eckart.recipe_loader import load_recipe
-from eckart.sharing import SharedByLoss
-from eckart.structure import TwoFactor
+from eckart.methods.allocation import Evidence, LinearEvidence, ZeroSum
+from eckart.methods.allocation.rank_budget import Problem
+from eckart.methods.objectives import Streams
+from eckart.methods.precision import Bits16
+from eckart.methods.recipe import Recipe
+from eckart.methods.recipes.loader import load_recipe
+from eckart.methods.sharing import SharedByLoss
+from eckart.methods.structure import TwoFactor
 
 DENSE = "dense"
 

@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from eckart.bench import Machine, compare, measure_machine
-from eckart.calibration import tokenize
-from eckart.context import check_ids, check_length, context_of, length_for
+from eckart.data.calibration import tokenize
+from eckart.data.context import check_ids, check_length, context_of, length_for
+from eckart.data.text import read_text, text_name
 from eckart.device import compute_dtype
 from eckart.errors import EckartError
 from eckart.evaluate import Perplexity, perplexity
+from eckart.evaluate.speed import Machine, compare, measure_machine
 from eckart.evaluate.windows import count_windows
 from eckart.sweep.case import DENSE
 from eckart.sweep.row import SpeedResult
-from eckart.text import read_text, text_name
 
 DEFAULT_WINDOW = 1024
 SPEED_PROMPT, SPEED_TOKENS, SPEED_ROUNDS = 128, 48, 3
@@ -58,7 +58,7 @@ class Evaluation:
         Args:
             model: that will be compressed; windows must fit into its context.
             tokenizer: of it.
-            texts: specifications that :func:`eckart.text.read_text` knows.
+            texts: specifications that :func:`eckart.data.text.read_text` knows.
             windows: how many of each text; None for all.
             length: tokens in each window; None for :data:`DEFAULT_WINDOW`, or the model's context if that is shorter.
             device: where models are run.

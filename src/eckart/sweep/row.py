@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
+from eckart.compression.result import CalibrationRecord
 from eckart.evaluate.perplexity import Perplexity
-from eckart.field_types import Count, Label
-from eckart.recipe import Recipe
-from eckart.report import CalibrationRecord
+from eckart.files.field_types import Count, Label
+from eckart.methods.recipe import Recipe
 
 
 class SpeedResult(BaseModel):

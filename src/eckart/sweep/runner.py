@@ -12,31 +12,31 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from eckart.api import DEFAULT_SAMPLES, name_of, step_warnings, token_warnings
-from eckart.blocks import find_blocks
-from eckart.calibration import DEFAULT_LENGTH, Calibration, calibrate
-from eckart.check.run import check_model, check_reach
+from eckart.blocks.discovery import find_blocks
+from eckart.blocks.onload import ResidentWeights
 from eckart.checkpoint.identity import digest_of, versions
 from eckart.checkpoint.load import check_compressible
 from eckart.checkpoint.loaded import check_unchanged
 from eckart.checkpoint.tokenizer import load_tokenizer
-from eckart.context import length_for
+from eckart.compression.callback import Observer
+from eckart.compression.plan import Plan
+from eckart.data.calibration import DEFAULT_LENGTH, Calibration, calibrate
+from eckart.data.context import length_for
+from eckart.data.text import PYTHON_DOCS
 from eckart.device import resolve_device
 from eckart.errors import CalibrationError, CheckpointError, EckartError, warn
-from eckart.observer import Observer
-from eckart.placement import ResidentWeights
-from eckart.plan import Plan
-from eckart.random_state import random_state_kept
-from eckart.recipe import Recipe
-from eckart.recipe_table import DEFAULT_KEEP
-from eckart.sharing import Shared
+from eckart.methods.recipe import Recipe
+from eckart.methods.recipes.published import DEFAULT_KEEP
+from eckart.methods.sharing import Shared
+from eckart.run.check.run import check_model, check_reach
+from eckart.run.compress import DEFAULT_SAMPLES, name_of, step_warnings, token_warnings
+from eckart.run.random_state import random_state_kept
 from eckart.sweep.build import Compressed, build
 from eckart.sweep.case import Case, cases_of
 from eckart.sweep.evaluation import Evaluation, Stopwatch, stored_bytes
 from eckart.sweep.row import SweepRow
 from eckart.sweep.statistics import Statistics, collect
 from eckart.sweep.store import Failure, Store
-from eckart.text import PYTHON_DOCS
 
 
 class SweepObserver(Observer):
@@ -258,7 +258,7 @@ def prepare(
         recipes: names or YAML files with ``+key=value`` overrides appended, or recipes.
         keep: bytes of the blocks' linear layers to keep, as shares of their 16-bit bytes, in (0, 1].
         output: the file; what is in it already is not measured again.
-        texts: to measure perplexity on (:mod:`eckart.text` lists the forms), one or more.
+        texts: to measure perplexity on (:mod:`eckart.data.text` lists the forms), one or more.
         calibration: text to calibrate on, or ``self`` for text sampled from the model.
         samples: how many calibration samples to draw; for each number there are rows of their own.
         length: tokens in each; by default 1024, or the model's context if that is shorter.

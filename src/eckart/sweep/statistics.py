@@ -12,26 +12,26 @@ from time import perf_counter
 import torch
 from transformers import PreTrainedModel
 
-from eckart.allocate import search_trials
-from eckart.allocation import Evidence, Learned, LinearEvidence, Search
-from eckart.blocks import Block, find_blocks
-from eckart.calibration import Calibration
+from eckart.blocks.blockwise_model import OriginalModel
+from eckart.blocks.discovery import Block, find_blocks
+from eckart.blocks.fuse import join, joinable
+from eckart.blocks.onload import ResidentWeights
+from eckart.blocks.tensor_cache import Workspace
 from eckart.checkpoint.identity import digest_of, versions
+from eckart.compression.allocate import search_trials
+from eckart.compression.plan import shapes_of
+from eckart.compression.sensitivity.cache import ProfileCache
+from eckart.compression.sensitivity.measure import Progress, measure_all
+from eckart.compression.sensitivity.measurements import Profile
+from eckart.compression.sensitivity.request import Request, merge
+from eckart.compression.sensitivity.truncation_points import train_positions
+from eckart.data.calibration import Calibration
 from eckart.device import free_memory
 from eckart.errors import EckartError
-from eckart.joining import join, joinable
-from eckart.placement import ResidentWeights
-from eckart.plan import shapes_of
-from eckart.profiling.cache import ProfileCache
-from eckart.profiling.measure import Progress, measure_all
-from eckart.profiling.original import OriginalModel
-from eckart.profiling.positions import train_positions
-from eckart.profiling.profile import Profile
-from eckart.profiling.request import Request, merge
-from eckart.recipe import Recipe
-from eckart.sharing import Shared
-from eckart.spool import Workspace
-from eckart.structure import Pivoted
+from eckart.methods.allocation import Evidence, Learned, LinearEvidence, Search
+from eckart.methods.recipe import Recipe
+from eckart.methods.sharing import Shared
+from eckart.methods.structure import Pivoted
 from eckart.sweep.case import request_for
 
 Ranks = Mapping[str, int | None]

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from eckart.checkpoint.identity import differences
 from eckart.checkpoint.output import SWEEP, check_output
 from eckart.errors import CheckpointError, first_problem
-from eckart.recipe import Recipe
+from eckart.methods.recipe import Recipe
 from eckart.sweep.case import Case
 from eckart.sweep.row import SweepRow
 

@@ -1,0 +1,1 @@
+"""A model as a list of blocks that are run one at a time."""

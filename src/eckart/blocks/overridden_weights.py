@@ -1,0 +1,62 @@
+"""A model some of whose weights are others than those that are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from eckart.blocks.onload import Placement, Weights, wanted_tensors
+from eckart.layers import weight_matrix
+
+
+class OverlaidWeights:
+    """Lends the linears of a model with other weights. What is stored stays as it is.
+
+    Args:
+        inner: where the model's tensors are.
+        model: the whole of it.
+        others: weights (m, n) in any float dtype, by the path of their linear.
+    """
+
+    def __init__(self, inner: Weights, model: PreTrainedModel, others: Mapping[str, Tensor]) -> None:
+        self._inner, self._others = inner, others
+        # By identity, since a module that is lent does not know its own path.
+        self._paths = {id(model.get_submodule(path)): path for path in others}
+
+    def join(self, whole: nn.Parameter, parts: Sequence[nn.Parameter], dimension: int) -> None:
+        """See :meth:`eckart.blocks.onload.Weights.join`."""
+        self._inner.join(whole, parts, dimension)
+
+    def separate(self, whole: nn.Parameter, parts: Sequence[nn.Parameter], dimension: int) -> None:
+        """See :meth:`eckart.blocks.onload.Weights.separate`."""
+        self._inner.separate(whole, parts, dimension)
+
+    @contextmanager
+    def lend(
+        self, module: nn.Module, device: torch.device, skip: Sequence[nn.Module | None] = ()
+    ) -> Iterator[Placement]:
+        """See :meth:`eckart.blocks.onload.Weights.lend`."""
+        with self._inner.lend(module, device, skip) as placement:
+            kept: list[tuple[Tensor, Tensor]] = []
+            wanted = wanted_tensors(module, skip)
+            for name, linear in module.named_modules():
+                if id(linear) not in self._paths:
+                    continue
+                parameter = linear.weight
+                assert isinstance(parameter, Tensor)
+                if id(parameter) not in wanted:
+                    continue
+                kept.append((parameter, parameter.data))
+                placement.originals[name] = weight_matrix(linear).detach()
+                parameter.data = parameter.data.clone()
+                with torch.no_grad():
+                    weight_matrix(linear).copy_(self._others[self._paths[id(linear)]])
+            try:
+                yield placement
+            finally:
+                for parameter, data in kept:
+                    parameter.data = data

@@ -1,0 +1,149 @@
+r"""Distillation of the whole model with one block at work at a time.
+
+With the hidden states behind the last block h in the original model and h' in the compressed one, and the model's own
+head f behind both, all blocks are trained to
+
+    minimise   mean over tokens of KL( softmax f(h) || softmax f(h') ).
+
+A step runs the blocks forwards over its sequences, and then backwards, each taking its optimiser step as soon as its
+gradients are there. What the original model computes is known: only h is kept, which is as small as a stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn import functional
+
+from eckart.blocks.block_arguments import BlockCall
+from eckart.blocks.passes import Calls, Stream, gather
+from eckart.compression.distil.student import StudentBlock
+from eckart.device import autocast
+
+Logits = Callable[[Tensor, Tensor], Tensor]
+"""Gives the logits for tokens (batch, length) and the hidden states behind the last block."""
+
+
+@dataclass
+class Student:
+    """The compressed model in training.
+
+    Attributes:
+        blocks: in order.
+        calls: how the model calls each.
+        tokens: of the calibration, (samples, length).
+        inputs: the stream in front of the first block.
+        targets: the stream behind the last block of the original model.
+        logits: the model's head.
+        device: where blocks are run.
+        compute: dtype of matrix products; weights and sums are float32 throughout.
+        recompute: whether to compute activations twice instead of holding them.
+    """
+
+    blocks: Sequence[StudentBlock]
+    calls: Sequence[Calls]
+    tokens: Tensor
+    inputs: Stream
+    targets: Stream
+    logits: Logits
+    device: torch.device
+    compute: torch.dtype
+    recompute: bool
+
+    @property
+    def at_once(self) -> int:
+        """How many sequences are run through a block at once."""
+        return int(self.inputs[0].shape[0])
+
+    def step(self, batch: Tensor, learning_rate: float) -> float:
+        """Take one optimiser step on the sequences ``batch``, and return the sum of their losses before it."""
+        parts = torch.split(batch, self.at_once)
+        hidden = [gather(self.inputs, part, self.device).float() for part in parts]
+        held: list[list[tuple[Tensor, Tensor | None]]] = []
+        for block, calls in zip(self.blocks, self.calls, strict=True):
+            runs = list[tuple[Tensor, Tensor | None]]()
+            with block.used(), torch.set_grad_enabled(not self.recompute):
+                for leaf in hidden:
+                    leaf.requires_grad_(True)
+                    runs.append((leaf, self._run(block.tensors, block, calls, leaf)))
+            hidden = [output.detach() for _, output in runs if output is not None]
+            held.append([(leaf, None) for leaf, _ in runs] if self.recompute else runs)
+        found = [self._loss_and_gradient(part, leaf, len(batch)) for part, leaf in zip(parts, hidden, strict=True)]
+        gradients = [gradient for _, gradient in found]
+        for block, calls in zip(reversed(self.blocks), reversed(self.calls), strict=True):
+            runs = held.pop()
+            with block.used():
+                for index, (leaf, output) in enumerate(runs):
+                    if output is None:
+                        output = self._run(block.tensors, block, calls, leaf)
+                    torch.autograd.backward(output, gradients[index])
+                    assert leaf.grad is not None
+                    gradients[index] = leaf.grad
+                block.step(learning_rate)
+        return sum(loss for loss, _ in found)
+
+    def unit(self, sequences: Tensor) -> float:
+        """Return the number of tokens."""
+        return len(sequences) * self.tokens.shape[1]
+
+    def loss(self, sequences: Tensor) -> float:
+        """Return the sum of the losses of sequences with the present weights as they would be stored."""
+        parts = torch.split(sequences, self.at_once)
+        hidden = [gather(self.inputs, part, self.device).float() for part in parts]
+        with torch.no_grad():
+            for block, calls in zip(self.blocks, self.calls, strict=True):
+                with block.used():
+                    rounded = {name: tensor.float() for name, tensor in block.rounded().items()}
+                    hidden = [self._run({**block.fixed, **rounded}, block, calls, leaf) for leaf in hidden]
+            return sum(
+                float(self._divergence(index, leaf[row : row + 1]))
+                for part, leaf in zip(parts, hidden, strict=True)
+                for row, index in enumerate(part.tolist())
+            )
+
+    def is_finite(self) -> bool:
+        """Return whether no weight is NaN or infinite as it would be stored."""
+        for block in self.blocks:
+            with block.used():
+                if not all(bool(torch.isfinite(tensor).all()) for tensor in block.rounded().values()):
+                    return False
+        return True
+
+    def keep(self) -> None:
+        """Remember the present state."""
+        for block in self.blocks:
+            with block.used():
+                block.keep()
+
+    def _run(self, tensors: Mapping[str, Tensor], block: StudentBlock, calls: Calls, hidden: Tensor) -> Tensor:
+        call: BlockCall = calls[hidden.shape[:2]]
+
+        def run(*args: object, **kwargs: object) -> object:
+            return functional_call(block.module, dict(tensors), args, kwargs)
+
+        with autocast(self.device, self.compute):
+            # A copy, since a block may write into what it is given, which a leaf forbids.
+            return call(run, hidden.clone()).float()
+
+    def _loss_and_gradient(self, part: Tensor, hidden: Tensor, sequences: int) -> tuple[float, Tensor]:
+        """Return the summed loss of a part of a batch, and the mean loss's gradient behind the last block."""
+        total, gradients = 0.0, []
+        for row, index in enumerate(part.tolist()):  # one sequence at a time: logits are large
+            leaf = hidden[row : row + 1].detach().requires_grad_(True)
+            loss = self._divergence(index, leaf)
+            gradients.append(torch.autograd.grad(loss / (sequences * self.tokens.shape[1]), leaf)[0])
+            total += float(loss.detach())
+        return total, torch.cat(gradients)
+
+    def _divergence(self, index: int, hidden: Tensor) -> Tensor:
+        """Return the KL divergence of a sequence, summed over its tokens."""
+        tokens = self.tokens[index : index + 1].to(self.device)
+        target = gather(self.targets, torch.tensor([index]), self.device)
+        with torch.no_grad():
+            expected = self.logits(tokens, target.to(self.compute)).float().log_softmax(-1)
+        found = self.logits(tokens, hidden.to(self.compute)).float().log_softmax(-1)
+        return functional.kl_div(found, expected, reduction="sum", log_target=True)

@@ -1,0 +1,175 @@
+"""Measures the evidence on every linear: a walk through the original model, and back where gradients are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from eckart.blocks.blockwise_model import OriginalModel
+from eckart.blocks.discovery import Group, Target
+from eckart.blocks.passes import Stream, empty_moments, input_moments
+from eckart.compression.sensitivity.measurements import Profile
+from eckart.compression.sensitivity.request import Labels, Request
+from eckart.compression.sensitivity.solver import BlockSums, Solver
+from eckart.device import give_back_memory, moment_device
+from eckart.maths.moments import Moments, gram
+from eckart.methods.allocation import Evidence
+
+Progress = Callable[[int, int], None]
+
+
+def measure(original: OriginalModel, request: Request, progress: Progress) -> Profile:
+    """Return what is asked for.
+
+    Args:
+        original: the model.
+        request: what to measure.
+        progress: is called with (blocks done, blocks to do).
+
+    Raises:
+        NonFiniteError: a weight, an activation or a gradient is NaN or infinite.
+    """
+    return measure_all(original, [request], progress)[0]
+
+
+def measure_all(
+    original: OriginalModel, requests: Sequence[Request], progress: Progress, *, first: int = 0
+) -> list[Profile]:
+    """Return what each request asks for, from one walk: streams, moments and gradients are shared.
+
+    Args:
+        original: as for :func:`measure`, like ``progress``.
+        requests: what to measure; different ones are best merged before
+            (:func:`eckart.compression.sensitivity.request.merge`).
+        progress: is called.
+        first: number of the first request, by which the files of what is kept are told from those of earlier ones.
+
+    Raises:
+        NonFiniteError: see :func:`measure`; of any of the requests.
+    """
+    solvers = [Solver(original, request, number) for number, request in enumerate(requests, first)]
+    return _Measurement(original, solvers, progress).run()
+
+
+class _Measurement:
+    """The walk: what does not depend on what a component is."""
+
+    def __init__(self, original: OriginalModel, solvers: Sequence[Solver], progress: Progress) -> None:
+        self.original, self.solvers, self.progress = original, solvers, progress
+        self.requests = [solver.request for solver in solvers]
+        self.device = moment_device(original.device)
+        found = [labels for r in self.requests for labels in (r.next_labels, r.metric_labels) if labels is not None]
+        self.labels = list(dict.fromkeys(found))
+
+    def run(self) -> list[Profile]:
+        blocks = self.original.blocks
+        streams = self.original.forward() if any(request.looks_at_data for request in self.requests) else []
+        # The tail of the model is run once for each kind of label.
+        gradients: dict[Labels, Stream] = {}
+        counts: dict[Labels, int] = {}
+        for labels in self.labels:
+            gradients[labels], counts[labels] = self.original.loss_gradient(
+                streams[-1], labels.metric, labels.samples, name=self._name(labels)
+            )
+        for index in reversed(range(len(blocks))):
+            block = blocks[index]
+            with self.original.weights.lend(block.module, self.original.device):
+                sums = self._sums(index, streams, gradients, counts)
+                for group in block.groups:
+                    moments = sums.moments.pop(group, None)
+                    for solver in self.solvers:
+                        solver.add(block, group, moments, sums)
+                    give_back_memory(self.original.device)
+                for solver in self.solvers:
+                    solver.add_block(block, sums)
+            if streams:
+                streams.pop().delete()
+            self.progress(len(blocks) - index, len(blocks))
+        for stream in (*streams, *gradients.values()):
+            stream.delete()
+        return [solver.profile() for solver in self.solvers]
+
+    def _sums(
+        self, index: int, streams: Sequence[Stream], gradients: dict[Labels, Stream], counts: dict[Labels, int]
+    ) -> BlockSums:
+        """Sum over the tokens at the linears of a block, and carry the gradients to the front of it."""
+        block = self.original.blocks[index]
+        moments: dict[Group, Moments] = {}
+        leaders: dict[Target, Moments] = {}
+        if any(request.needs_moments for request in self.requests):
+            if self.labels:  # found where a block is run for its gradients anyway
+                moments = {group: empty_moments(group, self.original.device) for group in block.groups}
+                leaders = {group.targets[0]: moments[group] for group in block.groups}
+            else:
+                calls = self.original.calls[index]
+                moments = input_moments(block.module, block.groups, calls, streams[index], self.original.device)
+        behind = {labels: self._second_moment(gradients[labels]) for labels in self.labels if labels.metric is not None}
+        weighted: dict[Labels, dict[Target, Tensor]] = {}
+        sums = {}
+        for labels in self.labels:
+            sums[labels] = self._backward(index, streams[index], gradients, labels, weighted, leaders)
+            leaders = {}
+        similarity = None
+        if any(Evidence.SIMILARITY in request.evidence for request in self.requests):
+            similarity = mean_cosine(streams[index], streams[index + 1])
+        return BlockSums(moments, sums, counts, weighted, behind, similarity)
+
+    def _second_moment(self, stream: Stream) -> Tensor:
+        total = torch.zeros(())
+        for batch in stream:
+            rows = batch.flatten(0, -2).to(self.original.device)
+            total = total.to(self.device) + gram(rows).to(self.device, torch.float64)
+        return total
+
+    def _backward(
+        self,
+        index: int,
+        stream: Stream,
+        gradients: dict[Labels, Stream],
+        labels: Labels,
+        weighted: dict[Labels, dict[Target, Tensor]],
+        leaders: dict[Target, Moments],
+    ) -> dict[Target, Tensor]:
+        """Return the sums of one kind of labels; add to ``weighted``, and to the moments by each group's leader."""
+        sums: dict[Target, Tensor] = {}
+        moments: dict[Target, Tensor] = {}
+        weights: dict[Target, float] = {}
+        weighs = labels.metric is not None and labels.metric.weighs_tokens
+
+        def add(target: Target, inputs: Tensor, at_output: Tensor | None) -> None:
+            if target in leaders:
+                leaders[target].add(inputs)
+            if at_output is None:
+                return
+            at_output, inputs = at_output.float(), inputs.float()
+            product = at_output.T @ inputs if labels.metric is None else gram(at_output)
+            _add_to(sums, target, product.to(self.device, torch.float64))
+            if weighs:
+                sizes = at_output.norm(dim=1, keepdim=True)
+                _add_to(moments, target, gram(inputs * sizes.sqrt()).to(self.device, torch.float64))
+                weights[target] = weights.get(target, 0.0) + float(sizes.sum())
+
+        name = self._name(labels)
+        gradients[labels] = self.original.backward(index, stream, gradients[labels], name, add)
+        tokens = self.original.tokens.numel()
+        weighted[labels] = {t: moments[t] * (tokens / weights[t]) for t in moments if weights[t] > 0}
+        return sums
+
+    def _name(self, labels: Labels) -> str:
+        return f"{self.labels.index(labels)}"
+
+
+def _add_to(sums: dict[Target, Tensor], target: Target, product: Tensor) -> None:
+    sums[target] = sums[target] + product if target in sums else product
+
+
+def mean_cosine(front: Stream, behind: Stream) -> float:
+    """Return the mean cosine of the hidden states of all tokens in front of a block and behind it."""
+    total, count = 0.0, 0
+    for before, after in zip(front, behind, strict=True):
+        cosines = functional.cosine_similarity(before.float(), after.float(), dim=-1)
+        total, count = total + float(cosines.sum()), count + cosines.numel()
+    return total / count

@@ -1,0 +1,49 @@
+"""Finds the groups of linears that lose less with one basis than with one each, at the same bytes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from eckart.blocks.blockwise_model import OriginalModel
+from eckart.blocks.fuse import join, joinable, separate
+from eckart.compression.plan import blocks_for
+from eckart.compression.sensitivity.measure import Progress, measure
+from eckart.compression.sensitivity.request import Request
+from eckart.layers import joint_groups
+from eckart.methods.allocation import Evidence, LinearEvidence
+from eckart.methods.layout import Layout
+from eckart.methods.recipe import Recipe
+
+
+def share_by_loss(original: OriginalModel, recipe: Recipe, keep: float, progress: Progress) -> OriginalModel:
+    """Join the linears of those groups, and return the model with the blocks that it then has.
+
+    Args:
+        original: the model, its linears separate.
+        recipe: whose objective says what is lost, and whose layout what it costs.
+        keep: share of its bytes that each group is cut to.
+        progress: is called with (blocks done, blocks to do), over both measurements.
+    """
+    metric = recipe.objective.output_metric
+    request = Request(recipe.objective, Evidence.SPECTRUM, metric, structure=recipe.structure)
+    total = 2 * len(original.blocks)
+    apart = measure(original, request, lambda done, _: progress(done, total))
+    join(original.model, joinable(original.blocks), original.weights)
+    joined = _found_again(original, recipe)
+    together = measure(joined, request, lambda done, _: progress(total // 2 + done, total))
+    groups = joint_groups(original.model)
+    lost = {linear.path: _lost(linear, recipe.layout, keep) for linear in (*apart.linears, *together.linears)}
+    worse = [first for first, paths in groups.items() if lost[f"{first}.joint"] > sum(lost[path] for path in paths)]
+    separate(original.model, worse, original.weights)
+    return _found_again(original, recipe)
+
+
+def _found_again(original: OriginalModel, recipe: Recipe) -> OriginalModel:
+    return replace(original, blocks=blocks_for(recipe, original.model, original.weights))
+
+
+def _lost(linear: LinearEvidence, layout: Layout, keep: float) -> float:
+    """Return the energy of the components that a linear loses at a share of its bytes."""
+    assert linear.energy is not None
+    rank = layout.rank_of_share(*linear.shape, keep)
+    return 0.0 if rank is None else float(linear.energy[rank:].sum())

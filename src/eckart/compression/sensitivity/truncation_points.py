@@ -1,0 +1,170 @@
+"""Trains Dobi-SVD's truncation positions (arXiv 2502.02723, section 3.1), block by block forwards and backwards."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from eckart.blocks.blockwise_model import OriginalModel
+from eckart.blocks.discovery import Block, Target, hooks
+from eckart.compression.sensitivity.measure import Progress
+from eckart.errors import NonFiniteError
+from eckart.maths.soft_truncation import soft_truncate
+from eckart.methods.allocation import Learned
+from eckart.methods.layout import Layout, dense_bytes
+from eckart.methods.metric import label_loss
+
+HALF = 0.5  # components are counted from 0, so that a position passes half a component more than its number
+
+
+def train_positions(
+    original: OriginalModel, allocation: Learned, keep: float, layout: Layout, progress: Progress
+) -> dict[str, float]:
+    """Return the trained position of each linear, as a share of min(m, n), by path.
+
+    The loss of a step is the perplexity of one batch with all outputs softly truncated, plus
+    ``penalty |share of bytes - keep|``, plus a linear penalty on positions outside of the singular values.
+
+    Args:
+        original: with the samples to train on.
+        allocation: the numbers of the training.
+        keep: bytes to keep, as a share.
+        layout: what a rank costs.
+        progress: is called with (steps done, steps to do).
+
+    Raises:
+        NonFiniteError: the loss or a gradient is NaN or infinite.
+    """
+    training = _Training(original, allocation, keep, layout)
+    stream = original.enter()
+    batches = list(original.batches())
+    steps = allocation.epochs * len(batches)
+    optimizer = torch.optim.Adam(list(training.positions.values()), lr=allocation.learning_rate)
+    for step in range(steps):
+        rate = (1 + math.cos(math.pi * step / steps)) / 2
+        low, high = allocation.final_learning_rate, allocation.learning_rate
+        optimizer.param_groups[0]["lr"] = low + (high - low) * rate
+        index = step % len(batches)
+        optimizer.zero_grad()
+        training.accumulate(batches[index], stream[index])
+        optimizer.step()
+        progress(step + 1, steps)
+    stream.delete()
+    return {
+        target.path: min(
+            max((float(training.positions[target.path].detach()) + HALF) / training.size(target), 0.0), 1.0
+        )
+        for target in training.targets
+    }
+
+
+class _Training:
+    """The positions, and the gradient of the loss with respect to them."""
+
+    def __init__(self, original: OriginalModel, allocation: Learned, keep: float, layout: Layout) -> None:
+        self.original, self.allocation, self.keep, self.layout = original, allocation, keep, layout
+        self.targets = [target for block in original.blocks for target in block.targets]
+        self.length = original.tokens.shape[1]
+        # All start at the uniform share of the budget.
+        self.positions = {
+            target.path: torch.tensor(
+                self.size(target)
+                * (layout.beside_bias(target.has_bias).rank_of_share(*target.shape, keep) or 0)
+                / min(target.shape)
+                - HALF,
+                requires_grad=True,
+            )
+            for target in self.targets
+        }
+
+    def size(self, target: Target) -> int:
+        """Return how many singular values the outputs of one sequence have."""
+        return min(self.length, target.out_features)
+
+    def accumulate(self, tokens: Tensor, first: Tensor) -> None:
+        """Add the gradient of the loss on one batch to the positions.
+
+        Args:
+            tokens: (batch, length) int64.
+            first: hidden states in front of block 0.
+        """
+        self._byte_loss().backward()  # type: ignore[no-untyped-call]
+        original = self.original
+        fronts = [first]
+        for index, block in enumerate(original.blocks):
+            with original.weights.lend(block.module, original.device), self._truncating(block), torch.no_grad():
+                hidden = fronts[-1].to(original.device, _dtype(block), copy=True)
+                fronts.append(original.calls[index][hidden.shape[:2]](block.module, hidden))
+        with original.head() as logits:
+            leaf = fronts.pop().detach().clone().requires_grad_(True)
+            tokens = tokens.to(original.device)
+            loss, count = label_loss(logits(tokens, leaf), tokens, None, torch.Generator())
+            perplexity = (loss / count).exp()
+            gradient = torch.autograd.grad(perplexity, leaf)[0].float()
+        if not torch.isfinite(gradient).all():
+            raise NonFiniteError(
+                f"The perplexity of truncated outputs is {float(perplexity.detach())}: it gives no gradient."
+            )
+        for index in reversed(range(len(original.blocks))):
+            gradient = self._backward(index, fronts.pop(), gradient)
+
+    def _backward(self, index: int, front: Tensor, gradient: Tensor) -> Tensor:
+        original = self.original
+        block = original.blocks[index]
+        positions = [self.positions[target.path] for target in block.targets]
+        with original.weights.lend(block.module, original.device), self._truncating(block):
+            leaf = front.to(original.device, _dtype(block), copy=True).requires_grad_(True)
+            output = original.calls[index][leaf.shape[:2]](block.module, leaf.clone())
+            found = torch.autograd.grad(output, [leaf, *positions], gradient.to(output.dtype), allow_unused=True)
+        for position, change in zip(positions, found[1:], strict=True):
+            if change is not None:
+                assert position.grad is not None
+                position.grad += change.to(position.device)
+        if not all(torch.isfinite(change).all() for change in found if change is not None):
+            raise NonFiniteError(f"The gradient of the truncation positions of {block.path} is NaN or infinite.")
+        return found[0].float() if found[0] is not None else torch.zeros_like(gradient)
+
+    def _byte_loss(self) -> Tensor:
+        """Return the part of the loss that does not look at data."""
+        total, dense, outside = torch.zeros(()), 0, torch.zeros(())
+        for target in self.targets:
+            position, size = self.positions[target.path], self.size(target)
+            rank = (position + HALF) / size * min(target.shape)
+            total = total + self._bytes(target, rank)
+            dense += dense_bytes(*target.shape)
+            outside = outside + (-position).relu() + (position - size).relu()
+        return self.allocation.penalty * (total / dense - self.keep).abs() + outside
+
+    def _bytes(self, target: Target, rank: Tensor) -> Tensor:
+        """Return the bytes of a linear, a straight line between two whole ranks, so that they have a slope."""
+        highest = self.layout.highest_rank(*target.shape)
+        below = min(max(math.floor(float(rank.detach())), 0), highest - 1)
+        layout = self.layout.beside_bias(target.has_bias)
+        low, high = (layout.bytes(*target.shape, r) if r else 0 for r in (below, below + 1))
+        return torch.clamp(low + (high - low) * (rank - below), max=dense_bytes(*target.shape))
+
+    @contextmanager
+    def _truncating(self, block: Block) -> Iterator[None]:
+        """Softly truncate the outputs of the linears of a block."""
+
+        def truncate(target: Target) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
+            def hook(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> Tensor:
+                position = self.positions[target.path].to(output.device)
+                return soft_truncate(output, position, self.allocation.sharpness)
+
+            return hook
+
+        with hooks() as handles:
+            for target in block.targets:
+                handles.append(block.module.get_submodule(target.name).register_forward_hook(truncate(target)))
+            yield
+
+
+def _dtype(block: Block) -> torch.dtype:
+    """Return the dtype in which the block's weights are placed."""
+    return next(parameter.dtype for parameter in block.module.parameters())

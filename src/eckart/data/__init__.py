@@ -1,0 +1,1 @@
+"""Text to tokens: the sources of text, and calibration samples."""

@@ -1,8 +1,0 @@
-"""Training of all blocks of the compressed model at once, at the end, against the original model's predictions."""
-
-from __future__ import annotations
-
-from eckart.distillation.choice import LogitDistillation as LogitDistillation
-from eckart.distillation.choice import NoDistillation as NoDistillation
-
-AnyDistillation = NoDistillation | LogitDistillation

@@ -1,0 +1,1 @@
+"""Names, JSON and YAML that come from outside, read with care."""

@@ -1,0 +1,1 @@
+"""Pure functions of tensors: the low-rank solver, moments, rounding, pruning, pivots."""

@@ -1,0 +1,219 @@
+"""Moments of the inputs of a group of linears: sums over tokens, so they add over batches and runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from eckart.errors import NonFiniteError
+from eckart.maths.lowrank import FLOAT32_FLOOR, FLOAT64_FLOOR
+
+GRAM_COLUMNS = 512  # at a time: fewer leave out more of the lower half, and are multiplied less efficiently
+
+
+@dataclass
+class ResidualMoments:
+    """Sums over tokens of how far the residual streams of two models are apart where a linear's output is added.
+
+    Attributes:
+        cross: ``(r - r') X'^T``, (width, n) float64, r being the original model's and r' the compressed one's.
+        sum: sum of ``r - r'``, (width,) float64.
+    """
+
+    cross: Tensor
+    sum: Tensor
+
+
+@dataclass
+class Moments:
+    """Sums over tokens of one group's inputs; ``X`` in the original model, ``X'`` in the compressed one.
+
+    Attributes:
+        second: ``Z Z^T``, (n, n) float64, where Z is X' if the compressed stream is observed, else X.
+        shift: ``(X - X') X'^T``, (n, n) float64, or None if only one stream is observed. Summed as a difference of
+            paired tokens: ``X X'^T - X' X'^T`` afterwards would lose the digits in which nearly equal streams differ.
+        absolute: sum of ``|Z|`` over the tokens, (n,) float64.
+        tokens: how many tokens were summed.
+        sum: sum of ``Z``, (n,) float64; only needed for what looks at means.
+        original_sum: sum of ``X``, (n,) float64, where both streams are observed.
+        residuals: by the place of the residual stream (see :mod:`eckart.blocks.residual`).
+        floor: share of the largest eigenvalue of ``second`` below which one is rounding of the sums.
+    """
+
+    second: Tensor
+    shift: Tensor | None
+    absolute: Tensor
+    tokens: int = 0
+    sum: Tensor | None = None
+    original_sum: Tensor | None = None
+    residuals: dict[str, ResidualMoments] = field(default_factory=dict)
+    floor: float = FLOAT64_FLOOR
+
+    @staticmethod
+    def zeros(in_features: int, *, paired: bool, device: torch.device) -> Moments:
+        """Return empty sums for inputs of ``in_features`` features; ``paired`` if both streams are observed."""
+        shape = (in_features, in_features)
+        second = torch.zeros(shape, dtype=torch.float64, device=device)
+        none = torch.zeros_like(second[0])
+        return Moments(
+            second,
+            torch.zeros_like(second) if paired else None,
+            none,
+            sum=none.clone(),
+            original_sum=none.clone() if paired else None,
+        )
+
+    def add(self, inputs: Tensor, original: Tensor | None = None) -> None:
+        """Add a batch of tokens.
+
+        Paired inputs of float32 are multiplied in float64. The loss of a paired target can lie in a direction that
+        inputs hardly have, and its eigenvalue is the square of what they have. Inputs of 16 bits have no such
+        directions but those that their own rounding made.
+
+        Args:
+            inputs: (tokens, n), the inputs in the stream that ``second`` is of.
+            original: (tokens, n), the inputs of the same tokens in the original model, where both are observed.
+        """
+        assert self.sum is not None
+        if self.shift is None or inputs.dtype.itemsize < 4 or inputs.device.type != self.second.device.type:
+            self.floor = FLOAT32_FLOOR
+            inputs = inputs.float()
+        else:
+            inputs = inputs.double()
+        self.second += gram(inputs).to(self.second.device)
+        self.absolute += inputs.abs().sum(dim=0).to(self.absolute.device)
+        self.sum += _sum_of_tokens(inputs, self.sum.device)
+        if self.shift is not None:
+            if original is None or original.shape != inputs.shape:
+                found = None if original is None else tuple(original.shape)
+                raise ValueError(f"paired inputs must have one shape: {tuple(inputs.shape)} and {found}")
+            assert self.original_sum is not None
+            original = original.to(inputs.dtype)
+            self.shift += ((original - inputs).T @ inputs).to(self.shift.device)
+            self.original_sum += _sum_of_tokens(original, self.original_sum.device)
+        self.tokens += len(inputs)
+
+    def add_residual(self, place: str, difference: Tensor, inputs: Tensor) -> None:
+        """Add a batch of tokens to the sums of a residual stream.
+
+        Args:
+            place: where it is read.
+            difference: ``r - r'``, (tokens, width).
+            inputs: (tokens, n), of the same tokens, as for :meth:`add`.
+        """
+        if difference.shape[:-1] != inputs.shape[:-1]:
+            raise ValueError(f"{len(difference)} tokens of a residual stream cannot be paired with {len(inputs)}")
+        difference, device = difference.float(), self.second.device
+        cross = (difference.T @ inputs.float()).to(device, torch.float64)
+        total = _sum_of_tokens(difference, device)
+        known = self.residuals.setdefault(place, ResidualMoments(torch.zeros_like(cross), torch.zeros_like(total)))
+        known.cross += cross
+        known.sum += total
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean of ``Z``, (n,) float64."""
+        assert self.sum is not None
+        return self.sum / max(self.tokens, 1)
+
+    @property
+    def shift_sum(self) -> Tensor:
+        """The sum of ``X - X'``, (n,) float64, where both streams are observed."""
+        assert self.sum is not None
+        assert self.original_sum is not None
+        return self.original_sum - self.sum
+
+    def check_finite(self, *paths: str) -> None:
+        """Raise unless all sums are finite.
+
+        Args:
+            paths: of the linears whose inputs they are of, for the message.
+
+        Raises:
+            NonFiniteError: one is NaN or infinite.
+        """
+        if self.is_finite():
+            return
+        where = f"The input of {', '.join(paths)}"
+        if self._values_are_finite():
+            mean = float(self.absolute.max() / max(self.tokens, 1))
+            raise NonFiniteError(
+                f"{where} is finite and too large on the calibration tokens: features of {mean:.1e} on average, whose "
+                f"squares are summed in float32, up to {torch.finfo(torch.float32).max:.1e}. Weights in front of it "
+                "are far from those of a trained model."
+            )
+        raise NonFiniteError(f"{where} is NaN or infinite on the calibration tokens.")
+
+    def _values_are_finite(self) -> bool:
+        """Return whether it is products of inputs, and not inputs, that are not finite."""
+        sums = [self.absolute, self.sum, self.original_sum, *(known.sum for known in self.residuals.values())]
+        return all(bool(torch.isfinite(known).all()) for known in sums if known is not None)
+
+    def is_finite(self) -> bool:
+        """Return whether no sum is NaN or infinite."""
+        # A NaN or an infinity in any token reaches the trace of the second moment.
+        finite = torch.isfinite(self.second).all()
+        if self.shift is not None:
+            finite &= torch.isfinite(self.shift).all()
+        for residual in self.residuals.values():
+            finite &= torch.isfinite(residual.cross).all()
+        return bool(finite)
+
+
+def gram(rows: Tensor) -> Tensor:
+    """Return ``X^T X``, (n, n), in the dtype of ``rows``: its upper half multiplied, its lower half copied.
+
+    Args:
+        rows: X, (tokens, n).
+    """
+    size = rows.shape[1]
+    result = rows.new_empty(size, size)
+    for start in range(0, size, GRAM_COLUMNS):
+        columns = slice(start, start + GRAM_COLUMNS)
+        product = rows[:, columns].T @ rows[:, start:]
+        result[columns, start:] = product
+        result[start:, columns] = product.T
+    return result
+
+
+def _sum_of_tokens(tokens: Tensor, device: torch.device) -> Tensor:
+    if tokens.device.type == device.type:
+        return tokens.sum(dim=0, dtype=torch.float64)
+    return tokens.sum(dim=0).to(device, torch.float64)  # where tokens are there may be no float64
+
+
+def relative_error(
+    weight: Tensor,
+    product: Tensor,
+    moments: Moments | None,
+    output_energy: float = 0.0,
+    constant: Tensor | None = None,
+) -> float:
+    """Return ``||T - (W' Z + c)|| / ||T||``, T the original outputs, from the moments alone.
+
+    Args:
+        weight: ``W``, (m, n) float64.
+        product: ``W'``, (m, n) float64, as stored.
+        moments: of the group; None for the error of the weight itself, ``||W - W'|| / ||W||``.
+        output_energy: ``||W X||^2``, needed if the moments are paired.
+        constant: ``c``, (m,) float64, by how much the bias has changed; None if it has not.
+    """
+    difference = weight - product
+    if moments is None:
+        return float(difference.norm() / weight.norm()) if weight.any() else 0.0
+    error = ((difference @ moments.second) * difference).sum()
+    energy = ((weight @ moments.second) * weight).sum()
+    if moments.shift is not None:
+        # W X - W' X' = (W - W') X' + W (X - X'), and the last term's energy follows from ||W X||^2.
+        shifted = weight @ moments.shift
+        moved = (output_energy - energy - 2 * (shifted * weight).sum()).clamp_min(0)
+        error = error + 2 * (difference * shifted).sum() + moved
+        energy = torch.as_tensor(output_energy, dtype=error.dtype, device=error.device)
+    if constant is not None:
+        missing = difference @ moments.mean * moments.tokens
+        if moments.shift is not None:
+            missing = missing + weight @ moments.shift_sum
+        error = error + moments.tokens * constant.square().sum() - 2 * (constant * missing).sum()
+    return float((error.clamp_min(0) / energy).sqrt()) if energy > 0 else 0.0

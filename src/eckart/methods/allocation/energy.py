@@ -1,0 +1,38 @@
+"""Energy: the exact truncation loss a byte, over all linears at once."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from eckart.methods.allocation.base import Allocation, relative_energy, worth_of
+from eckart.methods.allocation.fit_to_budget import Worth
+from eckart.methods.allocation.hull import fill_by_hull
+from eckart.methods.allocation.rank_budget import Evidence, LinearEvidence, Problem, Ranks
+
+
+class Energy(Allocation):
+    """Minimises the sum over linears of ``||W X - W' X||^2``, exact for every rank by the spectrum.
+
+    Attributes:
+        relative: whether each linear's loss is divided by ``||W X||^2``; outputs of different layers differ by orders
+            of magnitude in size, and a large one need not matter more.
+    """
+
+    name: Literal["energy"] = "energy"
+    evidence: ClassVar[Evidence] = Evidence.SPECTRUM
+
+    relative: bool = True
+
+    def choose(self, problem: Problem) -> Ranks:
+        """Fill by the hull of the losses."""
+        return fill_by_hull(problem, problem.losses(self._loss))
+
+    def worth(self, problem: Problem) -> Worth:
+        """Return the loss saved a byte."""
+        return worth_of(problem, problem.losses(self._loss))
+
+    def _loss(self, linear: LinearEvidence) -> Tensor:
+        assert linear.energy is not None
+        return relative_energy(linear) if self.relative else linear.energy

@@ -1,0 +1,27 @@
+"""Uniform: every linear keeps the same share of its bytes."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from eckart.methods.allocation.base import Allocation, worth_of_shares
+from eckart.methods.allocation.fit_to_budget import Worth
+from eckart.methods.allocation.rank_budget import Problem, Ranks
+
+
+class Uniform(Allocation):
+    """The rank of each linear is the largest that keeps its share: ``floor(keep m n / (m + n))`` for two factors.
+
+    If the budget is filled, what the rounding leaves of it goes, step by step, to the linears that it left furthest
+    behind.
+    """
+
+    name: Literal["uniform"] = "uniform"
+
+    def choose(self, problem: Problem) -> Ranks:
+        """Return the rank of the same share for all."""
+        return {linear.path: problem.rank_of_share(linear, problem.keep) for linear in problem.linears}
+
+    def worth(self, problem: Problem) -> Worth:
+        """Return how far a step starts below the share."""
+        return worth_of_shares(problem, {linear.path: problem.keep for linear in problem.linears})

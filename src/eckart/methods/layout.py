@@ -1,0 +1,147 @@
+"""What a linear layer costs and what it becomes: a structure whose matrices are stored in some precision."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from eckart.errors import RecipeError
+from eckart.layers import FactoredLinear, Fit, QuantizedLinear, bias_vector, fill_child
+from eckart.methods.precision import Bits16, Precision
+from eckart.methods.structure import Structure, TwoFactor
+
+BYTES_PER_NUMBER = 2  # `keep` counts in 16-bit numbers, whatever dtype a model is held in while it is compressed
+
+
+def dense_bytes(out_features: int, in_features: int) -> int:
+    """Return the bytes of a dense weight in 16-bit numbers."""
+    return BYTES_PER_NUMBER * out_features * in_features
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the linears of a model are stored. None in place of a rank stands for a weight that is not factored.
+
+    Attributes:
+        structure: of a weight of low rank.
+        precision: of all numbers, of weights that are not factored too.
+        affine: whether every factored linear has a bias; its bytes are counted.
+
+    Raises:
+        RecipeError: the structure has a precision of its own, and another one is asked for.
+    """
+
+    structure: Structure = field(default_factory=TwoFactor)
+    precision: Precision = field(default_factory=Bits16)
+    affine: bool = False
+
+    def beside_bias(self, has_bias: bool) -> Layout:
+        """Return the layout by which the bytes of a linear are counted that has a bias already, or has none.
+
+        A bias that was there before is in neither the dense bytes nor the stored ones.
+        """
+        return replace(self, affine=False) if has_bias and self.affine else self
+
+    def __post_init__(self) -> None:
+        if self.structure.own_precision and self.precision.grid is not None:
+            raise RecipeError(
+                f"Structure {self.structure.name!r} says itself which numbers take 8 bits and which 16; found "
+                f"precision {self.precision.name!r} beside it. Use precision=16-bit, or structure=two-factor for fewer "
+                "bits."
+            )
+
+    def bytes(self, out_features: int, in_features: int, rank: int | None) -> int:
+        """Return the stored bytes of a weight of ``rank``; they rise with it."""
+        if rank is None:
+            return self.precision.bytes(out_features, in_features)
+        matrices = self.structure.matrices(out_features, in_features, rank)
+        numbers = sum((m.precision or self.precision).bytes(m.rows, m.columns) for m in matrices)
+        bias = BYTES_PER_NUMBER * out_features if self.affine else 0
+        return numbers + bias + self.structure.index_bytes(out_features)
+
+    def highest_rank(self, out_features: int, in_features: int) -> int:
+        """Return the largest rank that can be laid out so; 0 if none can."""
+        return self.structure.highest_rank(out_features, in_features)
+
+    def largest_rank(self, out_features: int, in_features: int, budget: int) -> int | None:
+        """Return the largest rank whose factors take at most ``budget`` bytes and fewer than the weight itself.
+
+        At least 1. None where the weight itself is within the budget, or where not even rank 1 would save anything.
+        """
+        whole = self.bytes(out_features, in_features, None)
+        if budget >= whole:
+            return None
+        low, high = 0, self.highest_rank(out_features, in_features)
+        if high == 0 or self.bytes(out_features, in_features, 1) >= whole:
+            return None
+        while low < high:  # `low` is within the budget, all above `high` are not
+            middle = (low + high + 1) // 2
+            if self.bytes(out_features, in_features, middle) <= budget:
+                low = middle
+            else:
+                high = middle - 1
+        return max(low, 1)
+
+    def rank_of_share(self, out_features: int, in_features: int, share: float) -> int | None:
+        """Return the largest rank whose factors take at most ``share`` of the dense 16-bit bytes.
+
+        None where the weight itself takes no more than that.
+        """
+        # The floor must not fall one byte short because 0.6 * 10 is 5.999... in binary.
+        budget = math.floor(share * dense_bytes(out_features, in_features) + 1e-6)
+        return self.largest_rank(out_features, in_features, budget)
+
+    def empty_like(self, linear: nn.Module, rank: int | None) -> nn.Module:
+        """Return the layer that takes the place of ``linear``, its numbers not yet set."""
+        if rank is not None:
+            return self.structure.empty_like(linear, rank, self.precision, affine=self.affine)
+        grid = self.precision.grid
+        return linear if grid is None else QuantizedLinear.empty_like(linear, grid)
+
+    def changes(self, rank: int | None) -> bool:
+        """Return whether a linear of that rank becomes another layer."""
+        return rank is not None or self.precision.grid is not None
+
+    def factored(
+        self, linear: nn.Module, second: Tensor, first: Tensor, stored: torch.dtype, fit: Fit
+    ) -> FactoredLinear:
+        """Return the layer that takes the place of ``linear`` with the weight ``second @ first``.
+
+        Args:
+            linear: gives its bias, device and dtype.
+            second: (out features, rank) float64.
+            first: (rank, in features) float64.
+            stored: dtype of what is stored in 16 bits.
+            fit: what the layer is made for; the loss of rounding is made up for by it, if the precision does that.
+        """
+        return self.structure.factored(linear, second, first, stored, self.precision, fit)
+
+    def fitted(self, linear: nn.Module, rank: int, stored: torch.dtype, fit: Fit) -> FactoredLinear:
+        """Return the layer of that rank that takes the place of ``linear``, as near to ``fit`` as can be.
+
+        Args:
+            linear: gives its bias, device and dtype.
+            rank: of the layer.
+            stored: as for :meth:`factored`.
+            fit: what the layer is made for.
+        """
+        return self.structure.fitted(linear, rank, stored, self.precision, fit)
+
+    def whole(self, linear: nn.Module, weight: Tensor, stored: torch.dtype, fit: Fit) -> QuantizedLinear:
+        """Return the layer that takes the place of ``linear`` if it is not factored, for a precision below 16 bits.
+
+        Args:
+            linear: gives its bias, device and dtype.
+            weight: (out features, in features) float64.
+            stored: dtype of scales and bias.
+            fit: as for :meth:`factored`.
+        """
+        grid = self.precision.grid
+        assert grid is not None
+        layer = QuantizedLinear.empty_like(linear, grid)
+        moment = fit.second_moment if self.precision.feeds_back else None
+        fill_child(layer, weight, bias_vector(linear), stored, moment)
+        return layer

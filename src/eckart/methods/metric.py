@@ -1,0 +1,105 @@
+"""The output metric: which errors of a linear's output weigh how much, measured by gradients of the model's loss."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+
+from eckart.errors import EckartError
+from eckart.maths.lowrank import Whitening, triangular_root
+from eckart.methods.choice import Choice
+
+
+class NoMetric(Choice):
+    """All errors of an output weigh the same."""
+
+    name: Literal["none"] = "none"
+
+
+class Fisher(Choice):
+    """The second moment of the loss's gradients at a linear's output, (m, m): the curvature of the loss there.
+
+    With labels sampled from the model itself it is, in expectation, the curvature of the KL divergence from the
+    original model's predictions (the Fisher information), which depends on no text's next token.
+
+    Attributes:
+        labels: ``sampled`` from the model's own predictions, or the text's ``next`` tokens (the empirical Fisher).
+        top_k: sampled labels are among this many of the most likely; None for all. IO-SVD (arXiv 2605.15626) takes 5.
+        samples: calibration samples whose gradients are taken; None for all.
+        shrinkage: share of the mean diagonal that is added to the diagonal: errors that no gradient saw cost a little.
+        token_weights: how much a token's inputs count in the equation of a linear: ``equal``, or by the size of the
+            ``gradient`` d at its output, ``S = sum |d| x x^T / sum |d|``. The curvature of the loss at a weight is the
+            mean of ``x x^T (x) d d^T``, which is the product of two means only if inputs and gradients do not depend on
+            one another. They do: what is large on tokens that hardly matter should not decide. A step from K-FAC
+            towards the nearest Kronecker product (GFWSVD, arXiv 2505.17974).
+    """
+
+    name: Literal["fisher"] = "fisher"
+
+    labels: Literal["sampled", "next"] = "sampled"
+    top_k: int | None = Field(None, ge=2)
+    samples: int | None = Field(None, ge=1)
+    shrinkage: float = Field(0.01, gt=0.0)
+    token_weights: Literal["equal", "gradient"] = "equal"
+
+    @property
+    def weighs_tokens(self) -> bool:
+        """Whether tokens count differently."""
+        return self.token_weights == "gradient"
+
+    def root(self, second_moment: Tensor) -> Whitening:
+        """Return the root of the metric, of full rank, from the gradients' second moment (m, m) float64.
+
+        Raises:
+            EckartError: the shrinkage is too small to make the moment regular.
+        """
+        mean = second_moment.diagonal().mean()
+        if mean == 0:  # no gradient reaches the linear: no error matters more than another
+            return Whitening.identity(len(second_moment), second_moment.device)
+        eye = torch.eye(len(second_moment), dtype=second_moment.dtype, device=second_moment.device)
+        regular = second_moment + self.shrinkage * mean * eye
+        root = triangular_root(regular)
+        if root is None:
+            raise EckartError(
+                f"The output metric is singular with a shrinkage of {self.shrinkage:g}. "
+                "Use a larger one: --set objective.metric.shrinkage=0.01"
+            )
+        return root
+
+
+AnyMetric = NoMetric | Fisher
+
+
+def label_loss(logits: Tensor, tokens: Tensor, metric: Fisher | None, generator: torch.Generator) -> tuple[Tensor, int]:
+    """Return the summed cross-entropy of one batch, in nats, and how many tokens were predicted.
+
+    Args:
+        logits: (batch, length, vocabulary).
+        tokens: (batch, length) int64.
+        metric: says where the labels come from; None for the text's next tokens.
+        generator: on the CPU, for sampled labels.
+    """
+    logits = logits.float()
+    if metric is None or metric.labels == "next":
+        logits, labels = logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()
+    else:
+        logits = logits.flatten(0, 1)
+        if metric.top_k is not None:
+            # The curvature of the distribution over the leading tokens alone.
+            logits = logits.topk(min(metric.top_k, logits.shape[-1]), dim=-1).values
+        labels = _draw(logits.detach().softmax(-1), generator)
+    return functional.cross_entropy(logits, labels, reduction="sum"), len(labels)
+
+
+def _draw(odds: Tensor, generator: torch.Generator) -> Tensor:
+    """Return a label for each row of ``odds``, (tokens, vocabulary): where a random number falls among their sums.
+
+    The number comes from the CPU, so that labels are the same on every device and only the numbers are moved.
+    """
+    sums = odds.cumsum(-1)
+    places = torch.rand(len(odds), 1, generator=generator).to(sums) * sums[:, -1:]
+    return torch.searchsorted(sums, places, right=True)[:, 0].clamp_max(odds.shape[1] - 1)

@@ -1,0 +1,14 @@
+"""Shift-aware: ``min || W X' - W' X' ||^2`` (objective 3 of AA-SVD, arXiv 2604.02119; the update of Dobi-SVD)."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from eckart.methods.objectives.base import DataAwareObjective, Streams
+
+
+class ShiftAware(DataAwareObjective):
+    """Z is X', the input in the partly compressed model, and T is W X': the original weight on the shifted input."""
+
+    name: Literal["shift-aware"] = "shift-aware"
+    streams: ClassVar[Streams] = Streams.COMPRESSED

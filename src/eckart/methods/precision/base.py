@@ -1,0 +1,35 @@
+"""What every precision answers: how numbers are rounded, and what a matrix then takes."""
+
+from __future__ import annotations
+
+import math
+
+from eckart.maths.quantization import Grid
+from eckart.methods.choice import Choice
+
+SCALE_BYTES = 2  # scales are stored in the model's 16-bit dtype
+
+
+class Precision(Choice):
+    """A choice of how the numbers of a matrix are stored."""
+
+    @property
+    def grid(self) -> Grid | None:
+        """How they are rounded; None for the model's own dtype."""
+        return None
+
+    @property
+    def feeds_back(self) -> bool:
+        """Whether what rounding loses is made up for where it can be, with the moments of the inputs."""
+        return False
+
+    def numbers(self, rows: int, columns: int) -> int:
+        """Return how many numbers of a matrix are stored."""
+        return rows * columns
+
+    def bytes(self, rows: int, columns: int) -> int:
+        """Return the stored bytes of a matrix, scales included."""
+        if self.grid is None:
+            return 2 * rows * columns
+        codes = math.ceil(columns * self.grid.bits / 8) * rows
+        return codes + SCALE_BYTES * rows * self.grid.groups(columns)

@@ -1,0 +1,131 @@
+"""A recipe: one choice at each place plus its numbers, as plain data."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    SerializeAsAny,
+    ValidationInfo,
+    model_validator,
+)
+
+from eckart.errors import RecipeError
+from eckart.methods.allocation import ALLOCATIONS, Allocation, Evidence, Learned, Search, Uniform, ZeroSum
+from eckart.methods.choice import expand_name
+from eckart.methods.distillation import AnyDistillation, NoDistillation
+from eckart.methods.layout import Layout
+from eckart.methods.objectives import OBJECTIVES, InputAware, Objective
+from eckart.methods.precision import AnyPrecision, Bits16
+from eckart.methods.refinement import AnyRefinement, NoRefinement
+from eckart.methods.sharing import AnySharing, Separate, SharedByLoss
+from eckart.methods.structure import STRUCTURES, Structure, TwoFactor
+
+HALF_MADE = {"half-made": True}  # the context in which a recipe is validated whose choices need not go together yet
+
+
+class Recipe(BaseModel):
+    """What is done to a model. It is stored in the checkpoint that it made, and round-trips through YAML.
+
+    Raises:
+        RecipeError: two of the choices do not go together.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    version: Literal[1] = 1
+    name: str = "custom"
+    reference: str = ""
+    objective: Annotated[SerializeAsAny[Objective], BeforeValidator(OBJECTIVES.parse)]
+    allocation: Annotated[SerializeAsAny[Allocation], BeforeValidator(ALLOCATIONS.parse)] = Field(
+        default_factory=Uniform
+    )
+    sharing: Annotated[AnySharing, Discriminator("name"), BeforeValidator(expand_name)] = Field(
+        default_factory=Separate
+    )
+    structure: Annotated[SerializeAsAny[Structure], BeforeValidator(STRUCTURES.parse)] = Field(
+        default_factory=TwoFactor
+    )
+    precision: Annotated[AnyPrecision, Discriminator("name"), BeforeValidator(expand_name)] = Field(
+        default_factory=Bits16
+    )
+    refinement: Annotated[AnyRefinement, Discriminator("name"), BeforeValidator(expand_name)] = Field(
+        default_factory=NoRefinement
+    )
+    distillation: Annotated[AnyDistillation, Discriminator("name"), BeforeValidator(expand_name)] = Field(
+        default_factory=NoDistillation
+    )
+
+    @model_validator(mode="after")
+    def _choices_go_together(self, info: ValidationInfo) -> Self:
+        if info.context == HALF_MADE:
+            return self
+        structure, allocation = self.layout.structure, self.allocation
+        if self.weighs_tokens:
+            self._check_weights()
+        if structure.adds_to_base:
+            staged = isinstance(allocation, ZeroSum) and allocation.stages > 1
+            if isinstance(allocation, Search | Learned) or staged:
+                chosen = f"{allocation.name!r}" + (" in stages" if staged else "")
+                raise RecipeError(
+                    f"Allocation {chosen} runs the model with weights truncated to a rank, and in structure "
+                    f"{structure.name!r} a rank truncates only what the base lacks. Use another allocation, such as "
+                    "uniform or curvature."
+                )
+            if self.objective.observes_outputs:
+                raise RecipeError(
+                    f"Objective {self.objective.name!r} gives a projection and no loss of a weight, which structure "
+                    f"{structure.name!r} minimises. Use another objective, such as input-aware."
+                )
+        return self
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether calibration tokens are looked at."""
+        places = (self.objective, self.allocation, self.refinement, self.distillation)
+        return any(place.needs_data for place in places)
+
+    def _check_weights(self) -> None:
+        """Raise unless solutions are known before anything is compressed: weights of tokens are measured only there."""
+        allocation, objective = self.allocation, self.objective
+        staged = isinstance(allocation, ZeroSum) and allocation.stages > 1
+        found = {
+            f"objective {objective.name!r}": not isinstance(objective, InputAware),
+            "an affine objective": objective.adds_bias,
+            f"allocation {allocation.name!r}": staged or Evidence.SPECTRUM not in allocation.evidence,
+            f"structure {self.structure.name!r}": self.structure.adds_to_base,
+            f"sharing {self.sharing.name!r}": isinstance(self.sharing, SharedByLoss),
+        }
+        wrong = [what for what, is_wrong in found.items() if is_wrong]
+        if wrong:
+            raise RecipeError(
+                f"A metric with token_weights 'gradient' solves the equation before anything is compressed; found "
+                f"{wrong[0]}. Use objective input-aware, allocation curvature, and factors alone, or "
+                "objective.metric.token_weights=equal."
+            )
+
+    @property
+    def weighs_tokens(self) -> bool:
+        """Whether tokens count differently in the equation, which is then solved while ranks are chosen."""
+        metric = self.objective.output_metric
+        return metric is not None and metric.weighs_tokens
+
+    @property
+    def has_metric(self) -> bool:
+        """Whether errors of linears or of blocks are measured in a metric of outputs."""
+        return self.objective.output_metric is not None or self.refinement.output_metric is not None
+
+    @property
+    def layout(self) -> Layout:
+        """What a linear costs, and what it becomes."""
+        return Layout(self.structure, self.precision, self.objective.adds_bias)
+
+    def to_yaml(self) -> str:
+        """Return the recipe as YAML that :func:`eckart.load_recipe` reads back."""
+        return yaml.safe_dump(self.model_dump(), sort_keys=False)

@@ -1,0 +1,1 @@
+"""The named recipes, and how recipes are read."""

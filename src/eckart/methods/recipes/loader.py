@@ -1,0 +1,167 @@
+"""Finds a recipe by its name or in a file, and changes fields of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from eckart.errors import RecipeError, suggest
+from eckart.files.decoding import decode
+from eckart.files.plain_yaml import MAX_CHARACTERS, PlainYamlError, parse_yaml
+from eckart.methods.allocation import ALLOCATIONS
+from eckart.methods.choice import Choice
+from eckart.methods.distillation import AnyDistillation
+from eckart.methods.objectives import OBJECTIVES
+from eckart.methods.precision import AnyPrecision
+from eckart.methods.recipe import HALF_MADE, Recipe
+from eckart.methods.recipes.eckart import BY_BUDGET, for_budget
+from eckart.methods.recipes.published import RECIPES
+from eckart.methods.refinement import AnyRefinement
+from eckart.methods.registry import name_of
+from eckart.methods.sharing import AnySharing
+from eckart.methods.structure import STRUCTURES
+
+MOST_PROBLEMS = 5  # of a recipe that are told at once
+LONGEST_VALUE = 80  # characters of a wrong value that are shown
+
+
+def load_recipe(source: str | Path | Recipe, overrides: Iterable[str] = (), keep: float | None = None) -> Recipe:
+    """Return a recipe by name, from a YAML file, or as given, with ``key=value`` overrides applied.
+
+    Args:
+        source: a name of :data:`RECIPES`, a path to a YAML file, or a recipe.
+        overrides: such as ``objective=anchored`` or ``objective.shrinkage=0.03``.
+        keep: bytes to keep, as a share, that recipes which depend on it are chosen for; by default the usual one.
+
+    Raises:
+        RecipeError: no such recipe, field or choice, or a value out of range.
+    """
+    recipe = source if isinstance(source, Recipe) else _find(str(source), keep)
+    overrides = list(overrides)
+    if not overrides:
+        return recipe
+    data = recipe.model_dump()
+    for override in overrides:
+        _override(data, override)
+        # A choice that was set by its name gets its numbers, which the next override may set.
+        data = _validate(data, "after --set", HALF_MADE).model_dump()
+    data["name"] = f"{recipe.name} ({', '.join(overrides)})"
+    return _validate(data, "after --set")
+
+
+def _find(source: str, keep: float | None) -> Recipe:
+    if source in BY_BUDGET and keep is not None:
+        return for_budget(source, keep)
+    if source in RECIPES:
+        return RECIPES[source]
+    path = Path(source)
+    if path.suffix not in (".yaml", ".yml"):
+        raise RecipeError(f"No recipe is called {source!r}{suggest(source, RECIPES)} A YAML file works too.")
+    data = _read(path)
+    if not isinstance(data, dict):
+        found = "nothing" if data is None else type(data).__name__
+        raise RecipeError(f"The recipe file {source} holds {found}, expected keys and values.")
+    return _validate({"name": path.stem, **data}, f"in {source}")
+
+
+def _read(path: Path) -> Any:
+    if not os.path.isfile(path):  # unlike Path.is_file, False for what no file can be called
+        raise RecipeError(f"The recipe file {path} cannot be read: there is no such file.")
+    try:
+        with path.open("rb") as file:
+            return parse_yaml(decode(file.read(4 * MAX_CHARACTERS + 4)))
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"The recipe file {path} cannot be read: {error}.") from error
+    except PlainYamlError as error:
+        raise RecipeError(f"The recipe file {path} cannot be read as YAML: {error}.") from error
+
+
+def _override(data: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not text:
+        raise RecipeError(f"--set takes key=value, found {override!r}. Example: --set objective.shrinkage=0.03")
+    *parents, last = key.split(".")
+    target = data
+    for parent in parents:
+        if not isinstance(target.get(parent), dict):
+            raise RecipeError(f"A recipe has no field {key!r}{suggest(key, _field_names(data))}")
+        target = target[parent]
+    if last not in target:
+        raise RecipeError(f"This recipe has no field {key!r}{suggest(key, _field_names(data))}")
+    # A new choice brings its own numbers; those of the old one mean nothing to it.
+    try:
+        target[last] = parse_yaml(text)
+    except PlainYamlError as error:
+        raise RecipeError(
+            f"The value of {key!r} cannot be read as YAML: {_shown(text)}: {error}. Example of a list: [0.4, 0.6]"
+        ) from error
+
+
+def _field_names(data: dict[str, Any], prefix: str = "") -> list[str]:
+    names = []
+    for key, value in data.items():
+        names.append(prefix + key)
+        if isinstance(value, dict):
+            names += _field_names(value, f"{prefix}{key}.")
+    return [name for name in names if not name.endswith("name")]
+
+
+def _validate(data: dict[str, Any], where: str, context: dict[str, Any] | None = None) -> Recipe:
+    try:
+        return Recipe.model_validate(data, context=context)
+    except ValidationError as error:
+        problems = [_describe(item, data, where) for item in error.errors()]
+        if len(problems) > MOST_PROBLEMS:
+            problems[MOST_PROBLEMS:] = [f"And {len(problems) - MOST_PROBLEMS} more."]
+        raise RecipeError("\n".join(problems)) from error
+
+
+def _describe(item: Any, data: dict[str, Any], where: str) -> str:
+    """Turn one of pydantic's errors into a sentence with the nearest names."""
+    path = [str(part) for part in item["loc"]]
+    if item["type"] == "extra_forbidden":
+        unknown = path[-1]
+        fields = Recipe.model_fields if len(path) == 1 else _fields_beside(path, data)
+        return f"Unknown recipe field {'.'.join(path)!r} {where}{suggest(unknown, fields)}"
+    if item["type"] == "union_tag_invalid":
+        choices = [choice.strip(" '") for choice in item["ctx"]["expected_tags"].split(",")]
+        found = item["ctx"]["tag"]
+        return f"Unknown {path[-1]} {found!r} {where}{suggest(found, choices)}"
+    if item["type"] == "unknown_choice":
+        found = item["ctx"]["found"]
+        return f"Unknown {path[-1]} {found!r} {where}{suggest(str(found), item['ctx']['known'])}"
+    if item["type"] == "missing":
+        return f"The recipe lacks the field {'.'.join(path)!r} {where}."
+    return f"Recipe field {'.'.join(path)!r} {where}: {item['msg']}, found {_shown(item['input'])}."
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
+
+
+def _fields_beside(path: list[str], data: dict[str, Any]) -> list[str]:
+    """Return the fields of the choice that the last part of ``path`` is not a field of."""
+    places: dict[str, Mapping[str, type[Choice]]] = {
+        "objective": OBJECTIVES,
+        "allocation": ALLOCATIONS,
+        "sharing": _by_name(AnySharing.__args__),
+        "structure": STRUCTURES,
+        "precision": _by_name(AnyPrecision.__args__),
+        "refinement": _by_name(AnyRefinement.__args__),
+        "distillation": _by_name(AnyDistillation.__args__),
+    }
+    choice = data.get(path[0])
+    name = choice.get("name") if isinstance(choice, dict) else choice
+    known = places.get(path[0], {})
+    if not isinstance(name, str) or name not in known:
+        return []
+    return [field for field in known[name].model_fields if field != "name"]
+
+
+def _by_name(choices: Iterable[type[Choice]]) -> dict[str, type[Choice]]:
+    return {name_of(choice): choice for choice in choices}

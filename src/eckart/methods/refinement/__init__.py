@@ -1,0 +1,8 @@
+"""What is repaired after a block was factored: one file a refinement."""
+
+from __future__ import annotations
+
+from eckart.methods.refinement.base import NoRefinement as NoRefinement
+from eckart.methods.refinement.block import BlockRefinement as BlockRefinement
+
+AnyRefinement = NoRefinement | BlockRefinement

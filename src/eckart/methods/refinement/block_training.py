@@ -1,0 +1,145 @@
+"""Training of one block against the original one: batches, losses, steps. What to do with them is decided elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from eckart.blocks.block_arguments import BlockCall
+from eckart.blocks.passes import Calls, Stream, gather
+from eckart.device import autocast
+from eckart.methods.training.config import TrainingPlan
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Calibration sequences around a block, one at a time.
+
+    Attributes:
+        inputs: the stream in front of the block, of the compressed model.
+        original_inputs: the same, of the original model.
+        targets: the stream behind the block, of the original model.
+        device: where batches are put together.
+    """
+
+    inputs: Stream
+    original_inputs: Stream
+    targets: Stream
+    device: torch.device
+
+    def __len__(self) -> int:
+        return sum(batch.shape[0] for batch in self.inputs)
+
+    @property
+    def batch(self) -> int:
+        """How many sequences are run through a block at once."""
+        return int(self.inputs[0].shape[0])
+
+    def gather(self, stream: Stream, indices: Tensor) -> Tensor:
+        """Return the sequences ``indices`` of a stream, (sequences, length, width) float32 on the device."""
+        return gather(stream, indices, self.device).float()
+
+
+class BlockTraining:
+    """The state of one block's training: float32 weights and the optimiser.
+
+    Args:
+        plan: of the training.
+        block: compressed, on its device; its parameters become float32 until :meth:`finish`.
+        calls: how the model calls it, by (batch, length).
+        sequences: inputs and targets.
+        stored: dtype by parameter name, that each is saved in.
+        compute: dtype of matrix products.
+        root: of the metric of errors, (d, d); None for the identity.
+    """
+
+    def __init__(
+        self,
+        plan: TrainingPlan,
+        block: nn.Module,
+        calls: Calls,
+        sequences: Sequences,
+        stored: Mapping[str, torch.dtype],
+        compute: torch.dtype,
+        root: Tensor | None = None,
+    ) -> None:
+        self.plan, self.block, self.calls, self.sequences = plan, block, calls, sequences
+        self.stored, self.compute = stored, compute
+        # Of the size of the identity, so that gradients have the size that their bound is made for.
+        self.root = (
+            None if root is None else (root / root.square().sum(dim=1).mean().sqrt()).to(sequences.device).float()
+        )
+        self.lent = {name: (p.dtype, p.requires_grad) for name, p in block.named_parameters()}
+        for parameter in block.parameters():
+            parameter.data = parameter.data.float()
+            parameter.requires_grad_(True)
+        self.parameters = list(block.parameters())
+        self.optimiser = plan.optimiser(self.parameters)
+        self.kept: dict[str, Tensor] = {}
+        self.changes: dict[int, float] = {}
+
+    def step(self, batch: Tensor, learning_rate: float) -> float:
+        """Take one optimiser step on the sequences ``batch``, and return their squared error before it."""
+        error = 0.0
+        for part in torch.split(batch, self.sequences.batch):
+            squares = self._squared_error(part, self.block)
+            (squares / self._elements(batch)).backward()  # type: ignore[no-untyped-call]
+            error += float(squares.detach())
+        self.plan.step(self.optimiser, learning_rate)
+        return error
+
+    def loss(self, sequences: Tensor) -> float:
+        """Return the squared error of the block with its weights as they would be stored."""
+        state = {name: tensor.float() for name, tensor in self._rounded().items()}
+
+        def block(*args: object, **kwargs: object) -> object:
+            return functional_call(self.block, state, args, kwargs)
+
+        with torch.no_grad():
+            return sum(float(self._squared_error(part, block)) for part in torch.split(sequences, self.sequences.batch))
+
+    def unit(self, sequences: Tensor) -> float:
+        """Return ``||B(x) - x||^2`` over sequences of the original stream: what the block changes."""
+        for index in sequences.tolist():
+            if index not in self.changes:
+                one = torch.tensor([index])
+                target = self.sequences.gather(self.sequences.targets, one)
+                difference = target - self.sequences.gather(self.sequences.original_inputs, one)
+                self.changes[index] = float(self._weighed(difference).double().square().sum())
+        return sum(self.changes[index] for index in sequences.tolist()) or 1.0
+
+    def is_finite(self) -> bool:
+        """Return whether no weight is NaN or infinite."""
+        return all(bool(torch.isfinite(tensor).all()) for tensor in self._rounded().values())
+
+    def keep(self) -> None:
+        """Remember the present weights as they would be stored."""
+        self.kept = self._rounded()
+
+    def finish(self) -> None:
+        """Leave the block with the weights that were remembered last, otherwise as it came."""
+        for name, parameter in self.block.named_parameters():
+            dtype, requires_grad = self.lent[name]
+            parameter.grad = None
+            parameter.data = self.kept[name].to(dtype)
+            parameter.requires_grad_(requires_grad)
+
+    def _rounded(self) -> dict[str, Tensor]:
+        return {n: p.detach().to(self.stored[n], copy=True) for n, p in self.block.named_parameters()}
+
+    def _squared_error(self, indices: Tensor, block: Callable[..., object]) -> Tensor:
+        inputs = self.sequences.gather(self.sequences.inputs, indices)
+        call: BlockCall = self.calls[inputs.shape[:2]]
+        with autocast(self.sequences.device, self.compute):
+            output = call(block, inputs)
+        return self._weighed(output.float() - self.sequences.gather(self.sequences.targets, indices)).square().sum()
+
+    def _weighed(self, errors: Tensor) -> Tensor:
+        return errors if self.root is None else errors @ self.root
+
+    def _elements(self, indices: Tensor) -> int:
+        return len(indices) * self.sequences.inputs[0][0].numel()

@@ -1,0 +1,38 @@
+"""Whether linears that share an input share a basis too: then one matrix ``first`` serves them all.
+
+A shared basis is nothing else than one low-rank weight for the stack of theirs, so that they are joined to one linear
+layer before anything is measured. All objectives, allocations and structures then apply as they are.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from eckart.methods.choice import Choice
+
+
+class Separate(Choice):
+    """Every linear has factors of its own, as in all published recipes but Basis Sharing."""
+
+    name: Literal["separate"] = "separate"
+
+
+class Shared(Choice):
+    """All linears that are handed the same tensor, such as q, k and v, or gate and up, have one basis.
+
+    Basis Sharing (arXiv 2410.03765) shares one between neighbouring blocks instead, whose inputs are not the same.
+    """
+
+    name: Literal["shared"] = "shared"
+
+
+class SharedByLoss(Choice):
+    """Those groups share a basis that lose less with it at the same bytes, all groups cut to the share ``keep``.
+
+    The loss is that of the objective, in its output metric if it has one; to know it takes two more measurements.
+    """
+
+    name: Literal["by-loss"] = "by-loss"
+
+
+AnySharing = Separate | Shared | SharedByLoss

@@ -1,0 +1,13 @@
+"""How a low-rank weight is laid out: one file a structure, one line each in the table below."""
+
+from __future__ import annotations
+
+from eckart.methods.registry import Registry
+from eckart.methods.structure.base import Matrix as Matrix
+from eckart.methods.structure.base import Structure as Structure
+from eckart.methods.structure.hybrid import Hybrid as Hybrid
+from eckart.methods.structure.pivoted import Pivoted as Pivoted
+from eckart.methods.structure.remapped import Remapped as Remapped
+from eckart.methods.structure.two_factor import TwoFactor as TwoFactor
+
+STRUCTURES: Registry[Structure] = Registry("structures", Structure, (TwoFactor, Pivoted, Hybrid, Remapped))

@@ -1,0 +1,107 @@
+"""What every structure answers: which matrices a weight of some rank is stored as, and the layer that it is run by."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from eckart.layers import FactoredLinear, Fit
+from eckart.maths.lowrank import Solution, Whitening, solve, truncate
+from eckart.methods.choice import Choice
+from eckart.methods.precision import Bits16, Precision
+
+
+class Matrix(NamedTuple):
+    """A matrix that is stored: its shape, and its precision where that is not the recipe's."""
+
+    rows: int
+    columns: int
+    precision: Precision | None = None
+
+    @property
+    def numbers(self) -> int:
+        """How many of its numbers are stored."""
+        return (self.precision or Bits16()).numbers(self.rows, self.columns)
+
+
+class Structure(Choice):
+    """A choice of how a weight (m, n) of rank r is laid out."""
+
+    layer: ClassVar[type[FactoredLinear]]
+    adds_to_base: ClassVar[bool] = False  # whether the rank is that of what another matrix lacks, not of the weight
+    amplifies: ClassVar[bool] = False  # whether rounding in 16 bits loses enough to be made up for
+    own_precision: ClassVar[bool] = False  # whether it says itself in how many bits which factor is stored
+
+    def matrices(self, out_features: int, in_features: int, rank: int) -> list[Matrix]:
+        """Return the matrices that are stored, in the order of the layer's children."""
+        shapes = self.layer.shapes(out_features, in_features, rank)
+        return [Matrix(shape.out_features, shape.in_features) for shape in shapes]
+
+    def index_bytes(self, out_features: int) -> int:
+        """Return the stored bytes of what is no matrix of numbers."""
+        return 0
+
+    @abstractmethod
+    def highest_rank(self, out_features: int, in_features: int) -> int:
+        """Return the largest rank that can be laid out so; 0 if none can."""
+
+    def numbers(self, out_features: int, in_features: int, rank: int | None) -> int:
+        """Return how many numbers a weight of ``rank`` is stored as; None stands for dense."""
+        if rank is None:
+            return out_features * in_features
+        return sum(matrix.numbers for matrix in self.matrices(out_features, in_features, rank))
+
+    def remainder(self, weight: Tensor, whitening: Whitening) -> Tensor:
+        """Return what of a weight its rank has to answer for, (m, n) float64: all of it, unless it is stored beside.
+
+        Args:
+            weight: (m, n) float64.
+            whitening: the root of the second moment of its inputs.
+        """
+        return weight
+
+    def empty_like(self, linear: nn.Module, rank: int, precision: Precision, *, affine: bool = False) -> FactoredLinear:
+        """Return the layer that takes the place of ``linear``, its numbers not yet set.
+
+        ``affine``: it has a bias even if ``linear`` has none.
+        """
+        return self.layer.empty_like(linear, rank, precision.grid, affine=affine)
+
+    def truncated(self, solution: Solution, rank: int, tokens: int) -> tuple[Tensor, Tensor]:
+        """Return ``second`` (m, rank) and ``first`` (rank, n) float64 whose product is the best weight of that rank.
+
+        Args:
+            solution: of the equation.
+            rank: r.
+            tokens: over which the sums in the equation are; 1 if it looks at no data.
+        """
+        return truncate(solution, rank)
+
+    def factored(
+        self, linear: nn.Module, second: Tensor, first: Tensor, stored: torch.dtype, precision: Precision, fit: Fit
+    ) -> FactoredLinear:
+        """Return the layer that takes the place of ``linear`` with the weight ``second @ first``.
+
+        Args:
+            linear: gives its bias, device and dtype.
+            second: (m, rank) float64.
+            first: (rank, n) float64.
+            stored: dtype of what is stored in 16 bits.
+            precision: of all matrices that have none of their own.
+            fit: what the layer is made for.
+        """
+        layer = self.empty_like(linear, first.shape[0], precision, affine=fit.constant is not None)
+        feeds_back = precision.feeds_back or (self.amplifies and precision.grid is None)
+        layer.set_factors(second, first, stored, fit if feeds_back else None)
+        layer.take_bias(linear, stored, fit)
+        return layer
+
+    def fitted(
+        self, linear: nn.Module, rank: int, stored: torch.dtype, precision: Precision, fit: Fit
+    ) -> FactoredLinear:
+        """Return the layer of that rank that is nearest to ``fit``; arguments as for :meth:`factored`."""
+        solution = solve(fit.whitening, None, fit.target, fit.metric)
+        return self.factored(linear, *truncate(solution, rank), stored, precision, fit)

@@ -1,0 +1,78 @@
+"""A weight of few bits or numbers beside two factors: what it lost, in low rank (EoRA, arXiv 2410.21271)."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import BeforeValidator, Discriminator, Field
+from torch import Tensor, nn
+
+from eckart.layers import FactoredLinear, Fit, HybridLinear, Pattern
+from eckart.maths.lowrank import Whitening
+from eckart.maths.quantization import find_scales, from_codes, round_to_grid
+from eckart.maths.sparsity import from_pruned, pack_places, prune
+from eckart.methods.choice import expand_name
+from eckart.methods.precision import Bits4, Bits8, Precision, SemiStructured
+from eckart.methods.structure.base import Matrix, Structure
+
+
+class Hybrid(Structure):
+    """``W' = Q + second @ first``: Q (m, n) quantised or pruned, and factors in the recipe's own precision.
+
+    The rank says how much is spent on what Q lacks; the least that a linear can take is Q and rank 1.
+
+    Attributes:
+        base: how Q is stored: in 4 or 8 bits, whose ``feedback`` is GPTQ's, or with 2 of 4 numbers.
+        alternations: how often Q and the factors are found again for what the other leaves; 0 is EoRA.
+    """
+
+    name: Literal["hybrid"] = "hybrid"
+    layer: ClassVar[type[FactoredLinear]] = HybridLinear
+    adds_to_base: ClassVar[bool] = True
+
+    base: Annotated[Bits4 | Bits8 | SemiStructured, Discriminator("name"), BeforeValidator(expand_name)] = Field(
+        default_factory=lambda: Bits4(group=128)
+    )
+    alternations: int = Field(2, ge=0)
+
+    def matrices(self, out_features: int, in_features: int, rank: int) -> list[Matrix]:
+        """Return both factors and the base."""
+        factors = super().matrices(out_features, in_features, rank)
+        return [*factors, Matrix(out_features, in_features, self.base)]
+
+    def highest_rank(self, out_features: int, in_features: int) -> int:
+        """Return ``min(m, n)``."""
+        return min(out_features, in_features)
+
+    def remainder(self, weight: Tensor, whitening: Whitening) -> Tensor:
+        """Return what the nearest codes, or the numbers that stay, leave of a weight."""
+        if isinstance(self.base, SemiStructured):
+            kept, places = prune(weight, whitening.second_moment)
+            return weight - from_pruned(kept, pack_places(places), weight.shape[1])
+        scales = find_scales(weight, self.base.grid)
+        return weight - from_codes(round_to_grid(weight, scales, self.base.grid), scales, self.base.grid)
+
+    def empty_like(self, linear: nn.Module, rank: int, precision: Precision, *, affine: bool = False) -> HybridLinear:
+        """See :meth:`Structure.empty_like`."""
+        base = Pattern.TWO_OF_FOUR if isinstance(self.base, SemiStructured) else self.base.grid
+        return HybridLinear.empty_like(linear, rank, precision.grid, affine=affine, base=base)
+
+    def factored(
+        self, linear: nn.Module, second: Tensor, first: Tensor, stored: torch.dtype, precision: Precision, fit: Fit
+    ) -> HybridLinear:
+        """Return the layer that fits best; of the factors only the rank counts, since the base changes them."""
+        return self.fitted(linear, first.shape[0], stored, precision, fit)
+
+    def fitted(self, linear: nn.Module, rank: int, stored: torch.dtype, precision: Precision, fit: Fit) -> HybridLinear:
+        """See :meth:`Structure.fitted`."""
+        layer = self.empty_like(linear, rank, precision, affine=fit.constant is not None)
+        layer.solve_for(
+            fit,
+            stored,
+            alternations=self.alternations,
+            base_feedback=self.base.feeds_back,
+            feedback=precision.feeds_back,
+        )
+        layer.take_bias(linear, stored, fit)
+        return layer

@@ -1,0 +1,37 @@
+"""Two factors: the structure of all published methods."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from eckart.layers import FactoredLinear, LowRankLinear
+from eckart.maths.lowrank import Solution, truncate
+from eckart.methods.structure.base import Structure
+
+
+class TwoFactor(Structure):
+    """Two factors, (m, r) and (r, n): r (m + n) numbers.
+
+    Attributes:
+        split: what of each component is divided evenly between the factors: their ``norms``, so that both are of one
+            size, or its ``singular-values``, the square root of a mean over tokens, as published (AA-SVD, arXiv
+            2604.02119, and others). The product is the same, but training that follows takes another path.
+    """
+
+    name: Literal["two-factor"] = "two-factor"
+    layer: ClassVar[type[FactoredLinear]] = LowRankLinear
+
+    split: Literal["norms", "singular-values"] = "norms"
+
+    def highest_rank(self, out_features: int, in_features: int) -> int:
+        """Return ``min(m, n)``."""
+        return min(out_features, in_features)
+
+    def truncated(self, solution: Solution, rank: int, tokens: int) -> tuple[Tensor, Tensor]:
+        """See :meth:`Structure.truncated`."""
+        if self.split == "norms":
+            return truncate(solution, rank)
+        return truncate(solution, rank, solution.singular_values / math.sqrt(tokens))

@@ -1,0 +1,8 @@
+"""What all training by gradients has in common: its numbers, its loop, its learning rate."""
+
+from __future__ import annotations
+
+from eckart.methods.training.config import TrainingPlan as TrainingPlan
+from eckart.methods.training.loop import Trainee as Trainee
+from eckart.methods.training.loop import train as train
+from eckart.methods.training.record import EpochRecord as EpochRecord

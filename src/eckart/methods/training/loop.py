@@ -1,0 +1,84 @@
+"""The loop: epochs of steps, a look at what is held out after each, and the best state kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from eckart.methods.training.config import TrainingPlan
+from eckart.methods.training.record import EpochRecord, TrainingRecord
+
+
+class Trainee(Protocol):
+    """What is trained. Sequences go by their numbers."""
+
+    def step(self, batch: Tensor, learning_rate: float) -> float:
+        """Take one optimiser step on the sequences ``batch``, and return the sum of their losses before it."""
+        ...
+
+    def unit(self, sequences: Tensor) -> float:
+        """Return what the sum of the losses of these sequences is divided by."""
+        ...
+
+    def loss(self, sequences: Tensor) -> float:
+        """Return the sum of the losses of sequences with the present weights as they would be stored."""
+        ...
+
+    def is_finite(self) -> bool:
+        """Return whether no weight is NaN or infinite as it would be stored."""
+        ...
+
+    def keep(self) -> None:
+        """Remember the present state; it takes the place of what was remembered before."""
+        ...
+
+
+def train(
+    plan: TrainingPlan,
+    trainee: Trainee,
+    samples: int,
+    seed: int,
+    on_epoch: Callable[[int, EpochRecord], None] = lambda number, record: None,
+) -> TrainingRecord:
+    """Train, so that what the trainee remembers last is the best state.
+
+    Args:
+        plan: how.
+        trainee: what.
+        samples: sequences that there are; the last ones are held out.
+        seed: of their order.
+        on_epoch: is called with the number of each finished epoch, from 1, and its losses.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    trained_on, _ = plan.split(samples)
+    held_out = torch.arange(trained_on, samples)
+
+    def look() -> float | None:
+        return trainee.loss(held_out) / trainee.unit(held_out) if len(held_out) else None
+
+    trainee.keep()
+    kept, epochs, step = 0, list[EpochRecord](), 0
+    before = lowest = look()
+    for number in range(1, plan.epochs_on(samples) + 1):
+        if before == 0:
+            break  # nothing was lost, so nothing can be won
+        order = torch.randperm(trained_on, generator=generator) if plan.shuffle else torch.arange(trained_on)
+        error = 0.0
+        for batch in torch.split(order, plan.batch):
+            error += trainee.step(batch, plan.rate(step, samples))
+            step += 1
+        now = look()
+        if not (math.isfinite(error) and math.isfinite(now or 0) and trainee.is_finite()):
+            break  # it diverged; what was best so far is kept
+        epochs.append(EpochRecord(training=error / trainee.unit(order), held_out=now))
+        on_epoch(number, epochs[-1])
+        if now is None or lowest is None or now < lowest:
+            trainee.keep()
+            lowest, kept = now, number
+        elif number - kept >= plan.patience:
+            break
+    return TrainingRecord(before=before, after=lowest, kept_epoch=kept, epochs=epochs)

@@ -1,0 +1,1 @@
+"""The public verbs, and what is said and checked before they start."""

@@ -1,0 +1,291 @@
+"""The public verb for a model in memory, and what it shares with the one for models on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from eckart.blocks.fuse import separate
+from eckart.blocks.onload import ResidentWeights, Weights
+from eckart.blocks.tensor_cache import Workspace
+from eckart.checkpoint.load import check_compressible
+from eckart.checkpoint.loaded import check_unchanged
+from eckart.checkpoint.quantizer import attach
+from eckart.checkpoint.save import description
+from eckart.checkpoint.tokenizer import load_tokenizer
+from eckart.compression.allocate import allocate
+from eckart.compression.callback import Observer
+from eckart.compression.model_check import ModelCheck
+from eckart.compression.plan import Plan, check_keep, make_plan
+from eckart.compression.records import Memory
+from eckart.compression.result import LayerRecord, Report
+from eckart.compression.state import Journal
+from eckart.compression.walk import compress_blocks
+from eckart.data.calibration import SELF, Calibration, calibrate
+from eckart.data.text import PYTHON_DOCS
+from eckart.device import free_memory, host_memory, peak_device_memory, peak_host_memory, resolve_device
+from eckart.errors import warn
+from eckart.layers import joint_groups
+from eckart.methods.recipe import Recipe
+from eckart.methods.recipes.loader import load_recipe
+from eckart.methods.recipes.published import DEFAULT_KEEP, DEFAULT_RECIPE
+from eckart.methods.refinement import BlockRefinement
+from eckart.run.check.run import check_model
+from eckart.run.estimate import Estimate, estimate
+from eckart.run.random_state import random_state_kept
+
+DEFAULT_SAMPLES = 32
+MOST_UNRESOLVED = 0.01  # of a layer's output energy, before it is worth a word
+FEW_STEPS = 100  # of the optimiser in a block's refinement; AA-SVD takes 200
+
+
+@random_state_kept()
+def compress(
+    model: PreTrainedModel,
+    recipe: str | Path | Recipe = DEFAULT_RECIPE,
+    keep: float = DEFAULT_KEEP,
+    calibration: str | Tensor = PYTHON_DOCS,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    samples: int = DEFAULT_SAMPLES,
+    length: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    overrides: Iterable[str] = (),
+    memory: int | None = None,
+    source: str | None = None,
+    allow_partial: bool = False,
+    observer: Observer | None = None,
+) -> Report:
+    """Compress a causal language model in place.
+
+    The model then saves with :func:`eckart.save` (or its own ``save_pretrained``), and loads with ``from_pretrained``
+    wherever ``eckart`` was imported. For a model that is larger than memory see :func:`eckart.compress_checkpoint`.
+
+    Args:
+        model: of transformers, with ``nn.Linear`` or ``Conv1D`` layers in its blocks.
+        recipe: the name of one, a YAML file, or a :class:`eckart.Recipe`.
+        keep: bytes of the blocks' linear layers to keep, as a share of their 16-bit bytes, in (0, 1].
+        calibration: text to calibrate on (:mod:`eckart.data.text` lists the forms), ``self`` for text sampled from the
+            model, or token ids (samples, length). Not read if the recipe looks at no data.
+        tokenizer: of the model; by default the one beside the files that the model was loaded from.
+        samples: how many calibration samples to draw.
+        length: tokens in each; by default 1024, or the model's context if that is shorter.
+        seed: of the draw, and of the order of training.
+        device: ``auto``, ``cpu`` or the name of an accelerator.
+        overrides: changes to the recipe, such as ``objective.shrinkage=0.03``.
+        memory: bytes that the process may take; hidden states go to temporary files if they would not fit. By default
+            what is free.
+        source: name of the model for the record; by default the one it was loaded by.
+        allow_partial: compress the model even if less than half of its blocks' bytes are in linear layers that can be
+            factored, as in mixtures of experts.
+        observer: is told what happens.
+
+    Returns:
+        The ranks, bytes and errors of all layers, and what it took.
+
+    Raises:
+        EckartError: with a message that says what to do; the model is then unchanged, unless the cause is a
+            non-finite activation, or a file of the model that was changed meanwhile.
+    """
+    check_keep(keep)
+    chosen = load_recipe(recipe, overrides, keep)
+    place = resolve_device(device)
+    check_compressible(model)
+    model.eval()
+    weights = ResidentWeights()
+    plan = make_plan(model, chosen, keep, weights)
+    try:
+        tokens: Calibration | None = None
+        if chosen.needs_data:
+            reads_text = isinstance(calibration, str) and calibration != SELF
+            if tokenizer is None and reads_text and model.config.name_or_path:
+                tokenizer = load_tokenizer(model.config.name_or_path)
+            tokens = calibrate(calibration, samples=samples, length=length, seed=seed, tokenizer=tokenizer, model=model)
+        check = check_model(model, chosen, plan, tokens, weights=weights, device=place, allow_partial=allow_partial)
+        job = Job(model, weights, chosen, plan, tokens, place, observer or Observer(), check)
+        job.warn()
+        report = job.run(job.estimate(memory))
+        check_unchanged(model)
+    except BaseException:
+        separate(model, joint_groups(model), weights)
+        raise
+    attach(model, description(model, report, source or name_of(model)))
+    return report
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that is known before the first block is touched."""
+
+    model: PreTrainedModel
+    weights: Weights
+    recipe: Recipe
+    plan: Plan
+    calibration: Calibration | None
+    device: torch.device
+    observer: Observer
+    check: ModelCheck
+
+    def notes(self) -> list[str]:
+        """Return what the user should know about the choice of data and numbers."""
+        return [
+            *self.check.notes,
+            *token_warnings(self.plan, self.calibration),
+            *step_warnings(self.recipe, self.calibration),
+        ]
+
+    def warn(self) -> None:
+        """Say the notes."""
+        for note in self.notes():
+            warn(note)
+
+    def estimate(self, memory: int | None) -> Estimate:
+        """Return what the run will take, if the process may take ``memory`` bytes of the host."""
+        limit = memory if memory is not None else host_memory() + free_memory(torch.device("cpu"))
+        cost = estimate(
+            self.model,
+            self.recipe,
+            self.plan,
+            self.calibration,
+            self.device,
+            weights=self.weights,
+            limit=limit,
+            device_limit=None if self.device.type == "cpu" else free_memory(self.device),
+        )
+        if cost.host_bytes > limit:
+            warn(
+                f"The run is expected to take {cost.host_bytes / 1e9:.1f} GB of memory, more than the "
+                f"{limit / 1e9:.1f} GB that it may. Shorter calibration samples (--length) take less."
+            )
+        return cost
+
+    def run(
+        self,
+        cost: Estimate,
+        *,
+        streams: Path | None = None,
+        student: Path | None = None,
+        profile: Path | None = None,
+        journal: Journal | None = None,
+        finished: int = 0,
+    ) -> Report:
+        """Compress the blocks.
+
+        Args:
+            cost: from :meth:`estimate`.
+            streams: folder for the files of the streams; a temporary one by default.
+            student: folder for the files of a distillation; a temporary one by default.
+            profile: folder for the files of what is measured before; a temporary one by default.
+            journal: keeps the finished blocks.
+            finished: blocks that it has already.
+        """
+        self.observer.on_check(self.check)
+        self.observer.on_start(self.plan, cost, finished)
+        folders = (streams, student, profile)
+        workspace, trained, measured = (Workspace(cost.in_memory, folder) for folder in folders)
+        try:
+            start = perf_counter()
+            allocated = allocate(
+                self.model,
+                self.recipe,
+                self.plan,
+                self.calibration,
+                device=self.device,
+                weights=self.weights,
+                workspace=measured,
+                progress=self.observer.on_profile,
+            )
+            seconds = perf_counter() - start
+            report = compress_blocks(
+                self.model,
+                self.recipe,
+                allocated.plan,
+                self.calibration,
+                device=self.device,
+                weights=allocated.weights,
+                workspace=workspace,
+                student=trained,
+                journal=journal,
+                checkpoint_activations=cost.checkpoint_activations,
+                observer=self.observer,
+                metrics=allocated.metrics,
+                block_metrics=allocated.block_metrics,
+                components=allocated.components,
+            )
+            report.timings.allocation = seconds
+            report.timings.total += seconds
+            report.resumed_behind = finished
+            report.memory = Memory(
+                host=peak_host_memory(),
+                expected_host=cost.host_bytes,
+                device=peak_device_memory(self.device),
+                expected_device=cost.device_bytes,
+            )
+        finally:
+            for space in (workspace, trained, measured):
+                space.close()
+        report.warnings.extend(self.notes())
+        for note in unresolved_warnings(report.layers):
+            warn(note)
+            report.warnings.append(note)
+        report.check = self.check
+        return report
+
+
+def token_warnings(plan: Plan, calibration: Calibration | None) -> list[str]:
+    """Return a warning if there are fewer calibration tokens than some layer has input features."""
+    if calibration is None:
+        return []
+    tokens = calibration.tokens.numel()
+    starved = [target for target in plan.targets if target.in_features > tokens]
+    if not starved:
+        return []
+    widest = max(starved, key=lambda target: target.in_features)
+    return [
+        f"{tokens} calibration tokens are fewer than the input features of {len(starved)} layers, such as "
+        f"{widest.path} with {widest.in_features}: their errors on other text will be larger. "
+        "Use more samples, longer ones, or some shrinkage (--set objective.shrinkage=0.03)."
+    ]
+
+
+def unresolved_warnings(layers: Iterable[LayerRecord]) -> list[str]:
+    """Return a warning if the inputs of some layer were too nearly dependent for its target."""
+    missed = [layer for layer in layers if layer.unresolved > MOST_UNRESOLVED]
+    if not missed:
+        return []
+    worst = max(missed, key=lambda layer: layer.unresolved)
+    return [
+        f"The inputs of {len(missed)} layers are so nearly dependent on one another that up to "
+        f"{worst.unresolved:.1%} of the outputs of {worst.path} could not be fitted. Use a model in float32, more "
+        "calibration text, or an objective that looks at one stream (--set objective=input-aware)."
+    ]
+
+
+def step_warnings(recipe: Recipe, calibration: Calibration | None) -> list[str]:
+    """Return a warning if a block's refinement takes very few optimiser steps."""
+    if calibration is None or not isinstance(recipe.refinement, BlockRefinement) or recipe.refinement.relative:
+        return []  # steps in proportion to the weights are larger than published ones, and there may be fewer
+    samples = len(calibration.tokens)
+    steps = recipe.refinement.steps(samples)
+    if steps >= FEW_STEPS:
+        return []
+    smaller = max(1, recipe.refinement.batch * steps // 200)
+    return [
+        f"The refinement of a block takes at most {steps} optimiser steps on {samples} samples; published results "
+        f"took 200. Use more samples, or smaller batches (--set refinement.batch={smaller})."
+    ]
+
+
+def name_of(model: PreTrainedModel) -> str:
+    """Return the name that a model was loaded by."""
+    name: Any = model.config.name_or_path
+    # Of a local folder, the name and not the way to it: what is made here is passed on to others.
+    return Path(name).name if name and Path(name).exists() else name or type(model).__name__

@@ -1,0 +1,304 @@
+"""The public verb for a model on disk: it is read, compressed and written block by block, and can be resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel
+from safetensors import SafetensorError
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from eckart.blocks.tensor_cache import Workspace
+from eckart.checkpoint.gguf import load_gguf_model
+from eckart.checkpoint.identity import identity_of_run
+from eckart.checkpoint.load import check_compressible, load_model
+from eckart.checkpoint.mark import changed_files, read_small
+from eckart.checkpoint.output import check_apart, check_output, check_space, placed
+from eckart.checkpoint.records import read_records
+from eckart.checkpoint.run_checkpoint import DiskJournal, check_same_run, read_manifest
+from eckart.checkpoint.run_folder import RunFolder
+from eckart.checkpoint.save import MAX_SHARD_SIZE, description, reason_of, save_all_but_blocks
+from eckart.checkpoint.source import open_model
+from eckart.checkpoint.tokenizer import copy_tokenizer, load_tokenizer
+from eckart.checkpoint.unchanged import SourceFiles
+from eckart.compression.callback import Observer
+from eckart.compression.plan import check_keep, make_plan
+from eckart.compression.result import Report
+from eckart.data.calibration import SELF, Calibration, calibrate
+from eckart.data.text import PYTHON_DOCS
+from eckart.device import free_memory, host_memory, resolve_device
+from eckart.errors import CalibrationError, CheckpointError, DamagedRunError, EckartError, InterruptedRun, warn
+from eckart.methods.layout import BYTES_PER_NUMBER
+from eckart.methods.recipe import Recipe
+from eckart.methods.recipes.loader import load_recipe
+from eckart.methods.recipes.published import DEFAULT_KEEP, DEFAULT_RECIPE
+from eckart.run.check.run import check_model
+from eckart.run.compress import DEFAULT_SAMPLES, Job
+from eckart.run.random_state import random_state_kept
+
+
+@random_state_kept()
+def compress_checkpoint(
+    source: str | Path,
+    output: str | Path,
+    recipe: str | Path | Recipe = DEFAULT_RECIPE,
+    keep: float = DEFAULT_KEEP,
+    calibration: str = PYTHON_DOCS,
+    *,
+    samples: int = DEFAULT_SAMPLES,
+    length: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    overrides: Iterable[str] = (),
+    memory: int | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    allow_partial: bool = False,
+    trust_remote_code: bool = False,
+    observer: Observer | None = None,
+) -> Report:
+    """Compress a model on disk into a new folder, holding one block of it at a time.
+
+    The work goes on in ``OUTPUT.unfinished``. What is finished there is kept if the run stops for any reason, and a
+    run with ``resume`` goes on behind it; the result is the same to the byte. ``OUTPUT`` appears when all is done.
+
+    Args:
+        source: a local folder, a hub id, or a ``.gguf`` file (which is converted first, in memory).
+        output: the folder to make.
+        recipe: as for :func:`eckart.compress`, like all that follow up to ``overrides``.
+        keep: bytes to keep.
+        calibration: text to calibrate on.
+        samples: how many calibration samples to draw.
+        length: tokens in each.
+        seed: of the draw, and of the order of training.
+        device: where blocks are run.
+        overrides: changes to the recipe.
+        memory: bytes that the process may take; hidden states go to files if they would not fit. By default what is
+            free.
+        resume: go on with an unfinished run, if there is one.
+        overwrite: replace ``output`` if Eckart wrote it, and start again if there is an unfinished run.
+        allow_partial: as for :func:`eckart.compress`.
+        trust_remote_code: whether Python code that comes with the model may be run.
+        observer: is told what happens.
+
+    Returns:
+        The ranks, bytes and errors of all layers, and what this run took.
+
+    Raises:
+        EckartError: with a message that says what to do. The source is never touched.
+        InterruptedRun: Ctrl-C; says what is kept.
+    """
+    check_keep(keep)
+    if not isinstance(calibration, str):
+        raise CalibrationError(
+            f"Calibration of a model on disk is the name of a text, or 'self'; found {type(calibration).__name__}. "
+            "Token ids are taken by eckart.compress only."
+        )
+    chosen = load_recipe(recipe, overrides, keep)
+    place = resolve_device(device)
+    output = placed(output)
+    path = Path(source)
+    is_model = path.is_file() or (path / "config.json").exists() or not path.exists()  # the last may be of a hub
+    model_path = path if is_model else None
+    check_apart(output, [model_path, calibration, None if isinstance(recipe, Recipe) else str(recipe)])
+    folder = RunFolder(output)
+    folder.recover()
+    begun = folder.mark()
+    if begun is not None and not (resume or overwrite):
+        raise CheckpointError(
+            f"An unfinished run is in {folder.path}. Add --resume to go on with it, or --overwrite to start again."
+        )
+    finished_before = resume and output.is_dir() and begun is None
+    may_replace = overwrite or (resume and begun is not None and begun.overwrite)
+    if overwrite or not finished_before:
+        check_output(output, overwrite=may_replace)
+    folder.open(overwrite=may_replace)
+    try:
+        with _what_is_kept_is_said(folder):
+            files, model_folder = _as_folder(source, folder)
+            model, weights = open_model(model_folder, folder.offload, trust_remote_code=trust_remote_code)
+            check_compressible(model)
+            plan = make_plan(model, chosen, keep, weights)
+            reads_text = chosen.needs_data and calibration != SELF
+            tokenizer = _tokenizer(source, needed=reads_text, trust_remote_code=trust_remote_code)
+            tokens = None
+            if chosen.needs_data:
+                limit = memory if memory is not None else host_memory() + free_memory(torch.device("cpu"))
+                tokens = _calibrate(
+                    calibration, model_folder, model, tokenizer, samples, length, seed, limit, trust_remote_code
+                )
+            check = check_model(model, chosen, plan, tokens, weights=weights, device=place, allow_partial=allow_partial)
+            files = files or weights.files
+            identity = identity_of_run(chosen, keep, tokens, model, files.hashes(), place)
+            if finished_before and (found := _finished_report(output, identity, overwrite)):
+                return found
+            manifest = read_manifest(folder) if resume else None
+            if manifest is not None:
+                check_same_run(manifest.identity, identity, folder.path)
+            job = Job(model, weights, chosen, plan, tokens, place, observer or Observer(), check)
+            job.warn()
+            cost = job.estimate(memory)
+            _check_space(job, folder)
+            folder.begin(clear=manifest is None, overwrite=may_replace)
+            streams, distils = Workspace(cost.in_memory, folder.streams), chosen.distillation.needs_data
+            journal = DiskJournal(folder, identity, model, streams, distils=distils)
+            report = job.run(
+                cost,
+                streams=folder.streams,
+                student=folder.student,
+                profile=folder.profile,
+                journal=journal,
+                finished=manifest.finished if manifest else 0,
+            )
+            model.config.quantization_config = description(model, report, _name_of(source), identity)
+            report.warnings.extend(weights.notes)
+            with report.timings.measure("files"):
+                journal.check(len(plan.blocks))
+                if tokenizer is None:
+                    copy_tokenizer(source, folder.model)
+                save_all_but_blocks(folder.model, model, weights, report, tokenizer)
+                files.check_content()
+                folder.publish()
+        return report
+    finally:
+        folder.close()
+
+
+@contextmanager
+def _what_is_kept_is_said(folder: RunFolder) -> Iterator[None]:
+    """Say after a failure which blocks are finished."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise InterruptedRun(f"Interrupted. {_kept(folder)}") from None
+    except DamagedRunError:
+        raise  # what is kept is of no use
+    except EckartError as error:
+        if not folder.begun:  # nothing has changed
+            raise
+        raise type(error)(f"{error} {_kept(folder)}") from error
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{folder.output} could not be written: {reason_of(error)}. {_kept(folder)}") from error
+
+
+def _kept(folder: RunFolder) -> str:
+    if folder.published:
+        return f"{folder.output} is whole."
+    try:
+        manifest = read_manifest(folder)
+    except CheckpointError:
+        manifest = None
+    if manifest is None:
+        return "No block was finished, and nothing was written."
+    return f"{manifest.finished} finished blocks are kept in {folder.path}: go on with --resume."
+
+
+def _as_folder(source: str | Path, folder: RunFolder) -> tuple[SourceFiles | None, str | Path]:
+    """Return a folder or hub id with the model, and the file that it was converted from, if it was."""
+    path = Path(source)
+    if path.suffix != ".gguf":
+        return None, source
+    if not path.is_file():
+        raise CheckpointError(f"There is no file {path}.")
+    files = SourceFiles([path])
+    digest = files.hashes()[path.name]
+    converted = folder.path / f"converted-{digest[:16]}"
+    if not converted.exists():
+        partial = folder.path / "converting"
+        load_gguf_model(path, torch.bfloat16).save_pretrained(partial, max_shard_size=MAX_SHARD_SIZE)
+        files.check()
+        partial.rename(converted)
+    return files, converted
+
+
+def _tokenizer(source: str | Path, *, needed: bool, trust_remote_code: bool) -> PreTrainedTokenizerBase | None:
+    """Return the model's tokenizer; None if there is none, or one that cannot be loaded and is not needed."""
+    try:
+        return load_tokenizer(source, trust_remote_code=trust_remote_code)
+    except CheckpointError as error:
+        if needed:
+            raise
+        warn(f"{error} Its files are copied as they are.")
+        return None
+
+
+def _calibrate(
+    calibration: str,
+    source: str | Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    samples: int,
+    length: int | None,
+    seed: int,
+    limit: int,
+    trusted: bool,
+) -> Calibration:
+    if calibration == SELF:
+        # Text is sampled token by token, and each needs every weight: from files that would take forever.
+        needed = 2 * sum(p.numel() * p.element_size() for p in model.parameters())
+        if host_memory() + needed > limit:
+            raise EckartError(
+                f"Text sampled from the model needs the whole model in memory, about {needed / 1e9:.1f} GB, which is "
+                "more than there is. Calibrate on a text instead (--calibration FILE)."
+            )
+        model = load_model(source, trust_remote_code=trusted)
+    return calibrate(calibration, samples=samples, length=length, seed=seed, tokenizer=tokenizer, model=model)
+
+
+def _check_space(job: Job, folder: RunFolder) -> None:
+    """Raise if what will be written does not fit on the disk."""
+    itemsize = job.model.dtype.itemsize
+    # What is counted in 16 bits is stored in the model's dtype; codes are not, so that this is too much for them.
+    needed = job.plan.bytes(job.recipe.layout) * itemsize // BYTES_PER_NUMBER
+    if job.calibration is not None:
+        width = int(job.model.get_input_embeddings().embedding_dim)
+        needed += 4 * job.calibration.tokens.numel() * width * itemsize
+    written = sum(path.stat().st_size for path in folder.model.iterdir()) if folder.model.exists() else 0
+    check_space(folder.output, max(0, needed - written))
+
+
+class _Finished(BaseModel):
+    """What is compared of the ``quantization_config`` of a finished run with a run that is asked for."""
+
+    recipe: dict[str, Any]
+    calibration: dict[str, Any] | None
+    provenance: dict[str, Any]
+
+
+class _Config(BaseModel):
+    quantization_config: _Finished
+
+
+def _finished_report(output: Path, identity: dict[str, Any], overwrite: bool) -> Report | None:
+    """Return the report of a finished run; None if it is another one than is asked for, and may be replaced."""
+    try:
+        report = read_records(output)
+        config = read_small(output / "config.json", _Config)
+        if config is None:
+            raise CheckpointError(f"{output / 'config.json'} is none that `eckart compress` wrote. Use another output.")
+        found = config.quantization_config
+        before = {
+            "recipe": found.recipe,
+            "calibration": found.calibration,
+            **{key: found.provenance.get(key) for key in ("keep", "model", "compute", "versions")},
+        }
+        check_same_run(before, identity, output)
+        if changed := changed_files(output):
+            raise CheckpointError(
+                f"{output} is finished, but {changed[0]} is gone or was changed since. Move the folder away to make it "
+                "again."
+            )
+    except CheckpointError:
+        if overwrite:
+            return None
+        raise
+    return report
+
+
+def _name_of(source: str | Path) -> str:
+    # Of a local folder, the name and not the way to it: what is made here is passed on to others.
+    return Path(source).name if Path(source).exists() else str(source)

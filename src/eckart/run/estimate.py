@@ -1,0 +1,291 @@
+"""Memory and time of a run, said before it starts: from shapes, and from a short timing on this machine."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from eckart.blocks.block_arguments import BlockCall, capture_calls
+from eckart.blocks.discovery import Block, find_block_list
+from eckart.blocks.onload import ResidentWeights, Weights
+from eckart.compression.allocate import needs_profile
+from eckart.compression.plan import Plan
+from eckart.data.calibration import Calibration
+from eckart.device import (
+    autocast,
+    compute_dtype,
+    give_back_memory,
+    host_memory,
+    peak_host_memory,
+)
+from eckart.maths.moments import gram
+from eckart.methods.distillation import LogitDistillation
+from eckart.methods.objectives import Streams
+from eckart.methods.recipe import Recipe
+from eckart.methods.refinement import BlockRefinement
+from eckart.methods.refinement.activations import checkpointed, saved_bytes
+from eckart.methods.training import TrainingPlan
+from eckart.run.memory import memory_of_run
+from eckart.run.sensitivity_cost import Passes, profile_seconds
+from eckart.run.timing import factorisation_seconds, random_matrix, seconds_of
+
+PROBE_TOKENS = 64  # of the pass in which a block's activations are counted
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run is expected to take.
+
+    Attributes:
+        host_bytes: peak resident memory of the process.
+        device_bytes: peak memory on the accelerator; None without one.
+        allocation_seconds: for the measurement that the ranks follow from.
+        block_seconds: for one block.
+        seconds: for all blocks, without the allocation and the distillation.
+        distillation_seconds: for the distillation.
+        in_memory: whether the streams fit into memory; else they go to files.
+        checkpoint_activations: whether a training must compute activations twice to fit.
+    """
+
+    host_bytes: int
+    device_bytes: int | None
+    allocation_seconds: float
+    block_seconds: float
+    seconds: float
+    distillation_seconds: float
+    in_memory: bool
+    checkpoint_activations: bool
+
+
+def estimate(
+    model: PreTrainedModel,
+    recipe: Recipe,
+    plan: Plan,
+    calibration: Calibration | None,
+    device: torch.device,
+    *,
+    weights: Weights | None = None,
+    limit: int | None = None,
+    device_limit: int | None = None,
+) -> Estimate:
+    """Return the expected memory and time; runs one batch through the first block, and one factorisation.
+
+    Args:
+        model: to be compressed.
+        recipe: what is to be done to it.
+        plan: blocks and ranks.
+        calibration: the tokens; None if the recipe looks at no data.
+        device: where blocks will be run.
+        weights: where the model's tensors are; in memory by default.
+        limit: bytes of resident memory that the process may take; None for no limit.
+        device_limit: bytes that may be allocated on the accelerator; None for no limit.
+    """
+    probe = _Probe(model, recipe, plan, calibration, device, weights or ResidentWeights())
+    memory = memory_of_run(
+        model,
+        recipe,
+        plan,
+        calibration,
+        compute_dtype(model.dtype, device),
+        on_host=device.type == "cpu",
+        resident=isinstance(probe.weights, ResidentWeights),
+        activations=probe.activation_bytes(),
+    )
+    give_back_memory(device)
+    base = host_memory()
+    ways = ((True, False), (True, True)) if recipe.distillation.needs_data else ((True, False), (False, False))
+    for in_memory, checkpoint in (*ways, (False, memory.activations > 0 or memory.student > 0)):
+        smaller = memory.with_less(in_memory=in_memory, checkpoint=checkpoint)
+        if smaller.fits(base, limit, device_limit):
+            break
+    memory = smaller
+    seconds = probe.block_seconds(checkpoint=checkpoint)
+    allocation_seconds = probe.allocation_seconds()
+    distillation_seconds = probe.distillation_seconds(checkpoint=checkpoint)
+    # Read again: the short runs loaded libraries that the long one needs too.
+    give_back_memory(device)
+    return Estimate(
+        max(host_memory() + memory.host, peak_host_memory()),
+        memory.device if device.type != "cpu" else None,
+        allocation_seconds,
+        seconds,
+        seconds * len(plan.blocks),
+        distillation_seconds,
+        in_memory,
+        checkpoint,
+    )
+
+
+@dataclass
+class _Probe:
+    """Short runs of the first block, as it is and as it will be."""
+
+    model: PreTrainedModel
+    recipe: Recipe
+    plan: Plan
+    calibration: Calibration | None
+    device: torch.device
+    weights: Weights
+
+    def activation_bytes(self) -> int:
+        """Return what the training of a block holds between the forward and the backward pass of one batch."""
+        trains = self.recipe.refinement.needs_data or self.recipe.distillation.needs_data
+        if self.calibration is None or not trains:
+            return 0
+        batch = next(self.calibration.batches())
+        tokens = batch[:1, :PROBE_TOKENS]
+        with self._first_block(tokens) as (block, call, hidden):
+            sample = _trainable(self._factored(block))
+            held = saved_bytes(lambda: self._forward(sample, call, hidden), list(sample.parameters()))
+        return held * batch.numel() // tokens.numel()
+
+    def block_seconds(self, *, checkpoint: bool) -> float:
+        """Return the seconds of all that is done to one block."""
+        block = max(self.plan.blocks, key=lambda b: sum(t.size for t in b.targets))
+        seconds = factorisation_seconds(block, self.plan, self.recipe, self.device)
+        if self.calibration is None:
+            return seconds
+        batches = list(self.calibration.batches())
+        with self._first_block(batches[0]) as (dense, call, hidden):
+            factored = self._factored(dense)
+            with torch.no_grad():
+                passes = [seconds_of(lambda: call(dense, hidden), self.device)]
+                passes.append(seconds_of(lambda: call(factored, hidden), self.device))
+            refinement = self.recipe.refinement
+            if isinstance(refinement, BlockRefinement):
+                factored = _trainable(factored)
+                with checkpointed(factored) if checkpoint else nullcontext():
+                    both = seconds_of(lambda: self._forward_and_backward(factored, call, hidden), self.device)
+                samples = len(self.calibration.tokens)
+                trained_on, held_out = refinement.split(samples)
+                epoch = (both * trained_on + passes[1] * held_out) / len(batches[0])
+                seconds += refinement.epochs_on(samples) * epoch
+                seconds += refinement.steps(samples) * self._step_seconds(refinement, factored)
+            seconds += self._statistics_seconds(block, passes, hidden) * len(batches)
+        return seconds
+
+    def allocation_seconds(self) -> float:
+        """Return the seconds of what is measured before the ranks are known."""
+        if not needs_profile(self.recipe, self.plan.keep):
+            return 0.0
+        block = max(self.plan.blocks, key=lambda b: sum(t.size for t in b.targets))
+        passes = None
+        if self.calibration is not None:
+            batch = next(self.calibration.batches())
+            with self._first_block(batch) as (dense, call, hidden), torch.no_grad():
+                once = seconds_of(lambda: call(dense, hidden), self.device)
+                widths = [group.targets[0].in_features for group in block.groups]
+                sample = random_matrix(batch.numel(), max(widths)).to(self.device)
+                product = seconds_of(lambda: gram(sample), self.device) / max(widths) ** 2
+                embedding = self.model.get_input_embeddings()
+                width, vocabulary = int(embedding.embedding_dim), int(embedding.num_embeddings)
+                passes = Passes(
+                    once, product * sum(width**2 for width in widths), product * width * vocabulary, batch.numel()
+                )
+        return profile_seconds(block, self.recipe, self.plan, self.calibration, passes, self.device)
+
+    def distillation_seconds(self, *, checkpoint: bool) -> float:
+        """Return the seconds of a distillation."""
+        distillation = self.recipe.distillation
+        if self.calibration is None or not isinstance(distillation, LogitDistillation):
+            return 0.0
+        batch = next(self.calibration.batches())
+        with self._first_block(batch) as (dense, call, hidden):
+            factored = _trainable(self._factored(dense))
+            both = seconds_of(lambda: self._forward_and_backward(factored, call, hidden), self.device)
+            with torch.no_grad():
+                once = seconds_of(lambda: self._forward(factored, call, hidden), self.device)
+            update = self._step_seconds(distillation, factored)
+        head = self._head_seconds(batch)
+        blocks = len(self.plan.blocks)
+        samples = len(self.calibration.tokens)
+        trained_on, held_out = distillation.split(samples)
+        # Logits of both models, and a gradient of one.
+        step = blocks * (both + once * checkpoint) + 3 * head
+        look = blocks * once + 2 * head
+        epochs = distillation.epochs_on(samples)
+        updates = distillation.steps(samples) * blocks * update
+        return epochs * (step * trained_on + look * held_out) / len(batch) + updates
+
+    def _step_seconds(self, plan: TrainingPlan, block: nn.Module) -> float:
+        """Return the seconds of one step of a block's optimiser; batches may be small, so that there are many."""
+        parameters = list(block.parameters())
+        optimiser = plan.optimiser(parameters)
+
+        def step() -> None:
+            for parameter in parameters:
+                parameter.grad = torch.zeros_like(parameter)
+            plan.step(optimiser, 0.0)
+
+        return seconds_of(step, self.device)
+
+    def _head_seconds(self, batch: Tensor) -> float:
+        """Return the seconds that the logits of a batch take, and their logarithms."""
+        embedding = self.model.get_input_embeddings()
+        width, vocabulary = int(embedding.embedding_dim), int(embedding.num_embeddings)
+        dtype = compute_dtype(self.model.dtype, self.device)
+        few = max(1, vocabulary // 16)
+        hidden = random_matrix(batch.numel(), width).to(self.device, dtype)
+        head = random_matrix(width, few).to(self.device, dtype)
+        return seconds_of(lambda: (hidden @ head).float().log_softmax(-1), self.device) * vocabulary / few
+
+    def _statistics_seconds(self, block: Block, passes: list[float], hidden: Tensor) -> float:
+        """Return the seconds that the statistics of a block take for one batch."""
+        streams, refined = self.recipe.objective.streams, self.recipe.refinement.needs_data
+        distilled = self.recipe.distillation.needs_data
+        sizes = [sum(t.size for t in group.targets) for group in block.groups]
+        widths = [group.targets[0].in_features for group in block.groups]
+        sample = random_matrix(hidden.shape[0] * hidden.shape[1], max(widths)).to(self.device)
+        product = seconds_of(lambda: gram(sample), self.device) / max(widths) ** 2
+        original = streams in (Streams.ORIGINAL, Streams.BOTH) or refined or distilled
+        in_order = streams in (Streams.COMPRESSED, Streams.BOTH)
+        # How far into the block the passes of the compressed stream run before they stop at each group.
+        depth = sum(sum(sizes[:index]) for index in range(len(sizes))) / sum(sizes)
+        # What is summed for pairs of tokens is not symmetric: a whole product, as long as 1.6 symmetric ones.
+        moments = {Streams.NONE: 0, Streams.ORIGINAL: 1, Streams.COMPRESSED: 1, Streams.BOTH: 2.6}[streams]
+        return (
+            passes[0] * original
+            + passes[1] * (depth * in_order + (in_order or refined))
+            + product * moments * sum(width**2 for width in widths)
+        )
+
+    @contextmanager
+    def _first_block(self, tokens: Tensor) -> Iterator[tuple[nn.Module, BlockCall, Tensor]]:
+        """Lend the first block, with a call of it and the hidden states in front of it."""
+        _, modules = find_block_list(self.model)
+        skip = (*modules[1:], self.model.get_output_embeddings())
+        with self.weights.lend(self.model, self.device, skip):
+            hidden, calls = capture_calls(self.model, modules, tokens.to(self.device))
+            yield modules[0], calls[0], hidden
+
+    def _factored(self, block: nn.Module) -> nn.Module:
+        """Return a copy of a block with factors of the planned ranks, their numbers without meaning."""
+        sample, layout = copy.deepcopy(block), self.recipe.layout
+        for target in self.plan.blocks[0].targets:
+            rank = self.plan.ranks[target.path]
+            if layout.changes(rank):
+                layer = layout.empty_like(sample.get_submodule(target.name), rank)
+                with torch.no_grad():
+                    for parameter in layer.parameters():
+                        parameter.fill_(0.01)
+                sample.set_submodule(target.name, layer)
+        return sample
+
+    def _forward_and_backward(self, block: nn.Module, call: BlockCall, hidden: Tensor) -> None:
+        self._forward(block, call, hidden).sum().backward()  # type: ignore[no-untyped-call]
+
+    def _forward(self, block: nn.Module, call: BlockCall, hidden: Tensor) -> Tensor:
+        with autocast(self.device, compute_dtype(self.model.dtype, self.device)):
+            return call(block, hidden.float()).float()
+
+
+def _trainable(block: nn.Module) -> nn.Module:
+    for parameter in block.float().parameters():
+        parameter.requires_grad_(True)
+    return block

@@ -1,0 +1,226 @@
+"""How many bytes a run holds at once, from shapes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from transformers import PreTrainedModel
+
+from eckart.blocks.discovery import Block
+from eckart.blocks.residual import FRONT
+from eckart.compression.allocate import needs_profile
+from eckart.compression.plan import Plan
+from eckart.compression.sensitivity.request import request_of
+from eckart.data.calibration import Calibration
+from eckart.methods.allocation import Evidence, ZeroSum
+from eckart.methods.distillation import LogitDistillation
+from eckart.methods.objectives import Streams
+from eckart.methods.recipe import Recipe
+from eckart.methods.refinement import BlockRefinement
+
+FLOAT32, FLOAT64 = 4, 8
+UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that a run holds at once, beyond what the process holds before.
+
+    Attributes:
+        weights: the block that is worked on, in the dtype that it is computed in.
+        streams: hidden states and inputs of linears of all calibration tokens, or what is kept while ranks are found;
+            on the host.
+        embedding: while the first stream is made.
+        statistics: moments and what is summed into them.
+        solver: while a linear is factored.
+        training: float32 weights, gradients and optimiser of a refinement.
+        activations: of a batch of sequences in a refinement.
+        student: weights, gradients and optimisers of all blocks in a distillation, and the logits of a sequence.
+        student_activations: of a batch of sequences in all blocks.
+        blocks: how many there are.
+        on_host: whether blocks are run on the host.
+    """
+
+    weights: int
+    streams: int
+    embedding: int
+    statistics: int
+    solver: int
+    training: int
+    activations: int
+    student: int
+    student_activations: int
+    blocks: int
+    on_host: bool
+
+    def with_less(self, *, in_memory: bool, checkpoint: bool) -> Memory:
+        """Return what is held if streams and the student are in files, or activations computed twice."""
+        return replace(
+            self,
+            streams=self.streams if in_memory else 0,
+            student=self.student if in_memory else self.student // self.blocks,
+            activations=self.activations // 2 if checkpoint else self.activations,
+            student_activations=self.student_activations // self.blocks if checkpoint else self.student_activations,
+        )
+
+    @property
+    def working(self) -> int:
+        """What is held where blocks are run."""
+        return max(
+            self.embedding,
+            self.weights + max(self.statistics, self.solver, self.training + self.activations),
+            self.student + self.student_activations,
+        )
+
+    @property
+    def host(self) -> int:
+        """What is held on the host."""
+        return self.streams + (self.working if self.on_host else self.weights)
+
+    @property
+    def device(self) -> int:
+        """What is held on the accelerator."""
+        return 0 if self.on_host else self.working
+
+    def fits(self, base: int, limit: int | None, device_limit: int | None) -> bool:
+        """Return whether it fits beside the ``base`` bytes that the process holds already."""
+        host = limit is None or base + self.host <= limit
+        return host and (device_limit is None or self.device <= device_limit)
+
+
+def memory_of_run(
+    model: PreTrainedModel,
+    recipe: Recipe,
+    plan: Plan,
+    calibration: Calibration | None,
+    compute: torch.dtype,
+    *,
+    on_host: bool,
+    resident: bool,
+    activations: int,
+) -> Memory:
+    """Return the bytes that a run will hold.
+
+    Args:
+        model: to be compressed.
+        recipe: what is to be done to it.
+        plan: its blocks and ranks.
+        calibration: None if the recipe looks at no data.
+        compute: dtype of forward passes.
+        on_host: whether blocks are run on the host.
+        resident: whether the model is in memory; then what is not widened is not copied.
+        activations: that the training of a block holds for one batch of sequences.
+    """
+    block = max(plan.blocks, key=_parameters)
+    parameters = _parameters(block)
+    stored = model.dtype.itemsize
+    copied = not (resident and on_host and compute.itemsize == stored)
+    widths = [group.targets[0].in_features for group in block.groups]
+    largest = max(widths)
+    solver = FLOAT64 * max(
+        # The scaled moment, its eigenvectors, the root, its inverse; a weight, its least squares, the SVD's work.
+        (5 * t.in_features**2 if recipe.objective.needs_data else 0) + 8 * t.size + 3 * min(t.shape) ** 2
+        for t in block.targets
+    )
+    streams = embedding = statistics = training = student = 0
+    refined_on = distilled_on = 0  # sequences whose activations are held at once
+    sequences = 1
+    if calibration is not None:
+        tokens = calibration.tokens.numel()
+        first = next(calibration.batches())
+        sequences, batch = len(first), first.numel()
+        if isinstance(recipe.refinement, BlockRefinement):
+            refined_on = min(recipe.refinement.batch, sequences)  # larger batches are run in parts
+        if isinstance(recipe.distillation, LogitDistillation):
+            distilled_on = min(recipe.distillation.batch, len(calibration.tokens))
+        width = int(model.get_input_embeddings().embedding_dim)
+        looks_at = recipe.objective.streams
+        trains = recipe.refinement.needs_data or recipe.distillation.needs_data
+        both = looks_at is Streams.BOTH or trains
+        # In front of a block and behind it; both streams are one in front of the first block only.
+        streams = stored * tokens * width * (4 if both else 2)
+        if looks_at is Streams.BOTH:
+            streams += compute.itemsize * tokens * (sum(widths) + width * _places_inside(block))
+        streams = max(streams, _profile_bytes(recipe, plan, tokens * width, stored))
+        observed = widths if looks_at is Streams.ORIGINAL else [largest]
+        moments = FLOAT64 * sum(w**2 for w in observed) * (2 if looks_at is Streams.BOTH else 1)
+        # Of the residual stream, one group at a time.
+        moments += FLOAT64 * max((t.size for t in block.targets if t.residual is not None), default=0)
+        # A product is summed in float32 and added in float64.
+        product = (FLOAT32 + FLOAT64) * largest**2 + FLOAT32 * batch * largest * 2
+        forward = 3 * compute.itemsize * batch * max(max(t.out_features for t in block.targets), largest)
+        statistics = moments + product + forward
+        solver += moments
+        embedding = (compute.itemsize + (0 if resident else stored)) * int(
+            math.prod(model.get_input_embeddings().weight.shape)
+        )
+        if recipe.refinement.needs_data:
+            # Weights, gradients and two moments of the optimiser; the best state and the present one; its float32 copy.
+            training = _trained(block, recipe, plan) * (4 * FLOAT32 + 2 * stored + FLOAT32)
+        if recipe.distillation.needs_data:
+            student = sum(_trained(b, recipe, plan) for b in plan.blocks) * (4 * FLOAT32 + 2 * stored)
+            vocabulary = int(model.get_input_embeddings().num_embeddings)
+            # Of both models, with their logarithms and a gradient; the head beside them.
+            student += 6 * FLOAT32 * calibration.tokens.shape[1] * vocabulary + embedding
+    return Memory(
+        weights=parameters * ((compute.itemsize if copied else 0) + (0 if resident else stored)),
+        streams=streams,
+        embedding=embedding,
+        statistics=statistics,
+        solver=solver,
+        training=training,
+        activations=activations * refined_on // sequences,
+        student=student,
+        student_activations=activations * len(plan.blocks) * distilled_on // sequences,
+        blocks=len(plan.blocks),
+        on_host=on_host,
+    )
+
+
+def _profile_bytes(recipe: Recipe, plan: Plan, numbers: int, stored: int) -> int:
+    """Return what is kept between blocks while ranks are found, for streams of so many numbers."""
+    if not needs_profile(recipe, plan.keep):
+        return 0
+    request = request_of(recipe)
+    streams = stored * numbers * (len(plan.blocks) + 1)
+    kinds = (Evidence.FIRST_ORDER in request.evidence) + (request.metric is not None)
+    gradients = FLOAT32 * numbers * (kinds + 1 if kinds else 0)
+    metrics = FLOAT32 * sum(t.out_features**2 for t in plan.targets) if recipe.objective.output_metric else 0
+    kept = 0
+    if Evidence.TRIALS in request.evidence or recipe.weighs_tokens:
+        kept = FLOAT32 * 2 * sum(t.out_features * min(t.shape) for t in plan.targets)
+    if isinstance(recipe.allocation, ZeroSum) and recipe.allocation.stages > 1:
+        # Bases of a stage, truncated and corrected weights.
+        kept = FLOAT32 * sum(2 * t.out_features * min(t.shape) + 3 * t.size for t in plan.targets)
+    return streams + gradients + metrics + kept
+
+
+def parse_bytes(text: str) -> int:
+    """Return the bytes that a size such as ``8GB`` or ``500 MB`` stands for.
+
+    Raises:
+        ValueError: it is no size of a byte or more.
+    """
+    number = text.strip().upper().rstrip("KMGTB")
+    unit = text.strip().upper()[len(number) :] or "B"
+    size = float(number) * UNITS.get(unit if unit.endswith("B") else f"{unit}B", math.nan)
+    if not 1 <= size < math.inf:
+        raise ValueError(f"no size of a byte or more: {text!r}")
+    return int(size)
+
+
+def _places_inside(block: Block) -> int:
+    """Return how many residual streams are kept beside those between blocks."""
+    return len({target.residual for target in block.targets} - {None, FRONT})
+
+
+def _trained(block: Block, recipe: Recipe, plan: Plan) -> int:
+    """Return the numbers of a block that training changes."""
+    numbers = recipe.structure.numbers
+    return _parameters(block) + sum(numbers(*t.shape, plan.ranks[t.path]) - t.size for t in block.targets)
+
+
+def _parameters(block: Block) -> int:
+    return sum(parameter.numel() for parameter in block.module.parameters())

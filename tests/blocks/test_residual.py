@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.compression.test_walk import RESIDUALS
+from tests.conftest import make_model
+from torch import Tensor, nn
+
+import eckart
+from eckart.blocks.block_arguments import BlockCall, capture_calls
+from eckart.blocks.discovery import find_block_list, find_blocks
+from eckart.blocks.residual import reading, residual_places
+from eckart.errors import UnsupportedModelError
+from eckart.layers import is_replaced
+
+WIDTH = 6
+CALL = BlockCall((), {})
+
+
+class Example(nn.Module):
+    """A block made of its parts by a function of them and its input."""
+
+    def __init__(self, run, **parts: nn.Module) -> None:  # type: ignore[no-untyped-def]
+        super().__init__()
+        self.run = run
+        for name, part in parts.items():
+            self.add_module(name, part)
+        torch.manual_seed(0)
+        for parameter in self.parameters():
+            nn.init.normal_(parameter)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.run(self, hidden)
+
+
+def linear() -> nn.Linear:
+    return nn.Linear(WIDTH, WIDTH)
+
+
+def norm() -> nn.LayerNorm:
+    return nn.LayerNorm(WIDTH)
+
+
+def places(run, dtype: torch.dtype = torch.float32, **parts: nn.Module) -> dict[str, str]:  # type: ignore[no-untyped-def]
+    block = Example(run, **parts).to(dtype)
+    return residual_places(block, CALL, torch.randn(1, 4, WIDTH, dtype=dtype))
+
+
+@pytest.mark.parametrize("kind", RESIDUALS)
+def test_found_in_every_block_of_architectures_that_have_them(kind: str) -> None:
+    for block in find_blocks(make_model(kind), residuals=True):
+        assert {t.name: t.residual for t in block.targets if t.residual is not None} == RESIDUALS[kind]
+    assert all(target.residual is None for target in find_blocks(make_model(kind))[0].targets)
+
+
+@pytest.mark.parametrize("kind", ["gemma3", "gpt-neox"])
+def test_models_without_one_are_refused_with_a_way_out(kind: str, tokens: Tensor) -> None:
+    model = make_model(kind)
+    overrides = ["objective.residual_anchoring=1"]
+    with pytest.raises(UnsupportedModelError, match=r"Residual anchoring .* objective\.residual_anchoring=0"):
+        eckart.compress(model, "saes-svd", 0.6, tokens, overrides=overrides)
+    assert not any(map(is_replaced, model.modules()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_norms_in_front_or_behind_the_sum(dtype: torch.dtype) -> None:
+    parts = {"norm": norm(), "a": linear(), "b": linear()}
+    assert places(lambda s, x: x + s.b(s.a(s.norm(x))), dtype, **parts) == {"b": ""}
+    assert places(lambda s, x: s.norm(s.b(s.a(x)) + x), dtype, **parts) == {"b": ""}
+    assert places(lambda s, x: x + s.norm(s.b(s.a(x))), dtype, **parts) == {}
+    assert places(lambda s, x: x + 0.5 * s.b(s.a(s.norm(x))), dtype, **parts) == {}
+
+
+def test_branches_beside_each_other_have_none() -> None:
+    parts = {"norm": norm(), "a": linear(), "b": linear()}
+    assert places(lambda s, x: x + s.a(s.norm(x)) + s.b(s.norm(x)), **parts) == {}
+    # The second of two sums is one, where the first is looked at in between.
+    assert places(lambda s, x: s.b(s.norm(x + s.a(x))) + x + s.a(x), **parts) == {}
+
+
+def test_an_output_too_small_to_see_does_not_count() -> None:
+    block = Example(lambda s, x: x + s.b(s.a(x)), a=linear(), b=linear())
+    hidden = torch.randn(1, 4, WIDTH)
+    assert residual_places(block, CALL, hidden) == {"b": ""}
+    with torch.no_grad():
+        block.b.weight.mul_(1e-12)
+        block.b.bias.zero_()
+    assert residual_places(block, CALL, hidden) == {}
+
+
+def test_a_linear_that_runs_twice_has_none() -> None:
+    assert places(lambda s, x: x + s.a(s.a(x)), a=linear()) == {}
+
+
+def test_a_stream_that_is_written_to_in_place_is_read_as_it_was(tokens: Tensor) -> None:
+    block = Example(lambda s, x: x.add_(s.b(s.a(s.norm(x)))), norm=norm(), a=linear(), b=linear())
+    hidden = torch.randn(1, 4, WIDTH)
+    before = hidden.clone()
+    assert residual_places(block, CALL, hidden) == {"b": ""}
+    hidden = before.clone()
+    with reading(block, [""]) as seen, torch.no_grad():
+        block(hidden)
+    assert torch.equal(seen[""], before[0])
+    assert not torch.equal(hidden, before)
+
+
+def test_streams_are_read_where_they_are(tokens: Tensor) -> None:
+    model = make_model("llama")
+    block = find_block_list(model)[1][0]
+    hidden, (call, *_) = capture_calls(model, find_block_list(model)[1], tokens)
+    with reading(block, ["", "post_attention_layernorm"]) as seen, torch.no_grad():
+        output = call(block, hidden.clone())
+    assert torch.equal(seen[""], hidden.flatten(0, 1))
+    with torch.no_grad():
+        middle = seen["post_attention_layernorm"]
+        torch.testing.assert_close(middle + block.mlp(block.post_attention_layernorm(middle)), output.flatten(0, 1))
+    assert not any(module._forward_pre_hooks for module in block.modules())

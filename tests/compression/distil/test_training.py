@@ -1,0 +1,157 @@
+"""Distillation, against a literal loop over the whole model."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from tests.conftest import CONFIGS, Stop, make_model
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+import eckart
+from eckart.blocks.discovery import find_block_list
+from eckart.errors import CalibrationError, EckartError, InterruptedRun
+from eckart.methods.distillation import LogitDistillation
+from eckart.methods.training.schedule import learning_rate_factor
+from eckart.run.compress_checkpoint import compress_checkpoint
+
+SETTINGS = ["distillation=logits", "distillation.epochs=3", "distillation.learning_rate=3e-3"]
+
+
+def divergence(student: PreTrainedModel, teacher: PreTrainedModel, tokens: Tensor) -> Tensor:
+    """Return the KL divergence a token, by sequence, from the models as a whole."""
+    with torch.no_grad():
+        expected = teacher(tokens).logits.double().softmax(-1)
+    found = student(tokens).logits.double().log_softmax(-1)
+    return (expected * (expected.log() - found)).sum(-1).mean(-1)
+
+
+def literal(student: PreTrainedModel, teacher: PreTrainedModel, tokens: Tensor, batch: int) -> None:
+    """Train in place: whole batches, in order, nothing held out."""
+    plan = LogitDistillation(epochs=3, learning_rate=3e-3)
+    blocks = find_block_list(student)[1]
+    optimisers = [
+        torch.optim.AdamW([{"params": [p]} for p in block.parameters()], weight_decay=0.0) for block in blocks
+    ]
+    sizes = {id(p): p.detach().square().mean().sqrt().item() for p in blocks.parameters()}
+    batches = torch.split(tokens, batch)
+    step, steps = 0, plan.epochs * len(batches)
+    for _ in range(plan.epochs):
+        for part in batches:
+            divergence(student, teacher, part).mean().backward()
+            factor = learning_rate_factor(step, steps, plan.warmup, plan.final_learning_rate)
+            for block, optimiser in zip(blocks, optimisers, strict=True):
+                nn.utils.clip_grad_norm_(block.parameters(), plan.gradient_norm)
+                for group in optimiser.param_groups:
+                    group["lr"] = plan.learning_rate * factor * sizes[id(group["params"][0])]
+                optimiser.step()
+            student.zero_grad()
+            step += 1
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_equals_the_literal_loop(kind: str, batch: int, tokens: Tensor) -> None:
+    teacher = make_model(kind)
+    unrefined, student = copy.deepcopy(teacher), copy.deepcopy(teacher)
+    eckart.compress(unrefined, "svd-llm", 0.5, tokens)
+    settings = [*SETTINGS, "distillation.shuffle=false", "distillation.held_out=0", f"distillation.batch={batch}"]
+    report = eckart.compress(student, "svd-llm", 0.5, tokens, overrides=settings)
+    expected = copy.deepcopy(unrefined).requires_grad_(True)
+    literal(expected, teacher, tokens, batch)
+    assert report.distillation is not None
+    assert len(report.distillation.epochs) == report.distillation.kept_epoch == 3
+    theirs = dict(expected.named_parameters())
+    moved = 0.0
+    for name, ours in student.named_parameters():
+        torch.testing.assert_close(ours, theirs[name], rtol=1e-3, atol=1e-4, msg=name)
+        moved = max(moved, float((ours - dict(unrefined.named_parameters())[name]).detach().abs().max()))
+    assert moved > 1e-3
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_the_losses_are_those_of_whole_models(kind: str, tokens: Tensor) -> None:
+    teacher = make_model(kind)
+    unrefined, student = copy.deepcopy(teacher), copy.deepcopy(teacher)
+    eckart.compress(unrefined, "svd-llm", 0.5, tokens)
+    report = eckart.compress(student, "svd-llm", 0.5, tokens, overrides=[*SETTINGS, "distillation.held_out=0.25"])
+    record = report.distillation
+    assert record is not None
+    held_out = tokens[-round(0.25 * len(tokens)) :]
+    assert record.before == pytest.approx(divergence(unrefined, teacher, held_out).mean().item(), rel=1e-3)
+    assert record.after == pytest.approx(divergence(student, teacher, held_out).mean().item(), rel=1e-3)
+    losses = [record.before, *(epoch.held_out for epoch in record.epochs)]
+    assert record.after == losses[record.kept_epoch] == min(loss for loss in losses if loss is not None)
+
+
+def test_embedding_last_norm_and_head_stay(llama: PreTrainedModel, tokens: Tensor) -> None:
+    before = {name: tensor.clone() for name, tensor in llama.state_dict().items()}
+    eckart.compress(llama, "svd-llm", 0.5, tokens, overrides=[*SETTINGS, "distillation.held_out=0"])
+    after = llama.state_dict()
+    outside = [name for name in before if ".layers." not in name]
+    assert len(outside) >= 2
+    assert all(torch.equal(before[name], after[name]) for name in outside)
+    norms = [name for name in before if ".layers." in name and "norm" in name]
+    assert norms
+    assert not any(torch.equal(before[name], after[name]) for name in norms)
+
+
+def test_nothing_is_trained_where_nothing_was_lost(llama: PreTrainedModel, tokens: Tensor) -> None:
+    before = copy.deepcopy(llama)
+    report = eckart.compress(llama, "svd-llm", 1.0, tokens, overrides=SETTINGS)
+    assert report.distillation is not None
+    assert report.distillation.before == pytest.approx(0, abs=1e-6)
+    for ours, theirs in zip(llama.parameters(), before.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=5e-3, rtol=0)
+
+
+@pytest.mark.parametrize("layout", ["structure=pivoted", "structure=hybrid", "precision=8-bit", "sharing=shared"])
+def test_every_layout_can_be_distilled(layout: str, llama: PreTrainedModel, tokens: Tensor) -> None:
+    settings = [*SETTINGS, layout, "distillation.learning_rate=1e-3", "distillation.epochs=6"]
+    report = eckart.compress(llama, "svd-llm", 0.6, tokens, overrides=settings)
+    record = report.distillation
+    assert record is not None
+    assert record.epochs[-1].training < record.epochs[0].training
+
+
+def test_too_few_samples() -> None:
+    with pytest.raises(CalibrationError, match=r"Distillation trains on some .* found 1.*distillation.held_out=0"):
+        LogitDistillation().split(1)
+
+
+@pytest.mark.parametrize("memory", [None, 1])
+@pytest.mark.parametrize("stop", ["before", "during"])
+@pytest.mark.filterwarnings("ignore::eckart.errors.EckartWarning")
+def test_an_interrupted_distillation_is_resumed_to_the_same_bytes(
+    memory: int | None,
+    stop: str,
+    model_folder: Path,
+    text_file: Path,
+    tokenizer: PreTrainedTokenizerFast,
+    tmp_path: Path,
+) -> None:
+    def run(out: str, **options: object) -> eckart.Report:
+        settings: dict = {"overrides": [*SETTINGS, "structure=pivoted"], "samples": 6, "length": 24, **options}
+        return compress_checkpoint(model_folder, tmp_path / out, "svd-llm", 0.6, str(text_file), **settings)
+
+    expected = run("whole")
+    observer = Stop(2, KeyboardInterrupt()) if stop == "before" else StopDistilling()
+    with pytest.raises((InterruptedRun, EckartError)):
+        run("stopped", memory=memory, observer=observer)
+    report = run("stopped", memory=memory, resume=True)
+    assert report.distillation == expected.distillation
+    ours, theirs = (next((tmp_path / out).glob("*.index.json")).parent for out in ("stopped", "whole"))
+    for file in theirs.glob("*.safetensors"):
+        assert file.read_bytes() == (ours / file.name).read_bytes()
+    assert not (tmp_path / "stopped.unfinished").exists()
+
+
+class StopDistilling(eckart.Observer):
+    """Raises in the second epoch."""
+
+    def on_distillation(self, number: int, record: object) -> None:
+        if number == 2:
+            raise KeyboardInterrupt

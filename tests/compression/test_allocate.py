@@ -1,0 +1,207 @@
+"""Recipes with allocators, from the model to the folder on disk."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from tests.conftest import CONFIGS, Stop, contents, make_model
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+import eckart
+from eckart.errors import CalibrationError, EckartError, InterruptedRun, NonFiniteError
+from eckart.layers import LowRankLinear
+from eckart.methods.allocation import ALLOCATIONS
+from eckart.methods.objectives import OBJECTIVES
+from eckart.methods.recipes.loader import load_recipe
+from eckart.run.compress_checkpoint import compress_checkpoint
+
+pytestmark = pytest.mark.filterwarnings("ignore::eckart.errors.EckartWarning")
+QUICK = {"learned": ["allocation.epochs=1"], "search": ["allocation.trial_samples=2"]}
+
+
+def overrides_for(allocation: str, objective: str = "input-aware") -> list[str]:
+    return [f"objective={objective}", f"allocation={allocation}", "allocation.multiple=1", *QUICK.get(allocation, [])]
+
+
+def quick(recipe: str, keep: float = 0.8) -> list[str]:
+    chosen = load_recipe(recipe, keep=keep)
+    refined = ["refinement.epochs=1", "refinement.batch=2"] if chosen.refinement.needs_data else []
+    # The matrices are small, so that eight ranks are a large step.
+    return [*QUICK.get(chosen.allocation.name, []), *refined, "allocation.multiple=1"]
+
+
+@pytest.mark.parametrize("recipe", eckart.RECIPES)
+def test_bytes_on_disk_are_at_most_the_budget_and_hardly_less(
+    recipe: str, model_folder: Path, text_file: Path, tmp_path: Path
+) -> None:
+    AutoModelForCausalLM.from_pretrained(model_folder).bfloat16().save_pretrained(model_folder)
+    for keep in (0.8, 0.6):
+        out = tmp_path / f"out-{keep}"
+        # Recipes that are named after a paper round ranks down and leave the rest, unless they are told to fill it.
+        overrides = [*quick(recipe), *(["allocation.fill_budget=true"] if keep == 0.6 else [])]
+        report = compress_checkpoint(
+            model_folder, out, recipe, keep, str(text_file), samples=4, length=24, overrides=overrides
+        )
+        written = 0
+        for shard in out.glob("*.safetensors"):
+            with safe_open(shard, "pt") as file:
+                for name in file.keys():  # noqa: SIM118
+                    if "_proj." in name:
+                        tensor = file.get_tensor(name)
+                        written += tensor.numel() * tensor.element_size()
+        dense = sum(layer.dense_bytes for layer in report.layers)
+        assert written == sum(layer.bytes for layer in report.layers)
+        assert written / dense <= keep
+        # What is not factored at all may take less than was allowed; so does an index that turns out not to be needed.
+        saved = sum(
+            report.recipe.structure.index_bytes(layer.out_features) for layer in report.layers if layer.in_order
+        )
+        filled = report.recipe.allocation.fill_budget
+        assert (written + saved) / dense > keep - 0.005 or not report.ranks or not filled
+
+
+@pytest.mark.parametrize("allocation", ALLOCATIONS)
+def test_any_objective_takes_any_allocation(allocation: str, tokens: torch.Tensor) -> None:
+    for objective in OBJECTIVES:
+        report = eckart.compress(
+            make_model("llama"), "svd-llm", 0.6, tokens[:4], overrides=overrides_for(allocation, objective)
+        )
+        assert 0.59 < report.keep <= 0.6
+        assert all(layer.error < 1 for layer in report.layers)
+
+
+@pytest.mark.parametrize("allocation", [name for name in ALLOCATIONS if name not in ("search", "learned")])
+def test_allocations_that_look_at_spectra_share_out_what_a_base_leaves(
+    allocation: str, llama: PreTrainedModel, tokens: torch.Tensor
+) -> None:
+    settings = [*overrides_for(allocation), "structure.base.group=16"]
+    report = eckart.compress(llama, "eora", 0.45, tokens, overrides=settings)
+    assert 0.44 < report.keep <= 0.45
+    assert all(layer.error < 0.1 for layer in report.layers)
+
+
+def test_a_budget_below_the_bases_says_what_they_take(llama: PreTrainedModel, tokens: torch.Tensor) -> None:
+    with pytest.raises(EckartError, match=r"smallest ranks allowed take .*Use --keep 0\.\d+ or more"):
+        eckart.compress(llama, "eora", 0.25, tokens)
+
+
+@pytest.mark.parametrize("allocation", ALLOCATIONS)
+def test_any_allocation_can_be_refined(allocation: str, llama: PreTrainedModel, tokens: torch.Tensor) -> None:
+    refinement = ["refinement=block", "refinement.epochs=1", "refinement.batch=2"]
+    report = eckart.compress(llama, "svd-llm", 0.6, tokens, overrides=[*overrides_for(allocation), *refinement])
+    assert len(report.refinements) == 3
+
+
+@pytest.mark.parametrize("recipe", ["io-svd", "zs-svd-staged", "asvd", "dobi-svd"])
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_every_architecture_is_measured(recipe: str, kind: str, tokens: torch.Tensor) -> None:
+    model = make_model(kind)
+    report = eckart.compress(model, recipe, 0.6, tokens[:4], overrides=quick(recipe))
+    assert report.keep <= 0.6
+    assert torch.isfinite(model(tokens[:2]).logits).all()
+
+
+@pytest.mark.parametrize("recipe", eckart.RECIPES)
+def test_all_is_kept_where_all_may_be(recipe: str, llama: PreTrainedModel, tokens: torch.Tensor) -> None:
+    with torch.no_grad():
+        before = llama(tokens).logits
+    report = eckart.compress(llama, recipe, 1.0, tokens, overrides=[*quick(recipe, 1.0), "precision=16-bit"])
+    with torch.no_grad():
+        assert torch.equal(llama(tokens).logits, before)
+    assert report.ranks == {}
+
+
+@pytest.mark.parametrize("recipe", ["io-svd", "zs-svd-staged", "zs-svd", "asvd", "dobi-svd", "svd-llm-v2", "adasvd"])
+def test_from_disk_in_files_and_resumed_it_is_the_same(
+    recipe: str, model_folder: Path, tokenizer: PreTrainedTokenizerFast, text_file: Path, tmp_path: Path
+) -> None:
+    def run(out: Path, **options: object) -> dict[str, str]:
+        compress_checkpoint(
+            model_folder, out, recipe, 0.6, str(text_file), samples=4, length=24, overrides=quick(recipe), **options
+        )
+        return contents(out)
+
+    expected = run(tmp_path / "memory")
+    assert run(tmp_path / "files", memory=1) == expected
+    for memory in (None, 1):
+        out = tmp_path / f"stopped-{memory}"
+        with pytest.raises(InterruptedRun, match="1 finished blocks are kept"):
+            run(out, memory=memory, observer=Stop(1, KeyboardInterrupt()))
+        assert run(out, memory=memory, resume=True) == expected
+
+    model = AutoModelForCausalLM.from_pretrained(model_folder)
+    report = eckart.compress(
+        model, recipe, 0.6, str(text_file), samples=4, length=24, overrides=quick(recipe), tokenizer=tokenizer
+    )
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "memory")
+    assert report.ranks == {
+        path: module.rank for path, module in loaded.named_modules() if isinstance(module, LowRankLinear)
+    }
+
+
+def test_one_target_linear_only(tokens: torch.Tensor) -> None:
+    for allocation in ALLOCATIONS:
+        model = make_model("llama")
+        for layer in model.model.layers:
+            layer.self_attn = Passing()
+            layer.mlp = nn.Identity()
+        model.model.layers[1].mlp = nn.Linear(32, 32)
+        report = eckart.compress(model, "svd-llm", 0.5, tokens[:4], overrides=overrides_for(allocation))
+        assert report.ranks == {"model.layers.1.mlp": 8}
+
+
+class Passing(nn.Module):
+    """Attention that looks at nothing."""
+
+    def forward(self, hidden_states: torch.Tensor, **_: object) -> tuple[torch.Tensor, None]:
+        return hidden_states, None
+
+
+@pytest.mark.parametrize("recipe", ["io-svd", "zs-svd-staged", "asvd", "dobi-svd"])
+def test_frozen_and_unused_layers_are_no_obstacle(recipe: str, llama: PreTrainedModel, tokens: torch.Tensor) -> None:
+    llama.requires_grad_(False)
+    llama.model.layers[0].unused = nn.Linear(4, 4)
+    report = eckart.compress(llama, recipe, 0.6, tokens[:4], overrides=quick(recipe))
+    assert len(report.layers) == 21
+    assert type(llama.model.layers[0].unused) is nn.Linear
+    assert not any(parameter.requires_grad for parameter in llama.model.layers[0].input_layernorm.parameters())
+
+
+@pytest.mark.parametrize(("recipe", "place"), list(itertools.product(["io-svd", "zs-svd"], ["lm_head", "model.norm"])))
+def test_gradients_that_are_not_finite_are_an_error(
+    recipe: str, place: str, llama: PreTrainedModel, tokens: torch.Tensor
+) -> None:
+    with torch.no_grad():
+        llama.get_submodule(place).weight.fill_(torch.finfo(torch.float32).max)
+    with pytest.raises(NonFiniteError, match="gradient of the loss is NaN or infinite"):
+        eckart.compress(llama, recipe, 0.6, tokens)
+
+
+def test_a_budget_that_floors_make_impossible_is_refused_at_once(llama: PreTrainedModel) -> None:
+    with pytest.raises(EckartError, match=r"smallest ranks allowed take .* Use --keep 0\.\d+ or more"):
+        eckart.compress(llama, "zs-svd", 0.5, torch.zeros(4, 24, dtype=torch.int64), overrides=["allocation.floor=0.9"])
+
+
+def test_linears_of_a_group_are_of_one_kind_if_they_must_be(llama: PreTrainedModel, tokens: torch.Tensor) -> None:
+    report = eckart.compress(llama, "io-svd", 0.7, tokens, overrides=["allocation.fused_groups=true"])
+    for block in range(3):
+        for names in (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")):
+            kinds = {
+                layer.rank is None
+                for layer in report.layers
+                if f".{block}." in layer.path and layer.path.rsplit(".", 1)[-1] in names
+            }
+            assert len(kinds) == 1
+
+
+def test_an_allocation_that_looks_at_data_asks_for_some(model_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(CalibrationError):
+        compress_checkpoint(
+            model_folder, tmp_path / "out", "svd", 0.6, "nowhere.txt", overrides=["allocation=curvature"]
+        )
+    compress_checkpoint(model_folder, tmp_path / "out", "svd", 0.6, "nowhere.txt", overrides=["allocation=energy"])

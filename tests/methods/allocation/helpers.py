@@ -1,0 +1,89 @@
+"""What the tests of the allocators share."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import torch
+from hypothesis import strategies as st
+
+from eckart.methods.allocation.rank_budget import LinearEvidence, Problem
+from eckart.methods.layout import Layout
+from eckart.methods.precision import Bits8, Bits16
+from eckart.methods.structure import STRUCTURES, TwoFactor
+
+LAYOUT = Layout(TwoFactor())
+LAYOUTS = [
+    Layout(kind(), precision)
+    for kind in STRUCTURES.values()
+    for precision in (Bits16(), Bits8())
+    if precision == Bits16() or not kind.own_precision
+]
+
+
+def evidence(path: str, shape: tuple[int, int], seed: int = 0, group: int = 0, **others) -> LinearEvidence:
+    """Evidence on a linear with random spectra, energies falling."""
+    generator = torch.Generator().manual_seed(seed)
+    size = min(shape)
+    energy = torch.rand(size, generator=generator, dtype=torch.float64).sort(descending=True).values
+    first_order = torch.randn(size, generator=generator, dtype=torch.float64) * energy
+    curvature = energy * torch.rand(size, generator=generator, dtype=torch.float64)
+    values = {"energy": energy, "tokens": 100, "first_order": first_order, "curvature": curvature, "similarity": 0.5}
+    return LinearEvidence(path, shape, group, path.rsplit(".", 1)[-1], **{**values, **others})
+
+
+@st.composite
+def problems(draw: st.DrawFn, largest: int = 8, most: int = 3) -> Problem:
+    """Small problems, some of which cannot be met."""
+    count = draw(st.integers(1, most))
+    linears = tuple(
+        evidence(
+            f"{index}.linear",
+            (draw(st.integers(1, largest)), draw(st.integers(1, largest))),
+            seed=draw(st.integers(0, 1000)),
+            group=draw(st.integers(0, index)),
+        )
+        for index in range(count)
+    )
+    return Problem(
+        linears,
+        draw(st.floats(0.05, 0.999)),
+        draw(st.sampled_from(LAYOUTS)),
+        multiple=draw(st.integers(1, 3)),
+        floor=draw(st.sampled_from([0.0, 0.3, 1.0])),
+        fused_groups=draw(st.booleans()),
+    )
+
+
+def all_choices(problem: Problem) -> list[dict[str, int | None]]:
+    """Every choice of options that the constraints allow, within the budget or not."""
+    choices = []
+    for options in itertools.product(*(problem.options[linear.path] for linear in problem.linears)):
+        ranks = {linear.path: option.rank for linear, option in zip(problem.linears, options, strict=True)}
+        if is_allowed(problem, ranks):
+            choices.append(ranks)
+    return choices
+
+
+def is_allowed(problem: Problem, ranks: dict[str, int | None]) -> bool:
+    """Whether ranks are multiples above the floor, and groups of one kind if they must be."""
+    for linear in problem.linears:
+        rank = ranks[linear.path]
+        if rank is None:
+            continue
+        m, n = linear.shape
+        layout = problem.layout
+        ranks_that_save = [
+            r for r in range(1, layout.highest_rank(m, n) + 1) if layout.bytes(m, n, r) < layout.bytes(m, n, None)
+        ]
+        break_even = max(ranks_that_save, default=0)
+        if rank > break_even or rank % problem.multiple or rank < math.ceil(problem.floor * break_even):
+            return False
+    if problem.fused_groups:
+        factorable = [linear for linear in problem.linears if len(problem.options[linear.path]) > 1]
+        for group in {linear.group for linear in factorable}:
+            kinds = {ranks[linear.path] is None for linear in factorable if linear.group == group}
+            if len(kinds) > 1:
+                return False
+    return True

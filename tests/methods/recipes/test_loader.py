@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from eckart.errors import RecipeError
+from eckart.methods.objectives import Anchored, Blended, InputAware
+from eckart.methods.precision import Bits8, Bits16
+from eckart.methods.recipe import Recipe
+from eckart.methods.recipes.loader import load_recipe
+from eckart.methods.recipes.published import DEFAULT_RECIPE, RECIPES
+from eckart.methods.structure import Hybrid, Remapped
+
+
+def test_recipes_are_found_by_their_names() -> None:
+    assert all(load_recipe(name) is recipe and recipe.name == name for name, recipe in RECIPES.items())
+    assert DEFAULT_RECIPE in RECIPES
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_round_trip_through_yaml_and_json(name: str, tmp_path: Path) -> None:
+    recipe = RECIPES[name]
+    path = tmp_path / "mine.yaml"
+    path.write_text(recipe.to_yaml())
+    assert load_recipe(path) == recipe
+    assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
+
+
+def test_published_recipes_do_not_shrink() -> None:
+    for recipe in RECIPES.values():
+        assert getattr(recipe.objective, "shrinkage", 0.0) == 0.0
+
+
+def test_the_refinement_of_the_paper_is_the_default() -> None:
+    refinement = RECIPES["aa-svd"].refinement
+    assert RECIPES["aa-svd"].objective == InputAware()
+    assert RECIPES["aa-svd-anchored"].refinement == refinement
+    published = {
+        "epochs": 25,
+        "batch": 32,
+        "learning_rate": 1e-4,
+        "betas": (0.9, 0.999),
+        "weight_decay": 0.01,
+        "warmup": 0.1,
+        "final_learning_rate": 0.1,
+        "gradient_norm": 1.0,
+    }
+    assert refinement.model_dump(include=set(published)) == published
+    assert not RECIPES["svd"].needs_data
+    assert load_recipe("svd", ["refinement=block"]).needs_data
+
+
+def test_a_choice_by_its_name_alone(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("objective: anchored\n")
+    recipe = load_recipe(path)
+    assert recipe.objective == Anchored()
+    assert recipe.name == "mine"
+
+
+def test_overrides() -> None:
+    assert load_recipe("svd-llm", ["objective=anchored"]).objective == Anchored()
+    assert load_recipe("svd-llm", ["objective.shrinkage=0.03"]).objective == InputAware(shrinkage=0.03)
+    assert load_recipe("svd-llm", ["objective={name: blended, beta_min: 0.5}"]).objective == Blended(beta_min=0.5)
+    assert load_recipe("svd-llm", ["objective=anchored"]).name == "svd-llm (objective=anchored)"
+
+
+@pytest.mark.parametrize(
+    ("source", "overrides", "message"),
+    [
+        ("svd-lm", [], r"No recipe is called 'svd-lm'; did you mean 'svd-llm'"),
+        ("nowhere.yaml", [], r"cannot be read"),
+        ("svd-llm", ["objective=anchord"], r"Unknown objective 'anchord' .*did you mean 'anchored'"),
+        ("svd-llm", ["objectiv=anchored"], r"no field 'objectiv'; did you mean 'objective'"),
+        ("svd-llm", ["objective.shrink=1"], r"no field 'objective.shrink'; did you mean 'objective.shrinkage'"),
+        ("svd-llm", ["objective.shrinkage.x=1"], r"no field 'objective.shrinkage.x'"),
+        ("svd-llm", ["objective.shrinkage=-1"], r"greater than or equal to 0, found -1"),
+        ("svd-llm", ["objective.shrinkage=lots"], r"valid number.*found 'lots'"),
+        ("svd-llm", ["objective"], r"takes key=value"),
+        (
+            "asvd",
+            ["allocation.shares=[0.4"],
+            r"The value of 'allocation.shares' cannot be read as YAML.*line 1, column 5",
+        ),
+        ("svd-llm", ["objective={name: anchored, shrinkag: 1}"], r"did you mean 'shrinkage'"),
+        ("saes-svd", ["objective.beta_min=0.9"], r"beta_min \(0.9\) is above beta_max \(0.75\)"),
+        ("svd-llm", ["allocation=even"], r"Unknown allocation 'even'.*uniform"),
+    ],
+)
+def test_mistakes_are_named_with_the_nearest_choice(source: str, overrides: list[str], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(source, overrides)
+
+
+def test_structures_have_fields() -> None:
+    assert load_recipe("eora").structure == Hybrid(alternations=0)
+    assert load_recipe("eora", ["structure.base=8-bit", "structure.alternations=3"]).structure == Hybrid(
+        base=Bits8(), alternations=3
+    )
+    assert load_recipe("svd", ["structure=hybrid", "structure.base.group=64"]).structure.base.group == 64
+    for name, plain in (("aa-svd-remap", "aa-svd"), ("zs-svd-remap", "zs-svd")):
+        changed = {"name": name, "reference": RECIPES[name].reference, "structure": Remapped(feedback=False)}
+        assert RECIPES[name] == RECIPES[plain].model_copy(update=changed)
+
+
+@pytest.mark.parametrize(
+    ("source", "overrides", "message"),
+    [
+        ("svd", ["structure=remapped", "precision=8-bit"], r"'remapped' says itself which.*found precision '8-bit'"),
+        ("zs-svd-hq", ["structure=remapped"], r"'remapped' says itself which.*Use precision=16-bit"),
+        ("asvd", ["structure=hybrid"], r"Allocation 'search' runs the model.*such as uniform or curvature"),
+        ("dobi-svd", ["structure=hybrid", "allocation=uniform"], r"Objective 'principal-outputs' gives a projection"),
+        ("svd-llm", ["structure=hybrid", "allocation=learned"], r"Allocation 'learned'"),
+        ("zs-svd-staged", ["structure=hybrid"], r"Allocation 'zero-sum' in stages"),
+        ("eora", ["structure.base=16-bit"], r"Unknown base '16-bit'.*Choices: 2-of-4, 4-bit, 8-bit"),
+        ("eora", ["structure.alternations=-1"], r"greater than or equal to 0, found -1"),
+        ("eora", ["structure.base.grup=1"], r"no field 'structure.base.grup'"),
+    ],
+)
+def test_choices_that_do_not_go_together(source: str, overrides: list[str], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(source, overrides)
+
+
+def test_choices_need_to_go_together_only_at_the_end() -> None:
+    recipe = load_recipe("zs-svd-hq", ["structure=remapped", "precision=16-bit"])
+    assert (recipe.structure, recipe.precision) == (Remapped(), Bits16())
+    with pytest.raises(RecipeError, match="says itself"):
+        Recipe(objective=InputAware(), structure=Remapped(), precision=Bits8())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("objective: anchored\nobjektive: x\n", r"Unknown recipe field 'objektive' .*did you mean 'objective'"),
+        ("name: x\n", "lacks the field 'objective'"),
+        ("- a\n", "holds list"),
+        ("a: [\n", "cannot be read as YAML.*line 2, column 1"),
+        ("objective: anchored\nversion: 2\n", "'version'.*found 2"),
+    ],
+)
+def test_mistakes_in_a_file(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_file_of_any_editor(encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("objective: anchored\nreference: Größe\n", encoding=encoding)
+    assert load_recipe(path).reference == "Größe"
+
+
+@pytest.mark.parametrize("name", ["x" * 5_000 + ".yaml", "a\0b.yaml", ".", ".yaml"])
+def test_what_no_file_can_be_called(name: str) -> None:
+    with pytest.raises(RecipeError, match=r"cannot be read|No recipe is called"):
+        load_recipe(name)
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="has no such devices")
+def test_a_device_is_no_recipe(tmp_path: Path) -> None:
+    (tmp_path / "endless.yaml").symlink_to("/dev/zero")
+    with pytest.raises(RecipeError, match="there is no such file"):
+        load_recipe(tmp_path / "endless.yaml")
+
+
+@pytest.mark.parametrize("value", [".nan", ".inf", "-.inf"])
+def test_numbers_are_finite(value: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"'objective.shrinkage'.*finite number"):
+        load_recipe("svd-llm", [f"objective.shrinkage={value}"])
+    with pytest.raises(RecipeError, match=r"'refinement.block.learning_rate'.*finite number"):
+        load_recipe("aa-svd", [f"refinement.learning_rate={value}"])
+
+
+def test_what_is_wrong_is_shown_in_short(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("objective: anchored\nname: [" + "x, " * 5_000 + "]\n" + "".join(f"f{n}: 1\n" for n in range(900)))
+    with pytest.raises(RecipeError, match=r"And \d+ more\.") as raised:
+        load_recipe(path)
+    assert len(str(raised.value)) < 2_000

@@ -1,0 +1,34 @@
+"""What holds for every structure."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from eckart.layers import SparseLinear
+from eckart.methods.precision import Bits4, Bits8, Bits16, SemiStructured
+from eckart.methods.structure import STRUCTURES, Hybrid, Structure
+
+sides = st.integers(1, 60)
+
+
+BASES = [Hybrid(base=Bits8()), Hybrid(base=Bits4(group=5)), Hybrid(base=SemiStructured())]
+
+
+@pytest.mark.parametrize("structure", [*(kind() for kind in STRUCTURES.values()), *BASES], ids=str)
+@given(out_features=sides, in_features=sides)
+def test_what_is_counted_is_what_the_layer_holds(structure: Structure, out_features: int, in_features: int) -> None:
+    assert structure.numbers(out_features, in_features, None) == out_features * in_features
+    for rank in range(1, structure.highest_rank(out_features, in_features) + 1):
+        linear = nn.Linear(in_features, out_features, bias=False, device="meta")
+        layer = structure.empty_like(linear, rank, Bits16())
+        children = list(layer.children())
+        matrices = structure.matrices(out_features, in_features, rank)
+        stored = [c.values.numel() if isinstance(c, SparseLinear) else c.out_features * c.in_features for c in children]
+        assert structure.numbers(out_features, in_features, rank) == sum(stored)
+        assert [matrix[:2] for matrix in matrices] == [(child.out_features, child.in_features) for child in children]
+        grids = [None if matrix.precision is None else matrix.precision.grid for matrix in matrices]
+        assert grids == [getattr(child, "grid", None) for child in children]
+        assert structure.index_bytes(out_features) == sum(b.nbytes for b in layer.buffers(recurse=False))

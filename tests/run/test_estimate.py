@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+import eckart
+from eckart.compression.plan import Plan, make_plan
+from eckart.data.calibration import Calibration
+from eckart.device import host_memory
+from eckart.run.estimate import Estimate, estimate
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("recipe", eckart.RECIPES)
+def test_every_recipe_has_one_and_leaves_the_model_alone(
+    recipe: str, llama: PreTrainedModel, tokens: torch.Tensor
+) -> None:
+    before = {name: t.clone() for name, t in llama.state_dict().items()}
+    chosen = eckart.RECIPES[recipe]
+    calibration = Calibration(tokens, "x", 0) if chosen.needs_data else None
+    cost = estimate(llama, chosen, make_plan(llama, chosen, 0.6), calibration, CPU)
+    assert cost.seconds == pytest.approx(3 * cost.block_seconds)
+    assert cost.block_seconds > 0
+    assert cost.host_bytes > 0.9 * host_memory()
+    assert cost.device_bytes is None
+    assert all(torch.equal(t, before[name]) for name, t in llama.state_dict().items())
+    assert not any(parameter.requires_grad and parameter.grad is not None for parameter in llama.parameters())
+
+
+def test_a_refinement_takes_longer(
+    llama: PreTrainedModel, tokens: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("estimate", "timing"):  # real timings may say anything on a machine that does something else, too
+        monkeypatch.setattr(f"eckart.{module}.seconds_of", lambda run, device: 1.0)
+
+    def seconds(*overrides: str) -> float:
+        recipe = eckart.load_recipe("aa-svd", overrides)
+        return estimate(llama, recipe, make_plan(llama, recipe, 0.6), Calibration(tokens, "x", 0), CPU).seconds
+
+    assert seconds("refinement=none") < seconds("refinement.epochs=25") < seconds("refinement.epochs=250")
+
+
+def test_what_does_not_fit_goes_to_files_and_activations_are_computed_twice(
+    llama: PreTrainedModel, tokens: torch.Tensor
+) -> None:
+    recipe = eckart.RECIPES["aa-svd"]
+    plan = make_plan(llama, recipe, 0.6)
+
+    def choices(limit: int | None) -> tuple[bool, bool]:
+        cost = estimate(llama, recipe, plan, Calibration(tokens, "x", 0), CPU, limit=limit)
+        return cost.in_memory, cost.checkpoint_activations
+
+    assert choices(None) == (True, False)
+    assert choices(10**12) == (True, False)
+    assert choices(1) == (False, True)
+
+
+def test_api_hands_it_out_before_anything_is_done(llama: PreTrainedModel, tokens: torch.Tensor) -> None:
+    seen: list[Estimate] = []
+
+    class Listener(eckart.Observer):
+        def on_start(self, plan: Plan, cost: Estimate, finished: int) -> None:
+            assert not any(isinstance(m, eckart.LowRankLinear) for m in llama.modules())
+            assert finished == 0
+            seen.append(cost)
+
+    eckart.compress(llama, "svd-llm", 0.6, tokens, observer=Listener())
+    assert len(seen) == 1

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+import eckart
+from eckart.compression.plan import make_plan
+from eckart.data.calibration import Calibration
+from eckart.run.memory import Memory, memory_of_run, parse_bytes
+
+
+def of_run(
+    model: PreTrainedModel, recipe: str, samples: int = 8, *, on_host: bool = True, resident: bool = True
+) -> Memory:
+    chosen = eckart.RECIPES[recipe]
+    calibration = Calibration(torch.zeros(samples, 32, dtype=torch.int64), "x", 0) if chosen.needs_data else None
+    plan = make_plan(model, chosen, 0.6)
+    return memory_of_run(
+        model, chosen, plan, calibration, torch.float32, on_host=on_host, resident=resident, activations=1000
+    )
+
+
+@pytest.mark.parametrize(
+    ("recipe", "widths"),
+    # Streams in front of a block and behind it, of width 32; the inputs of groups of widths 32, 32, 32 and 48.
+    [("svd-llm", 2 * 32), ("dobi-shift", 2 * 32), ("aa-svd", 4 * 32), ("aa-svd-layer", 4 * 32 + 144), ("svd", 0)],
+)
+def test_streams_and_inputs_are_counted(recipe: str, widths: int, llama: PreTrainedModel) -> None:
+    assert of_run(llama, recipe, 8).streams == 4 * 8 * 32 * widths
+
+
+def test_streams_are_in_the_dtype_of_the_model(llama: PreTrainedModel) -> None:
+    assert of_run(llama.to(torch.bfloat16), "svd-llm").streams == 2 * 8 * 32 * 2 * 32
+
+
+def test_a_model_in_memory_is_not_copied_but_one_on_disk_is_read(llama: PreTrainedModel) -> None:
+    parameters = sum(parameter.numel() for parameter in llama.model.layers[0].parameters())
+    assert of_run(llama, "svd").weights == 0
+    assert of_run(llama, "svd", resident=False).weights == 8 * parameters  # as read, and as used
+    assert of_run(llama.to(torch.bfloat16), "svd").weights == 4 * parameters
+
+
+def test_training_holds_four_numbers_a_weight_and_three_states(llama: PreTrainedModel) -> None:
+    plan = make_plan(llama, eckart.RECIPES["aa-svd"], 0.6)
+    block = plan.blocks[0]
+    factored = sum(plan.ranks[t.path] * sum(t.shape) - t.size for t in block.targets)  # type: ignore[operator]
+    trained = sum(parameter.numel() for parameter in block.module.parameters()) + factored
+    assert of_run(llama, "aa-svd").training == trained * 4 * (4 + 3)
+    assert of_run(llama, "svd-llm").training == 0
+
+
+def test_an_accelerator_takes_the_work_and_the_host_the_streams(llama: PreTrainedModel) -> None:
+    here, there = of_run(llama, "aa-svd-anchored"), of_run(llama, "aa-svd-anchored", on_host=False)
+    assert here.device == 0
+    assert there.device == there.working > 0
+    assert there.host < here.host
+    assert here.host == here.streams + here.working
+
+
+def test_limits() -> None:
+    rest: dict = {"student": 0, "student_activations": 0, "blocks": 1}
+    memory = Memory(10, 100, 0, 5, 0, 0, 0, **rest, on_host=True)
+    assert memory.fits(0, 115, None)
+    assert not memory.fits(1, 115, None)
+    assert not Memory(10, 100, 0, 5, 0, 0, 0, **rest, on_host=False).fits(0, None, 14)
+
+
+def test_a_student_in_files_is_one_block_at_a_time() -> None:
+    memory = Memory(0, 100, 0, 5, 0, 0, 40, student=80, student_activations=60, blocks=10, on_host=True)
+    assert memory.host == 100 + 80 + 60
+    assert memory.with_less(in_memory=True, checkpoint=True).host == 100 + 80 + 6
+    assert memory.with_less(in_memory=False, checkpoint=True).host == max(8 + 6, 20)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("8GB", 8 * 10**9), ("500 mb", 5 * 10**8), ("1.5G", 15 * 10**8), ("123", 123), ("2kB", 2000)]
+)
+def test_sizes(text: str, expected: int) -> None:
+    assert parse_bytes(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "GB", "8XB", "8GBB", "much", "-1GB", "0", "0GB", "0.5", "nan", "nanGB", "inf", "-infMB", "1e400GB"]
+)
+def test_no_sizes(text: str) -> None:
+    with pytest.raises(ValueError, match=r"no size of a byte or more|could not convert"):
+        parse_bytes(text)
