@@ -45,7 +45,7 @@ def measure_forward(model: str, source: str, samples: int, length: int) -> float
     return forward_seconds(model, calibrate(source, samples=samples, length=length, seed=0, tokenizer=tokenizer))
 
 
-class Listener(eckart.Observer):
+class Listener(eckart.Callback):
     """Keeps the estimate that a run starts with."""
 
     def __init__(self, expected: list[Estimate]) -> None:
@@ -75,7 +75,7 @@ def measure(
             samples=samples,
             length=length,
             overrides=overrides,
-            observer=Listener(expected),
+            callback=Listener(expected),
         )
     (cost,) = expected
     return {

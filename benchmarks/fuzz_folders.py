@@ -75,13 +75,13 @@ class Bases:
         model = _tiny()
         model.save_pretrained(self.dense)
         _tokenizer().save_pretrained(self.dense)
-        self.small, self.few_bits = folder / "small", folder / "few-bits"
+        self.small, self.low_bit = folder / "small", folder / "few-bits"
         run("compress", self.dense, "-o", self.small, "--recipe", "svd-llm", "--keep", 0.6, *self.calibration)
         run(
             "compress",
             self.dense,
             "-o",
-            self.few_bits,
+            self.low_bit,
             *["--recipe", "svd", "--keep", "0.3", "--set", "precision=8-bit", "-q"],
         )
         self.unfinished = folder / "unfinished"
@@ -100,20 +100,20 @@ class Bases:
 
     @property
     def all(self) -> list[Path]:
-        return [self.dense, self.small, self.few_bits, self.unfinished, self.sweep, self.evaluation]
+        return [self.dense, self.small, self.low_bit, self.unfinished, self.sweep, self.evaluation]
 
 
 def _stop_a_run(bases: Bases) -> None:
     """Make an unfinished run: a compression that stops behind its first block."""
 
-    class Stop(eckart.Observer):
+    class Stop(eckart.Callback):
         def on_block(self, finished: int) -> None:
             raise EckartError("stopped")
 
     output = bases.unfinished.with_name("run")
     try:
         eckart.compress_checkpoint(
-            bases.dense, output, "svd-llm", 0.6, str(bases.text), samples=2, length=16, observer=Stop()
+            bases.dense, output, "svd-llm", 0.6, str(bases.text), samples=2, length=16, callback=Stop()
         )
     except EckartError:
         output.with_name("run.unfinished").rename(bases.unfinished)

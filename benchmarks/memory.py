@@ -38,7 +38,7 @@ from eckart.device import host_memory, peak_host_memory
 warnings.simplefilter("ignore")
 source, out, recipe, keep, text, samples, length, memory, *overrides = sys.argv[1:]
 
-class Listener(eckart.Observer):
+class Listener(eckart.Callback):
     def on_start(self, plan, cost, finished):
         self.cost = cost
 

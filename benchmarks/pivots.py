@@ -20,18 +20,18 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 import eckart
-from eckart.blocks.blockwise_model import OriginalModel
+from eckart.blocks.blockwise_model import BlockwiseModel
 from eckart.blocks.onload import ResidentWeights
-from eckart.blocks.tensor_cache import Workspace
+from eckart.blocks.tensor_cache import ScratchSpace
 from eckart.compression.plan import make_plan
 from eckart.compression.sensitivity.measure import measure
-from eckart.compression.sensitivity.measurements import Profile
+from eckart.compression.sensitivity.measurements import Measurements
 from eckart.compression.sensitivity.request import Request
 from eckart.data.calibration import calibrate
 from eckart.layers import FactoredLinear, Fit, LowRankLinear, PivotedLinear, weight_matrix
 from eckart.maths.lowrank import Solution, truncate, whiten
 from eckart.maths.pivoting import choose_pivots
-from eckart.methods.allocation import Evidence
+from eckart.methods.allocation import Needs
 from eckart.methods.layout import Layout
 from eckart.methods.objectives import InputAware
 from eckart.methods.recipes.loader import load_recipe
@@ -56,14 +56,14 @@ def main(
         calibration, samples=samples, length=length, seed=seed, tokenizer=eckart.load_tokenizer(model), model=dense
     )
     plan = make_plan(dense, load_recipe("svd-llm"), 0.5)
-    original = OriginalModel(dense, plan.blocks, ResidentWeights(), torch.device("cpu"), Workspace(), tokens)
-    request = Request(InputAware(), Evidence.SPECTRUM, keep_bases=True)
-    profile = measure(original, request, lambda done, total: None)
+    original = BlockwiseModel(dense, plan.blocks, ResidentWeights(), torch.device("cpu"), ScratchSpace(), tokens)
+    request = Request(InputAware(), Needs.SPECTRUM, keep_bases=True)
+    measurements = measure(original, request, lambda done, total: None)
     errors: dict[tuple[float, torch.dtype, type], list[float]] = defaultdict(list)
     sizes: dict[float, list[tuple[float, float]]] = defaultdict(list)
-    for path, inputs in inputs_of(dense, [linear.path for linear in profile.linears], tokens.tokens):
+    for path, inputs in inputs_of(dense, [linear.path for linear in measurements.linears], tokens.tokens):
         for share in keep:
-            compare(dense, profile, path, share, inputs, errors, sizes)
+            compare(dense, measurements, path, share, inputs, errors, sizes)
     print("| keep | dtype | two factors, median | worst | pivoted, median | worst | pivoted is nearer |")
     print("|---|---|---|---|---|---|---|")
     for share in keep:
@@ -81,7 +81,7 @@ def main(
 
 def compare(
     dense: PreTrainedModel,
-    profile: Profile,
+    measurements: Measurements,
     path: str,
     share: float,
     inputs: Tensor,
@@ -94,7 +94,7 @@ def compare(
     out_features, in_features = weight.shape
     rank = Layout(Pivoted()).rank_of_share(out_features, in_features, share)
     assert rank is not None
-    basis, dual = (tensor.double() for tensor in profile.solutions[path])
+    basis, dual = (tensor.double() for tensor in measurements.solutions[path])
     second, first = truncate(Solution(basis, dual, Tensor(), weight), rank)
     # A compression knows the inputs of other tokens.
     known, inputs = inputs.double().tensor_split([len(inputs) * 3 // 4])

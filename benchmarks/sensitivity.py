@@ -22,15 +22,15 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 import eckart
-from eckart.blocks.blockwise_model import OriginalModel
+from eckart.blocks.blockwise_model import BlockwiseModel
 from eckart.blocks.onload import ResidentWeights
-from eckart.blocks.tensor_cache import Workspace
+from eckart.blocks.tensor_cache import ScratchSpace
 from eckart.compression.plan import make_plan
 from eckart.compression.sensitivity.measure import measure
 from eckart.compression.sensitivity.request import Request
 from eckart.data.calibration import calibrate
 from eckart.layers import weight_matrix
-from eckart.methods.allocation import Evidence
+from eckart.methods.allocation import Needs
 from eckart.methods.metric import Fisher
 from eckart.methods.objectives import InputAware
 from eckart.methods.recipes.loader import load_recipe
@@ -54,18 +54,18 @@ def main(
         calibration, samples=samples, length=length, seed=seed, tokenizer=eckart.load_tokenizer(model), model=dense
     )
     plan = make_plan(dense, load_recipe("svd-llm"), 0.5)
-    original = OriginalModel(dense, plan.blocks, ResidentWeights(), torch.device("cpu"), Workspace(), tokens)
-    evidence = Evidence.SPECTRUM | Evidence.FIRST_ORDER | Evidence.CURVATURE
-    profile = measure(original, Request(InputAware(), evidence, Fisher(), keep_bases=True), lambda done, total: None)
+    original = BlockwiseModel(dense, plan.blocks, ResidentWeights(), torch.device("cpu"), ScratchSpace(), tokens)
+    needs = Needs.SPECTRUM | Needs.FIRST_ORDER | Needs.CURVATURE
+    measurements = measure(original, Request(InputAware(), needs, Fisher(), keep_bases=True), lambda done, total: None)
     draw = random.Random(seed)
     base = mean_loss(dense, tokens.tokens)
     rows: list[dict[str, float]] = []
     for _ in range(components):
-        linear = draw.choice(profile.linears)
+        linear = draw.choice(measurements.linears)
         index = draw.randrange(min(linear.shape))
         weight = weight_matrix(dense.get_submodule(linear.path)).detach()
         before = weight.clone()
-        basis, dual = (tensor[:, index] for tensor in profile.solutions[linear.path])
+        basis, dual = (tensor[:, index] for tensor in measurements.solutions[linear.path])
         component = torch.outer(basis, dual @ before)
         losses = {}
         for share in (-STEP, STEP, 1.0):

@@ -181,7 +181,7 @@ def contents(folder: Path) -> dict[str, str]:
     return hashes
 
 
-class Stop(eckart.Observer):
+class Stop(eckart.Callback):
     """Raises when so many blocks are done."""
 
     def __init__(self, blocks: int, error: BaseException) -> None:

@@ -14,8 +14,8 @@ from importlib.metadata import version
 from eckart.checkpoint import load_model as load_model
 from eckart.checkpoint import load_tokenizer as load_tokenizer
 from eckart.checkpoint import register, save
-from eckart.compression.callback import Observer as Observer
-from eckart.compression.result import Report as Report
+from eckart.compression.callback import Callback as Callback
+from eckart.compression.result import CompressionResult as CompressionResult
 from eckart.errors import EckartError as EckartError
 from eckart.evaluate import perplexity as perplexity
 from eckart.layers import LowRankLinear as LowRankLinear
@@ -29,9 +29,9 @@ from eckart.run.compress_checkpoint import compress_checkpoint as compress_check
 __version__ = version("eckart")
 __all__ = [
     "RECIPES",
+    "Callback",
     "EckartError",
     "LowRankLinear",
-    "Observer",
     "PivotedLinear",
     "Recipe",
     "Report",

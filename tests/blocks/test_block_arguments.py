@@ -5,7 +5,7 @@ import torch
 from tests.conftest import CONFIGS, VOCABULARY, make_model
 from transformers import PreTrainedModel
 
-from eckart.blocks.block_arguments import capture_calls, check_calls_are_independent_of_tokens
+from eckart.blocks.block_arguments import capture_arguments, check_calls_are_independent_of_tokens
 from eckart.blocks.discovery import find_block_list
 from eckart.errors import UnsupportedModelError
 
@@ -17,10 +17,10 @@ CPU = torch.device("cpu")
 def test_calling_the_blocks_one_by_one_equals_the_model(kind: str, batch: int, tokens: torch.Tensor) -> None:
     model = make_model(kind)
     ids = tokens[:batch]
-    hidden, calls = capture_calls(model, find_block_list(model)[1], ids)
+    hidden, arguments = capture_arguments(model, find_block_list(model)[1], ids)
     with torch.no_grad():
         reference = model.base_model(ids, output_hidden_states=True).hidden_states
-        for index, (block, call) in enumerate(zip(find_block_list(model)[1], calls, strict=True)):
+        for index, (block, call) in enumerate(zip(find_block_list(model)[1], arguments, strict=True)):
             torch.testing.assert_close(hidden, reference[index], rtol=0, atol=0)
             hidden = call(block, hidden)
 
@@ -28,7 +28,7 @@ def test_calling_the_blocks_one_by_one_equals_the_model(kind: str, batch: int, t
 def test_capturing_leaves_the_model_as_it_was(llama: PreTrainedModel, tokens: torch.Tensor) -> None:
     with torch.no_grad():
         before = llama(tokens).logits
-        capture_calls(llama, find_block_list(llama)[1], tokens)
+        capture_arguments(llama, find_block_list(llama)[1], tokens)
         assert torch.equal(llama(tokens).logits, before)
     assert all("forward" not in vars(block) for block in find_block_list(llama)[1])
 

@@ -9,7 +9,7 @@ from tests.conftest import CONFIGS, make_model
 from torch import Tensor
 from torch.nn import functional
 
-from eckart.blocks.tensor_cache import Workspace
+from eckart.blocks.tensor_cache import ScratchSpace
 from eckart.errors import NonFiniteError
 from eckart.layers import weight_matrix
 from eckart.methods.metric import Fisher
@@ -22,11 +22,11 @@ def weight_gradients(original, metric=None, samples=None) -> tuple[dict[str, Ten
     first: dict[str, Tensor] = {}
     second: dict[str, Tensor] = {}
 
-    def observe(target, inputs, at_output):
+    def observe(ref, inputs, at_output):
         if at_output is None:
             return
-        first[target.path] = first.get(target.path, 0) + at_output.T @ inputs
-        second[target.path] = second.get(target.path, 0) + at_output.T @ at_output
+        first[ref.path] = first.get(ref.path, 0) + at_output.T @ inputs
+        second[ref.path] = second.get(ref.path, 0) + at_output.T @ at_output
 
     for index in reversed(range(len(original.blocks))):
         gradient = original.backward(index, streams[index], gradient, "", observe)
@@ -46,7 +46,7 @@ def test_streamed_gradients_are_those_of_plain_autograd(kind, tokens):
     model.zero_grad()
     summed_loss(model, tokens).backward()
     assert count == tokens[:, 1:].numel()
-    assert len(streamed) == sum(len(block.targets) for block in original.blocks)
+    assert len(streamed) == sum(len(block.linears) for block in original.blocks)
     for path, gradient in streamed.items():
         expected = model.get_submodule(path).weight.grad
         expected = expected if weight_matrix(model.get_submodule(path)).shape == expected.shape else expected.T
@@ -78,7 +78,7 @@ def test_only_the_first_samples_count(llama, tokens):
 
 def test_streams_in_files_give_the_same(llama, tokens, tmp_path: Path):
     in_memory, _, _ = weight_gradients(original_of(llama, tokens))
-    in_files, _, _ = weight_gradients(original_of(llama, tokens, Workspace(in_memory=False, folder=tmp_path)))
+    in_files, _, _ = weight_gradients(original_of(llama, tokens, ScratchSpace(in_memory=False, folder=tmp_path)))
     assert all(torch.equal(in_memory[path], in_files[path]) for path in in_memory)
 
 

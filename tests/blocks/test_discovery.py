@@ -26,15 +26,15 @@ def test_groups_are_found_in_every_architecture(kind: str) -> None:
     blocks = find_blocks(model)
     assert len(blocks) == model.config.num_hidden_layers
     for block in blocks:
-        names = [sorted(t.name.split(".")[-1] for t in group.targets) for group in block.groups]
+        names = [sorted(t.name.split(".")[-1] for t in group.linears) for group in block.groups]
         assert names == [sorted(names) for names in GROUPS[kind]]
         assert all(group.runs_once for group in block.groups)
-        for target in (target for group in block.groups for target in group.targets):
-            assert model.get_submodule(target.path) is block.module.get_submodule(target.name)
+        for ref in (ref for group in block.groups for ref in group.linears):
+            assert model.get_submodule(ref.path) is block.module.get_submodule(ref.name)
 
 
 def test_grouped_queries_have_their_own_shapes(llama: PreTrainedModel) -> None:
-    shapes = {t.name: t.shape for group in find_blocks(llama)[0].groups for t in group.targets}
+    shapes = {t.name: t.shape for group in find_blocks(llama)[0].groups for t in group.linears}
     assert shapes["self_attn.q_proj"] == (32, 32)
     assert shapes["self_attn.k_proj"] == (16, 32)
     assert shapes["mlp.down_proj"] == (32, 48)
@@ -99,7 +99,7 @@ def test_of_lists_of_blocks_the_one_beside_the_embedding_is_taken() -> None:
 def test_a_linear_that_is_handed_its_input_by_name_stays(llama: PreTrainedModel) -> None:
     mlp = find_block_list(llama)[1][0].mlp
     mlp.forward = lambda x: mlp.down_proj(input=mlp.act_fn(mlp.gate_proj(x)) * mlp.up_proj(x))
-    names = [[target.name for target in group.targets] for group in find_blocks(llama)[0].groups]
+    names = [[ref.name for ref in group.linears] for group in find_blocks(llama)[0].groups]
     assert names[-1] == ["mlp.gate_proj", "mlp.up_proj"]
 
 

@@ -11,11 +11,11 @@ from transformers import PreTrainedModel
 
 import eckart
 from eckart.blocks.discovery import find_blocks
-from eckart.blocks.fuse import join, joinable, separate
+from eckart.blocks.fuse import fusable, join, separate
 from eckart.blocks.onload import ResidentWeights
 from eckart.checkpoint.source import open_model
 from eckart.errors import EckartError
-from eckart.layers import joint_groups, weight_matrix
+from eckart.layers import fused_layers, weight_matrix
 
 GROUPS = {"llama": 2, "qwen2": 2, "gemma3": 2, "opt": 1, "phi3": 0, "gpt2": 0, "gpt-neox": 0}
 
@@ -24,15 +24,15 @@ GROUPS = {"llama": 2, "qwen2": 2, "gemma3": 2, "opt": 1, "phi3": 0, "gpt2": 0, "
 def test_joined_in_memory_and_taken_apart_a_model_is_what_it_was(kind: str, tokens: torch.Tensor) -> None:
     model, weights = make_model(kind), ResidentWeights()
     before = copy.deepcopy(model)
-    join(model, joinable(find_blocks(model)), weights)
-    assert len(joint_groups(model)) == GROUPS[kind] * model.config.num_hidden_layers
+    join(model, fusable(find_blocks(model)), weights)
+    assert len(fused_layers(model)) == GROUPS[kind] * model.config.num_hidden_layers
     joined = find_blocks(model)
-    assert sum(target.size for block in joined for target in block.targets) == sum(
-        target.size for block in find_blocks(before) for target in block.targets
+    assert sum(ref.size for block in joined for ref in block.linears) == sum(
+        ref.size for block in find_blocks(before) for ref in block.linears
     )
     with torch.no_grad():
         torch.testing.assert_close(model(tokens).logits, before(tokens).logits)
-    separate(model, joint_groups(model), weights)
+    separate(model, fused_layers(model), weights)
     assert model.state_dict().keys() == before.state_dict().keys()
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in before.state_dict().items())
 
@@ -44,22 +44,22 @@ def test_joined_in_files_the_parts_are_read_together(kind: str, tmp_path: Path, 
     model, weights = open_model(tmp_path / "model", tmp_path / "offload")
     for change in ("join", "separate"):
         if change == "join":
-            join(model, joinable(find_blocks(model, weights)), weights)
+            join(model, fusable(find_blocks(model, weights)), weights)
         else:
-            separate(model, joint_groups(model), weights)
+            separate(model, fused_layers(model), weights)
         assert all(parameter.is_meta for parameter in model.parameters())
-        with weights.lend(model, torch.device("cpu")), torch.no_grad():
+        with weights.onload(model, torch.device("cpu")), torch.no_grad():
             torch.testing.assert_close(model(tokens).logits, expected(tokens).logits)
-    assert not joint_groups(model)
+    assert not fused_layers(model)
 
 
 def test_linears_of_different_kinds_stay_separate(llama: PreTrainedModel) -> None:
     attention = llama.model.layers[1].self_attn
     biased = nn.Linear(32, 16)
     attention.v_proj = biased
-    groups = joinable(find_blocks(llama))
+    groups = fusable(find_blocks(llama))
     assert len(groups) == 2 * 3 - 1
-    assert not any("1.self_attn" in target.path for group in groups for target in group.targets)
+    assert not any("1.self_attn" in ref.path for group in groups for ref in group.linears)
 
 
 @pytest.mark.parametrize("sharing", ["shared", "by-loss"])
@@ -67,7 +67,7 @@ def test_after_an_error_the_model_is_unchanged(sharing: str, llama: PreTrainedMo
     before = copy.deepcopy(llama)
     with pytest.raises(EckartError):
         eckart.compress(llama, "svd-llm", 0.5, tokens, overrides=[f"sharing={sharing}", "allocation.floor=1.0"])
-    assert not joint_groups(llama)
+    assert not fused_layers(llama)
     assert all(torch.equal(tensor, llama.state_dict()[name]) for name, tensor in before.state_dict().items())
 
 

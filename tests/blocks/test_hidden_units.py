@@ -11,14 +11,14 @@ from torch.nn.functional import relu, scaled_dot_product_attention, silu
 from transformers import AutoModelForCausalLM, PhiConfig, PreTrainedModel
 
 import eckart
-from eckart.blocks.block_arguments import BlockCall
+from eckart.blocks.block_arguments import BlockArguments
 from eckart.blocks.discovery import find_blocks
 from eckart.blocks.hidden_units import HiddenUnits, Ordered, find_hidden_units, put_in_order
 from eckart.layers import LowRankLinear, PivotedLinear, QuantizedLinear, fill_child
-from eckart.maths.quantization import Grid
+from eckart.maths.quantization import QuantScheme
 
 WIDTH, UNITS = 8, 24
-CALL = BlockCall((), {})
+CALL = BlockArguments((), {})
 
 # What a human reads off the source of each architecture. Where gate and up are one projection there are none.
 MLP = {
@@ -64,11 +64,11 @@ def test_found_where_attention_and_mlp_are_handed_the_same_tensor() -> None:
     )
     torch.manual_seed(0)
     for block in find_blocks(AutoModelForCausalLM.from_config(config).eval(), units=True):
-        assert {"self_attn.q_proj", "mlp.fc1"} < {target.name for target in block.groups[0].targets}
+        assert {"self_attn.q_proj", "mlp.fc1"} < {ref.name for ref in block.groups[0].linears}
         assert block.units == (HiddenUnits(("mlp.fc1",), "mlp.fc2"),)
 
 
-def assert_same_errors(ours: eckart.Report, theirs: eckart.Report) -> None:
+def assert_same_errors(ours: eckart.CompressionResult, theirs: eckart.CompressionResult) -> None:
     """A unit of the original model is compared with the same one of the compressed model, wherever that is now."""
     for block, other in zip(ours.blocks, theirs.blocks, strict=True):
         for path, error in other.layers.items():
@@ -80,7 +80,7 @@ def assert_same_errors(ours: eckart.Report, theirs: eckart.Report) -> None:
 
 def compressed_twice(
     kind: str, tokens: Tensor, monkeypatch: pytest.MonkeyPatch, *settings: str, recipe: str = "svd-llm"
-) -> tuple[PreTrainedModel, PreTrainedModel, eckart.Report]:
+) -> tuple[PreTrainedModel, PreTrainedModel, eckart.CompressionResult]:
     """Return a pivoted model, the same with each index as it is found, and the report of the first."""
     ours, theirs = make_model(kind), make_model(kind)
     keep = {"precision=8-bit": 0.4, "precision=4-bit": 0.27}.get(settings[0], 0.6) if settings else 0.6
@@ -197,8 +197,8 @@ def pivoted(linear: nn.Linear, rank: int = 5) -> PivotedLinear:
     return PivotedLinear.from_factors(linear, torch.randn(out_features, rank), torch.randn(rank, in_features))
 
 
-def quantized(linear: nn.Linear, grid: Grid) -> QuantizedLinear:
-    layer = QuantizedLinear.empty_like(linear, grid)
+def quantized(linear: nn.Linear, scheme: QuantScheme) -> QuantizedLinear:
+    layer = QuantizedLinear.empty_like(linear, scheme)
     fill_child(layer, linear.weight.detach().double(), linear.bias)
     return layer
 
@@ -214,8 +214,8 @@ def test_layers_of_every_kind_beside_a_pivoted_one(other: str, consumer: str) ->
     kinds = {
         "dense": lambda linear: linear,
         "two-factor": two_factor,
-        "8-bit": lambda linear: quantized(linear, Grid(8)),
-        "4-bit": lambda linear: quantized(linear, Grid(4, 4)),
+        "8-bit": lambda linear: quantized(linear, QuantScheme(8)),
+        "4-bit": lambda linear: quantized(linear, QuantScheme(4, 4)),
         "pivoted": pivoted,
     }
     block = Example(

@@ -21,7 +21,7 @@ def test_halves_are_widened_where_they_are_slow_and_given_back_bit_by_bit(
     module.register_buffer("frequencies", torch.tensor([1.0, 1 / 3]))
     module.register_buffer("steps", torch.tensor([1, 2]))
     before = {name: t.clone() for name, t in module.state_dict().items()}
-    with ResidentWeights().lend(module, CPU):
+    with ResidentWeights().onload(module, CPU):
         assert module[0].weight.dtype is (torch.float32 if emulated else torch.bfloat16)
         assert module.steps.dtype is torch.int64
     after = module.state_dict()
@@ -30,15 +30,15 @@ def test_halves_are_widened_where_they_are_slow_and_given_back_bit_by_bit(
 
 def test_a_new_layer_gets_the_dtype_of_the_one_it_replaces() -> None:
     module = nn.Sequential(nn.Linear(3, 3, dtype=torch.bfloat16))
-    with ResidentWeights().lend(module, CPU) as placement:
-        assert placement.dtype("0.weight") is torch.bfloat16
-        placement.replace("0", LowRankLinear(3, 3, 2))
+    with ResidentWeights().onload(module, CPU) as onloaded:
+        assert onloaded.dtype("0.weight") is torch.bfloat16
+        onloaded.replace("0", LowRankLinear(3, 3, 2))
     assert {p.dtype for p in module.parameters()} == {torch.bfloat16}
 
 
 def test_tensors_come_back_after_an_error() -> None:
     module = nn.Linear(3, 3, dtype=torch.float16)
-    with pytest.raises(KeyError), ResidentWeights().lend(module, CPU):
+    with pytest.raises(KeyError), ResidentWeights().onload(module, CPU):
         raise KeyError
     assert module.weight.dtype is torch.float16
 
@@ -49,7 +49,7 @@ def test_skipped_parts_stay_unless_they_are_tied_to_the_rest(
 ) -> None:
     monkeypatch.setattr("eckart.device.is_emulated", lambda dtype: True)
     model: PreTrainedModel = make_model(kind).to(torch.bfloat16)
-    with ResidentWeights().lend(model, CPU, skip=(model.model.layers[1], model.get_output_embeddings(), None)):
+    with ResidentWeights().onload(model, CPU, skip=(model.model.layers[1], model.get_output_embeddings(), None)):
         assert model.model.layers[0].mlp.up_proj.weight.dtype is torch.float32
         assert model.model.layers[1].mlp.up_proj.weight.dtype is torch.bfloat16
         assert model.lm_head.weight.dtype is head

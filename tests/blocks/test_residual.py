@@ -7,14 +7,14 @@ from tests.conftest import make_model
 from torch import Tensor, nn
 
 import eckart
-from eckart.blocks.block_arguments import BlockCall, capture_calls
+from eckart.blocks.block_arguments import BlockArguments, capture_arguments
 from eckart.blocks.discovery import find_block_list, find_blocks
 from eckart.blocks.residual import reading, residual_places
 from eckart.errors import UnsupportedModelError
 from eckart.layers import is_replaced
 
 WIDTH = 6
-CALL = BlockCall((), {})
+CALL = BlockArguments((), {})
 
 
 class Example(nn.Module):
@@ -49,8 +49,8 @@ def places(run, dtype: torch.dtype = torch.float32, **parts: nn.Module) -> dict[
 @pytest.mark.parametrize("kind", RESIDUALS)
 def test_found_in_every_block_of_architectures_that_have_them(kind: str) -> None:
     for block in find_blocks(make_model(kind), residuals=True):
-        assert {t.name: t.residual for t in block.targets if t.residual is not None} == RESIDUALS[kind]
-    assert all(target.residual is None for target in find_blocks(make_model(kind))[0].targets)
+        assert {t.name: t.residual for t in block.linears if t.residual is not None} == RESIDUALS[kind]
+    assert all(ref.residual is None for ref in find_blocks(make_model(kind))[0].linears)
 
 
 @pytest.mark.parametrize("kind", ["gemma3", "gpt-neox"])
@@ -107,7 +107,7 @@ def test_a_stream_that_is_written_to_in_place_is_read_as_it_was(tokens: Tensor) 
 def test_streams_are_read_where_they_are(tokens: Tensor) -> None:
     model = make_model("llama")
     block = find_block_list(model)[1][0]
-    hidden, (call, *_) = capture_calls(model, find_block_list(model)[1], tokens)
+    hidden, (call, *_) = capture_arguments(model, find_block_list(model)[1], tokens)
     with reading(block, ["", "post_attention_layernorm"]) as seen, torch.no_grad():
         output = call(block, hidden.clone())
     assert torch.equal(seen[""], hidden.flatten(0, 1))

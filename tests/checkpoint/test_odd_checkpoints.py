@@ -77,7 +77,7 @@ def test_opened_without_weights_it_is_the_base_librarys(
     folder = stored(tmp_path / "model", change)
     expected = logits(AutoModelForCausalLM.from_pretrained(folder), tokens)
     model, weights = open_model(folder, tmp_path / "offload")
-    with weights.lend(model, CPU):
+    with weights.onload(model, CPU):
         assert torch.equal(logits(model, tokens), expected)
     assert weights.notes == []
 
@@ -100,7 +100,7 @@ def test_shards_and_pickled_weights(tmp_path: Path, tokens: torch.Tensor) -> Non
     torch.save(model.state_dict(), tmp_path / "bin" / "pytorch_model.bin")
     for name in ("shards", "bin"):
         opened, weights = open_model(tmp_path / name, tmp_path / f"offload-{name}")
-        with weights.lend(opened, CPU):
+        with weights.onload(opened, CPU):
             assert torch.equal(logits(opened, tokens), logits(model, tokens))
 
 

@@ -76,11 +76,11 @@ def test_folders_that_were_made_on_the_way_go_with_it(tmp_path: Path) -> None:
 
 def killed(out: Path, at: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace an output and die, without any cleaning up, before the step that is named."""
-    plain, calls = os.rename, []
+    plain, arguments = os.rename, []
 
     def rename(source: Path, target: Path) -> None:
-        calls.append(source)
-        if len(calls) == {"first": 1, "second": 2}.get(at):
+        arguments.append(source)
+        if len(arguments) == {"first": 1, "second": 2}.get(at):
             raise KeyboardInterrupt
         plain(source, target)
 
@@ -91,7 +91,7 @@ def killed(out: Path, at: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(os, "rename", rename)
         if at == "deletion":
-            patch.setattr("eckart.checkpoint.run_folder.delete_known", lambda path: calls[9])
+            patch.setattr("eckart.checkpoint.run_folder.delete_known", lambda path: arguments[9])
         with pytest.raises((KeyboardInterrupt, IndexError)):
             folder.publish()
     folder._lock.release()

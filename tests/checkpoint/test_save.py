@@ -13,17 +13,20 @@ import eckart
 from eckart.checkpoint.output import check_output
 from eckart.checkpoint.records import read_records
 from eckart.checkpoint.save import INDEX_NAME, new_folder
-from eckart.compression.result import Report
+from eckart.compression.result import CompressionResult
 from eckart.errors import CheckpointError
 
 
 @pytest.fixture
-def compressed(llama: PreTrainedModel, tokens: torch.Tensor) -> tuple[PreTrainedModel, Report]:
+def compressed(llama: PreTrainedModel, tokens: torch.Tensor) -> tuple[PreTrainedModel, CompressionResult]:
     return llama, eckart.compress(llama, "svd-llm", 0.6, tokens, seed=7, source="a/model")
 
 
 def test_the_folder_says_how_it_was_made(
-    compressed: tuple[PreTrainedModel, Report], tokenizer: PreTrainedTokenizerFast, tmp_path: Path, tokens: torch.Tensor
+    compressed: tuple[PreTrainedModel, CompressionResult],
+    tokenizer: PreTrainedTokenizerFast,
+    tmp_path: Path,
+    tokens: torch.Tensor,
 ) -> None:
     model, report = compressed
     eckart.save(model, report, tmp_path / "out", tokenizer=tokenizer)
@@ -73,7 +76,9 @@ def test_bytes_on_disk_are_those_of_the_report(tmp_path: Path, llama: PreTrained
     assert sum(t.numel() * t.element_size() for t in factors.values()) == sum(layer.bytes for layer in report.layers)
 
 
-def test_an_existing_folder_is_kept_unless_told(compressed: tuple[PreTrainedModel, Report], tmp_path: Path) -> None:
+def test_an_existing_folder_is_kept_unless_told(
+    compressed: tuple[PreTrainedModel, CompressionResult], tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     eckart.save(*compressed, out)
     before = contents(out), out.stat().st_ino
@@ -89,7 +94,10 @@ def test_an_existing_folder_is_kept_unless_told(compressed: tuple[PreTrainedMode
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
 def test_a_write_that_fails_leaves_nothing_behind(
-    error: BaseException, compressed: tuple[PreTrainedModel, Report], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    error: BaseException,
+    compressed: tuple[PreTrainedModel, CompressionResult],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model, report = compressed
 

@@ -30,9 +30,9 @@ def test_the_model_lent_as_a_whole_is_the_model(kind: str, tmp_path: Path, token
     expected = stored(kind, tmp_path / "model")
     model, weights = open_model(tmp_path / "model", tmp_path / "offload")
     assert all(parameter.is_meta for parameter in model.parameters())
-    with weights.lend(model, CPU) as placement, torch.no_grad():
+    with weights.onload(model, CPU) as onloaded, torch.no_grad():
         assert torch.equal(model(tokens).logits, expected(tokens).logits)
-        state = placement.stored()
+        state = onloaded.stored()
     assert all(torch.equal(tensor, state[name]) for name, tensor in expected.named_parameters())
     assert all(parameter.is_meta for parameter in model.parameters())
     assert {path.parent for path in weights.files.paths} == {tmp_path / "model"}
@@ -45,12 +45,12 @@ def test_only_what_is_lent_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     plain = weights.read
     monkeypatch.setattr(weights, "read", lambda name: read.append(name) or plain(name))
     _, blocks = find_block_list(model)
-    with weights.lend(blocks[1], CPU):
+    with weights.onload(blocks[1], CPU):
         assert all(parameter.is_meta for parameter in blocks[0].parameters())
     assert len(read) == 9
     assert all(name.startswith("model.layers.1.") for name in read)
     read.clear()
-    with weights.lend(model, CPU, skip=(*blocks, model.get_output_embeddings())):
+    with weights.onload(model, CPU, skip=(*blocks, model.get_output_embeddings())):
         pass
     assert sorted(read) == ["model.embed_tokens.weight", "model.norm.weight"]
 
@@ -64,7 +64,7 @@ def test_tied_tensors_are_read_once_and_stay_tied(kind: str, tmp_path: Path, mon
     read: list[str] = []
     plain = weights.read
     monkeypatch.setattr(weights, "read", lambda name: read.append(name) or plain(name))
-    with weights.lend(model, CPU, skip=(*blocks, head)):
+    with weights.onload(model, CPU, skip=(*blocks, head)):
         assert head.weight is embedding.weight
         assert not head.weight.is_meta
     assert len(read) == len(set(read))
@@ -76,11 +76,11 @@ def test_halves_come_in_the_compute_dtype(tmp_path: Path) -> None:
     stored("llama", tmp_path / "model", torch.bfloat16)
     model, weights = open_model(tmp_path / "model", tmp_path / "offload")
     _, blocks = find_block_list(model)
-    with weights.lend(blocks[0], CPU) as placement:
+    with weights.onload(blocks[0], CPU) as onloaded:
         assert blocks[0].mlp.up_proj.weight.dtype is compute_dtype(torch.bfloat16, CPU)
-        assert placement.dtype("mlp.up_proj.weight") is torch.bfloat16
-        placement.replace("mlp.up_proj", LowRankLinear.empty_like(blocks[0].mlp.up_proj, 3))
-        assert {tensor.dtype for tensor in placement.stored().values()} == {torch.bfloat16}
+        assert onloaded.dtype("mlp.up_proj.weight") is torch.bfloat16
+        onloaded.replace("mlp.up_proj", LowRankLinear.empty_like(blocks[0].mlp.up_proj, 3))
+        assert {tensor.dtype for tensor in onloaded.stored().values()} == {torch.bfloat16}
     assert all(parameter.is_meta for parameter in blocks[0].parameters())
     assert isinstance(blocks[0].mlp.up_proj, LowRankLinear)
 
@@ -99,7 +99,7 @@ def test_fused_experts_are_read_as_the_model_has_them(tmp_path: Path, tokens: to
     expected = AutoModelForCausalLM.from_config(config).eval()
     expected.save_pretrained(tmp_path / "model")
     model, weights = open_model(tmp_path / "model", tmp_path / "offload")
-    with weights.lend(model, CPU), torch.no_grad():
+    with weights.onload(model, CPU), torch.no_grad():
         assert torch.equal(model(tokens).logits, expected(tokens).logits)
 
 
@@ -126,7 +126,7 @@ def test_a_file_that_goes_away_later_is_said(tmp_path: Path) -> None:
     model, weights = open_model(folder, tmp_path / "offload")
     for shard in shards(folder):
         shard.unlink()
-    with pytest.raises(CheckpointError, match="cannot be read from the model's files"), weights.lend(model, CPU):
+    with pytest.raises(CheckpointError, match="cannot be read from the model's files"), weights.onload(model, CPU):
         pass
     assert isinstance(weights, FileWeights)
     assert all(parameter.is_meta for parameter in model.parameters())
@@ -137,8 +137,8 @@ def test_parameters_that_were_left_in_memory_are_read_each_time(tmp_path: Path) 
     expected.save_pretrained(tmp_path / "model")
     model, weights = open_model(tmp_path / "model", tmp_path / "offload")
     for _ in range(2):
-        with weights.lend(model, CPU) as placement:
-            state = placement.stored()
+        with weights.onload(model, CPU) as onloaded:
+            state = onloaded.stored()
         assert all(torch.equal(tensor, state[name]) for name, tensor in expected.named_parameters())
         assert all(parameter.is_meta for parameter in model.parameters())
     eckart.compress_checkpoint(tmp_path / "model", tmp_path / "smaller", "svd", 0.6)

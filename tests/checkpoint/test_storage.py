@@ -36,7 +36,7 @@ def overrides(structure: str, precision: str) -> list[str]:
 
 def compress(
     model: PreTrainedModel, structure: str, precision: str, tokens: torch.Tensor, *settings: str
-) -> eckart.Report:
+) -> eckart.CompressionResult:
     keep = keep_of(structure, precision)
     return eckart.compress(model, "svd-llm", keep, tokens, overrides=[*overrides(structure, precision), *settings])
 
@@ -107,7 +107,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(
 
     expected = run(tmp_path / "whole")
     with pytest.raises(InterruptedRun, match="1 finished blocks are kept"):
-        run(tmp_path / "stopped", observer=Stop(1, KeyboardInterrupt()))
+        run(tmp_path / "stopped", callback=Stop(1, KeyboardInterrupt()))
     assert run(tmp_path / "stopped", resume=True) == expected
 
 

@@ -37,7 +37,7 @@ def test_compress_refuses_it_unless_that_is_wanted(experts: Path, text_file: Pat
     assert "Checked: weights are finite; reaches" in shown
     assert "Samples take 16 of 64 positions" in shown
     assert "Warning: Most of the blocks stays as it is" in shown
-    assert eckart.Report.model_validate_json((out / "eckart" / "report.json").read_text()).check is not None
+    assert eckart.CompressionResult.model_validate_json((out / "eckart" / "report.json").read_text()).check is not None
 
 
 def test_sweep_refuses_it_unless_that_is_wanted(experts: Path, text_file: Path, tmp_path: Path) -> None:

@@ -51,9 +51,9 @@ def test_compress_in_memory(model_folder: Path, text_file: Path) -> None:
     model = eckart.load_model(model_folder)
     weights = model_folder / "model.safetensors"
 
-    class Changes(eckart.Observer):
+    class Changes(eckart.Callback):
         def on_block(self, finished: int) -> None:
             weights.write_bytes(weights.read_bytes())
 
     with pytest.raises(eckart.errors.CheckpointError, match="was changed"):
-        eckart.compress(model, "svd", 0.5, observer=Changes())
+        eckart.compress(model, "svd", 0.5, callback=Changes())

@@ -11,13 +11,13 @@ from rich.console import Console
 from tests.cli.helpers import run
 
 from eckart.cli.rank_map import figure, terminal_map
-from eckart.compression.result import REPORT_NAME, LayerRecord, Report
+from eckart.compression.result import REPORT_NAME, CompressionResult, LayerRecord
 from eckart.methods.recipes.loader import load_recipe
 
 KINDS = [f"self_attn.{name}_proj" for name in "qkvo"] + [f"mlp.{name}_proj" for name in ("gate", "up", "down")]
 
 
-def report(blocks: int, kinds: list[str], size: int = 4096) -> Report:
+def report(blocks: int, kinds: list[str], size: int = 4096) -> CompressionResult:
     """Return a report with ranks from low in the first block to dense in the last, and a gap."""
     layers = []
     for block in range(blocks):
@@ -30,7 +30,7 @@ def report(blocks: int, kinds: list[str], size: int = 4096) -> Report:
             layers.append(
                 LayerRecord(path=path, out_features=size, in_features=size, rank=rank, bytes=stored, error=0.1)
             )
-    return Report(
+    return CompressionResult(
         recipe=load_recipe("svd"),
         requested_keep=0.5,
         calibration=None,
@@ -39,7 +39,7 @@ def report(blocks: int, kinds: list[str], size: int = 4096) -> Report:
     )
 
 
-def shown(console: Console, data: Report) -> list[str]:
+def shown(console: Console, data: CompressionResult) -> list[str]:
     with console.capture() as captured:
         for line in terminal_map(data, console.width):
             console.print(line)

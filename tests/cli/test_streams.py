@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tests.cli.helpers import run, words
 
-from eckart.cli.stream import Stream, StreamError
+from eckart.cli.stream import DriftError, HiddenStates
 
 COMMAND = [sys.executable, "-c", "from eckart.cli.main import main; main()"]
 posix = pytest.mark.skipif(os.name != "posix", reason="of POSIX")
@@ -70,13 +70,13 @@ class Broken:
 def test_only_what_is_needed_fails(error: OSError, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", Broken(error))
     monkeypatch.setattr(sys, "stderr", Broken(error))
-    assert Stream("stderr", needed=False).write("x") == 1
-    with pytest.raises(StreamError) as caught:
-        Stream("stdout", needed=True).write("x")
+    assert HiddenStates("stderr", needed=False).write("x") == 1
+    with pytest.raises(DriftError) as caught:
+        HiddenStates("stdout", needed=True).write("x")
     assert caught.value.broken_pipe == isinstance(error, BrokenPipeError)
     monkeypatch.setattr(sys, "stdout", None)
-    assert Stream("stdout", needed=True).write("x") == 1
-    assert not Stream("stdout", needed=True).isatty()
+    assert HiddenStates("stdout", needed=True).write("x") == 1
+    assert not HiddenStates("stdout", needed=True).isatty()
 
 
 @posix

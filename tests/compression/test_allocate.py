@@ -131,7 +131,7 @@ def test_from_disk_in_files_and_resumed_it_is_the_same(
     for memory in (None, 1):
         out = tmp_path / f"stopped-{memory}"
         with pytest.raises(InterruptedRun, match="1 finished blocks are kept"):
-            run(out, memory=memory, observer=Stop(1, KeyboardInterrupt()))
+            run(out, memory=memory, callback=Stop(1, KeyboardInterrupt()))
         assert run(out, memory=memory, resume=True) == expected
 
     model = AutoModelForCausalLM.from_pretrained(model_folder)

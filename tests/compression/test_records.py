@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 import eckart
 from eckart.checkpoint.records import SPECTRA_NAME, TIMINGS_NAME, read_records, read_report
-from eckart.compression.records import RECORDED_LENGTH, RECORDED_SAMPLES, SPECTRUM_POINTS, stream_error, thin_spectrum
+from eckart.compression.records import RECORDED_LENGTH, RECORDED_SAMPLES, SPECTRUM_POINTS, drift_error, thin_spectrum
 from eckart.compression.result import REPORT_NAME
 from eckart.errors import CheckpointError
 
@@ -23,11 +23,11 @@ def outputs(model: PreTrainedModel, paths: list[str], tokens: Tensor) -> dict[st
     """Return what modules give in a plain forward pass of the whole model."""
     seen: dict[str, Tensor] = {}
 
-    def keep(path: str, output: Tensor | tuple[Tensor, ...]) -> None:
+    def record(path: str, output: Tensor | tuple[Tensor, ...]) -> None:
         seen[path] = output[0] if isinstance(output, tuple) else output
 
     handles = [
-        model.get_submodule(path).register_forward_hook(lambda _, args, output, path=path: keep(path, output))
+        model.get_submodule(path).register_forward_hook(lambda _, args, output, path=path: record(path, output))
         for path in paths
     ]
     with torch.no_grad():
@@ -81,12 +81,12 @@ def test_recipes_that_look_at_no_text_have_no_streams(llama: PreTrainedModel, to
 
 def test_layers_that_no_number_tells_of_have_none() -> None:
     vectors = torch.tensor([[3.0, 4.0], [0.0, 0.0]])
-    error = stream_error(vectors, torch.tensor([[0.0, 0.0], [9.0, 9.0]]))
+    error = drift_error(vectors, torch.tensor([[0.0, 0.0], [9.0, 9.0]]))
     assert error is not None
     assert (error.relative, error.cosine) == (1.0, 1.0)
-    assert stream_error(vectors, vectors[:1]) is None
-    assert stream_error(vectors, vectors * torch.inf) is None
-    assert stream_error(torch.zeros(2, 2), vectors) is None
+    assert drift_error(vectors, vectors[:1]) is None
+    assert drift_error(vectors, vectors * torch.inf) is None
+    assert drift_error(torch.zeros(2, 2), vectors) is None
 
 
 @pytest.mark.parametrize("rank", [1, 700, 1000])

@@ -57,17 +57,17 @@ def literal(
     objective, affine, share = recipe.objective.name, recipe.objective.affine, recipe.objective.residual_share
     for block in find_blocks(model):
         for group in block.groups:
-            leader = group.targets[0].path
+            leader = group.linears[0].path
             x = inputs_of(original, leader, tokens)
             z = x if objective == "input-aware" else inputs_of(compressed, leader, tokens)
-            for target in group.targets:
-                linear = compressed.get_submodule(target.path)
+            for ref in group.linears:
+                linear = compressed.get_submodule(ref.path)
                 weight = weight_matrix(linear).double()
                 goal = weight @ (z if objective == "shift-aware" else x)
-                if target.name in residuals:
-                    place = f"{block.path}.{residuals[target.name]}".rstrip(".")
+                if ref.name in residuals:
+                    place = f"{block.path}.{residuals[ref.name]}".rstrip(".")
                     goal = goal + share * (inputs_of(original, place, tokens) - inputs_of(compressed, place, tokens))
-                rank = ranks[target.path]
+                rank = ranks[ref.path]
                 goal_mean, mean = (s.mean(dim=1) if affine else torch.zeros(len(s)).double() for s in (goal, z))
                 goal, centred = goal - goal_mean[:, None], z - mean[:, None]
                 scale = z.norm(dim=1, keepdim=True).clamp_min(1e-12)
@@ -87,7 +87,7 @@ def literal(
                         layer.first.weight.copy_(first)
                         layer.second.weight.copy_(second)
                         layer.second.bias.copy_(before + goal_mean - second @ first @ mean)
-                compressed.set_submodule(target.path, layer)
+                compressed.set_submodule(ref.path, layer)
     return compressed
 
 
@@ -97,17 +97,17 @@ def assert_equals_literal(
     model = make_model(kind)
     eckart.compress(model, recipe, KEEP, tokens)
     for block in find_blocks(make_model(kind)):
-        for target in (target for group in block.groups for target in group.targets):
-            ours, theirs = model.get_submodule(target.path), expected.get_submodule(target.path)
+        for ref in (ref for group in block.groups for ref in group.linears):
+            ours, theirs = model.get_submodule(ref.path), expected.get_submodule(ref.path)
             assert isinstance(ours, LowRankLinear)
             assert isinstance(theirs, LowRankLinear)
             # Shifted inputs can be nearly singular (attention mixes few values), and then only the outputs agree.
-            z = inputs_of(expected, target.path, tokens)
+            z = inputs_of(expected, ref.path, tokens)
             outputs = [
                 layer.product() @ z + (0 if layer.dense_bias() is None else layer.dense_bias().detach()[:, None])
                 for layer in (ours, theirs)
             ]
-            assert (outputs[0] - outputs[1]).norm() < tolerance * (theirs.product() @ z).norm(), target.path
+            assert (outputs[0] - outputs[1]).norm() < tolerance * (theirs.product() @ z).norm(), ref.path
     with torch.no_grad():
         ours, theirs = model(tokens).logits, expected(tokens).logits
     assert (ours - theirs).norm() < tolerance * theirs.norm()
@@ -183,10 +183,10 @@ def test_reported_errors_are_those_of_the_outputs(
         else:
             x = inputs_of(original, layer.path, tokens)
             z = x if streams == "ORIGINAL" else inputs_of(llama, layer.path, tokens)
-            target = weight @ (z if streams == "COMPRESSED" else x)
+            ref = weight @ (z if streams == "COMPRESSED" else x)
             bias = layer_now.dense_bias() if isinstance(layer_now, FactoredLinear) else None
             outputs = product @ z + (0 if bias is None else bias.detach()[:, None])
-            expected = (target - outputs).norm() / target.norm()
+            expected = (ref - outputs).norm() / ref.norm()
         assert layer.error == pytest.approx(float(expected), rel=1e-3, abs=1e-4)
 
 

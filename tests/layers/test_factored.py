@@ -9,7 +9,7 @@ from transformers.pytorch_utils import Conv1D
 
 from eckart.layers import FactoredLinear, Fit, LowRankLinear, PivotedLinear, bias_vector, weight_matrix
 from eckart.maths.lowrank import Whitening
-from eckart.maths.quantization import Grid
+from eckart.maths.quantization import QuantScheme
 
 LAYERS = [LowRankLinear, PivotedLinear]
 OUT, IN, RANK = 9, 7, 5
@@ -99,16 +99,16 @@ def test_both_children_are_trained(layer_class: type[FactoredLinear]) -> None:
 
 @pytest.mark.parametrize("layer_class", LAYERS)
 @pytest.mark.parametrize("kind", ["bias", "no-bias", "conv1d"])
-@pytest.mark.parametrize("grid", [None, Grid(8), Grid(4, 2)], ids=str)
+@pytest.mark.parametrize("scheme", [None, QuantScheme(8), QuantScheme(4, 2)], ids=str)
 def test_a_constant_is_added_to_the_bias_for_the_weight_as_it_is_stored(
-    layer_class: type[FactoredLinear], kind: str, grid: Grid | None
+    layer_class: type[FactoredLinear], kind: str, scheme: QuantScheme | None
 ) -> None:
     module = linear(kind).bfloat16().float()
     mean, goal = torch.randn(IN, dtype=torch.float64), torch.randn(OUT, dtype=torch.float64)
     second, first = factors(module)
     identity = Whitening.identity(IN)
     fit = Fit(second.double() @ first.double(), identity, constant=lambda product: goal - product @ mean)
-    layer = layer_class.from_factors(module, second, first, torch.bfloat16, grid=grid, fit=fit)
+    layer = layer_class.from_factors(module, second, first, torch.bfloat16, scheme=scheme, fit=fit)
     before = bias_vector(module)
     wanted = goal + (0 if before is None else before.detach().double())
     with torch.no_grad():
@@ -118,7 +118,7 @@ def test_a_constant_is_added_to_the_bias_for_the_weight_as_it_is_stored(
         torch.testing.assert_close(dense(mean.float()), layer(mean.float()), rtol=1e-4, atol=1e-4)
     assert type(dense) is type(module)
     assert all(torch.equal(p, p.bfloat16().float()) for p in layer.parameters())
-    empty = layer_class.empty_like(module, RANK, grid, affine=True)
+    empty = layer_class.empty_like(module, RANK, scheme, affine=True)
     assert empty.state_dict().keys() == layer.state_dict().keys()
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from eckart.layers import JointLinear, join_modules, joint_groups, separate_modules, weight_matrix
+from eckart.layers import FusedLinear, fuse_modules, fused_layers, unfuse_modules, weight_matrix
 
 
 class Projections(nn.Module):
@@ -29,7 +29,7 @@ def joined(kind: type[nn.Module] = nn.Linear, bias: bool = True) -> tuple[Projec
     linears = [Conv1D(size, 5) if kind is Conv1D else nn.Linear(5, size, bias=bias) for size in sizes]
     separate = Projections(linears)
     together = copy.deepcopy(separate)
-    joint = join_modules(together, ["q", "k", "v"]).joint
+    joint = fuse_modules(together, ["q", "k", "v"]).joint
     with torch.no_grad():
         weight_matrix(joint).copy_(torch.cat([weight_matrix(linear) for linear in linears]))
         if bias:
@@ -107,9 +107,9 @@ def test_compiles_in_one_piece() -> None:
 @pytest.mark.parametrize("kind", [nn.Linear, Conv1D])
 def test_taken_apart_the_linears_are_what_they_were(kind: type[nn.Module]) -> None:
     separate, together = joined(kind)
-    assert joint_groups(together) == {"q": ["q", "k", "v"]}
-    separate_modules(together, ["q", "k", "v"])
-    assert joint_groups(together) == {}
+    assert fused_layers(together) == {"q": ["q", "k", "v"]}
+    unfuse_modules(together, ["q", "k", "v"])
+    assert fused_layers(together) == {}
     for name, tensor in separate.state_dict().items():
         assert torch.equal(together.state_dict()[name], tensor)
     assert type(together.k) is kind
@@ -121,8 +121,8 @@ def test_taken_apart_the_linears_are_what_they_were(kind: type[nn.Module]) -> No
 def test_layers_of_different_kinds_are_refused(other: nn.Module) -> None:
     module = Projections([nn.Linear(5, 6), other, nn.Linear(5, 2)])
     with pytest.raises(ValueError, match="different kinds"):
-        join_modules(module, ["q", "k", "v"])
-    assert not any(isinstance(child, JointLinear) for child in module.modules())
+        fuse_modules(module, ["q", "k", "v"])
+    assert not any(isinstance(child, FusedLinear) for child in module.modules())
 
 
 def test_layers_of_a_subclass_stay_apart() -> None:
@@ -130,4 +130,4 @@ def test_layers_of_a_subclass_stay_apart() -> None:
         pass
 
     with pytest.raises(ValueError, match="cannot be joined"):
-        join_modules(Projections([Named(5, size) for size in (6, 4, 2)]), ["q", "k", "v"])
+        fuse_modules(Projections([Named(5, size) for size in (6, 4, 2)]), ["q", "k", "v"])

@@ -9,9 +9,9 @@ from transformers.pytorch_utils import Conv1D
 
 from eckart.layers import Fit, HybridLinear, QuantizedLinear, bias_vector, fill_child, weight_matrix
 from eckart.maths.lowrank import Whitening, whiten
-from eckart.maths.quantization import Grid
+from eckart.maths.quantization import QuantScheme
 
-BASES = [Grid(4, 8), Grid(4, 128), Grid(8)]
+BASES = [QuantScheme(4, 8), QuantScheme(4, 128), QuantScheme(8)]
 OUT, IN = 20, 28
 
 
@@ -37,9 +37,14 @@ def fit_of(module: nn.Module, metric: Whitening | None = None, inputs: int = IN)
 
 
 def solved(
-    module: nn.Module, fit: Fit, rank: int, base: Grid = BASES[0], grid: Grid | None = None, **options: object
+    module: nn.Module,
+    fit: Fit,
+    rank: int,
+    base: QuantScheme = BASES[0],
+    scheme: QuantScheme | None = None,
+    **options: object,
 ) -> tuple[HybridLinear, float]:
-    layer = HybridLinear.empty_like(module, rank, grid, base=base)
+    layer = HybridLinear.empty_like(module, rank, scheme, base=base)
     loss = layer.solve_for(fit, **options)
     layer.take_bias(module)
     return layer, loss
@@ -47,7 +52,7 @@ def solved(
 
 @pytest.mark.parametrize("base", BASES)
 @pytest.mark.parametrize("kind", ["bias", "no-bias", "conv1d"])
-def test_outputs_are_those_of_the_dense_product(base: Grid, kind: str) -> None:
+def test_outputs_are_those_of_the_dense_product(base: QuantScheme, kind: str) -> None:
     module = make(kind).double()
     layer, loss = solved(module, fit_of(module), 3, base, alternations=1)
     x = torch.randn(2, 3, IN, dtype=torch.float64)
@@ -81,10 +86,10 @@ def test_without_alternation_it_is_the_published_formula() -> None:
 
 
 @pytest.mark.parametrize("with_metric", [False, True])
-@pytest.mark.parametrize("grid", [None, Grid(8), Grid(4, 8)])
+@pytest.mark.parametrize("scheme", [None, QuantScheme(8), QuantScheme(4, 8)])
 @pytest.mark.parametrize("base", BASES)
 def test_it_loses_no_more_than_the_base_alone_and_less_with_every_alternation(
-    base: Grid, grid: Grid | None, with_metric: bool
+    base: QuantScheme, scheme: QuantScheme | None, with_metric: bool
 ) -> None:
     module = make()
     generator = torch.Generator().manual_seed(2)
@@ -92,10 +97,10 @@ def test_it_loses_no_more_than_the_base_alone_and_less_with_every_alternation(
     fit = fit_of(module, whiten(gradients @ gradients.T) if with_metric else None)
     alone = QuantizedLinear.empty_like(module, base)
     fill_child(alone, fit.target, module.bias, None, fit.second_moment)
-    losses = [solved(module, fit, 4, base, grid, alternations=count)[1] for count in range(4)]
+    losses = [solved(module, fit, 4, base, scheme, alternations=count)[1] for count in range(4)]
     assert losses[0] < fit.loss(alone.product())
     assert losses == sorted(losses, reverse=True)
-    if grid is None and base.bits == 4 and not with_metric:
+    if scheme is None and base.bits == 4 and not with_metric:
         assert losses[3] < losses[0]
 
 
@@ -103,7 +108,7 @@ def test_feedback_loses_less() -> None:
     module = make()
     fit = fit_of(module)
     losses = [
-        solved(module, fit, 4, grid=Grid(4, 8), base_feedback=base, feedback=factors)[1]
+        solved(module, fit, 4, scheme=QuantScheme(4, 8), base_feedback=base, feedback=factors)[1]
         for base, factors in ((True, True), (True, False), (False, False))
     ]
     assert losses == sorted(losses)

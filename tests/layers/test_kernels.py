@@ -7,15 +7,15 @@ import torch
 from torch import nn
 
 from eckart.layers import QuantizedLinear, fill_child, kernels
-from eckart.maths.quantization import Grid
+from eckart.maths.quantization import QuantScheme
 
-GRIDS = [Grid(8), Grid(4, 32), Grid(4, 64), Grid(4, 128)]
+GRIDS = [QuantScheme(8), QuantScheme(4, 32), QuantScheme(4, 64), QuantScheme(4, 128)]
 
 
-def make(grid: Grid, columns: int = 256, rows: int = 48) -> QuantizedLinear:
+def make(scheme: QuantScheme, columns: int = 256, rows: int = 48) -> QuantizedLinear:
     torch.manual_seed(0)
     linear = nn.Linear(columns, rows).bfloat16()
-    layer = QuantizedLinear.empty_like(linear, grid)
+    layer = QuantizedLinear.empty_like(linear, scheme)
     fill_child(layer, linear.weight.double(), linear.bias)
     return layer
 
@@ -24,13 +24,13 @@ def expected(layer: QuantizedLinear, inputs: torch.Tensor) -> torch.Tensor:
     return inputs.double() @ layer.product().T + layer.bias.double()
 
 
-@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("scheme", GRIDS)
 @pytest.mark.parametrize("shape", [(1,), (1, 1), (3, 2), (8,), (2, 4)])
-def test_few_tokens_get_the_product_of_the_codes(grid: Grid, shape: tuple[int, ...]) -> None:
-    layer = make(grid)
+def test_few_tokens_get_the_product_of_the_codes(scheme: QuantScheme, shape: tuple[int, ...]) -> None:
+    layer = make(scheme)
     inputs = torch.randn(*shape, 256).bfloat16()
     with torch.no_grad():
-        assert kernels.can_multiply(inputs, layer.scale, grid, 48)
+        assert kernels.can_multiply(inputs, layer.scale, scheme, 48)
         found = layer(inputs)
     assert found.dtype is torch.bfloat16
     assert found.shape == (*shape, 48)
@@ -46,10 +46,10 @@ def misplaced(tensor: torch.Tensor, offset: int) -> torch.Tensor:
     return view
 
 
-@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("scheme", GRIDS)
 @pytest.mark.parametrize("tokens", [1, 6])
-def test_operands_may_begin_anywhere(grid: Grid, tokens: int) -> None:
-    layer = make(grid)
+def test_operands_may_begin_anywhere(scheme: QuantScheme, tokens: int) -> None:
+    layer = make(scheme)
     inputs = torch.randn(tokens, 256).bfloat16()
     wanted = expected(layer, inputs)
     layer.codes = misplaced(layer.codes, 8)
@@ -60,30 +60,30 @@ def test_operands_may_begin_anywhere(grid: Grid, tokens: int) -> None:
             assert (found.double() - wanted).norm() < 0.005 * wanted.norm()
 
 
-@pytest.mark.parametrize("grid", [*GRIDS, Grid(8, 32), Grid(4)])
+@pytest.mark.parametrize("scheme", [*GRIDS, QuantScheme(8, 32), QuantScheme(4)])
 @pytest.mark.parametrize(("columns", "rows"), [(33, 7), (24, 20), (40, 16), (256, 20), (1, 1), (16, 16)])
-def test_any_shape_is_right_whoever_serves_it(grid: Grid, columns: int, rows: int) -> None:
-    layer = make(grid, columns, rows)
+def test_any_shape_is_right_whoever_serves_it(scheme: QuantScheme, columns: int, rows: int) -> None:
+    layer = make(scheme, columns, rows)
     inputs = torch.randn(2, columns).bfloat16()
     with torch.no_grad():
         found = layer(inputs)
     assert (found.double() - expected(layer, inputs)).norm() < 0.01 * (1 + expected(layer, inputs).norm())
 
 
-@pytest.mark.parametrize("grid", GRIDS)
-def test_gradients_other_dtypes_and_many_tokens_are_served_by_floats(grid: Grid) -> None:
-    layer = make(grid)
+@pytest.mark.parametrize("scheme", GRIDS)
+def test_gradients_other_dtypes_and_many_tokens_are_served_by_floats(scheme: QuantScheme) -> None:
+    layer = make(scheme)
     few = torch.randn(1, 256).bfloat16()
-    assert not kernels.can_multiply(few, layer.scale, grid, 48)  # scales ask for a gradient
+    assert not kernels.can_multiply(few, layer.scale, scheme, 48)  # scales ask for a gradient
     with torch.no_grad():
-        assert not kernels.can_multiply(few.float(), layer.scale, grid, 48)
-        assert not kernels.can_multiply(few.expand(9, -1), layer.scale, grid, 48)
-        assert not kernels.can_multiply(few[:0], layer.scale, grid, 48)
-        assert not kernels.can_multiply(few.to("meta"), layer.scale, grid, 48)
+        assert not kernels.can_multiply(few.float(), layer.scale, scheme, 48)
+        assert not kernels.can_multiply(few.expand(9, -1), layer.scale, scheme, 48)
+        assert not kernels.can_multiply(few[:0], layer.scale, scheme, 48)
+        assert not kernels.can_multiply(few.to("meta"), layer.scale, scheme, 48)
 
 
 def test_a_changed_scale_is_seen_and_a_copy_makes_its_own() -> None:
-    layer = make(Grid(4, 32))
+    layer = make(QuantScheme(4, 32))
     inputs = torch.randn(1, 256).bfloat16()
     with torch.no_grad():
         before = layer(inputs)

@@ -82,11 +82,11 @@ def test_an_instance_is_looked_at_and_not_its_class() -> None:
 
 
 def test_looking_runs_no_hook_and_draws_no_number() -> None:
-    layer, calls = Written(3, 4), []
-    layer.register_forward_pre_hook(lambda module, args: calls.append(module))
+    layer, arguments = Written(3, 4), []
+    layer.register_forward_pre_hook(lambda module, args: arguments.append(module))
     state = torch.get_rng_state()
     assert is_linear(layer)
-    assert not calls
+    assert not arguments
     assert torch.equal(torch.get_rng_state(), state)
 
 

@@ -6,23 +6,23 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from eckart.layers import QuantizedLinear, bias_vector, fill_child, weight_matrix
-from eckart.maths.quantization import Grid
+from eckart.maths.quantization import QuantScheme
 
-GRIDS = [Grid(8), Grid(8, 4), Grid(4, 4), Grid(4)]
+GRIDS = [QuantScheme(8), QuantScheme(8, 4), QuantScheme(4, 4), QuantScheme(4)]
 
 
-def make(grid: Grid, linear: nn.Module | None = None) -> tuple[nn.Module, QuantizedLinear]:
+def make(scheme: QuantScheme, linear: nn.Module | None = None) -> tuple[nn.Module, QuantizedLinear]:
     torch.manual_seed(0)
     linear = linear or nn.Linear(11, 6)
-    layer = QuantizedLinear.empty_like(linear, grid)
+    layer = QuantizedLinear.empty_like(linear, scheme)
     fill_child(layer, weight_matrix(linear).double(), bias_vector(linear))
     return linear, layer
 
 
-@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("scheme", GRIDS)
 @pytest.mark.parametrize("kind", ["bias", "no-bias", "conv1d"])
-def test_it_is_the_linear_layer_with_its_rounded_weight(grid: Grid, kind: str) -> None:
-    linear, layer = make(grid, Conv1D(6, 11) if kind == "conv1d" else nn.Linear(11, 6, bias=kind == "bias"))
+def test_it_is_the_linear_layer_with_its_rounded_weight(scheme: QuantScheme, kind: str) -> None:
+    linear, layer = make(scheme, Conv1D(6, 11) if kind == "conv1d" else nn.Linear(11, 6, bias=kind == "bias"))
     x = torch.randn(2, 3, 11)
     dense = layer.to_dense()
     assert type(dense) is type(linear)
@@ -33,11 +33,11 @@ def test_it_is_the_linear_layer_with_its_rounded_weight(grid: Grid, kind: str) -
     assert "bits=" in repr(layer)
 
 
-@pytest.mark.parametrize("grid", GRIDS)
-def test_few_bits_are_held_in_memory_and_survive_a_change_of_dtype(grid: Grid) -> None:
-    _, layer = make(grid)
+@pytest.mark.parametrize("scheme", GRIDS)
+def test_few_bits_are_held_in_memory_and_survive_a_change_of_dtype(scheme: QuantScheme) -> None:
+    _, layer = make(scheme)
     codes = layer.codes.clone()
-    assert layer.codes.nbytes == (66 if grid.bits == 8 else 36)
+    assert layer.codes.nbytes == (66 if scheme.bits == 8 else 36)
     layer.bfloat16()
     assert layer.scale.dtype is torch.bfloat16
     assert torch.equal(layer.codes, codes)
@@ -46,18 +46,18 @@ def test_few_bits_are_held_in_memory_and_survive_a_change_of_dtype(grid: Grid) -
     torch.testing.assert_close(layer(x.bfloat16()).float(), layer.to_dense().float()(x), rtol=0.05, atol=0.05)
 
 
-@pytest.mark.parametrize("grid", GRIDS)
-def test_scales_are_rounded_before_the_codes_are_chosen(grid: Grid) -> None:
+@pytest.mark.parametrize("scheme", GRIDS)
+def test_scales_are_rounded_before_the_codes_are_chosen(scheme: QuantScheme) -> None:
     linear = nn.Linear(11, 6)
-    layer = QuantizedLinear.empty_like(linear, grid)
+    layer = QuantizedLinear.empty_like(linear, scheme)
     fill_child(layer, linear.weight.double(), linear.bias, torch.bfloat16)
     assert torch.equal(layer.scale, layer.scale.bfloat16().float())
     assert torch.equal(layer.bias, linear.bias.bfloat16().float())
 
 
-@pytest.mark.parametrize("grid", GRIDS)
-def test_scales_train_and_it_exports(grid: Grid) -> None:
-    _, layer = make(grid)
+@pytest.mark.parametrize("scheme", GRIDS)
+def test_scales_train_and_it_exports(scheme: QuantScheme) -> None:
+    _, layer = make(scheme)
     x = torch.randn(4, 11, requires_grad=True)
     layer(x).square().sum().backward()
     assert x.grad is not None

@@ -9,18 +9,18 @@ from hypothesis import strategies as st
 
 from eckart.maths.quantization import (
     DAMPING,
-    Grid,
+    QuantScheme,
     cast_with_feedback,
     find_scales,
     from_codes,
     pack,
-    round_to_grid,
+    round_to_scheme,
     round_with_feedback,
     unpack,
 )
 
 DOUBLE = torch.float64
-GRIDS = [Grid(8), Grid(8, 5), Grid(4, 8), Grid(4), Grid(4, 1000)]
+GRIDS = [QuantScheme(8), QuantScheme(8, 5), QuantScheme(4, 8), QuantScheme(4), QuantScheme(4, 1000)]
 
 
 def matrix(rows: int, columns: int, seed: int = 0) -> torch.Tensor:
@@ -33,65 +33,65 @@ def moment(size: int, tokens: int, seed: int = 1) -> torch.Tensor:
     return inputs @ inputs.T / tokens
 
 
-@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("scheme", GRIDS)
 @given(rows=st.integers(1, 6), columns=st.integers(1, 20), seed=st.integers(0, 100))
-def test_numbers_are_rounded_to_the_nearest_multiple(grid: Grid, rows: int, columns: int, seed: int) -> None:
+def test_numbers_are_rounded_to_the_nearest_multiple(scheme: QuantScheme, rows: int, columns: int, seed: int) -> None:
     weight = matrix(rows, columns, seed)
-    scales = find_scales(weight, grid)
-    assert scales.shape == (rows, grid.groups(columns))
-    codes = round_to_grid(weight, scales, grid)
-    assert codes.min() >= -grid.largest - 1
-    assert codes.max() <= grid.largest
+    scales = find_scales(weight, scheme)
+    assert scales.shape == (rows, scheme.groups(columns))
+    codes = round_to_scheme(weight, scales, scheme)
+    assert codes.min() >= -scheme.largest - 1
+    assert codes.max() <= scheme.largest
     # By brute force over all codes.
-    all_codes = torch.arange(-grid.largest - 1, grid.largest + 1, dtype=DOUBLE)
-    distances = (weight[..., None] - all_codes * grid.per_column(scales, columns)[..., None]).abs()
-    found = (weight - from_codes(codes, scales, grid)).abs()
+    all_codes = torch.arange(-scheme.largest - 1, scheme.largest + 1, dtype=DOUBLE)
+    distances = (weight[..., None] - all_codes * scheme.per_column(scales, columns)[..., None]).abs()
+    found = (weight - from_codes(codes, scales, scheme)).abs()
     torch.testing.assert_close(found, distances.amin(-1))
 
 
 @pytest.mark.parametrize("group", [None, 4])
 def test_eight_bits_clip_nothing(group: int | None) -> None:
-    grid = Grid(8, group)
+    scheme = QuantScheme(8, group)
     weight = matrix(5, 12)
-    scales = find_scales(weight, grid)
-    error = (weight - from_codes(round_to_grid(weight, scales, grid), scales, grid)).abs()
-    assert (error <= grid.per_column(scales, 12) / 2 + 1e-12).all()
+    scales = find_scales(weight, scheme)
+    error = (weight - from_codes(round_to_scheme(weight, scales, scheme), scales, scheme)).abs()
+    assert (error <= scheme.per_column(scales, 12) / 2 + 1e-12).all()
 
 
 def test_four_bits_clip_where_that_loses_less() -> None:
     weight = torch.cat([0.1 * matrix(1, 63), torch.full((1, 1), 1.0, dtype=DOUBLE)], dim=1)
-    grid = Grid(4)
-    plain = weight.abs().amax() / grid.largest
-    scales = find_scales(weight, grid)
+    scheme = QuantScheme(4)
+    plain = weight.abs().amax() / scheme.largest
+    scales = find_scales(weight, scheme)
     assert scales < plain
 
     def loss(scale: torch.Tensor) -> float:
-        return float((weight - from_codes(round_to_grid(weight, scale, grid), scale, grid)).square().sum())
+        return float((weight - from_codes(round_to_scheme(weight, scale, scheme), scale, scheme)).square().sum())
 
     assert loss(scales) < loss(plain.reshape(1, 1))
     # An error in the last column is not to be had.
     important = torch.ones(64, dtype=DOUBLE)
     important[-1] = 1e6
-    assert find_scales(weight, grid, important) > scales
+    assert find_scales(weight, scheme, important) > scales
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("grid", [Grid(4, 32), Grid(8, 32)])
+@pytest.mark.parametrize("scheme", [QuantScheme(4, 32), QuantScheme(8, 32)])
 @given(power=st.floats(-60, 60), seed=st.integers(0, 100), full=st.booleans())
 @settings(max_examples=25, deadline=None)
 def test_scales_as_they_are_stored_are_neither_zero_nor_infinite(
-    grid: Grid, dtype: torch.dtype, power: float, seed: int, full: bool
+    scheme: QuantScheme, dtype: torch.dtype, power: float, seed: int, full: bool
 ) -> None:
     weight = 0.1 * matrix(2, 64, seed)
     weight[0, :32] *= 10.0**power if full else 0
     weight[0, 3] = 10.0**power
-    scales = find_scales(weight, grid, stored=dtype)
+    scales = find_scales(weight, scheme, stored=dtype)
     assert scales.dtype == dtype
     assert (scales > 0).all()
     assert torch.isfinite(scales).all()
     second = torch.eye(64, dtype=DOUBLE) + 0.3
-    for codes in (round_to_grid(weight, scales, grid), round_with_feedback(weight, scales, grid, second)):
-        found = from_codes(codes, scales.double(), grid)
+    for codes in (round_to_scheme(weight, scales, scheme), round_with_feedback(weight, scales, scheme, second)):
+        found = from_codes(codes, scales.double(), scheme)
         # The other row never depends on what is odd in this one.
         assert (weight[1] - found[1]).norm() < 0.3 * weight[1].norm()
         if 10.0**power < 1e-3:  # neither does the rest of the row: its own group of numbers is as good as zero
@@ -102,45 +102,47 @@ def test_a_scale_of_zero_feeds_nothing_back() -> None:
     weight = 0.1 * matrix(2, 64)
     weight[0, :32] = 0
     weight[0, 3] = 6e-8
-    grid = Grid(4, 32)
-    scales = find_scales(weight, grid)
+    scheme = QuantScheme(4, 32)
+    scales = find_scales(weight, scheme)
     scales[0, 0] = 0
-    codes = round_with_feedback(weight, scales, grid, torch.eye(64, dtype=DOUBLE) + 0.3)
+    codes = round_with_feedback(weight, scales, scheme, torch.eye(64, dtype=DOUBLE) + 0.3)
     assert not codes[0, :32].any()
     assert codes[0, 32:].any()
 
 
 def test_zeros_stay_zeros() -> None:
-    for grid in GRIDS:
+    for scheme in GRIDS:
         weight = torch.zeros(3, 10, dtype=DOUBLE)
-        scales = find_scales(weight, grid)
+        scales = find_scales(weight, scheme)
         assert torch.isfinite(scales).all()
         assert (scales > 0).all()
-        assert not round_to_grid(weight, scales, grid).any()
-        assert not round_with_feedback(weight, scales, grid, moment(10, 50)).any()
+        assert not round_to_scheme(weight, scales, scheme).any()
+        assert not round_with_feedback(weight, scales, scheme, moment(10, 50)).any()
 
 
-def literal_feedback(weight: torch.Tensor, scales: torch.Tensor, grid: Grid, second: torch.Tensor) -> torch.Tensor:
+def literal_feedback(
+    weight: torch.Tensor, scales: torch.Tensor, scheme: QuantScheme, second: torch.Tensor
+) -> torch.Tensor:
     """Optimal brain quantisation in the order of the columns: the inverse is made anew for what is left, each time."""
     left, size = weight.clone(), len(second)
     damped = second + DAMPING * second.diagonal().mean() * torch.eye(size, dtype=DOUBLE)
-    scale = grid.per_column(scales, size)
+    scale = scheme.per_column(scales, size)
     codes = torch.zeros_like(weight)
     for column in range(size):
         inverse = torch.linalg.inv(damped[column:, column:])
-        codes[:, column] = (left[:, column] / scale[:, column]).round().clamp(-grid.largest - 1, grid.largest)
+        codes[:, column] = (left[:, column] / scale[:, column]).round().clamp(-scheme.largest - 1, scheme.largest)
         error = (left[:, column] - codes[:, column] * scale[:, column]) / inverse[0, 0]
         left[:, column:] -= torch.outer(error, inverse[0])
     return codes.to(torch.int8)
 
 
-@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("scheme", GRIDS)
 @pytest.mark.parametrize("columns", [7, 150])
-def test_feedback_equals_a_literal_implementation(grid: Grid, columns: int) -> None:
+def test_feedback_equals_a_literal_implementation(scheme: QuantScheme, columns: int) -> None:
     weight, second = matrix(5, columns), moment(columns, 3 * columns)
-    scales = find_scales(weight, grid)
-    found = round_with_feedback(weight, scales, grid, second)
-    expected = literal_feedback(weight, scales, grid, second)
+    scales = find_scales(weight, scheme)
+    found = round_with_feedback(weight, scales, scheme, second)
+    expected = literal_feedback(weight, scales, scheme, second)
     # A number half-way between two codes may fall to either side.
     assert (found != expected).double().mean() < 0.01
 
@@ -148,25 +150,25 @@ def test_feedback_equals_a_literal_implementation(grid: Grid, columns: int) -> N
 @pytest.mark.parametrize("tokens", [10, 400])
 def test_feedback_loses_less_also_where_inputs_are_few(tokens: int) -> None:
     weight, second = matrix(30, 64), moment(64, tokens)
-    for grid in (Grid(4, 32), Grid(4), Grid(8)):
-        scales = find_scales(weight, grid)
+    for scheme in (QuantScheme(4, 32), QuantScheme(4), QuantScheme(8)):
+        scales = find_scales(weight, scheme)
 
-        def loss(codes: torch.Tensor, scales: torch.Tensor = scales, grid: Grid = grid) -> float:
-            error = weight - from_codes(codes, scales, grid)
+        def loss(codes: torch.Tensor, scales: torch.Tensor = scales, scheme: QuantScheme = scheme) -> float:
+            error = weight - from_codes(codes, scales, scheme)
             return float(((error @ second) * error).sum())
 
         plain, fed_back = (
-            loss(round_to_grid(weight, scales, grid)),
-            loss(round_with_feedback(weight, scales, grid, second)),
+            loss(round_to_scheme(weight, scales, scheme)),
+            loss(round_with_feedback(weight, scales, scheme, second)),
         )
         assert fed_back < 0.8 * plain
 
 
 def test_without_any_input_it_is_plain_rounding() -> None:
-    weight, grid = matrix(4, 6), Grid(4)
-    scales = find_scales(weight, grid)
-    expected = round_to_grid(weight, scales, grid)
-    assert torch.equal(round_with_feedback(weight, scales, grid, torch.zeros(6, 6, dtype=DOUBLE)), expected)
+    weight, scheme = matrix(4, 6), QuantScheme(4)
+    scales = find_scales(weight, scheme)
+    expected = round_to_scheme(weight, scales, scheme)
+    assert torch.equal(round_with_feedback(weight, scales, scheme, torch.zeros(6, 6, dtype=DOUBLE)), expected)
 
 
 @settings(max_examples=50)
@@ -205,8 +207,8 @@ def test_a_cast_with_feedback_loses_less_than_the_nearest_numbers() -> None:
     ],
 )
 def test_a_group_is_halved_until_it_divides_a_row(group: int | None, columns: int, size: int) -> None:
-    grid = Grid(4, group)
-    assert grid.group_size(columns) == size
-    scales = find_scales(torch.randn(3, columns, dtype=torch.float64), grid)
-    assert scales.shape == (3, grid.groups(columns)) == (3, -(-columns // size))
-    assert grid.per_column(scales, columns).shape == (3, columns)
+    scheme = QuantScheme(4, group)
+    assert scheme.group_size(columns) == size
+    scales = find_scales(torch.randn(3, columns, dtype=torch.float64), scheme)
+    assert scales.shape == (3, scheme.groups(columns)) == (3, -(-columns // size))
+    assert scheme.per_column(scales, columns).shape == (3, columns)

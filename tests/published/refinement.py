@@ -17,10 +17,10 @@ def call_of(model: PreTrainedModel, index: int, tokens: Tensor) -> tuple[Call, T
     """Return how a model calls one of its blocks on some samples, and what the block gives."""
     seen: list[Any] = []
 
-    def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    def record(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         seen.extend([(args, kwargs), output if isinstance(output, Tensor) else output[0]])
 
-    handle = model.model.layers[index].register_forward_hook(keep, with_kwargs=True)
+    handle = model.model.layers[index].register_forward_hook(record, with_kwargs=True)
     with torch.no_grad():
         model(input_ids=tokens, use_cache=False)
     handle.remove()

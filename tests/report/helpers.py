@@ -6,8 +6,8 @@ import math
 
 import torch
 
-from eckart.compression.records import BlockRecord, Memory, StreamError
-from eckart.compression.result import CalibrationRecord, LayerRecord, Report, Timings
+from eckart.compression.records import BlockRecord, DriftError, Memory
+from eckart.compression.result import CalibrationRecord, CompressionResult, LayerRecord, Timings
 from eckart.evaluate import Perplexity
 from eckart.methods.distillation.record import DistillationRecord
 from eckart.methods.recipe import Recipe
@@ -36,11 +36,11 @@ def calibration(tokens: int = 4096) -> CalibrationRecord:
     return CalibrationRecord(source="text.txt", samples=tokens // 64, length=64, tokens=tokens, seed=0, sha256="0" * 64)
 
 
-def report(recipe: Recipe = RECIPES["svd-llm"], keep: float = 0.5, blocks: int = 4) -> Report:
+def report(recipe: Recipe = RECIPES["svd-llm"], keep: float = 0.5, blocks: int = 4) -> CompressionResult:
     """Return what a run would have recorded, with everything in it."""
     paths = [f"model.layers.{block}.{kind}" for block in range(blocks) for kind in KINDS]
     rank = int(32 * keep)
-    return Report(
+    return CompressionResult(
         recipe=recipe,
         requested_keep=keep,
         calibration=calibration(),
@@ -68,10 +68,10 @@ def report(recipe: Recipe = RECIPES["svd-llm"], keep: float = 0.5, blocks: int =
         blocks=[
             BlockRecord(
                 path=f"model.layers.{block}",
-                output=StreamError(relative=0.1 * block, cosine=0.01 * block),
+                output=DriftError(relative=0.1 * block, cosine=0.01 * block),
                 layers={
-                    f"model.layers.{block}.{KINDS[0]}": StreamError(relative=0.2, cosine=0.02),
-                    f"model.layers.{block}.{KINDS[1]}": None if block == 1 else StreamError(relative=0.3, cosine=0.03),
+                    f"model.layers.{block}.{KINDS[0]}": DriftError(relative=0.2, cosine=0.02),
+                    f"model.layers.{block}.{KINDS[1]}": None if block == 1 else DriftError(relative=0.3, cosine=0.03),
                 },
             )
             for block in range(blocks)

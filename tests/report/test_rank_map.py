@@ -15,19 +15,19 @@ def layer(path: str, rank: int | None = 30) -> LayerRecord:
 
 def test_blocks_are_rows_and_kinds_are_columns() -> None:
     paths = [f"model.layers.{block}.{kind}" for block in (0, 1, 10) for kind in ("attention.q", "mlp.up")]
-    grid = rank_map([layer(path, rank) for path, rank in zip(paths, (10, 20, 30, 40, 49, None), strict=True)])
-    assert grid.blocks == ("0", "1", "10")
-    assert grid.kinds == ("attention.q", "mlp.up")
-    assert grid.kind_labels == ("q", "up")
-    assert [cell.label for cell in grid.cells] == ["10", "20", "30", "40", "49", "dense"]
-    assert [cell.kept for cell in grid.cells] == pytest.approx([0.2, 0.4, 0.6, 0.8, 0.98, 1.0])
-    assert grid.scale == (0.2, 1.0)
+    scheme = rank_map([layer(path, rank) for path, rank in zip(paths, (10, 20, 30, 40, 49, None), strict=True)])
+    assert scheme.blocks == ("0", "1", "10")
+    assert scheme.kinds == ("attention.q", "mlp.up")
+    assert scheme.kind_labels == ("q", "up")
+    assert [cell.label for cell in scheme.cells] == ["10", "20", "30", "40", "49", "dense"]
+    assert [cell.kept for cell in scheme.cells] == pytest.approx([0.2, 0.4, 0.6, 0.8, 0.98, 1.0])
+    assert scheme.scale == (0.2, 1.0)
 
 
 def test_a_kind_that_a_block_lacks_is_an_empty_cell() -> None:
-    grid = rank_map([layer("h.0.linear.in"), layer("h.0.mlp.up"), layer("h.1.full.q"), layer("h.1.mlp.up")])
-    assert grid.kinds == ("linear.in", "mlp.up", "full.q")
-    assert [[cell is not None for cell in row] for row in grid.rows] == [[True, True, False], [False, True, True]]
+    scheme = rank_map([layer("h.0.linear.in"), layer("h.0.mlp.up"), layer("h.1.full.q"), layer("h.1.mlp.up")])
+    assert scheme.kinds == ("linear.in", "mlp.up", "full.q")
+    assert [[cell is not None for cell in row] for row in scheme.rows] == [[True, True, False], [False, True, True]]
 
 
 def test_labels_are_the_shortest_tails_that_tell_kinds_apart() -> None:
@@ -53,9 +53,9 @@ def test_labels_are_the_shortest_tails_that_tell_kinds_apart() -> None:
     ],
 )
 def test_which_number_is_the_block(paths: list[str], blocks: tuple[str, ...], kinds: tuple[str, ...]) -> None:
-    grid = rank_map([layer(path) for path in paths])
-    assert (grid.blocks, grid.kinds) == (blocks, kinds)
-    assert len(grid.cells) == len(paths)
+    scheme = rank_map([layer(path) for path in paths])
+    assert (scheme.blocks, scheme.kinds) == (blocks, kinds)
+    assert len(scheme.cells) == len(paths)
 
 
 @pytest.mark.parametrize(

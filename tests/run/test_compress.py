@@ -71,11 +71,11 @@ def test_overrides_are_written_into_the_result(llama: PreTrainedModel, tokens: t
 def test_records_arrive_in_order_of_execution(llama: PreTrainedModel, tokens: torch.Tensor) -> None:
     seen: list[str] = []
 
-    class Listener(eckart.Observer):
+    class Listener(eckart.Callback):
         def on_layer(self, record: LayerRecord) -> None:
             seen.append(record.path)
 
-    report = eckart.compress(llama, "aa-svd-layer", 0.6, tokens, observer=Listener())
+    report = eckart.compress(llama, "aa-svd-layer", 0.6, tokens, callback=Listener())
     assert seen == [layer.path for layer in report.layers]
     assert [name.split(".")[-1] for name in seen[:7]] == [
         "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"

@@ -21,10 +21,10 @@ from tests.conftest import CONFIGS, Stop, contents, make_model, needs_smollm2, s
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 import eckart
-from eckart.run import compress_checkpoint as job
 from eckart.checkpoint.source import FileWeights
 from eckart.compression.result import LayerRecord
 from eckart.errors import CalibrationError, CheckpointError, EckartError, EckartWarning, InterruptedRun, NonFiniteError
+from eckart.run import compress_checkpoint as job
 from eckart.run.compress_checkpoint import compress_checkpoint
 
 OPTIONS = {"samples": 6, "length": 24}
@@ -87,7 +87,7 @@ def test_new_biases_and_residual_streams_equal_those_in_memory_and_are_resumed(
         settings: dict = {"overrides": overrides, "memory": memory, **OPTIONS}
         with pytest.raises(InterruptedRun):
             compress_checkpoint(
-                dense, out, "aa-svd-anchored", 0.6, str(text_file), observer=Stop(1, KeyboardInterrupt()), **settings
+                dense, out, "aa-svd-anchored", 0.6, str(text_file), callback=Stop(1, KeyboardInterrupt()), **settings
             )
         assert len(list((unfinished(out) / "streams").iterdir())) == 3
         report = compress_checkpoint(dense, out, "aa-svd-anchored", 0.6, str(text_file), resume=True, **settings)
@@ -108,26 +108,26 @@ def test_the_result_says_what_it_was_made_of(model_folder: Path, text_file: Path
     assert written["provenance"]["source"] == "dense"
     assert written["calibration"]["seed"] == 5
     assert (out / "README.md").is_file()
-    assert eckart.Report.model_validate_json((out / "eckart" / "report.json").read_text()).keep <= 0.6
+    assert eckart.CompressionResult.model_validate_json((out / "eckart" / "report.json").read_text()).keep <= 0.6
 
 
 class TestResume:
     @pytest.fixture
-    def run(self, model_folder: Path, text_file: Path, tmp_path: Path) -> Callable[..., eckart.Report]:
-        def run(out: str = "out", **options: object) -> eckart.Report:
+    def run(self, model_folder: Path, text_file: Path, tmp_path: Path) -> Callable[..., eckart.CompressionResult]:
+        def run(out: str = "out", **options: object) -> eckart.CompressionResult:
             settings: dict = {"recipe": "aa-svd", "keep": 0.6, "overrides": REFINED, **OPTIONS, **options}
             return compress_checkpoint(model_folder, tmp_path / out, calibration=str(text_file), **settings)
 
         return run
 
     @pytest.fixture
-    def stopped(self, run: Callable[..., eckart.Report], tmp_path: Path) -> Path:
+    def stopped(self, run: Callable[..., eckart.CompressionResult], tmp_path: Path) -> Path:
         """A run that was interrupted behind its second block."""
         with (
             pytest.warns(UserWarning, match="optimiser steps"),
             pytest.raises(InterruptedRun, match="2 finished blocks"),
         ):
-            run(observer=Stop(2, KeyboardInterrupt()))
+            run(callback=Stop(2, KeyboardInterrupt()))
         return unfinished(tmp_path / "out")
 
     @pytest.mark.filterwarnings("ignore::eckart.errors.EckartWarning")
@@ -135,21 +135,21 @@ class TestResume:
     @pytest.mark.parametrize("blocks", [1, 2, 3])
     @pytest.mark.parametrize("memory", [None, 1])
     def test_goes_on_behind_each_block(
-        self, recipe: str, blocks: int, memory: int | None, run: Callable[..., eckart.Report], tmp_path: Path
+        self, recipe: str, blocks: int, memory: int | None, run: Callable[..., eckart.CompressionResult], tmp_path: Path
     ) -> None:
         options = {"recipe": recipe, "overrides": REFINED if recipe == "aa-svd" else [], "memory": memory}
         expected = run("whole", **options)
         with pytest.raises(InterruptedRun, match=f"{blocks} finished blocks are kept .* go on with --resume"):
-            run(observer=Stop(blocks, KeyboardInterrupt()), **options)
+            run(callback=Stop(blocks, KeyboardInterrupt()), **options)
         assert not (tmp_path / "out").exists()
         seen: list[int] = []
 
-        class Listener(eckart.Observer):
+        class Listener(eckart.Callback):
             def on_block(self, finished: int) -> None:
                 seen.append(finished)
 
         # Where the hidden states live may change.
-        report = run(resume=True, observer=Listener(), **{**options, "memory": None})
+        report = run(resume=True, callback=Listener(), **{**options, "memory": None})
         assert seen == list(range(blocks + 1, 4))
         assert report.layers == expected.layers
         assert report.refinements == expected.refinements
@@ -163,7 +163,7 @@ class TestResume:
         monkeypatch.chdir(model_folder.parent)
         settings: dict = {"recipe": "svd", "keep": 0.6, "calibration": str(text_file), **OPTIONS}
         with pytest.raises(InterruptedRun, match="1 finished block"):
-            compress_checkpoint(f"./{model_folder.name}", "out", observer=Stop(1, KeyboardInterrupt()), **settings)
+            compress_checkpoint(f"./{model_folder.name}", "out", callback=Stop(1, KeyboardInterrupt()), **settings)
         compress_checkpoint(f"{model_folder.name}/", "out", resume=True, **settings)
         assert not unfinished(tmp_path / "out").exists()
 
@@ -180,7 +180,7 @@ class TestResume:
         ids=lambda value: str(value)[:30],
     )
     def test_refuses_another_run_and_names_the_difference(
-        self, changed: dict, named: str, stopped: Path, run: Callable[..., eckart.Report]
+        self, changed: dict, named: str, stopped: Path, run: Callable[..., eckart.CompressionResult]
     ) -> None:
         before = contents(stopped / "model")
         with pytest.raises(CheckpointError) as caught:
@@ -192,7 +192,7 @@ class TestResume:
     def test_refuses_another_model_text_or_version(
         self,
         stopped: Path,
-        run: Callable[..., eckart.Report],
+        run: Callable[..., eckart.CompressionResult],
         model_folder: Path,
         text_file: Path,
         monkeypatch: pytest.MonkeyPatch,
@@ -211,14 +211,14 @@ class TestResume:
             run(resume=True)
 
     @pytest.mark.filterwarnings("ignore::eckart.errors.EckartWarning")
-    def test_is_not_started_over_by_accident(self, stopped: Path, run: Callable[..., eckart.Report]) -> None:
+    def test_is_not_started_over_by_accident(self, stopped: Path, run: Callable[..., eckart.CompressionResult]) -> None:
         with pytest.raises(CheckpointError, match=r"Add --resume to go on with it, or --overwrite"):
             run()
         run(overwrite=True)
         assert not stopped.exists()
 
     @pytest.mark.filterwarnings("ignore::eckart.errors.EckartWarning")
-    def test_damage_is_said(self, stopped: Path, run: Callable[..., eckart.Report]) -> None:
+    def test_damage_is_said(self, stopped: Path, run: Callable[..., eckart.CompressionResult]) -> None:
         (shard, *_) = sorted((stopped / "model").iterdir())
         whole = shard.read_bytes()
         shard.unlink()
@@ -239,7 +239,7 @@ class TestResume:
         run(resume=True)
 
     @pytest.mark.filterwarnings("ignore::eckart.errors.EckartWarning")
-    def test_a_finished_run_is_finished(self, run: Callable[..., eckart.Report], tmp_path: Path) -> None:
+    def test_a_finished_run_is_finished(self, run: Callable[..., eckart.CompressionResult], tmp_path: Path) -> None:
         report = run()
         before = contents(tmp_path / "out")
         assert run(resume=True).layers == report.layers
@@ -251,8 +251,8 @@ class TestResume:
         assert not unfinished(tmp_path / "out").exists()
 
     @pytest.mark.filterwarnings("ignore::eckart.errors.EckartWarning")
-    def test_two_at_once_are_refused(self, run: Callable[..., eckart.Report]) -> None:
-        class Second(eckart.Observer):
+    def test_two_at_once_are_refused(self, run: Callable[..., eckart.CompressionResult]) -> None:
+        class Second(eckart.Callback):
             def on_block(self, finished: int) -> None:
                 if finished == 1:
                     for options in ({"resume": True}, {"overwrite": True}):
@@ -264,7 +264,7 @@ class TestResume:
                 with pytest.raises(CheckpointError, match="Another process is at work"):
                     run(resume=True)
 
-        run(observer=Second())
+        run(callback=Second())
 
     @pytest.mark.filterwarnings("ignore::eckart.errors.EckartWarning")
     @pytest.mark.parametrize(("overwritten", "step"), [(True, "rename"), (False, "rename"), (True, "unlink")])
@@ -272,7 +272,7 @@ class TestResume:
         self,
         overwritten: bool,
         step: str,
-        run: Callable[..., eckart.Report],
+        run: Callable[..., eckart.CompressionResult],
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
@@ -299,7 +299,7 @@ class TestResume:
 
     @pytest.mark.filterwarnings("ignore::eckart.errors.EckartWarning")
     def test_a_full_disk_keeps_what_is_finished(
-        self, run: Callable[..., eckart.Report], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, run: Callable[..., eckart.CompressionResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         run("whole")
         synced = os.fsync
@@ -330,7 +330,7 @@ def test_one_block_is_in_memory_at_a_time(
         models.append(model)
         return model, weights
 
-    class Watcher(eckart.Observer):
+    class Watcher(eckart.Callback):
         def present(self) -> list[str]:
             return [name for name, parameter in models[0].named_parameters() if not parameter.is_meta]
 
@@ -344,7 +344,7 @@ def test_one_block_is_in_memory_at_a_time(
 
     monkeypatch.setattr(job, "open_model", open_model)
     compress_checkpoint(
-        model_folder, tmp_path / "out", "aa-svd", 0.6, str(text_file), overrides=REFINED, observer=Watcher(), **OPTIONS
+        model_folder, tmp_path / "out", "aa-svd", 0.6, str(text_file), overrides=REFINED, callback=Watcher(), **OPTIONS
     )
     assert len(models) == 1
 

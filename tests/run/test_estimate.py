@@ -60,11 +60,11 @@ def test_what_does_not_fit_goes_to_files_and_activations_are_computed_twice(
 def test_api_hands_it_out_before_anything_is_done(llama: PreTrainedModel, tokens: torch.Tensor) -> None:
     seen: list[Estimate] = []
 
-    class Listener(eckart.Observer):
+    class Listener(eckart.Callback):
         def on_start(self, plan: Plan, cost: Estimate, finished: int) -> None:
             assert not any(isinstance(m, eckart.LowRankLinear) for m in llama.modules())
             assert finished == 0
             seen.append(cost)
 
-    eckart.compress(llama, "svd-llm", 0.6, tokens, observer=Listener())
+    eckart.compress(llama, "svd-llm", 0.6, tokens, callback=Listener())
     assert len(seen) == 1

@@ -44,7 +44,7 @@ def test_a_model_in_memory_is_not_copied_but_one_on_disk_is_read(llama: PreTrain
 def test_training_holds_four_numbers_a_weight_and_three_states(llama: PreTrainedModel) -> None:
     plan = make_plan(llama, eckart.RECIPES["aa-svd"], 0.6)
     block = plan.blocks[0]
-    factored = sum(plan.ranks[t.path] * sum(t.shape) - t.size for t in block.targets)  # type: ignore[operator]
+    factored = sum(plan.ranks[t.path] * sum(t.shape) - t.size for t in block.linears)  # type: ignore[operator]
     trained = sum(parameter.numel() for parameter in block.module.parameters()) + factored
     assert of_run(llama, "aa-svd").training == trained * 4 * (4 + 3)
     assert of_run(llama, "svd-llm").training == 0

@@ -23,8 +23,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::eckart.errors.EckartWarning")
 
 
 @pytest.fixture
-def run(model_folder: Path, text_file: Path, tmp_path: Path) -> Callable[..., eckart.Report]:
-    def run(out: str = "out", **options: Any) -> eckart.Report:
+def run(model_folder: Path, text_file: Path, tmp_path: Path) -> Callable[..., eckart.CompressionResult]:
+    def run(out: str = "out", **options: Any) -> eckart.CompressionResult:
         settings: dict[str, Any] = {"recipe": "svd-llm", "keep": 0.6, "samples": 2, "length": 16, **options}
         return compress_checkpoint(
             settings.pop("source", model_folder),
@@ -36,13 +36,13 @@ def run(model_folder: Path, text_file: Path, tmp_path: Path) -> Callable[..., ec
     return run
 
 
-def stop(run: Callable[..., eckart.Report], blocks: int = 1, **options: Any) -> None:
+def stop(run: Callable[..., eckart.CompressionResult], blocks: int = 1, **options: Any) -> None:
     with pytest.raises(InterruptedRun, match=f"{blocks} finished blocks are kept"):
-        run(observer=Stop(blocks, KeyboardInterrupt()), **options)
+        run(callback=Stop(blocks, KeyboardInterrupt()), **options)
 
 
 def test_overwriting_a_folder_around_what_is_read_is_refused(
-    run: Callable[..., eckart.Report], model_folder: Path, text_file: Path, tmp_path: Path
+    run: Callable[..., eckart.CompressionResult], model_folder: Path, text_file: Path, tmp_path: Path
 ) -> None:
     for name, source in (("model", model_folder), ("text", model_folder), ("recipe", model_folder)):
         around = tmp_path / name
@@ -64,7 +64,7 @@ def test_overwriting_a_folder_around_what_is_read_is_refused(
 
 
 def test_a_folder_of_the_user_is_kept_by_all_that_write_folders(
-    run: Callable[..., eckart.Report], tmp_path: Path, tokens: torch.Tensor
+    run: Callable[..., eckart.CompressionResult], tmp_path: Path, tokens: torch.Tensor
 ) -> None:
     (tmp_path / "u" / "thesis").mkdir(parents=True)
     (tmp_path / "u" / "thesis" / "chapter-1").write_text("x")
@@ -87,7 +87,7 @@ def test_a_model_is_not_saved_over_itself(tmp_path: Path, tokens: torch.Tensor) 
 
 @pytest.mark.parametrize("flags", [{"resume": True}, {"overwrite": True}, {"resume": True, "overwrite": True}, {}])
 def test_a_run_that_fails_at_once_leaves_everything_as_it_was(
-    flags: dict[str, bool], run: Callable[..., eckart.Report], tmp_path: Path
+    flags: dict[str, bool], run: Callable[..., eckart.CompressionResult], tmp_path: Path
 ) -> None:
     run(recipe="svd")
     stop(run, overwrite=True)
@@ -102,7 +102,7 @@ def test_a_run_that_fails_at_once_leaves_everything_as_it_was(
 
 
 def test_overwriting_that_is_killed_before_its_first_block_goes_on(
-    run: Callable[..., eckart.Report], tmp_path: Path
+    run: Callable[..., eckart.CompressionResult], tmp_path: Path
 ) -> None:
     run("new")
     run(recipe="svd")
@@ -110,12 +110,12 @@ def test_overwriting_that_is_killed_before_its_first_block_goes_on(
     if child == 0:
         torch.set_num_threads(1)  # the others stayed behind
 
-        class Kill(eckart.Observer):
+        class Kill(eckart.Callback):
             def on_start(self, *arguments: object) -> None:
                 os._exit(9)
 
         try:
-            run(overwrite=True, observer=Kill())
+            run(overwrite=True, callback=Kill())
         finally:
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
@@ -126,7 +126,7 @@ def test_overwriting_that_is_killed_before_its_first_block_goes_on(
     assert not unfinished_of(tmp_path / "out").exists()
 
 
-class Change(eckart.Observer):
+class Change(eckart.Callback):
     """Does something to the model's file behind the first block."""
 
     def __init__(self, change: Callable[[], object]) -> None:
@@ -138,7 +138,7 @@ class Change(eckart.Observer):
 
 
 def test_a_model_that_is_replaced_meanwhile_is_named(
-    run: Callable[..., eckart.Report], model_folder: Path, tmp_path: Path
+    run: Callable[..., eckart.CompressionResult], model_folder: Path, tmp_path: Path
 ) -> None:
     file = model_folder / "model.safetensors"
     make_model("llama", seed=1).save_pretrained(tmp_path / "other")
@@ -149,7 +149,7 @@ def test_a_model_that_is_replaced_meanwhile_is_named(
         lambda: file.write_bytes((tmp_path / "other" / file.name).read_bytes()),
     ):
         with pytest.raises(CheckpointError, match=r"model\.safetensors was changed .* 1 finished blocks are kept"):
-            run(observer=Change(change))
+            run(callback=Change(change))
         assert not (tmp_path / "out").exists()
         with pytest.raises(CheckpointError, match=r"model\.files\.model\.safetensors was"):
             run(resume=True)
@@ -159,36 +159,38 @@ def test_a_model_that_is_replaced_meanwhile_is_named(
         shutil.rmtree(tmp_path / "out")
 
 
-def test_a_file_that_goes_away_is_not_said_to_be_changed(run: Callable[..., eckart.Report], model_folder: Path) -> None:
+def test_a_file_that_goes_away_is_not_said_to_be_changed(
+    run: Callable[..., eckart.CompressionResult], model_folder: Path
+) -> None:
     with pytest.raises(CheckpointError) as caught:
-        run(observer=Change((model_folder / "model.safetensors").unlink))
+        run(callback=Change((model_folder / "model.safetensors").unlink))
     assert "model.safetensors cannot be read from the model's files: No such file" in str(caught.value)
     assert "changed" not in str(caught.value)
 
 
 def test_a_file_that_is_touched_is_the_same(
-    run: Callable[..., eckart.Report], model_folder: Path, tmp_path: Path
+    run: Callable[..., eckart.CompressionResult], model_folder: Path, tmp_path: Path
 ) -> None:
     file = model_folder / "model.safetensors"
     run("whole")
-    run(observer=Change(lambda: os.replace(shutil.copy(file, tmp_path / "copy"), file)))
+    run(callback=Change(lambda: os.replace(shutil.copy(file, tmp_path / "copy"), file)))
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
 def test_a_change_that_no_time_and_size_tells_is_found_at_the_end(
-    run: Callable[..., eckart.Report], model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Callable[..., eckart.CompressionResult], model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_model("llama", seed=1).save_pretrained(tmp_path / "other")
     monkeypatch.setattr(unchanged, "_signature", lambda path: (0,))
     other = tmp_path / "other" / "model.safetensors"
     with pytest.raises(DamagedRunError, match=r"model\.safetensors was changed .* Start again with --overwrite\.$"):
-        run(observer=Change(lambda: os.replace(other, model_folder / other.name)))
+        run(callback=Change(lambda: os.replace(other, model_folder / other.name)))
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("part", ["model", "spectra", "student", "streams"])
 def test_a_file_of_a_finished_block_that_is_damaged_is_found(
-    part: str, run: Callable[..., eckart.Report], tmp_path: Path
+    part: str, run: Callable[..., eckart.CompressionResult], tmp_path: Path
 ) -> None:
     options: dict[str, Any] = {}
     if part == "student":
@@ -210,7 +212,7 @@ def test_a_file_of_a_finished_block_that_is_damaged_is_found(
 
 
 def test_a_shard_that_is_damaged_before_the_end_is_not_published(
-    run: Callable[..., eckart.Report], tmp_path: Path
+    run: Callable[..., eckart.CompressionResult], tmp_path: Path
 ) -> None:
     def damage() -> None:
         (shard,) = (unfinished_of(tmp_path / "out") / "model").iterdir()
@@ -219,13 +221,13 @@ def test_a_shard_that_is_damaged_before_the_end_is_not_published(
         shard.write_bytes(content)
 
     with pytest.raises(DamagedRunError, match=r"block-00000\.safetensors is damaged"):
-        run(observer=Change(damage))
+        run(callback=Change(damage))
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("change", ["no hashes", "other stream"])
 def test_a_manifest_of_an_earlier_version_or_of_somebody_else(
-    change: str, run: Callable[..., eckart.Report], tmp_path: Path
+    change: str, run: Callable[..., eckart.CompressionResult], tmp_path: Path
 ) -> None:
     import json
 

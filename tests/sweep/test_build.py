@@ -80,7 +80,7 @@ def test_a_model_in_16_bits_and_statistics_in_files(tokens):
     recipes = [recipe_of(label) for label in ("io-svd", "zs-svd+precision=8-bit")]
     sizes = [0.6]
     statistics = collect(model, dict.fromkeys(recipes, sizes), Calibration(tokens, "token ids", 0), CPU, limit=0)
-    folder = statistics.original.workspace.folder
+    folder = statistics.original.scratch.folder
     assert folder is not None
     assert list(folder.iterdir())
     try:

@@ -7,11 +7,11 @@ import pytest
 import eckart
 from eckart.compression.sensitivity.request import Labels, merge
 from eckart.errors import EckartError
-from eckart.methods.allocation import Evidence, LinearEvidence
+from eckart.methods.allocation import LayerStatistics, Needs
 from eckart.methods.recipes.published import RECIPES
 from eckart.sweep.case import Way, cases_of, recipe_of, request_for, split_label, way_of
 
-LINEARS = (LinearEvidence("a", (16, 16), 0, "a"), LinearEvidence("b", (24, 16), 1, "b"))
+LINEARS = (LayerStatistics("a", (16, 16), 0, "a"), LayerStatistics("b", (24, 16), 1, "b"))
 
 
 def merged_requests(*labels: str):
@@ -89,8 +89,8 @@ def test_recipes_of_one_objective_are_measured_together():
     (request,) = merged_requests("svd-llm", "svd-llm-v2", "zs-svd", "adasvd", "svd-llm+allocation=curvature")
     assert request.keep_bases
     assert not request.keep_inputs
-    for evidence in (Evidence.SPECTRUM, Evidence.FIRST_ORDER, Evidence.CURVATURE, Evidence.SIMILARITY):
-        assert evidence in request.evidence
+    for needs in (Needs.SPECTRUM, Needs.FIRST_ORDER, Needs.CURVATURE, Needs.SIMILARITY):
+        assert needs in request.needs
     assert request.next_labels == Labels(None, 1)
 
 

@@ -57,7 +57,7 @@ def test_rows_are_what_compress_and_perplexity_give(sweep, llama, tokenizer, tex
 def test_one_measurement_serves_all_sizes_and_recipes(sweep):
     counter = Counter()
     recipes = ["svd-llm", "zs-svd", "io-svd", "saes-svd", "zs-svd+sharing=shared", "svd"]
-    rows = list(sweep(recipes, [0.8, 0.6], samples=[4, 6], observer=counter).run())
+    rows = list(sweep(recipes, [0.8, 0.6], samples=[4, 6], callback=counter).run())
     assert len(rows) == 1 + 5 * 2 * 2 + 2
     # Apart from joint linears, which are other linears; and once for what looks at no data.
     assert sorted(counter.statistics, key=str) == sorted([(4, 4), (1, 4), (4, 6), (1, 6), (1, None)], key=str)
@@ -72,7 +72,7 @@ def test_a_sweep_that_was_stopped_goes_on(sweep, tmp_path):
     started.close()
     assert read_rows(tmp_path / "sweep.sqlite") == before
     counter = Counter()
-    again = sweep(["svd", "svd-llm"], [0.8, 0.6], observer=counter)
+    again = sweep(["svd", "svd-llm"], [0.8, 0.6], callback=counter)
     after = list(again.run())
     assert [(row.label, row.keep) for row in after] == [("svd-llm", 0.8), ("svd-llm", 0.6)]
     assert counter.statistics == [(1, 4)]

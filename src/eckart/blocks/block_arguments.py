@@ -17,7 +17,7 @@ from eckart.errors import EckartError, UnsupportedModelError
 
 
 @dataclass(frozen=True)
-class BlockCall:
+class BlockArguments:
     """How the model calls one block: everything but the hidden states, which come first.
 
     Attributes:
@@ -89,7 +89,9 @@ def failures_named(model: PreTrainedModel, length: int | None = None) -> Iterato
         ) from error
 
 
-def capture_calls(model: PreTrainedModel, blocks: nn.ModuleList, tokens: Tensor) -> tuple[Tensor, list[BlockCall]]:
+def capture_arguments(
+    model: PreTrainedModel, blocks: nn.ModuleList, tokens: Tensor
+) -> tuple[Tensor, list[BlockArguments]]:
     """Return what the first block is given for ``tokens`` (batch, length), and how each block is called.
 
     Only the first block is run; the others hand their input on, so that this costs next to nothing.
@@ -97,17 +99,17 @@ def capture_calls(model: PreTrainedModel, blocks: nn.ModuleList, tokens: Tensor)
     Raises:
         UnsupportedModelError: the model does not run each block once, in order, on hidden states of all tokens.
     """
-    calls: list[BlockCall] = []
+    arguments: list[BlockArguments] = []
     hidden: list[Tensor] = []
     extra_outputs: list[Any] = []
     name = type(model).__name__
 
     def record(index: int, run: Callable[..., Any]) -> Callable[..., Any]:
         def forward(*args: Any, **kwargs: Any) -> Any:
-            if index != len(calls):
+            if index != len(arguments):
                 raise UnsupportedModelError(
-                    f"{name} runs block {index} of its {len(blocks)} where block {len(calls)} was expected; expected "
-                    "each one exactly once, in the order of their list. Models that repeat blocks or leave some out "
+                    f"{name} runs block {index} of its {len(blocks)} where block {len(arguments)} was expected; "
+                    "expected each one exactly once, in the order of their list. Models that repeat blocks or leave some out "
                     "cannot be compressed yet."
                 )
             if not args and "hidden_states" not in kwargs:
@@ -118,7 +120,7 @@ def capture_calls(model: PreTrainedModel, blocks: nn.ModuleList, tokens: Tensor)
             if not args:
                 args = (kwargs.pop("hidden_states"),)
             check_hidden(args[0], tokens.shape, f"{name} hands its blocks")
-            calls.append(BlockCall(tuple(args[1:]), dict(kwargs)))
+            arguments.append(BlockArguments(tuple(args[1:]), dict(kwargs)))
             if index == 0:
                 hidden.append(args[0])
                 output = run(*args, **kwargs)
@@ -131,13 +133,13 @@ def capture_calls(model: PreTrainedModel, blocks: nn.ModuleList, tokens: Tensor)
 
     with replaced_forwards(blocks, record), torch.no_grad():
         model.base_model(input_ids=tokens, use_cache=False)
-    if len(calls) != len(blocks):
+    if len(arguments) != len(blocks):
         raise UnsupportedModelError(
-            f"{name} runs {len(calls)} of its {len(blocks)} blocks in a forward pass; "
+            f"{name} runs {len(arguments)} of its {len(blocks)} blocks in a forward pass; "
             "expected each one exactly once. Layers that are skipped or shared, or that are for images or sound, "
             "cannot be compressed yet."
         )
-    return hidden[0], [replace(call, extra=extra_outputs[0]) for call in calls]
+    return hidden[0], [replace(call, extra=extra_outputs[0]) for call in arguments]
 
 
 def check_hidden(found: Any, shape: torch.Size, what: str) -> None:
@@ -156,9 +158,9 @@ def check_hidden(found: Any, shape: torch.Size, what: str) -> None:
         )
 
 
-def calls_by_shape(
+def arguments_by_shape(
     model: PreTrainedModel, blocks: nn.ModuleList, batches: Iterable[int], length: int, device: torch.device
-) -> list[dict[torch.Size, BlockCall]]:
+) -> list[dict[torch.Size, BlockArguments]]:
     """Return how each block is called for sequences of ``length`` tokens, by (batch, length).
 
     Args:
@@ -168,17 +170,17 @@ def calls_by_shape(
         length: tokens in each.
         device: where the blocks will be run.
     """
-    found: list[dict[torch.Size, BlockCall]] = [{} for _ in blocks]
+    found: list[dict[torch.Size, BlockArguments]] = [{} for _ in blocks]
     for batch in sorted(set(batches)):
         tokens = torch.zeros(batch, length, dtype=torch.int64, device=device)
-        for calls, call in zip(found, capture_calls(model, blocks, tokens)[1], strict=True):
-            calls[tokens.shape] = call
+        for arguments, call in zip(found, capture_arguments(model, blocks, tokens)[1], strict=True):
+            arguments[tokens.shape] = call
     return found
 
 
 def check_calls_are_independent_of_tokens(
     model: PreTrainedModel, blocks: nn.ModuleList, length: int, vocabulary: int, device: torch.device
-) -> tuple[Tensor, list[BlockCall]]:
+) -> tuple[Tensor, list[BlockArguments]]:
     """Raise if blocks are handed tensors that depend on the text, other than hidden states.
 
     Args:
@@ -189,14 +191,14 @@ def check_calls_are_independent_of_tokens(
         device: where the blocks will be run.
 
     Returns:
-        What :func:`capture_calls` does.
+        What :func:`capture_arguments` does.
 
     Raises:
         UnsupportedModelError: naming the argument.
     """
     one = torch.arange(length, device=device)[None] % vocabulary
-    hidden, ours = capture_calls(model, blocks, one)
-    theirs = capture_calls(model, blocks, one.flip(1))[1]
+    hidden, ours = capture_arguments(model, blocks, one)
+    theirs = capture_arguments(model, blocks, one.flip(1))[1]
     for block, call, other in zip(blocks, ours, theirs, strict=True):
         others = named_arguments(block, other)
         for name, value in named_arguments(block, call).items():
@@ -214,7 +216,7 @@ def check_calls_are_independent_of_tokens(
     return hidden, ours
 
 
-def named_arguments(block: nn.Module, call: BlockCall) -> dict[str, Any]:
+def named_arguments(block: nn.Module, call: BlockArguments) -> dict[str, Any]:
     """Return what a block is handed beside the hidden states, by the names of its parameters."""
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     names = [p.name for p in inspect.signature(block.forward).parameters.values() if p.kind in positional][1:]
@@ -222,7 +224,9 @@ def named_arguments(block: nn.Module, call: BlockCall) -> dict[str, Any]:
     return {**dict(zip(names, call.args, strict=False)), **call.kwargs}
 
 
-def run_head(model: PreTrainedModel, blocks: nn.ModuleList, call: BlockCall, tokens: Tensor, hidden: Tensor) -> Any:
+def run_head(
+    model: PreTrainedModel, blocks: nn.ModuleList, call: BlockArguments, tokens: Tensor, hidden: Tensor
+) -> Any:
     """Return what the model gives if the last block hands on ``hidden``. No block is run.
 
     Args:

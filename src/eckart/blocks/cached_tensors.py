@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping
 
 from torch import Tensor
 
-from eckart.blocks.tensor_cache import Spool
+from eckart.blocks.tensor_cache import TensorCache
 
 
-class SpooledTensors(Mapping[str, Tensor]):
+class CachedTensors(Mapping[str, Tensor]):
     """Tensors by name that lie in a spool."""
 
-    def __init__(self, spool: Spool) -> None:
-        self._spool, self._places = spool, dict[str, int]()
+    def __init__(self, cache: TensorCache) -> None:
+        self._spool, self._places = cache, dict[str, int]()
 
     def add(self, name: str, tensor: Tensor) -> None:
         """Add a tensor."""
@@ -34,11 +34,11 @@ class SpooledTensors(Mapping[str, Tensor]):
         return len(self._places)
 
 
-class SpooledPairs(Mapping[str, tuple[Tensor, Tensor]]):
+class CachedPairs(Mapping[str, tuple[Tensor, Tensor]]):
     """Pairs of tensors by name that lie in two spools; where both are the same tensor, in one."""
 
-    def __init__(self, first: Spool, second: Spool) -> None:
-        self._first, self._second = SpooledTensors(first), SpooledTensors(second)
+    def __init__(self, first: TensorCache, second: TensorCache) -> None:
+        self._first, self._second = CachedTensors(first), CachedTensors(second)
 
     def add(self, name: str, first: Tensor, second: Tensor) -> None:
         """Add a pair."""

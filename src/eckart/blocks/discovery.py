@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from eckart.blocks.block_arguments import BlockCall, capture_calls, check_hidden, failures_named
+from eckart.blocks.block_arguments import BlockArguments, capture_arguments, check_hidden, failures_named
 from eckart.blocks.finite import check_finite
 from eckart.blocks.hidden_units import HiddenUnits, find_hidden_units
-from eckart.blocks.onload import ResidentWeights, Weights
+from eckart.blocks.onload import ResidentWeights, WeightSource
 from eckart.blocks.residual import check_residuals, residual_places
 from eckart.data.context import token_embedding
 from eckart.errors import UnsupportedModelError
@@ -32,7 +32,7 @@ CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
-class Target:
+class LinearRef:
     """A linear layer to be factored.
 
     Attributes:
@@ -65,9 +65,9 @@ class Target:
 
 @dataclass(frozen=True)
 class Group:
-    """Linears that share an input; ``targets[0]`` is run first. ``runs_once``: a forward pass calls it exactly once."""
+    """Linears that share an input; ``linears[0]`` is run first. ``runs_once``: a forward pass calls it exactly once."""
 
-    targets: tuple[Target, ...]
+    linears: tuple[LinearRef, ...]
     runs_once: bool
 
 
@@ -84,9 +84,9 @@ class Block:
     units: tuple[HiddenUnits, ...] = ()
 
     @property
-    def targets(self) -> list[Target]:
+    def linears(self) -> list[LinearRef]:
         """The linears of all groups, in order of execution."""
-        return [target for group in self.groups for target in group.targets]
+        return [ref for group in self.groups for ref in group.linears]
 
 
 def find_block_list(model: nn.Module) -> tuple[str, nn.ModuleList]:
@@ -160,7 +160,7 @@ def vocabulary_of(model: PreTrainedModel) -> int:
 
 def find_blocks(
     model: PreTrainedModel,
-    weights: Weights | None = None,
+    weights: WeightSource | None = None,
     *,
     residuals: bool = False,
     units: bool = False,
@@ -190,38 +190,38 @@ def find_blocks(
     weights = weights or ResidentWeights()
     head = model.get_output_embeddings()
     outside = (*modules[1:], head)
-    with weights.lend(model, CPU, skip=outside):
+    with weights.onload(model, CPU, skip=outside):
         check_finite(model, skip=outside)
         with failures_named(model):
-            hidden, calls = capture_calls(model, modules, torch.arange(PROBE_TOKENS)[None] % vocabulary)
+            hidden, arguments = capture_arguments(model, modules, torch.arange(PROBE_TOKENS)[None] % vocabulary)
     if head is not None and not _is_tied(head, model):
-        with weights.lend(head, CPU):
+        with weights.onload(head, CPU):
             check_finite(head, _path_of(model, head))
     blocks: list[Block] = []
     owners: dict[int, str] = {}
-    for index, (module, call) in enumerate(zip(modules, calls, strict=True)):
+    for index, (module, call) in enumerate(zip(modules, arguments, strict=True)):
         block_path = f"{path}.{index}"
         if any(map(is_replaced, module.modules())):
             raise UnsupportedModelError(
                 f"{block_path} is already compressed. Start from the original model, or multiply the factors back "
                 "with `eckart merge`."
             )
-        with weights.lend(module, CPU):
+        with weights.onload(module, CPU):
             check_finite(module, block_path)
             with failures_named(model):
                 places = residual_places(module, call, hidden) if residuals else {}
                 groups = _find_groups(module, block_path, call, hidden, places, gradients=gradients)
-                names = [[target.name for target in group.targets] for group in groups if group.runs_once]
+                names = [[ref.name for ref in group.linears] for group in groups if group.runs_once]
                 found = find_hidden_units(module, call, hidden, names) if units else ()
-        for target in (target for group in groups for target in group.targets):
-            owner = owners.setdefault(id(module.get_submodule(target.name)), target.path)
-            if owner != target.path:
+        for ref in (ref for group in groups for ref in group.linears):
+            owner = owners.setdefault(id(module.get_submodule(ref.name)), ref.path)
+            if owner != ref.path:
                 raise UnsupportedModelError(
-                    f"{owner} and {target.path} are one and the same layer; shared blocks cannot be compressed yet."
+                    f"{owner} and {ref.path} are one and the same layer; shared blocks cannot be compressed yet."
                 )
         blocks.append(Block(block_path, module, groups, found))
     if residuals:
-        check_residuals((target.residual for block in blocks for target in block.targets), model)
+        check_residuals((ref.residual for block in blocks for ref in block.linears), model)
     return blocks
 
 
@@ -254,7 +254,7 @@ def _path_of(model: nn.Module, module: nn.Module) -> str:
 
 
 def _find_groups(
-    module: nn.Module, path: str, call: BlockCall, hidden: Tensor, places: Mapping[str, str], *, gradients: bool
+    module: nn.Module, path: str, call: BlockArguments, hidden: Tensor, places: Mapping[str, str], *, gradients: bool
 ) -> tuple[Group, ...]:
     inputs: dict[str, Tensor] = {}  # kept alive, so that an address belongs to one tensor
     counts: dict[str, int] = {}
@@ -284,14 +284,14 @@ def _find_groups(
     for name, tensor in inputs.items():  # in order of execution
         members.setdefault((tensor.data_ptr(), tensor.shape, tensor.stride()), []).append(name)
 
-    def target(name: str) -> Target:
+    def ref(name: str) -> LinearRef:
         linear = module.get_submodule(name)
         out_features, in_features = weight_matrix(linear).shape
         has_bias = bias_vector(linear) is not None
-        return Target(name, f"{path}.{name}", out_features, in_features, has_bias, places.get(name))
+        return LinearRef(name, f"{path}.{name}", out_features, in_features, has_bias, places.get(name))
 
     return tuple(
-        Group(tuple(map(target, names)), runs_once=all(counts[n] == 1 for n in names)) for names in members.values()
+        Group(tuple(map(ref, names)), runs_once=all(counts[n] == 1 for n in names)) for names in members.values()
     )
 
 

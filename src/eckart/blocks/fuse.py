@@ -11,46 +11,46 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from eckart.blocks.discovery import Block, Group
-from eckart.blocks.onload import Weights
-from eckart.layers import JointLinear, is_linear, join_modules, joint_groups, separate_modules
-from eckart.layers.fused import empty_joint
+from eckart.blocks.onload import WeightSource
+from eckart.layers import FusedLinear, fuse_modules, fused_layers, is_linear, unfuse_modules
+from eckart.layers.fused import empty_fused
 
 
-def joinable(blocks: Sequence[Block]) -> list[Group]:
+def fusable(blocks: Sequence[Block]) -> list[Group]:
     """Return the groups of more than one linear that can be joined."""
     found = []
     for block in blocks:
         for group in block.groups:
             with suppress(ValueError):  # linears of different kinds
-                if len(group.targets) > 1 and group.runs_once:
-                    empty_joint([block.module.get_submodule(target.name) for target in group.targets])
+                if len(group.linears) > 1 and group.runs_once:
+                    empty_fused([block.module.get_submodule(ref.name) for ref in group.linears])
                     found.append(group)
     return found
 
 
-def join(model: PreTrainedModel, groups: Iterable[Group], weights: Weights) -> None:
+def join(model: PreTrainedModel, groups: Iterable[Group], weights: WeightSource) -> None:
     """Join the linears of each group.
 
     Args:
         model: is changed in place.
-        groups: from :func:`joinable`.
+        groups: from :func:`fusable`.
         weights: where the model's tensors are; learns what the tensors of a joint layer are made of.
     """
     for group in groups:
-        paths = [target.path for target in group.targets]
+        paths = [ref.path for ref in group.linears]
         linears = [model.get_submodule(path) for path in paths]
-        joint = join_modules(model, paths).joint
+        joint = fuse_modules(model, paths).joint
         for whole, parts, dimension in _tensors(joint, linears):
             weights.join(whole, parts, dimension)
 
 
-def separate(model: PreTrainedModel, paths: Iterable[str], weights: Weights) -> None:
+def separate(model: PreTrainedModel, paths: Iterable[str], weights: WeightSource) -> None:
     """Take the joint layers at ``paths`` apart, if their numbers are still those of linear layers."""
-    groups = joint_groups(model)
+    groups = fused_layers(model)
     for path in paths:
-        joint = cast(JointLinear, model.get_submodule(path)).joint
+        joint = cast(FusedLinear, model.get_submodule(path)).joint
         if is_linear(joint):
-            separate_modules(model, groups[path])
+            unfuse_modules(model, groups[path])
             linears = [model.get_submodule(member) for member in groups[path]]
             for whole, parts, dimension in _tensors(joint, linears):
                 weights.separate(whole, parts, dimension)

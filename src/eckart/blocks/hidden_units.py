@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eckart.blocks.block_arguments import BlockCall
+from eckart.blocks.block_arguments import BlockArguments
 from eckart.layers import PivotedLinear, weight_matrix
 from eckart.layers.permutation import inputs_permutable, outputs_permutable, permute_inputs, permute_outputs
 
@@ -40,7 +40,7 @@ class HiddenUnits:
 
 
 def find_hidden_units(
-    block: nn.Module, call: BlockCall, hidden: Tensor, groups: Sequence[Sequence[str]]
+    block: nn.Module, call: BlockArguments, hidden: Tensor, groups: Sequence[Sequence[str]]
 ) -> tuple[HiddenUnits, ...]:
     """Return the hidden units of a block.
 
@@ -109,7 +109,7 @@ def put_in_order(block: nn.Module, units: Iterable[HiddenUnits]) -> Ordered:
 
 def _run(
     block: nn.Module,
-    call: BlockCall,
+    call: BlockArguments,
     hidden: Tensor,
     names: Sequence[str],
     producers: Sequence[str] = (),

@@ -18,51 +18,51 @@ from eckart.device import compute_dtype
 
 
 @dataclass
-class Placement:
+class OnloadedModule:
     """What the tensors of a module were before it was placed, and what new ones become when it is given back.
 
     Attributes:
         module: that is lent.
-        homes: device and dtype of each tensor that is placed.
+        origins: device and dtype of each tensor that is placed.
         originals: by the name of a linear, its own weight (m, n), in whose place another one is lent.
     """
 
     module: nn.Module
-    homes: dict[str, tuple[torch.device, torch.dtype]]
+    origins: dict[str, tuple[torch.device, torch.dtype]]
     originals: dict[str, Tensor] = field(default_factory=dict)
 
     def dtype(self, name: str) -> torch.dtype:
         """Return the dtype in which the tensor ``name`` is stored."""
-        return self.homes[name][1]
+        return self.origins[name][1]
 
     @property
     def dtypes(self) -> dict[str, torch.dtype]:
         """The dtype in which each tensor is stored."""
-        return {name: dtype for name, (_, dtype) in self.homes.items()}
+        return {name: dtype for name, (_, dtype) in self.origins.items()}
 
     def replace(self, name: str, layer: nn.Module) -> None:
         """Put ``layer`` in the place of the child ``name``; its tensors go where that child's weight came from."""
-        device, dtype = self.homes[f"{name}.weight"]
+        device, dtype = self.origins[f"{name}.weight"]
         self.module.set_submodule(name, layer)
         for child, tensor in named_tensors(layer):
-            self.homes[f"{name}.{child}"] = device, dtype if tensor.is_floating_point() else tensor.dtype
+            self.origins[f"{name}.{child}"] = device, dtype if tensor.is_floating_point() else tensor.dtype
 
     def stored(self) -> dict[str, Tensor]:
         """Return what is to be saved of the module, by name: contiguous, on the host, in the stored dtypes."""
         return {
-            name: tensor.detach().to("cpu", self.homes[name][1]).contiguous()
+            name: tensor.detach().to("cpu", self.origins[name][1]).contiguous()
             for name, tensor in self.module.state_dict().items()
-            if name in self.homes  # a tensor with two names is saved under one
+            if name in self.origins  # a tensor with two names is saved under one
         }
 
 
-class Weights(Protocol):
+class WeightSource(Protocol):
     """Where the tensors of a model are while they are not used."""
 
     @contextmanager
-    def lend(
+    def onload(
         self, module: nn.Module, device: torch.device, skip: Sequence[nn.Module | None] = ()
-    ) -> Iterator[Placement]:
+    ) -> Iterator[OnloadedModule]:
         """Give ``module``, a part of the model, with its tensors on ``device``, and take them back at the end.
 
         16-bit floats come in the compute dtype. Buffers and parameters keep a wider dtype of their own, such as the
@@ -88,32 +88,32 @@ class ResidentWeights:
     """The tensors of a model in memory. What is changed while a module is lent stays changed."""
 
     def join(self, whole: nn.Parameter, parts: Sequence[nn.Parameter], dimension: int) -> None:
-        """See :meth:`Weights.join`."""
+        """See :meth:`WeightSource.join`."""
         whole.data = torch.cat([part.data for part in parts], dimension)
         whole.requires_grad_(parts[0].requires_grad)
 
     def separate(self, whole: nn.Parameter, parts: Sequence[nn.Parameter], dimension: int) -> None:
-        """See :meth:`Weights.separate`; the parts are copies already."""
+        """See :meth:`WeightSource.separate`; the parts are copies already."""
         for part in parts:
             part.requires_grad_(whole.requires_grad)
 
     @contextmanager
-    def lend(
+    def onload(
         self, module: nn.Module, device: torch.device, skip: Sequence[nn.Module | None] = ()
-    ) -> Iterator[Placement]:
-        """See :meth:`Weights.lend`."""
+    ) -> Iterator[OnloadedModule]:
+        """See :meth:`WeightSource.onload`."""
         wanted = wanted_tensors(module, skip)
-        homes: dict[str, tuple[torch.device, torch.dtype]] = {}
+        origins: dict[str, tuple[torch.device, torch.dtype]] = {}
         for name, tensor in named_tensors(module):
             if id(tensor) in wanted:
-                homes[name] = (tensor.device, tensor.dtype)
+                origins[name] = (tensor.device, tensor.dtype)
                 tensor.data = tensor.data.to(device, computing_dtype(tensor, device))
         try:
-            yield Placement(module, homes)
+            yield OnloadedModule(module, origins)
         finally:
             for name, tensor in named_tensors(module):
-                if name in homes:
-                    tensor.data = tensor.data.to(*homes[name])
+                if name in origins:
+                    tensor.data = tensor.data.to(*origins[name])
 
 
 def wanted_tensors(module: nn.Module, skip: Sequence[nn.Module | None]) -> set[int]:

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from eckart.blocks.onload import Placement, Weights, wanted_tensors
+from eckart.blocks.onload import OnloadedModule, WeightSource, wanted_tensors
 from eckart.layers import weight_matrix
 
 
-class OverlaidWeights:
+class OverriddenWeights:
     """Lends the linears of a model with other weights. What is stored stays as it is.
 
     Args:
@@ -22,25 +22,25 @@ class OverlaidWeights:
         others: weights (m, n) in any float dtype, by the path of their linear.
     """
 
-    def __init__(self, inner: Weights, model: PreTrainedModel, others: Mapping[str, Tensor]) -> None:
+    def __init__(self, inner: WeightSource, model: PreTrainedModel, others: Mapping[str, Tensor]) -> None:
         self._inner, self._others = inner, others
         # By identity, since a module that is lent does not know its own path.
         self._paths = {id(model.get_submodule(path)): path for path in others}
 
     def join(self, whole: nn.Parameter, parts: Sequence[nn.Parameter], dimension: int) -> None:
-        """See :meth:`eckart.blocks.onload.Weights.join`."""
+        """See :meth:`eckart.blocks.onload.WeightSource.join`."""
         self._inner.join(whole, parts, dimension)
 
     def separate(self, whole: nn.Parameter, parts: Sequence[nn.Parameter], dimension: int) -> None:
-        """See :meth:`eckart.blocks.onload.Weights.separate`."""
+        """See :meth:`eckart.blocks.onload.WeightSource.separate`."""
         self._inner.separate(whole, parts, dimension)
 
     @contextmanager
-    def lend(
+    def onload(
         self, module: nn.Module, device: torch.device, skip: Sequence[nn.Module | None] = ()
-    ) -> Iterator[Placement]:
-        """See :meth:`eckart.blocks.onload.Weights.lend`."""
-        with self._inner.lend(module, device, skip) as placement:
+    ) -> Iterator[OnloadedModule]:
+        """See :meth:`eckart.blocks.onload.WeightSource.onload`."""
+        with self._inner.onload(module, device, skip) as onloaded:
             kept: list[tuple[Tensor, Tensor]] = []
             wanted = wanted_tensors(module, skip)
             for name, linear in module.named_modules():
@@ -51,12 +51,12 @@ class OverlaidWeights:
                 if id(parameter) not in wanted:
                     continue
                 kept.append((parameter, parameter.data))
-                placement.originals[name] = weight_matrix(linear).detach()
+                onloaded.originals[name] = weight_matrix(linear).detach()
                 parameter.data = parameter.data.clone()
                 with torch.no_grad():
                     weight_matrix(linear).copy_(self._others[self._paths[id(linear)]])
             try:
-                yield placement
+                yield onloaded
             finally:
                 for parameter, data in kept:
                     parameter.data = data

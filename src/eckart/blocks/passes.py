@@ -14,21 +14,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eckart.blocks.block_arguments import BlockCall
-from eckart.blocks.discovery import Group, Target, hooks
+from eckart.blocks.block_arguments import BlockArguments
+from eckart.blocks.discovery import Group, LinearRef, hooks
 from eckart.blocks.residual import FRONT, reading, rows
-from eckart.blocks.tensor_cache import Spool
+from eckart.blocks.tensor_cache import TensorCache
 from eckart.device import compute_dtype, moment_device
 from eckart.errors import UnsupportedModelError
 from eckart.layers import bias_vector
 from eckart.maths.moments import Moments
 from eckart.maths.soft_truncation import add_projector
 
-Stream = Spool
-Calls = Mapping[torch.Size, BlockCall]
+HiddenStates = TensorCache
+ArgumentsByShape = Mapping[torch.Size, BlockArguments]
 
 
-def gather(stream: Stream, sequences: Tensor, device: torch.device) -> Tensor:
+def gather(stream: HiddenStates, sequences: Tensor, device: torch.device) -> Tensor:
     """Return sequences of a stream by their numbers, (sequences, length, width), on the device."""
     at_once = stream[0].shape[0]
     rows = [stream[index // at_once][index % at_once] for index in sequences.tolist()]
@@ -49,29 +49,29 @@ class GroupInputs:
         residuals: residual streams by their places; in front of the block, that is the stream itself.
     """
 
-    inputs: dict[Group, Spool]
-    output_energies: dict[Target, float]
-    residuals: dict[str, Spool] = field(default_factory=dict)
+    inputs: dict[Group, TensorCache]
+    output_energies: dict[LinearRef, float]
+    residuals: dict[str, TensorCache] = field(default_factory=dict)
 
     def delete_residuals(self) -> None:
         """Give back what the residual streams inside the block take."""
-        for place, spool in self.residuals.items():
+        for place, cache in self.residuals.items():
             if place != FRONT:
-                spool.delete()
+                cache.delete()
 
 
 def input_moments(
     block: nn.Module,
     groups: tuple[Group, ...],
-    calls: Calls,
-    stream: Stream,
+    arguments: ArgumentsByShape,
+    stream: HiddenStates,
     device: torch.device,
-    behind: Stream | None = None,
+    behind: HiddenStates | None = None,
 ) -> dict[Group, Moments]:
     """Return the moments of all groups, and write the stream ``behind`` the block if it is wanted, in one pass."""
     moments = {group: empty_moments(group, device) for group in groups}
-    for call, hidden in on_device(calls, stream, device):
-        inputs, output = observe_inputs(block, call, hidden, groups)
+    for call, hidden in on_device(arguments, stream, device):
+        inputs, output = capture_inputs(block, call, hidden, groups)
         for group, tokens in inputs.items():
             moments[group].add(tokens)
         if behind is not None:
@@ -83,37 +83,37 @@ def input_moments(
 def group_inputs(
     block: nn.Module,
     groups: tuple[Group, ...],
-    calls: Calls,
-    stream: Stream,
+    arguments: ArgumentsByShape,
+    stream: HiddenStates,
     device: torch.device,
-    behind: Stream,
-    spool: Callable[[str, torch.dtype], Spool],
+    behind: HiddenStates,
+    cache: Callable[[str, torch.dtype], TensorCache],
 ) -> GroupInputs:
     """Return the inputs of all groups themselves, and write the stream ``behind`` the block, in one pass.
 
     Args:
         block: as it is in the original model.
         groups: whose inputs are kept.
-        calls: how the model calls the block.
+        arguments: how the model calls the block.
         stream: in front of the block.
         device: where the block is.
         behind: an empty spool for the stream behind it.
-        spool: makes a spool from a name and a dtype.
+        cache: makes a spool from a name and a dtype.
     """
-    kept: dict[Group, Spool] = {}
-    energies: dict[Target, float] = {}
+    kept: dict[Group, TensorCache] = {}
+    energies: dict[LinearRef, float] = {}
     residuals = {FRONT: stream} if FRONT in _places(groups) else {}
     inside = sorted(_places(groups) - {FRONT})
-    for call, hidden in on_device(calls, stream, device):
+    for call, hidden in on_device(arguments, stream, device):
         with reading(block, inside) as read:
-            inputs, output = observe_inputs(block, call, hidden, groups, output_energies=energies)
+            inputs, output = capture_inputs(block, call, hidden, groups, output_energies=energies)
         for index, place in enumerate(inside):
             if place not in residuals:
-                residuals[place] = spool(f"residual-{index}", read[place].dtype)
+                residuals[place] = cache(f"residual-{index}", read[place].dtype)
             residuals[place].append(read[place])
         for index, (group, tokens) in enumerate(inputs.items()):
             if group not in kept:
-                kept[group] = spool(f"inputs-{index}", tokens.dtype)
+                kept[group] = cache(f"inputs-{index}", tokens.dtype)
             kept[group].append(tokens)
         assert output is not None
         behind.append(output)
@@ -123,18 +123,18 @@ def group_inputs(
 def group_moments(
     block: nn.Module,
     group: Group,
-    calls: Calls,
-    stream: Stream,
+    arguments: ArgumentsByShape,
+    stream: HiddenStates,
     device: torch.device,
-    originals: Spool | None = None,
-    residuals: Mapping[str, Spool] | None = None,
+    originals: TensorCache | None = None,
+    residuals: Mapping[str, TensorCache] | None = None,
 ) -> Moments:
     """Return the moments of one group, in a pass that ends where the group is reached.
 
     Args:
         block: as compressed so far.
         group: whose inputs are summed.
-        calls: how the model calls the block.
+        arguments: how the model calls the block.
         stream: in front of the block, of the compressed model.
         device: where the block is.
         originals: the inputs of the group in the original model, batch by batch, if both streams are wanted.
@@ -145,13 +145,13 @@ def group_moments(
     """
     moments = empty_moments(group, device, paired=originals is not None)
     places = sorted(_places((group,)) & (residuals or {}).keys())
-    for index, (call, hidden) in enumerate(on_device(calls, stream, device)):
+    for index, (call, hidden) in enumerate(on_device(arguments, stream, device)):
         with reading(block, places) as read:
-            inputs, _ = observe_inputs(block, call, hidden, (group,), stop=True)
+            inputs, _ = capture_inputs(block, call, hidden, (group,), stop=True)
         original = None if originals is None else originals[index].to(device)
         if original is not None and original.shape != inputs[group].shape:
             raise UnsupportedModelError(
-                f"{group.targets[0].path} is handed {len(original)} tokens in the original model and "
+                f"{group.linears[0].path} is handed {len(original)} tokens in the original model and "
                 f"{len(inputs[group])} in the compressed one, so they cannot be paired. "
                 "Use an objective that looks at one stream, such as --set objective=input-aware."
             )
@@ -164,14 +164,18 @@ def group_moments(
 
 
 def output_projectors(
-    block: nn.Module, ranks: Mapping[Target, int], calls: Calls, stream: Stream, device: torch.device
-) -> dict[Target, Tensor]:
+    block: nn.Module,
+    ranks: Mapping[LinearRef, int],
+    arguments: ArgumentsByShape,
+    stream: HiddenStates,
+    device: torch.device,
+) -> dict[LinearRef, Tensor]:
     """Return, for each linear, the sum over sequences of the projectors on their leading output directions.
 
     Args:
         block: as it is in the original model.
         ranks: how many directions of each sequence are taken.
-        calls: how the model calls the block.
+        arguments: how the model calls the block.
         stream: in front of the block.
         device: where the block is.
 
@@ -179,60 +183,64 @@ def output_projectors(
         (m, m) float64 for each linear.
     """
     totals = {
-        target: torch.zeros(target.out_features, target.out_features, dtype=torch.float64, device=moment_device(device))
-        for target in ranks
+        ref: torch.zeros(ref.out_features, ref.out_features, dtype=torch.float64, device=moment_device(device))
+        for ref in ranks
     }
 
-    def add(target: Target) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
+    def add(ref: LinearRef) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
         def hook(linear: nn.Module, _: tuple[Any, ...], output: Tensor) -> None:
             bias = bias_vector(linear)
             product = output if bias is None else output - bias
             for sequence in product.reshape(-1, *product.shape[-2:]):
-                add_projector(totals[target], sequence, ranks[target])
+                add_projector(totals[ref], sequence, ranks[ref])
 
         return hook
 
     with hooks() as handles, torch.no_grad():
-        for target in ranks:
-            handles.append(block.get_submodule(target.name).register_forward_hook(add(target)))
-        for call, hidden in on_device(calls, stream, device):
+        for ref in ranks:
+            handles.append(block.get_submodule(ref.name).register_forward_hook(add(ref)))
+        for call, hidden in on_device(arguments, stream, device):
             call(block, hidden)
     return totals
 
 
-def advance(block: nn.Module, calls: Calls, stream: Stream, device: torch.device, behind: Stream) -> None:
+def advance(
+    block: nn.Module, arguments: ArgumentsByShape, stream: HiddenStates, device: torch.device, behind: HiddenStates
+) -> None:
     """Write the stream ``behind`` the block."""
     with torch.no_grad():
-        for call, hidden in on_device(calls, stream, device):
+        for call, hidden in on_device(arguments, stream, device):
             behind.append(call(block, hidden))
 
 
-def on_device(calls: Calls, stream: Stream, device: torch.device) -> Iterator[tuple[BlockCall, Tensor]]:
+def on_device(
+    arguments: ArgumentsByShape, stream: HiddenStates, device: torch.device
+) -> Iterator[tuple[BlockArguments, Tensor]]:
     """Yield each batch of a stream, as the block's weights are placed, and how the block is called for it."""
     dtype = compute_dtype(stream.dtype, device)  # the block's weights have it too
     for hidden in stream:
         # A copy, since a block may write into what it is given.
-        yield calls[hidden.shape[:2]], hidden.to(device, dtype, copy=True)
+        yield arguments[hidden.shape[:2]], hidden.to(device, dtype, copy=True)
 
 
 def _places(groups: tuple[Group, ...]) -> set[str]:
     """Return the places of the residual streams that outputs of the linears of ``groups`` are added to."""
-    return {target.residual for group in groups for target in group.targets if target.residual is not None}
+    return {ref.residual for group in groups for ref in group.linears if ref.residual is not None}
 
 
 def empty_moments(group: Group, device: torch.device, *, paired: bool = False) -> Moments:
     """Return empty sums for the inputs of a group of linears that are run on ``device``."""
-    return Moments.zeros(group.targets[0].in_features, paired=paired, device=moment_device(device))
+    return Moments.zeros(group.linears[0].in_features, paired=paired, device=moment_device(device))
 
 
-def observe_inputs(
+def capture_inputs(
     block: nn.Module,
-    call: BlockCall,
+    call: BlockArguments,
     hidden: Tensor,
     groups: tuple[Group, ...],
     *,
     stop: bool = False,
-    output_energies: dict[Target, float] | None = None,
+    output_energies: dict[LinearRef, float] | None = None,
 ) -> tuple[dict[Group, Tensor], Tensor | None]:
     """Run a block on one batch and return the inputs of its groups, and the hidden states that it hands on.
 
@@ -250,7 +258,7 @@ def observe_inputs(
     seen: dict[Group, list[Tensor]] = {group: [] for group in groups}
     stop_at = groups[-1] if stop and groups[-1].runs_once else None
 
-    def keep(group: Group) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+    def record(group: Group) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
             seen[group].append(args[0].flatten(0, -2))
             if group is stop_at:
@@ -258,27 +266,27 @@ def observe_inputs(
 
         return hook
 
-    def measure(target: Target) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
+    def measure(ref: LinearRef) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
         def hook(linear: nn.Module, _: tuple[Any, ...], result: Tensor) -> None:
             bias = bias_vector(linear)
             product = result if bias is None else result - bias
             assert output_energies is not None
-            output_energies[target] = output_energies.get(target, 0.0) + float(product.float().square().sum())
+            output_energies[ref] = output_energies.get(ref, 0.0) + float(product.float().square().sum())
 
         return hook
 
     output = None
     with hooks() as handles, torch.no_grad():
         if output_energies is not None:
-            for target in (target for group in groups for target in group.targets):
-                handles.append(block.get_submodule(target.name).register_forward_hook(measure(target)))
+            for ref in (ref for group in groups for ref in group.linears):
+                handles.append(block.get_submodule(ref.name).register_forward_hook(measure(ref)))
         for group in groups:
-            leader = block.get_submodule(group.targets[0].name)
-            handles.append(leader.register_forward_pre_hook(keep(group)))
+            leader = block.get_submodule(group.linears[0].name)
+            handles.append(leader.register_forward_pre_hook(record(group)))
         with suppress(_StopForwardError):
             output = call(block, hidden)
     inputs = {
-        group: torch.cat(parts) if parts else hidden.new_zeros(0, group.targets[0].in_features)
+        group: torch.cat(parts) if parts else hidden.new_zeros(0, group.linears[0].in_features)
         for group, parts in seen.items()
     }
     return inputs, output

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eckart.blocks.block_arguments import BlockCall
+from eckart.blocks.block_arguments import BlockArguments
 from eckart.errors import UnsupportedModelError
 from eckart.layers import is_linear
 
 FRONT = ""  # the place in front of a block. A place is named by the module whose input it is, and this is the block's
 
 
-def residual_places(block: nn.Module, call: BlockCall, hidden: Tensor) -> dict[str, str]:
+def residual_places(block: nn.Module, call: BlockArguments, hidden: Tensor) -> dict[str, str]:
     """Return, for each linear of a block whose output is added to a residual stream, where that stream can be read.
 
     Args:
@@ -34,11 +34,11 @@ def residual_places(block: nn.Module, call: BlockCall, hidden: Tensor) -> dict[s
     inputs: dict[str, Tensor] = {}  # in order of execution
     outputs: dict[str, Tensor] = {}
     reached: dict[str, int] = {}  # how many inputs were there when a linear ran
-    calls: dict[str, int] = {}
+    arguments: dict[str, int] = {}
 
     def before(name: str) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-            calls[name] = calls.get(name, 0) + 1
+            arguments[name] = arguments.get(name, 0) + 1
             tensor = _first_tensor(args, kwargs)
             if tensor is not None and tensor.shape[-1] == hidden.shape[-1]:
                 inputs.setdefault(name, rows(tensor).clone())  # it may be written to
@@ -60,10 +60,10 @@ def residual_places(block: nn.Module, call: BlockCall, hidden: Tensor) -> dict[s
                 stack.enter_context(module.register_forward_hook(after(name)))
         behind = call(block, hidden)
     handed_on = [*inputs.values(), rows(behind)]
-    once = {name: tensor for name, tensor in inputs.items() if calls[name] == 1}
+    once = {name: tensor for name, tensor in inputs.items() if arguments[name] == 1}
     found: dict[str, str] = {}
     for name, output in outputs.items():
-        if calls[name] != 1:
+        if arguments[name] != 1:
             continue
         earlier = set(list(inputs)[: reached[name]])
         for place, stream in once.items():
@@ -111,7 +111,7 @@ def reading(block: nn.Module, places: Iterable[str]) -> Iterator[dict[str, Tenso
     """
     seen: dict[str, Tensor] = {}
 
-    def keep(place: str) -> Callable[..., None]:
+    def record(place: str) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
             tensor = _first_tensor(args, kwargs)
             assert tensor is not None
@@ -121,7 +121,7 @@ def reading(block: nn.Module, places: Iterable[str]) -> Iterator[dict[str, Tenso
 
     with ExitStack() as stack:
         for place in places:
-            hooked = block.get_submodule(place).register_forward_pre_hook(keep(place), with_kwargs=True)
+            hooked = block.get_submodule(place).register_forward_pre_hook(record(place), with_kwargs=True)
             stack.enter_context(hooked)
         yield seen
 

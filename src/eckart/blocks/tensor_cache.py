@@ -24,7 +24,7 @@ from eckart.files.field_types import Count
 from eckart.files.names import file_inside
 
 
-class SpoolRecord(BaseModel):
+class TensorCacheRecord(BaseModel):
     """What is needed to open a spool again: its file in the folder of the run, its dtype and its shapes."""
 
     model_config = ConfigDict(frozen=True)
@@ -34,7 +34,7 @@ class SpoolRecord(BaseModel):
     shapes: list[tuple[Count, ...]]
 
 
-class Spool(Sequence[Tensor]):
+class TensorCache(Sequence[Tensor]):
     """A list of tensors of one dtype on the host.
 
     Args:
@@ -94,7 +94,7 @@ class Spool(Sequence[Tensor]):
         """Bytes of all tensors."""
         return self._offsets[-1]
 
-    def save(self, path: Path) -> SpoolRecord:
+    def save(self, path: Path) -> TensorCacheRecord:
         """Make sure that the spool is in the file ``path``, down to the disk, and return how to open it again."""
         assert self.path in (None, path), f"{path} is not {self.path}"
         with path.open("wb" if self.path is None else "ab") as file:
@@ -102,10 +102,10 @@ class Spool(Sequence[Tensor]):
                 file.write(_bytes(tensor))
             file.flush()
             os.fsync(file.fileno())
-        return SpoolRecord(file=path.name, dtype=str(self.dtype).removeprefix("torch."), shapes=self._shapes)
+        return TensorCacheRecord(file=path.name, dtype=str(self.dtype).removeprefix("torch."), shapes=self._shapes)
 
     @staticmethod
-    def load(record: SpoolRecord, folder: Path, *, in_memory: bool) -> Spool:
+    def load(record: TensorCacheRecord, folder: Path, *, in_memory: bool) -> TensorCache:
         """Open a spool that was saved in ``folder``.
 
         Raises:
@@ -115,18 +115,18 @@ class Spool(Sequence[Tensor]):
         dtype = getattr(torch, record.dtype, None)
         if not isinstance(dtype, torch.dtype):
             raise CheckpointError(f"A stream in {folder} is of {record.dtype!r}, which is no dtype. It is damaged.")
-        spool = Spool(dtype)
-        spool.path = file_inside(folder, record.file)
+        cache = TensorCache(dtype)
+        cache.path = file_inside(folder, record.file)
         for shape in record.shapes:
-            spool._shapes.append(tuple(shape))
-            spool._offsets.append(spool._offsets[-1] + math.prod(shape) * spool.dtype.itemsize)
-        found = spool.path.stat().st_size
-        if found != spool.nbytes:
-            raise OSError(f"{spool.path} has {found} bytes, expected {spool.nbytes}")
+            cache._shapes.append(tuple(shape))
+            cache._offsets.append(cache._offsets[-1] + math.prod(shape) * cache.dtype.itemsize)
+        found = cache.path.stat().st_size
+        if found != cache.nbytes:
+            raise OSError(f"{cache.path} has {found} bytes, expected {cache.nbytes}")
         if in_memory:
-            spool._tensors = [tensor.clone() for tensor in spool]
-            spool.path = None
-        return spool
+            cache._tensors = [tensor.clone() for tensor in cache]
+            cache.path = None
+        return cache
 
     def delete(self) -> None:
         """Give back the memory or the file."""
@@ -136,7 +136,7 @@ class Spool(Sequence[Tensor]):
 
 
 @dataclass
-class Workspace:
+class ScratchSpace:
     """Where the spools of a run live.
 
     Attributes:
@@ -148,9 +148,9 @@ class Workspace:
     folder: Path | None = None
     _temporary: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False)
 
-    def spool(self, name: str, dtype: torch.dtype) -> Spool:
+    def cache(self, name: str, dtype: torch.dtype) -> TensorCache:
         """Return an empty spool."""
-        return Spool(dtype, None if self.in_memory else self.path(name))
+        return TensorCache(dtype, None if self.in_memory else self.path(name))
 
     def close(self) -> None:
         """Delete the temporary folder, if there is one."""

@@ -7,7 +7,7 @@ import re
 from transformers import PreTrainedModel
 
 from eckart.compression.model_check import MOST_SHARE
-from eckart.compression.result import Report
+from eckart.compression.result import CompressionResult
 from eckart.methods.recipe import Recipe
 
 # What Markdown or HTML take for their own: written as numbers, characters are only themselves.
@@ -53,7 +53,7 @@ The recipe and the versions of the software are in `config.json`, the ranks and 
 """
 
 
-def model_card(model: PreTrainedModel, report: Report) -> str:
+def model_card(model: PreTrainedModel, report: CompressionResult) -> str:
     """Return the text of the card."""
     provenance = model.config.quantization_config.provenance
     calibration = "none"
@@ -94,7 +94,7 @@ def code(text: object) -> str:
     return f"`{line}`" if line and not longest else f"{'`' * (longest + 1)} {line} {'`' * (longest + 1)}"
 
 
-def _reached(report: Report) -> str:
+def _reached(report: CompressionResult) -> str:
     """Return a row on how much is in linear layers that were looked at, if a part of the blocks is not."""
     check = report.check
     if check is None or check.share_of_blocks >= MOST_SHARE:

@@ -82,7 +82,7 @@ def _load(
     config = _load_config(source, trusted)
     _check_causal(config, source, trusted)
     files = SourceFiles(weight_files(source))
-    placement = {} if offload is None else {"device_map": {"": "disk"}, "offload_folder": offload}
+    onloaded = {} if offload is None else {"device_map": {"": "disk"}, "offload_folder": offload}
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             source,
@@ -91,7 +91,7 @@ def _load(
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # told below: the library tells them in a log that may be off
             trust_remote_code=trusted,
-            **placement,
+            **onloaded,
         )
     except EckartError:
         raise

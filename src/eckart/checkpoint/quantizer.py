@@ -28,10 +28,10 @@ from eckart.layers import (
     FactoredLinear,
     PivotedLinear,
     QuantizedLinear,
+    fuse_modules,
+    fused_layers,
     is_linear,
-    join_modules,
-    joint_groups,
-    separate_modules,
+    unfuse_modules,
     weight_matrix,
 )
 from eckart.methods.choice import Choice, expand_name
@@ -136,14 +136,14 @@ class EckartQuantizer(HfQuantizer):  # type: ignore[misc]
             )
         for name, layer in _replaced_layers(model):
             model.set_submodule(name, layer.to_dense())
-        for paths in joint_groups(model).values():
-            separate_modules(model, paths)
+        for paths in fused_layers(model).values():
+            unfuse_modules(model, paths)
         return model
 
 
 def _join(model: PreTrainedModel, paths: list[str]) -> None:
     try:
-        join_modules(model, paths)
+        fuse_modules(model, paths)
     except ValueError as error:
         raise CheckpointError(f"config.json says that {', '.join(paths)} were joined, but {error}.") from error
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from eckart.checkpoint.files import write_shard
 from eckart.compression.records import Memory
-from eckart.compression.result import REPORT_NAME, Report, Timings
+from eckart.compression.result import REPORT_NAME, CompressionResult, Timings
 from eckart.errors import CheckpointError, first_problem
 from eckart.files.field_types import Count
 from eckart.files.names import file_inside, read_json
@@ -32,7 +32,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class Costs(BaseModel):
-    """What a run took; the attributes are those of :class:`eckart.compression.result.Report`."""
+    """What a run took; the attributes are those of :class:`eckart.compression.result.CompressionResult`."""
 
     version: Literal[1] = 1
     timings: Timings
@@ -40,7 +40,7 @@ class Costs(BaseModel):
     resumed_behind: Count = 0
 
 
-def write_records(folder: Path, report: Report) -> None:
+def write_records(folder: Path, report: CompressionResult) -> None:
     """Write the records of a run into the folder of its model."""
     (folder / REPORT_NAME).parent.mkdir(exist_ok=True)
     (folder / REPORT_NAME).write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
@@ -49,7 +49,7 @@ def write_records(folder: Path, report: Report) -> None:
     (folder / TIMINGS_NAME).write_text(costs.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
-def read_report(folder: Path) -> Report:
+def read_report(folder: Path) -> CompressionResult:
     """Return what was done to the model in ``folder``, without the spectra and what it took.
 
     Raises:
@@ -60,13 +60,13 @@ def read_report(folder: Path) -> Report:
         older = folder / "eckart_report.json"
         hint = f" It has an {older.name}, of an earlier version: compress again." if older.is_file() else ""
         raise CheckpointError(f"{folder} holds no {REPORT_NAME}; expected a folder that `eckart compress` wrote.{hint}")
-    report = _parse(folder, REPORT_NAME, Report)
+    report = _parse(folder, REPORT_NAME, CompressionResult)
     if not report.layers:
         raise CheckpointError(f"{folder} is a compressed folder without layers; there is nothing to show.")
     return report
 
 
-def read_records(folder: Path) -> Report:
+def read_records(folder: Path) -> CompressionResult:
     """Return all that was recorded of the model in ``folder``. Spectra and costs may be absent.
 
     Raises:

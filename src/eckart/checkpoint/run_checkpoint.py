@@ -19,14 +19,14 @@ from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
 from eckart.blocks.discovery import Block
-from eckart.blocks.tensor_cache import Spool, SpoolRecord, Workspace
+from eckart.blocks.tensor_cache import ScratchSpace, TensorCache, TensorCacheRecord
 from eckart.checkpoint.files import PREFIX, delete_all_but, hash_of, sync, write_shard, write_text
 from eckart.checkpoint.identity import differences
 from eckart.checkpoint.mark import files_in
 from eckart.checkpoint.run_folder import RunFolder
 from eckart.compression.records import BlockRecord
 from eckart.compression.result import LayerRecord
-from eckart.compression.state import Position
+from eckart.compression.state import WalkState
 from eckart.errors import CheckpointError, DamagedRunError, first_problem
 from eckart.files.names import JSON_LIMIT, file_inside
 from eckart.methods.distillation.record import DistillationRecord
@@ -57,21 +57,21 @@ class Manifest(BaseModel):
     finished: int
     layers: list[LayerRecord]
     refinements: list[RefinementRecord]
-    original: SpoolRecord | None
-    compressed: SpoolRecord | None
-    recorded: SpoolRecord | None
+    original: TensorCacheRecord | None
+    compressed: TensorCacheRecord | None
+    recorded: TensorCacheRecord | None
     blocks: list[BlockRecord]
     distillation: DistillationRecord | None = None
 
 
-class DiskJournal:
+class DiskRunCheckpoint:
     """Keeps finished blocks in a :class:`RunFolder`.
 
     Args:
         folder: open, and begun.
         identity: of the run.
         model: whose blocks they are.
-        workspace: where the streams live; its folder is that of the run.
+        scratch: where the streams live; its folder is that of the run.
         distils: whether the finished blocks will be wanted again.
     """
 
@@ -80,7 +80,7 @@ class DiskJournal:
         folder: RunFolder,
         identity: dict[str, Any],
         model: PreTrainedModel,
-        workspace: Workspace,
+        scratch: ScratchSpace,
         *,
         distils: bool = False,
     ) -> None:
@@ -88,10 +88,10 @@ class DiskJournal:
         self.folder = folder
         self.identity = identity
         self.model = model
-        self.workspace = workspace
+        self.scratch = scratch
         self._hashes: dict[str, str] = {}  # of what is written, by this process or by an earlier one
 
-    def resume(self) -> Position | None:
+    def resume(self) -> WalkState | None:
         """Return where the run stopped; None if nothing is finished.
 
         Raises:
@@ -103,7 +103,7 @@ class DiskJournal:
         check_same_run(manifest.identity, self.identity, self.folder.path)
         streams: list[Path] = []
         for name in STREAMS:
-            record: SpoolRecord | None = getattr(manifest, name)
+            record: TensorCacheRecord | None = getattr(manifest, name)
             path = self._stream(name, manifest.finished)
             if record is not None and record.file != path.name:
                 raise DamagedRunError(
@@ -126,7 +126,7 @@ class DiskJournal:
         shards = {self._shard(number).name for number in range(manifest.finished)}
         for name in files_in(self.folder.model) - shards:  # of an end that was not reached
             (self.folder.model / name).unlink()
-        return Position(
+        return WalkState(
             finished=manifest.finished,
             layers=tuple(manifest.layers),
             refinements=tuple(manifest.refinements),
@@ -136,17 +136,17 @@ class DiskJournal:
             **loaded,
         )
 
-    def keep(self, position: Position, block: Block, tensors: dict[str, Tensor]) -> None:
+    def save(self, state: WalkState, block: Block, tensors: dict[str, Tensor]) -> None:
         """Write a finished block, the streams behind it and the manifest, as the protocol has it."""
-        number = position.finished - 1
+        number = state.finished - 1
         self.replace(number, block, tensors)
         if self.distils:
             self._write(self._student(number), tensors)
-        inside = {target.path for target in block.targets} & position.spectra.keys()
-        self._write(self._spectra(number), {path: position.spectra[path] for path in sorted(inside)})
-        self.finish(position)
+        inside = {ref.path for ref in block.linears} & state.spectra.keys()
+        self._write(self._spectra(number), {path: state.spectra[path] for path in sorted(inside)})
+        self.finish(state)
 
-    def kept(self, number: int) -> dict[str, Tensor]:
+    def load(self, number: int) -> dict[str, Tensor]:
         """Return the tensors of a finished block as they were kept first.
 
         Raises:
@@ -170,32 +170,32 @@ class DiskJournal:
         named = {f"{block.path}.{name}": tensor for name, tensor in tensors.items()}
         self._write(self._shard(number), revert_weight_conversion(self.model, named))
 
-    def finish(self, position: Position) -> None:
+    def finish(self, state: WalkState) -> None:
         """Write the streams behind the finished blocks, and the manifest."""
-        records = {name: self._save(name, position) for name in STREAMS}
+        records = {name: self._save(name, state) for name in STREAMS}
         sync(self.folder.streams)
-        streams = [self._stream(name, position.finished) for name, record in records.items() if record]
+        streams = [self._stream(name, state.finished) for name, record in records.items() if record]
         manifest = Manifest(
             identity=self.identity,
             files=self._hashes | {self._name(path): hash_of(path) for path in streams},
-            finished=position.finished,
-            layers=list(position.layers),
-            refinements=list(position.refinements),
-            blocks=list(position.blocks),
-            distillation=position.distillation,
+            finished=state.finished,
+            layers=list(state.layers),
+            refinements=list(state.refinements),
+            blocks=list(state.blocks),
+            distillation=state.distillation,
             **records,
         )
         write_text(self.folder.manifest, manifest.model_dump_json(indent=1) + "\n")
         delete_all_but(self.folder.streams, [record.file for record in records.values() if record])
 
-    def _save(self, name: str, position: Position) -> SpoolRecord | None:
-        stream: Spool | None = getattr(position, name)
-        return None if stream is None else stream.save(self._stream(name, position.finished))
+    def _save(self, name: str, state: WalkState) -> TensorCacheRecord | None:
+        stream: TensorCache | None = getattr(state, name)
+        return None if stream is None else stream.save(self._stream(name, state.finished))
 
-    def _load(self, record: SpoolRecord | None) -> Spool | None:
+    def _load(self, record: TensorCacheRecord | None) -> TensorCache | None:
         if record is None:
             return None
-        return Spool.load(record, self.folder.streams, in_memory=self.workspace.in_memory)
+        return TensorCache.load(record, self.folder.streams, in_memory=self.scratch.in_memory)
 
     def _write(self, path: Path, tensors: dict[str, Tensor]) -> None:
         write_shard(path, tensors)
@@ -225,7 +225,7 @@ class DiskJournal:
         return path.relative_to(self.folder.path).as_posix()
 
     def _stream(self, name: str, finished: int) -> Path:
-        return self.workspace.path(f"{name}-{finished:05d}")
+        return self.scratch.path(f"{name}-{finished:05d}")
 
     def _shard(self, number: int) -> Path:
         return self.folder.model / f"{PREFIX}block-{number:05d}.safetensors"

@@ -87,7 +87,7 @@ class RunFolder:
         self.streams = self.path / "streams"
         self.spectra = self.path / "spectra"
         self.student = self.path / "student"
-        self.profile = self.path / "profile"
+        self.measurements = self.path / "profile"
         self.offload = self.path / "offload"
         self.begun = False  # whether this process has changed what a later run could go on with
         self._before: RunMark | None = None  # the mark when it was opened
@@ -204,7 +204,7 @@ class RunFolder:
         self._write(RunMark(overwrite=overwrite))
         if clear:
             self._delete(*WORK)  # the manifest first, so that nobody takes what is left for more than it is
-        for path in (self.model, self.streams, self.spectra, self.student, self.profile):
+        for path in (self.model, self.streams, self.spectra, self.student, self.measurements):
             path.mkdir(exist_ok=True)
 
     def publish(self) -> None:

@@ -22,9 +22,9 @@ from eckart.checkpoint.output import check_apart, check_output
 from eckart.checkpoint.records import write_records
 from eckart.checkpoint.run_folder import RunFolder
 from eckart.checkpoint.source import FileWeights
-from eckart.compression.result import Report
+from eckart.compression.result import CompressionResult
 from eckart.errors import CheckpointError
-from eckart.layers import joint_groups
+from eckart.layers import fused_layers
 from eckart.methods.precision import Bits16
 
 MAX_SHARD_SIZE = "5GB"
@@ -33,7 +33,7 @@ PARCEL_BYTES = 500_000_000  # of tensors outside the blocks that are read and wr
 
 def save(
     model: PreTrainedModel,
-    report: Report,
+    report: CompressionResult,
     folder: str | Path,
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
@@ -71,7 +71,7 @@ def save_all_but_blocks(
     folder: Path,
     model: PreTrainedModel,
     weights: FileWeights,
-    report: Report,
+    report: CompressionResult,
     tokenizer: PreTrainedTokenizerBase | None,
 ) -> None:
     """Write what belongs to a compressed model beside the shards of its blocks, which are in ``folder`` already.
@@ -113,7 +113,7 @@ def _parcels(model: PreTrainedModel) -> list[dict[str, Tensor]]:
 
 
 def write_documents(
-    folder: Path, model: PreTrainedModel, report: Report, tokenizer: PreTrainedTokenizerBase | None
+    folder: Path, model: PreTrainedModel, report: CompressionResult, tokenizer: PreTrainedTokenizerBase | None
 ) -> None:
     """Write the tokenizer, the records and the model card."""
     if tokenizer is not None:
@@ -123,7 +123,7 @@ def write_documents(
 
 
 def description(
-    model: PreTrainedModel, report: Report, source: str, identity: dict[str, Any] | None = None
+    model: PreTrainedModel, report: CompressionResult, source: str, identity: dict[str, Any] | None = None
 ) -> EckartConfig:
     """Return what is written into the model's config of what was done to it.
 
@@ -136,7 +136,7 @@ def description(
     recipe = report.recipe
     return EckartConfig(
         ranks={layer.path: layer.rank for layer in report.layers if recipe.layout.changes(layer.rank)},
-        joint=list(joint_groups(model).values()),
+        joint=list(fused_layers(model).values()),
         # How singular values were split is seen in the factors; what is stored is the same layout.
         structure=recipe.structure.model_dump(mode="json", exclude={"split"}),
         precision=None if recipe.precision == Bits16() else recipe.precision.model_dump(mode="json"),

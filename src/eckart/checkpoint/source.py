@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from eckart.blocks.onload import Placement, computing_dtype, named_tensors, wanted_tensors
+from eckart.blocks.onload import OnloadedModule, computing_dtype, named_tensors, wanted_tensors
 from eckart.checkpoint.load import load_with_note
 from eckart.checkpoint.ties import settle_ties
 from eckart.checkpoint.unchanged import SourceFiles
@@ -49,29 +49,29 @@ class FileWeights:
         self._sources = {id(p): _Source(p, (name,)) for name, p in model.named_parameters()}
 
     def join(self, whole: nn.Parameter, parts: Sequence[nn.Parameter], dimension: int) -> None:
-        """See :meth:`eckart.blocks.onload.Weights.join`."""
+        """See :meth:`eckart.blocks.onload.WeightSource.join`."""
         names = tuple(name for part in parts for name in self._sources[id(part)].names)
         self._sources[id(whole)] = _Source(whole, names, dimension)
         whole.requires_grad_(False)
 
     def separate(self, whole: nn.Parameter, parts: Sequence[nn.Parameter], dimension: int) -> None:
-        """See :meth:`eckart.blocks.onload.Weights.separate`."""
+        """See :meth:`eckart.blocks.onload.WeightSource.separate`."""
         for part, name in zip(parts, self._sources[id(whole)].names, strict=True):
             self._sources[id(part)] = _Source(part, (name,))
             part.requires_grad_(False)
 
     @contextmanager
-    def lend(
+    def onload(
         self, module: nn.Module, device: torch.device, skip: Sequence[nn.Module | None] = ()
-    ) -> Iterator[Placement]:
-        """See :meth:`eckart.blocks.onload.Weights.lend`.
+    ) -> Iterator[OnloadedModule]:
+        """See :meth:`eckart.blocks.onload.WeightSource.onload`.
 
         Raises:
             CheckpointError: a file is gone or damaged, or another one than it was.
         """
         self.files.check()
         wanted = wanted_tensors(module, skip)
-        homes = {
+        origins = {
             name: (torch.device("cpu"), tensor.dtype) for name, tensor in named_tensors(module) if id(tensor) in wanted
         }
         borrowed: list[tuple[nn.Module, str, nn.Parameter]] = []
@@ -85,11 +85,11 @@ class FileWeights:
                     borrowed.append((part, leaf, parameter))
                     part.register_parameter(leaf, read[id(parameter)])
             for name, buffer in module.named_buffers():
-                if name in homes:
+                if name in origins:
                     buffer.data = buffer.data.to(device, computing_dtype(buffer, device))
             read.clear()
             self.files.check()  # so that no block is finished that was read while a file changed
-            yield Placement(module, homes)
+            yield OnloadedModule(module, origins)
         finally:
             for part, leaf, parameter in borrowed:
                 part.register_parameter(leaf, parameter)
@@ -97,8 +97,8 @@ class FileWeights:
                 if not parameter.is_meta:  # of a layer that was put in meanwhile, or left in memory as it was loaded
                     part.register_parameter(leaf, self._emptied(parameter, emptied))
             for name, buffer in module.named_buffers():
-                if name in homes:
-                    buffer.data = buffer.data.to(*homes[name])
+                if name in origins:
+                    buffer.data = buffer.data.to(*origins[name])
 
     def _emptied(self, parameter: nn.Parameter, known: dict[int, nn.Parameter]) -> nn.Parameter:
         """Return what stands for a parameter without its numbers, the same for each place that holds it."""

@@ -11,7 +11,7 @@ from eckart.cli.console import TrustRemoteCode, command, duration, megabytes, ou
 from eckart.cli.progress import ProgressBar, progress_bar
 from eckart.cli.tables import distillation, layer_kinds, refinements
 from eckart.compression.plan import check_keep
-from eckart.compression.result import Report
+from eckart.compression.result import CompressionResult
 from eckart.data.calibration import DEFAULT_LENGTH, MAX_SEED
 from eckart.data.text import PYTHON_DOCS
 from eckart.device import peak_device_memory, peak_host_memory, resolve_device
@@ -98,7 +98,7 @@ def compress(
             overwrite=overwrite,
             allow_partial=allow_partial,
             trust_remote_code=trust_remote_code,
-            observer=bar,
+            callback=bar,
         )
     if quiet:
         return
@@ -115,7 +115,7 @@ def compress(
     output.print(f"Wrote {out}: {megabytes(written)} of weights.", soft_wrap=True)
 
 
-def _print_costs(report: Report, bar: ProgressBar, device: str) -> None:
+def _print_costs(report: CompressionResult, bar: ProgressBar, device: str) -> None:
     assert bar.cost is not None
     output.print(
         f"Kept {report.keep:.2%} of the bytes of the linear layers, {report.keep_whole_model:.2%} of those of "

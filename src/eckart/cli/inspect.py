@@ -15,7 +15,7 @@ from eckart.checkpoint.records import read_report
 from eckart.cli.console import command, megabytes, output
 from eckart.cli.rank_map import figure, terminal_map
 from eckart.cli.tables import all_layers, distillation, refinements
-from eckart.compression.result import Report
+from eckart.compression.result import CompressionResult
 from eckart.errors import CheckpointError, EckartError
 
 IMAGE_SUFFIXES = (".png", ".svg")
@@ -76,7 +76,7 @@ def inspect(
         output.print(f"The map is in {map_image}.")
 
 
-def _save_image(report: Report, path: Path) -> None:
+def _save_image(report: CompressionResult, path: Path) -> None:
     try:
         import matplotlib
     except ImportError as error:

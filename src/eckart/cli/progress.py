@@ -8,7 +8,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 
 from eckart.cli.console import duration, megabytes, messages
 from eckart.cli.plain import PlainConsole
-from eckart.compression.callback import Observer
+from eckart.compression.callback import Callback
 from eckart.compression.model_check import ModelCheck
 from eckart.compression.plan import Plan
 from eckart.compression.result import LayerRecord
@@ -20,7 +20,7 @@ from eckart.methods.training.record import EpochRecord
 from eckart.run.estimate import Estimate
 
 
-class ProgressBar(Observer):
+class ProgressBar(Callback):
     """Shows the layer or the block that is worked on, its error, and the time left; counts layers and epochs.
 
     Attributes:
@@ -63,20 +63,20 @@ class ProgressBar(Observer):
             distilled = f"{duration(cost.distillation_seconds)} to distil, " if cost.distillation_seconds else ""
             done = f" {finished} blocks are finished already." if finished else ""
             messages.print(
-                f"{len(plan.targets)} linear layers in {blocks} blocks, recipe {self.recipe.name}, keep {plan.keep:g}. "
+                f"{len(plan.linears)} linear layers in {blocks} blocks, recipe {self.recipe.name}, keep {plan.keep:g}. "
                 f"Expected: {megabytes(cost.host_bytes)} of memory{device}, {ranks}"
                 f"{duration(cost.block_seconds)} a block, {distilled}"
                 f"{duration(self.expected_seconds)} in all.{spilled}{again}{done}"
             )
-        done_layers = sum(len(block.targets) for block in plan.blocks[:finished])
+        done_layers = sum(len(block.linears) for block in plan.blocks[:finished])
         self.progress.update(
             self.task,
-            total=len(plan.targets) + blocks * self.epochs + self.last_epochs,
+            total=len(plan.linears) + blocks * self.epochs + self.last_epochs,
             completed=done_layers + finished * self.epochs,
         )
         self.progress.start_task(self.task)
 
-    def on_profile(self, done: int, total: int) -> None:
+    def on_measurement(self, done: int, total: int) -> None:
         """Show how far the measurement for the ranks has come."""
         self.progress.update(self.task, description=f"measuring for ranks: {done} of {total}")
 

@@ -15,7 +15,7 @@ from rich.style import Style
 from rich.text import Text
 
 from eckart.cli.plain import literal
-from eckart.compression.result import Report
+from eckart.compression.result import CompressionResult
 from eckart.report.rank_map import RankMap, rank_map
 
 if TYPE_CHECKING:
@@ -34,12 +34,12 @@ POINTS = 72  # an inch
 CHARACTER = 0.65  # width over font size
 
 
-def caption(report: Report) -> str:
+def caption(report: CompressionResult) -> str:
     """Return what the map is of."""
     return f"Recipe {report.recipe.name}, {report.keep:.1%} of the linear layers' bytes kept"
 
 
-def terminal_map(report: Report, width: int) -> Iterator[Text]:
+def terminal_map(report: CompressionResult, width: int) -> Iterator[Text]:
     """Yield the map for a terminal of ``width`` columns: as many parts below each other as the kinds need."""
     grid = rank_map(report.layers)
     low, high = grid.scale
@@ -91,7 +91,7 @@ def _ink(*colour: float) -> str:
     return "#000000" if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.179 else "#ffffff"
 
 
-def figure(report: Report) -> Figure:
+def figure(report: CompressionResult) -> Figure:
     """Draw the map with matplotlib, without its global state."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter

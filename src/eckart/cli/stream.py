@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TextIO
 
 
-class StreamError(Exception):
+class DriftError(Exception):
     """What a command prints cannot be written.
 
     Attributes:
@@ -19,7 +19,7 @@ class StreamError(Exception):
         self.broken_pipe = isinstance(error, BrokenPipeError)
 
 
-class Stream:
+class HiddenStates:
     """A standard stream.
 
     Args:
@@ -71,4 +71,4 @@ class Stream:
             action(stream)
         except OSError as error:
             if self.needed:
-                raise StreamError(error) from error
+                raise DriftError(error) from error

@@ -69,7 +69,7 @@ class SweepProgress(SweepObserver):
         """Show which row is made."""
         self._show(str(case))
 
-    def on_profile(self, done: int, total: int) -> None:
+    def on_measurement(self, done: int, total: int) -> None:
         """Show how far a measurement has come."""
         self.progress.update(self.task, description=f"{self.doing}: {done} of {total}")
 
@@ -172,7 +172,7 @@ def sweep(
             memory=size_in_bytes("--memory", memory),
             allow_partial=allow_partial,
             source=Path(model).name if Path(model).exists() else model,
-            observer=bar,
+            callback=bar,
         )
         try:
             for _ in ready.run():

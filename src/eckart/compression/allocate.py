@@ -9,22 +9,22 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from eckart.blocks.blockwise_model import OriginalModel
-from eckart.blocks.onload import Weights
-from eckart.blocks.overridden_weights import OverlaidWeights
-from eckart.blocks.tensor_cache import Workspace
+from eckart.blocks.blockwise_model import BlockwiseModel
+from eckart.blocks.onload import WeightSource
+from eckart.blocks.overridden_weights import OverriddenWeights
+from eckart.blocks.tensor_cache import ScratchSpace
 from eckart.compression.factorise import Components
 from eckart.compression.plan import Plan, shapes_of
 from eckart.compression.sensitivity.iterative_truncation import stage
 from eckart.compression.sensitivity.measure import Progress, measure
-from eckart.compression.sensitivity.measurements import Profile
+from eckart.compression.sensitivity.measurements import Measurements
 from eckart.compression.sensitivity.request import request_of
 from eckart.compression.sensitivity.sharing import share_by_loss
 from eckart.compression.sensitivity.trials import trial_losses
-from eckart.compression.sensitivity.truncation_points import train_positions
+from eckart.compression.sensitivity.truncation_points import train_truncation_points
 from eckart.data.calibration import Calibration
 from eckart.errors import CalibrationError
-from eckart.methods.allocation import Evidence, Learned, LinearEvidence, Search, ZeroSum
+from eckart.methods.allocation import LayerStatistics, Learned, Needs, Search, ZeroSum
 from eckart.methods.recipe import Recipe
 from eckart.methods.sharing import SharedByLoss
 
@@ -43,9 +43,9 @@ class Allocated:
     """
 
     plan: Plan
-    weights: Weights
+    weights: WeightSource
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
-    linears: tuple[LinearEvidence, ...] = ()
+    linears: tuple[LayerStatistics, ...] = ()
     block_metrics: Mapping[str, Tensor] = field(default_factory=dict)
     components: Components | None = None
 
@@ -57,8 +57,8 @@ def allocate(
     calibration: Calibration | None,
     *,
     device: torch.device,
-    weights: Weights,
-    workspace: Workspace,
+    weights: WeightSource,
+    scratch: ScratchSpace,
     progress: Progress = lambda done, total: None,
 ) -> Allocated:
     """Return the plan with the ranks that the recipe's allocation gives.
@@ -70,68 +70,68 @@ def allocate(
         calibration: the tokens; may be None if nothing looks at data.
         device: where blocks are run.
         weights: where the model's tensors are.
-        workspace: where streams live.
+        scratch: where streams live.
         progress: is called with (steps done, steps to do).
 
     Raises:
         EckartError: the budget cannot be met.
         NonFiniteError: a weight, an activation or a gradient is NaN or infinite.
     """
-    if not needs_profile(recipe, plan.keep):
+    if not needs_measurement(recipe, plan.keep):
         return Allocated(plan, weights)
     if calibration is None and recipe.needs_data:
         raise CalibrationError(f"Recipe {recipe.name!r} looks at activations and needs calibration text.")
-    original = OriginalModel(model, plan.blocks, weights, device, workspace, calibration)
+    original = BlockwiseModel(model, plan.blocks, weights, device, scratch, calibration)
     if isinstance(recipe.sharing, SharedByLoss):
         original = share_by_loss(original, recipe, plan.keep, progress)
         plan = replace(plan, blocks=list(original.blocks))
     if isinstance(recipe.allocation, ZeroSum) and recipe.allocation.stages > 1:
-        profile, corrected = stage(original, recipe, plan.keep, progress)
-        ranks = recipe.allocation.ranks(profile.linears, plan.keep, recipe.layout)
+        measurements, corrected = stage(original, recipe, plan.keep, progress)
+        ranks = recipe.allocation.ranks(measurements.linears, plan.keep, recipe.layout)
         # What stays dense goes back to its original weight.
         others = {path: tensor for path, tensor in corrected.items() if ranks[path] is not None}
         return Allocated(
             replace(plan, ranks=ranks),
-            OverlaidWeights(weights, model, others),
-            profile.metrics,
-            profile.linears,
-            profile.block_metrics,
+            OverriddenWeights(weights, model, others),
+            measurements.metrics,
+            measurements.linears,
+            measurements.block_metrics,
         )
     linears = shapes_of(plan.blocks)
     metrics: Mapping[str, Tensor] = {}
     block_metrics: Mapping[str, Tensor] = {}
     components: Components | None = None
-    if recipe.allocation.evidence & ~Evidence.POSITION or recipe.has_metric:
-        trials = Evidence.TRIALS in recipe.allocation.evidence
-        profile = measure(original, request_of(recipe, keep_bases=trials or recipe.weighs_tokens), progress)
-        linears, metrics, block_metrics = profile.linears, profile.metrics, profile.block_metrics
+    if recipe.allocation.needs & ~Needs.TRUNCATION_POINT or recipe.has_metric:
+        trials = Needs.TRIALS in recipe.allocation.needs
+        measurements = measure(original, request_of(recipe, keep_bases=trials or recipe.weighs_tokens), progress)
+        linears, metrics, block_metrics = measurements.linears, measurements.metrics, measurements.block_metrics
         if recipe.weighs_tokens:
-            components = profile.components
+            components = measurements.components
         if isinstance(recipe.allocation, Search):
-            linears = search_trials(original, recipe, profile, progress)
+            linears = search_trials(original, recipe, measurements, progress)
     if isinstance(recipe.allocation, Learned):
         model_to_train = original.cropped(recipe.allocation.training_samples, recipe.allocation.training_length)
-        positions = train_positions(model_to_train, recipe.allocation, plan.keep, recipe.layout, progress)
-        linears = tuple(replace(linear, position=positions[linear.path]) for linear in linears)
+        positions = train_truncation_points(model_to_train, recipe.allocation, plan.keep, recipe.layout, progress)
+        linears = tuple(replace(linear, truncation_point=positions[linear.path]) for linear in linears)
     ranks = recipe.allocation.ranks(linears, plan.keep, recipe.layout)
     return Allocated(replace(plan, ranks=ranks), weights, metrics, linears, block_metrics, components)
 
 
-def needs_profile(recipe: Recipe, keep: float) -> bool:
+def needs_measurement(recipe: Recipe, keep: float) -> bool:
     """Return whether anything must be measured before the ranks are known; nothing is where all is kept."""
     by_loss = isinstance(recipe.sharing, SharedByLoss)
-    return keep < 1 and bool(recipe.allocation.evidence or recipe.has_metric or by_loss)
+    return keep < 1 and bool(recipe.allocation.needs or recipe.has_metric or by_loss)
 
 
 def search_trials(
-    original: OriginalModel, recipe: Recipe, profile: Profile, progress: Progress
-) -> tuple[LinearEvidence, ...]:
+    original: BlockwiseModel, recipe: Recipe, measurements: Measurements, progress: Progress
+) -> tuple[LayerStatistics, ...]:
     """Return the evidence with the losses of all trials that a search asks for.
 
     Args:
         original: the model.
         recipe: with a search as its allocation.
-        profile: with the bases of the linears.
+        measurements: with the bases of the linears.
         progress: is called with (blocks done, blocks to do).
     """
     search, layout = recipe.allocation, recipe.layout
@@ -140,8 +140,8 @@ def search_trials(
         linear.path: sorted(
             {linear.layout(layout).rank_of_share(*linear.shape, share) or 0 for share in search.shares} - {0}
         )
-        for linear in profile.linears
+        for linear in measurements.linears
     }
     sample = original.cropped(search.trial_samples, search.trial_length)
-    losses = trial_losses(sample, profile.solutions, ranks, progress)
-    return tuple(replace(linear, trials=losses.get(linear.path, {})) for linear in profile.linears)
+    losses = trial_losses(sample, measurements.solutions, ranks, progress)
+    return tuple(replace(linear, trials=losses.get(linear.path, {})) for linear in measurements.linears)

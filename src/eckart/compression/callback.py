@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from eckart.run.estimate import Estimate
 
 
-class Observer:
+class Callback:
     """Is told what a run does, in order. Does nothing itself: override what you want to hear."""
 
     def on_check(self, check: ModelCheck) -> None:
@@ -29,7 +29,7 @@ class Observer:
             finished: blocks that an earlier run has done already.
         """
 
-    def on_profile(self, done: int, total: int) -> None:
+    def on_measurement(self, done: int, total: int) -> None:
         """Hear how far the measurement of the original model has come, which the ranks follow from."""
 
     def on_layer(self, record: LayerRecord) -> None:

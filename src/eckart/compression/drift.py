@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eckart.blocks.discovery import Block, Target, hooks
+from eckart.blocks.discovery import Block, LinearRef, hooks
 from eckart.blocks.hidden_units import put_in_order
-from eckart.blocks.onload import Placement
-from eckart.blocks.passes import Calls
-from eckart.compression.records import BlockRecord, stream_error
+from eckart.blocks.onload import OnloadedModule
+from eckart.blocks.passes import ArgumentsByShape
+from eckart.compression.records import BlockRecord, drift_error
 from eckart.compression.result import LayerRecord
 from eckart.device import compute_dtype
 from eckart.layers import weight_matrix
@@ -31,39 +31,39 @@ class Outputs:
     """
 
     hidden: Tensor
-    layers: dict[Target, Tensor]
+    layers: dict[LinearRef, Tensor]
 
-    def reordered(self, orders: Mapping[Target, Tensor]) -> Outputs:
+    def reordered(self, orders: Mapping[LinearRef, Tensor]) -> Outputs:
         """Return the same with the outputs of some linears in another order, (out features,) each."""
-        moved = {target: self.layers[target][:, order] for target, order in orders.items() if target in self.layers}
+        moved = {ref: self.layers[ref][:, order] for ref, order in orders.items() if ref in self.layers}
         return Outputs(self.hidden, {**self.layers, **moved})
 
 
-def outputs_of(block: Block, calls: Calls, hidden: Tensor, device: torch.device) -> Outputs:
+def outputs_of(block: Block, arguments: ArgumentsByShape, hidden: Tensor, device: torch.device) -> Outputs:
     """Run a block as it is now on hidden states (batch, length, width) in the stored dtype."""
-    seen: dict[Target, list[Tensor]] = {}
+    seen: dict[LinearRef, list[Tensor]] = {}
 
-    def keep(target: Target) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
+    def record(ref: LinearRef) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
         def hook(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-            seen.setdefault(target, []).append(output.detach().flatten(0, -2))
+            seen.setdefault(ref, []).append(output.detach().flatten(0, -2))
 
         return hook
 
     with hooks() as handles, torch.no_grad():
-        for target in block.targets:
-            handles.append(block.module.get_submodule(target.name).register_forward_hook(keep(target)))
+        for ref in block.linears:
+            handles.append(block.module.get_submodule(ref.name).register_forward_hook(record(ref)))
         given = hidden.to(device, compute_dtype(hidden.dtype, device), copy=True)
-        behind = calls[hidden.shape[:2]](block.module, given)
-    return Outputs(behind, {target: torch.cat(parts) for target, parts in seen.items()})
+        behind = arguments[hidden.shape[:2]](block.module, given)
+    return Outputs(behind, {ref: torch.cat(parts) for ref, parts in seen.items()})
 
 
 @contextmanager
-def original_weights(placement: Placement) -> Iterator[None]:
+def original_weights(onloaded: OnloadedModule) -> Iterator[None]:
     """Let the linears of a block that is lent with other weights have their own."""
-    lent = {name: weight_matrix(placement.module.get_submodule(name)).detach() for name in placement.originals}
+    lent = {name: weight_matrix(onloaded.module.get_submodule(name)).detach() for name in onloaded.originals}
     before = {name: weight.clone() for name, weight in lent.items()}
     for name, weight in lent.items():
-        weight.copy_(placement.originals[name])
+        weight.copy_(onloaded.originals[name])
     try:
         yield
     finally:
@@ -80,7 +80,7 @@ def order_units(
     """
     found = put_in_order(block.module, block.units)
     if original is not None:
-        original = original.reordered({t: found.orders[t.name] for t in block.targets if t.name in found.orders})
+        original = original.reordered({t: found.orders[t.name] for t in block.linears if t.name in found.orders})
     paths = {f"{block.path}.{name}" for name in found.without_index}
 
     def without_index(record: LayerRecord) -> LayerRecord:
@@ -94,9 +94,9 @@ def compare(block: Block, original: Outputs, compressed: Outputs) -> BlockRecord
     """Return how far the outputs of a block in the compressed model are from those in the original one."""
     return BlockRecord(
         path=block.path,
-        output=stream_error(original.hidden, compressed.hidden),
+        output=drift_error(original.hidden, compressed.hidden),
         layers={
-            target.path: stream_error(output, compressed.layers[target]) if target in compressed.layers else None
-            for target, output in original.layers.items()
+            ref.path: drift_error(output, compressed.layers[ref]) if ref in compressed.layers else None
+            for ref, output in original.layers.items()
         },
     )

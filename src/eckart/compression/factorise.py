@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from eckart.blocks.discovery import Group, Target
-from eckart.blocks.onload import Placement
+from eckart.blocks.discovery import Group, LinearRef
+from eckart.blocks.onload import OnloadedModule
 from eckart.compression.plan import Plan
 from eckart.compression.records import thin_spectrum
 from eckart.compression.result import LayerRecord
@@ -47,16 +47,16 @@ class Factoriser:
 
     def replace_group(
         self,
-        placement: Placement,
+        onloaded: OnloadedModule,
         group: Group,
         moments: Moments | None,
-        output_energies: Mapping[Target, float],
-        projectors: Mapping[Target, Tensor],
+        output_energies: Mapping[LinearRef, float],
+        projectors: Mapping[LinearRef, Tensor],
     ) -> list[LayerRecord]:
         """Replace the linears of ``group`` that have a rank, and return a record of each of its linears.
 
         Args:
-            placement: the block, lent.
+            onloaded: the block, lent.
             group: of the block.
             moments: of the group's inputs; None if the objective looks at no data.
             output_energies: ``||W X||^2`` of each linear in the original model, if both streams are observed.
@@ -66,42 +66,40 @@ class Factoriser:
             NonFiniteError: a weight or an input is NaN or infinite.
         """
         if moments is not None:
-            moments.check_finite(*(target.path for target in group.targets))
+            moments.check_finite(*(ref.path for ref in group.linears))
         whitening = None
-        changes = any(self.recipe.layout.changes(self.plan.ranks[target.path]) for target in group.targets)
+        changes = any(self.recipe.layout.changes(self.plan.ranks[ref.path]) for ref in group.linears)
         if changes and self.components is None:
-            whitening = self.recipe.objective.whitening(moments, group.targets[0].in_features, self.device)
+            whitening = self.recipe.objective.whitening(moments, group.linears[0].in_features, self.device)
         return [
-            self._replace_linear(
-                placement, target, moments, whitening, output_energies.get(target, 0.0), projectors.get(target)
-            )
-            for target in group.targets
+            self._replace_linear(onloaded, ref, moments, whitening, output_energies.get(ref, 0.0), projectors.get(ref))
+            for ref in group.linears
         ]
 
     def _replace_linear(
         self,
-        placement: Placement,
-        target: Target,
+        onloaded: OnloadedModule,
+        ref: LinearRef,
         moments: Moments | None,
         whitening: Whitening | None,
         output_energy: float,
         projectors: Tensor | None,
     ) -> LayerRecord:
-        linear = placement.module.get_submodule(target.name)
-        rank = self.plan.ranks[target.path]
+        linear = onloaded.module.get_submodule(ref.name)
+        rank = self.plan.ranks[ref.path]
         weight = weight_matrix(linear).detach().to(self.device, torch.float64)
         if not torch.isfinite(weight).all():
-            raise NonFiniteError(f"The weight of {target.path} is NaN or infinite. The model is not usable as it is.")
-        original = placement.originals.get(target.name, weight).to(weight)
+            raise NonFiniteError(f"The weight of {ref.path} is NaN or infinite. The model is not usable as it is.")
+        original = onloaded.originals.get(ref.name, weight).to(weight)
         product, constant = weight, None
         if self.recipe.layout.changes(rank):
-            stored = placement.dtype(f"{target.name}.weight")
-            metric = None if rank is None else self._metric_root(target.path, weight.device)
-            residual = None if moments is None or target.residual is None else moments.residuals.get(target.residual)
+            stored = onloaded.dtype(f"{ref.name}.weight")
+            metric = None if rank is None else self._metric_root(ref.path, weight.device)
+            residual = None if moments is None or ref.residual is None else moments.residuals.get(ref.residual)
 
             def keep_spectrum(solution: Solution) -> None:
                 if rank is not None and not self.recipe.objective.observes_outputs:
-                    self.spectra[target.path] = thin_spectrum(solution.singular_values, rank)
+                    self.spectra[ref.path] = thin_spectrum(solution.singular_values, rank)
 
             layer = self.layer(
                 linear,
@@ -113,20 +111,20 @@ class Factoriser:
                 metric=metric,
                 projectors=projectors,
                 residual=residual,
-                solution=self._known_solution(target.path, weight),
+                solution=self._known_solution(ref.path, weight),
                 on_solution=keep_spectrum,
             )
             # The next layers see the numbers that will be stored, not those before rounding.
-            placement.replace(target.name, layer)
+            onloaded.replace(ref.name, layer)
             product = layer.product().to(weight.device)
             if isinstance(layer, FactoredLinear) and self.recipe.layout.affine:
                 constant = added_bias(linear, layer).to(weight)
         return LayerRecord(
-            path=target.path,
-            out_features=target.out_features,
-            in_features=target.in_features,
+            path=ref.path,
+            out_features=ref.out_features,
+            in_features=ref.in_features,
             rank=rank,
-            bytes=self.recipe.layout.beside_bias(target.has_bias).bytes(*target.shape, rank),
+            bytes=self.recipe.layout.beside_bias(ref.has_bias).bytes(*ref.shape, rank),
             # What is lost counts from the model as it was, also where other weights are factored.
             error=relative_error(original, product, moments, output_energy, constant),
             unresolved=self._unresolved(weight, moments, whitening, output_energy),
@@ -172,11 +170,11 @@ class Factoriser:
             return layout.whole(linear, weight, stored, Fit(weight, inputs))
         if layout.structure.adds_to_base:  # what is of low rank is known only when the base is
             assert whitening is not None
-            target = TargetMoments()
+            ref = TargetMoments()
             if moments is not None:
-                target = objective.target(weight, moments, whitening, rank, residual)
-            fit = Fit(least_squares(whitening, target.cross, weight), whitening, metric)
-            return layout.fitted(linear, rank, stored, replace(fit, constant=_constant(target.mean, moments)))
+                ref = objective.target(weight, moments, whitening, rank, residual)
+            fit = Fit(least_squares(whitening, ref.cross, weight), whitening, metric)
+            return layout.fitted(linear, rank, stored, replace(fit, constant=_constant(ref.mean, moments)))
         if solution is None:
             assert whitening is not None
             solution = objective.solution(

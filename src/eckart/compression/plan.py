@@ -8,12 +8,12 @@ from numbers import Real
 
 from transformers import PreTrainedModel
 
-from eckart.blocks.discovery import Block, Target, find_blocks
-from eckart.blocks.fuse import join, joinable, separate
-from eckart.blocks.onload import ResidentWeights, Weights
+from eckart.blocks.discovery import Block, LinearRef, find_blocks
+from eckart.blocks.fuse import fusable, join, separate
+from eckart.blocks.onload import ResidentWeights, WeightSource
 from eckart.errors import EckartError, UnsupportedModelError
-from eckart.layers import joint_groups
-from eckart.methods.allocation import Evidence, LinearEvidence, Uniform
+from eckart.layers import fused_layers
+from eckart.methods.allocation import LayerStatistics, Needs, Uniform
 from eckart.methods.layout import BYTES_PER_NUMBER, Layout
 from eckart.methods.recipe import Recipe
 from eckart.methods.sharing import Shared
@@ -37,25 +37,23 @@ class Plan:
     parameters: int
 
     @property
-    def targets(self) -> list[Target]:
+    def linears(self) -> list[LinearRef]:
         """All target linears, in order of execution."""
-        return [target for block in self.blocks for target in block.targets]
+        return [ref for block in self.blocks for ref in block.linears]
 
     def bytes(self, layout: Layout) -> int:
         """Return the bytes of the whole model with the targets laid out at their ranks, and all else in 16 bits."""
-        targets = sum(
-            layout.beside_bias(target.has_bias).bytes(*target.shape, self.ranks[target.path]) for target in self.targets
-        )
-        return targets + BYTES_PER_NUMBER * (self.parameters - sum(target.size for target in self.targets))
+        stored = sum(layout.beside_bias(ref.has_bias).bytes(*ref.shape, self.ranks[ref.path]) for ref in self.linears)
+        return stored + BYTES_PER_NUMBER * (self.parameters - sum(ref.size for ref in self.linears))
 
 
-def shapes_of(blocks: Sequence[Block]) -> tuple[LinearEvidence, ...]:
+def shapes_of(blocks: Sequence[Block]) -> tuple[LayerStatistics, ...]:
     """Return all that is known of the linears without a measurement, in order of execution."""
     groups = [group for block in blocks for group in block.groups]
     return tuple(
-        LinearEvidence(target.path, target.shape, number, target.name, has_bias=target.has_bias)
+        LayerStatistics(ref.path, ref.shape, number, ref.name, has_bias=ref.has_bias)
         for number, group in enumerate(groups)
-        for target in group.targets
+        for ref in group.linears
     )
 
 
@@ -70,9 +68,9 @@ def check_keep(keep: float) -> None:
         raise EckartError(f"keep is the share of the bytes to keep, above 0 and at most 1; found {keep:g}.")
 
 
-def blocks_for(recipe: Recipe, model: PreTrainedModel, weights: Weights) -> list[Block]:
+def blocks_for(recipe: Recipe, model: PreTrainedModel, weights: WeightSource) -> list[Block]:
     """Return the blocks of a model with what a recipe wants to know of them."""
-    taken = recipe.allocation.evidence & (Evidence.FIRST_ORDER | Evidence.CURVATURE)
+    taken = recipe.allocation.needs & (Needs.FIRST_ORDER | Needs.CURVATURE)
     return find_blocks(
         model,
         weights,
@@ -82,7 +80,7 @@ def blocks_for(recipe: Recipe, model: PreTrainedModel, weights: Weights) -> list
     )
 
 
-def make_plan(model: PreTrainedModel, recipe: Recipe, keep: float, weights: Weights | None = None) -> Plan:
+def make_plan(model: PreTrainedModel, recipe: Recipe, keep: float, weights: WeightSource | None = None) -> Plan:
     """Find the target linears of ``model`` and give each a rank: a uniform one, which an allocation replaces.
 
     Args:
@@ -100,12 +98,12 @@ def make_plan(model: PreTrainedModel, recipe: Recipe, keep: float, weights: Weig
     weights = weights or ResidentWeights()
     blocks = blocks_for(recipe, model, weights)
     if isinstance(recipe.sharing, Shared):
-        join(model, joinable(blocks), weights)
+        join(model, fusable(blocks), weights)
         blocks = blocks_for(recipe, model, weights)
     try:
         return _uniform_plan(model, blocks, recipe, keep)
     except EckartError:
-        separate(model, joint_groups(model), weights)
+        separate(model, fused_layers(model), weights)
         raise
 
 

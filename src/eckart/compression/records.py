@@ -15,7 +15,7 @@ SPECTRUM_POINTS = 512  # of a layer that are kept, at most
 SPECTRUM_HEAD = 128  # of them, from the largest on without a gap
 
 
-class StreamError(BaseModel):
+class DriftError(BaseModel):
     """How far outputs of the compressed model are from those of the original one, each in its own stream.
 
     Attributes:
@@ -43,8 +43,8 @@ class BlockRecord(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     path: Label
-    output: StreamError | None
-    layers: dict[str, StreamError | None]
+    output: DriftError | None
+    layers: dict[str, DriftError | None]
 
 
 class Memory(BaseModel):
@@ -58,7 +58,7 @@ class Memory(BaseModel):
     expected_device: Count | None = None
 
 
-def stream_error(original: Tensor, compressed: Tensor) -> StreamError | None:
+def drift_error(original: Tensor, compressed: Tensor) -> DriftError | None:
     """Compare two lists of vectors, (..., width) in any float dtype; None if there is no number that tells of them."""
     if original.shape != compressed.shape or not original.numel():
         return None
@@ -73,7 +73,7 @@ def stream_error(original: Tensor, compressed: Tensor) -> StreamError | None:
     cosine = (1 - (y * other).sum(dim=1)[known] / torch.where(products > 0, products, 1.0)).clamp_min(0).mean()
     if not (torch.isfinite(relative) and torch.isfinite(cosine)):
         return None
-    return StreamError(relative=float(relative), cosine=float(cosine))
+    return DriftError(relative=float(relative), cosine=float(cosine))
 
 
 def thin_spectrum(singular_values: Tensor, rank: int) -> Tensor:

@@ -87,7 +87,7 @@ class Timings(BaseModel):
             setattr(self, phase, getattr(self, phase) + perf_counter() - start)
 
 
-class Report(BaseModel):
+class CompressionResult(BaseModel):
     """What :func:`eckart.compress` returns.
 
     Attributes:

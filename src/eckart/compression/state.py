@@ -9,7 +9,7 @@ from typing import Protocol
 from torch import Tensor
 
 from eckart.blocks.discovery import Block
-from eckart.blocks.passes import Stream
+from eckart.blocks.passes import HiddenStates
 from eckart.compression.records import BlockRecord
 from eckart.compression.result import LayerRecord
 from eckart.methods.distillation.record import DistillationRecord
@@ -17,7 +17,7 @@ from eckart.methods.refinement.record import RefinementRecord
 
 
 @dataclass(frozen=True)
-class Position:
+class WalkState:
     """How far a walk has come.
 
     Attributes:
@@ -34,30 +34,30 @@ class Position:
     """
 
     finished: int = 0
-    original: Stream | None = None
-    compressed: Stream | None = None
+    original: HiddenStates | None = None
+    compressed: HiddenStates | None = None
     layers: tuple[LayerRecord, ...] = ()
     refinements: tuple[RefinementRecord, ...] = ()
-    recorded: Stream | None = None
+    recorded: HiddenStates | None = None
     blocks: tuple[BlockRecord, ...] = ()
     spectra: Mapping[str, Tensor] = field(default_factory=dict)
     distillation: DistillationRecord | None = None
 
     @property
-    def streams(self) -> list[Stream]:
+    def streams(self) -> list[HiddenStates]:
         """All streams that there are."""
         return [stream for stream in (self.original, self.compressed, self.recorded) if stream is not None]
 
 
-class Journal(Protocol):
+class RunCheckpoint(Protocol):
     """Keeps what is finished."""
 
-    def resume(self) -> Position | None:
+    def resume(self) -> WalkState | None:
         """Return where an earlier walk stopped; None if there was none."""
         ...
 
-    def keep(self, position: Position, block: Block, tensors: dict[str, Tensor]) -> None:
-        """Keep a finished block.
+    def save(self, state: WalkState, block: Block, tensors: dict[str, Tensor]) -> None:
+        """Save a finished block.
 
         Args:
             position: behind it.
@@ -66,7 +66,7 @@ class Journal(Protocol):
         """
         ...
 
-    def kept(self, number: int) -> dict[str, Tensor]:
+    def load(self, number: int) -> dict[str, Tensor]:
         """Return the tensors of a finished block as they were kept first, if it was said that they are wanted."""
         ...
 
@@ -74,6 +74,6 @@ class Journal(Protocol):
         """Save other tensors of a finished block than those that were kept first."""
         ...
 
-    def finish(self, position: Position) -> None:
+    def finish(self, state: WalkState) -> None:
         """Take note that all blocks are distilled."""
         ...

@@ -8,10 +8,10 @@ from eckart.layers.child import Pattern as Pattern
 from eckart.layers.child import fill_child as fill_child
 from eckart.layers.factored import FactoredLinear as FactoredLinear
 from eckart.layers.factored import Fit as Fit
-from eckart.layers.fused import JointLinear as JointLinear
-from eckart.layers.fused import join_modules as join_modules
-from eckart.layers.fused import joint_groups as joint_groups
-from eckart.layers.fused import separate_modules as separate_modules
+from eckart.layers.fused import FusedLinear as FusedLinear
+from eckart.layers.fused import fuse_modules as fuse_modules
+from eckart.layers.fused import fused_layers as fused_layers
+from eckart.layers.fused import unfuse_modules as unfuse_modules
 from eckart.layers.hybrid import HybridLinear as HybridLinear
 from eckart.layers.linear import bias_vector as bias_vector
 from eckart.layers.linear import is_linear as is_linear

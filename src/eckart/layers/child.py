@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from eckart.layers.linear import empty_linear
 from eckart.layers.quantized import QuantizedLinear
 from eckart.layers.sparse import SparseLinear
-from eckart.maths.quantization import Grid, cast_with_feedback, find_scales, round_to_grid, round_with_feedback
+from eckart.maths.quantization import QuantScheme, cast_with_feedback, find_scales, round_to_scheme, round_with_feedback
 from eckart.maths.sparsity import pack_places, prune
 
 Child = nn.Linear | QuantizedLinear | SparseLinear
@@ -30,19 +30,19 @@ class ChildShape(NamedTuple):
         in_features: of the child.
         out_features: of the child.
         bias: whether it has one where the layer that is replaced has one.
-        grid: how its numbers are rounded, or which are left out, whatever holds for the other children; None for the
+        scheme: how its numbers are rounded, or which are left out, whatever holds for the other children; None for the
             layer's own.
     """
 
     in_features: int
     out_features: int
     bias: bool
-    grid: Grid | Pattern | None = None
+    scheme: QuantScheme | Pattern | None = None
 
 
 def make_child(
     shape: ChildShape,
-    grid: Grid | None,
+    scheme: QuantScheme | None,
     *,
     bias: bool,
     device: torch.device | str | None,
@@ -52,13 +52,13 @@ def make_child(
 
     Args:
         shape: of the layer.
-        grid: how its numbers are rounded, if the shape has none of its own; None stands for 16 bits.
+        scheme: how its numbers are rounded, if the shape has none of its own; None stands for 16 bits.
         bias: whether the layer that is replaced has one.
         device: of its tensors.
         dtype: of what is no code.
     """
     in_features, out_features, bias = shape.in_features, shape.out_features, bias and shape.bias
-    chosen = shape.grid or grid
+    chosen = shape.scheme or scheme
     if chosen is None:
         return empty_linear(in_features, out_features, bias=bias, device=device, dtype=dtype)
     if isinstance(chosen, Pattern):
@@ -66,7 +66,7 @@ def make_child(
     return QuantizedLinear(in_features, out_features, chosen, bias=bias, device=device, dtype=dtype)
 
 
-def product_of(child: Child) -> Tensor:
+def dense_weight_of(child: Child) -> Tensor:
     """Return the numbers of a layer, (out features, in features), multiplied in float64 and detached."""
     return child.product() if isinstance(child, QuantizedLinear) else child.weight.detach().double()
 
@@ -92,11 +92,11 @@ def fill_child(
         if isinstance(child, QuantizedLinear):
             stored = stored or child.scale.dtype
             importance = None if second_moment is None else second_moment.diagonal()
-            scales = find_scales(weight, child.grid, importance, stored)
+            scales = find_scales(weight, child.scheme, importance, stored)
             if second_moment is None:
-                codes = round_to_grid(weight, scales, child.grid)
+                codes = round_to_scheme(weight, scales, child.scheme)
             else:
-                codes = round_with_feedback(weight, scales, child.grid, second_moment)
+                codes = round_with_feedback(weight, scales, child.scheme, second_moment)
             child.scale.copy_(scales)
             child.set_codes(codes)
         elif isinstance(child, SparseLinear):

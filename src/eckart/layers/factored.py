@@ -11,10 +11,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from eckart.layers.child import Child, ChildShape, fill_child, make_child, product_of
+from eckart.layers.child import Child, ChildShape, dense_weight_of, fill_child, make_child
 from eckart.layers.linear import bias_vector, dense_like, weight_matrix
 from eckart.maths.lowrank import FLOAT32_FLOOR, Whitening, refit, whiten
-from eckart.maths.quantization import Grid
+from eckart.maths.quantization import QuantScheme
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class FactoredLinear(nn.Module):
         first: in features -> rank.
         second: from rank on.
         replaced: class of the layer that this one stands for, restored by :meth:`to_dense`.
-        grid: how the numbers are rounded; None for 16 bits.
+        scheme: how the numbers are rounded; None for 16 bits.
     """
 
     first: Child
@@ -89,7 +89,7 @@ class FactoredLinear(nn.Module):
         *,
         bias: bool = True,
         replaced: type[nn.Module] = nn.Linear,
-        grid: Grid | None = None,
+        scheme: QuantScheme | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -98,21 +98,21 @@ class FactoredLinear(nn.Module):
         self.out_features = out_features
         self.rank = rank
         self.replaced = replaced
-        self.grid = grid
+        self.scheme = scheme
         first, second = self.shapes(out_features, in_features, rank)
-        self.first = make_child(first, grid, bias=bias, device=device, dtype=dtype)
-        self.second = make_child(second, grid, bias=bias, device=device, dtype=dtype)
+        self.first = make_child(first, scheme, bias=bias, device=device, dtype=dtype)
+        self.second = make_child(second, scheme, bias=bias, device=device, dtype=dtype)
 
     @classmethod
     def empty_like(
-        cls, linear: nn.Module, rank: int, grid: Grid | None = None, *, affine: bool = False, **options: Any
+        cls, linear: nn.Module, rank: int, scheme: QuantScheme | None = None, *, affine: bool = False, **options: Any
     ) -> Self:
         """Return a layer with the shape, bias, device and dtype of ``linear``, its numbers not yet set.
 
         Args:
             linear: the layer to replace.
             rank: of the new one.
-            grid: how its numbers are rounded; None for 16 bits.
+            scheme: how its numbers are rounded; None for 16 bits.
             affine: whether it has a bias even if ``linear`` has none.
             options: of the class.
         """
@@ -123,7 +123,7 @@ class FactoredLinear(nn.Module):
             rank,
             bias=affine or bias_vector(linear) is not None,
             replaced=type(linear),
-            grid=grid,
+            scheme=scheme,
             device=weight.device,
             dtype=weight.dtype,
             **options,
@@ -137,7 +137,7 @@ class FactoredLinear(nn.Module):
         first: Tensor,
         stored: torch.dtype | None = None,
         *,
-        grid: Grid | None = None,
+        scheme: QuantScheme | None = None,
         fit: Fit | None = None,
     ) -> Self:
         """Return the layer that replaces ``linear`` with ``second @ first``, in the dtype of ``linear``.
@@ -147,10 +147,10 @@ class FactoredLinear(nn.Module):
             second: (out features, rank), any float dtype.
             first: (rank, in features), any float dtype.
             stored: dtype that the numbers will be saved in, to which they are rounded; that of ``linear`` by default.
-            grid: how weights are rounded; None for ``stored``.
+            scheme: how weights are rounded; None for ``stored``.
             fit: by which the loss of rounding is made up for, and its constant; None to round to what is nearest.
         """
-        layer = cls.empty_like(linear, len(first), grid, affine=fit is not None and fit.constant is not None)
+        layer = cls.empty_like(linear, len(first), scheme, affine=fit is not None and fit.constant is not None)
         layer.set_factors(second.detach().double(), first.detach().double(), stored, fit)
         layer.take_bias(linear, stored, fit)
         return layer
@@ -174,9 +174,9 @@ class FactoredLinear(nn.Module):
         fill_child(self.first, split.first, None, stored, None if fit is None else fit.second_moment)
         kept, moment = split.second, None
         if fit is not None:
-            held = product_of(self.first)
+            held = dense_weight_of(self.first)
             # In 16 bits nothing but the rounding is made up for: the product is what was asked for.
-            target = (second @ first if self.grid is None else fit.target)[split.second_rows]
+            target = (second @ first if self.scheme is None else fit.target)[split.second_rows]
             kept = refit(kept, held, target, fit.second_moment)
             moment = held @ fit.second_moment @ held.T
         fill_child(self.second, kept, None, stored, moment)

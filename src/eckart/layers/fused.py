@@ -12,7 +12,7 @@ from transformers.pytorch_utils import Conv1D
 from eckart.layers.linear import LINEAR_CLASSES, bias_vector, dense_like, empty_conv1d, empty_linear, weight_matrix
 
 
-class JointLinear(nn.Module):
+class FusedLinear(nn.Module):
     """Stands where the first of the layers was, computes the outputs of all of them, and returns its own.
 
     The others are :class:`JointPart`; they take theirs from the same run if they are handed the very same tensor.
@@ -61,9 +61,9 @@ class JointLinear(nn.Module):
 
 
 class JointPart(nn.Module):
-    """One of the layers of a :class:`JointLinear` but the first; it holds no numbers of its own."""
+    """One of the layers of a :class:`FusedLinear` but the first; it holds no numbers of its own."""
 
-    def __init__(self, leader: JointLinear, number: int) -> None:
+    def __init__(self, leader: FusedLinear, number: int) -> None:
         super().__init__()
         self._leader = (leader,)  # in a tuple, so that it does not become a child too
         self.number = number
@@ -74,19 +74,19 @@ class JointPart(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """As :attr:`JointLinear.weight`, of this part."""
+        """As :attr:`FusedLinear.weight`, of this part."""
         leader = self._leader[0]
         return torch.split(cast(Tensor, leader.joint.weight), leader.sizes)[self.number]
 
     @property
     def bias(self) -> Tensor | None:
-        """As :attr:`JointLinear.bias`, of this part."""
+        """As :attr:`FusedLinear.bias`, of this part."""
         leader = self._leader[0]
         bias = bias_vector(leader.joint)
         return None if bias is None else torch.split(bias, leader.sizes)[self.number]
 
 
-def empty_joint(linears: Sequence[nn.Module]) -> nn.Module:
+def empty_fused(linears: Sequence[nn.Module]) -> nn.Module:
     """Return a linear layer with the outputs of all of ``linears``, of their class, its numbers not yet set.
 
     Raises:
@@ -108,21 +108,21 @@ def empty_joint(linears: Sequence[nn.Module]) -> nn.Module:
     return empty_linear(inputs, outputs, bias=not lacks_bias, device=device, dtype=dtype)
 
 
-def join_modules(model: nn.Module, paths: Sequence[str]) -> JointLinear:
+def fuse_modules(model: nn.Module, paths: Sequence[str]) -> FusedLinear:
     """Put a joint layer, its numbers not yet set, and its parts in the places of linear layers of ``model``."""
     linears = [model.get_submodule(path) for path in paths]
-    leader = JointLinear(empty_joint(linears), [weight_matrix(linear).shape[0] for linear in linears])
+    leader = FusedLinear(empty_fused(linears), [weight_matrix(linear).shape[0] for linear in linears])
     model.set_submodule(paths[0], leader)
     for number, path in enumerate(paths[1:], start=1):
         model.set_submodule(path, JointPart(leader, number))
     return leader
 
 
-def joint_groups(model: nn.Module) -> dict[str, list[str]]:
+def fused_layers(model: nn.Module) -> dict[str, list[str]]:
     """Return the paths of the layers of each group that is joined, the first one first, by the first one's path."""
     groups: dict[int, list[str]] = {}
     for path, module in model.named_modules():
-        if isinstance(module, JointLinear):
+        if isinstance(module, FusedLinear):
             groups.setdefault(id(module), [""] * len(module.sizes))[0] = path
         elif isinstance(module, JointPart):
             leader = module._leader[0]
@@ -130,14 +130,14 @@ def joint_groups(model: nn.Module) -> dict[str, list[str]]:
     return {paths[0]: paths for paths in groups.values()}
 
 
-def separate_modules(model: nn.Module, paths: Sequence[str]) -> None:
+def unfuse_modules(model: nn.Module, paths: Sequence[str]) -> None:
     """Put the layers that were joined, with copies of their numbers, back in their places.
 
     Args:
         model: is changed in place.
-        paths: of one group of :func:`joint_groups`; its joint layer must be linear.
+        paths: of one group of :func:`fused_layers`; its joint layer must be linear.
     """
-    leader = cast(JointLinear, model.get_submodule(paths[0]))
+    leader = cast(FusedLinear, model.get_submodule(paths[0]))
     weights, bias = torch.split(weight_matrix(leader.joint).detach(), leader.sizes), bias_vector(leader.joint)
     biases = [None] * len(paths) if bias is None else torch.split(bias.detach(), leader.sizes)
     for path, part, part_bias in zip(paths, weights, biases, strict=True):

@@ -7,11 +7,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from eckart.layers.child import Child, ChildShape, Pattern, fill_child, make_child, product_of
+from eckart.layers.child import Child, ChildShape, Pattern, dense_weight_of, fill_child, make_child
 from eckart.layers.factored import Fit
 from eckart.layers.two_factor import LowRankLinear
 from eckart.maths.lowrank import solve, truncate
-from eckart.maths.quantization import Grid
+from eckart.maths.quantization import QuantScheme
 
 
 class HybridLinear(LowRankLinear):
@@ -25,9 +25,11 @@ class HybridLinear(LowRankLinear):
 
     base: Child
 
-    def __init__(self, in_features: int, out_features: int, rank: int, *, base: Grid | Pattern, **options: Any) -> None:
+    def __init__(
+        self, in_features: int, out_features: int, rank: int, *, base: QuantScheme | Pattern, **options: Any
+    ) -> None:
         super().__init__(in_features, out_features, rank, **options)
-        shape = ChildShape(in_features, out_features, bias=False, grid=base)
+        shape = ChildShape(in_features, out_features, bias=False, scheme=base)
         self.base = make_child(shape, None, bias=False, device=options.get("device"), dtype=options.get("dtype"))
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -41,7 +43,7 @@ class HybridLinear(LowRankLinear):
 
     def product(self) -> Tensor:
         """See :meth:`FactoredLinear.product`."""
-        return product_of(self.base) + super().product()
+        return dense_weight_of(self.base) + super().product()
 
     def solve_for(
         self,
@@ -70,7 +72,7 @@ class HybridLinear(LowRankLinear):
         low_rank = torch.zeros_like(fit.target)
         for _ in range(alternations + 1):
             fill_child(self.base, fit.target - low_rank, None, stored, fit.second_moment if base_feedback else None)
-            rest = Fit(fit.target - product_of(self.base).to(fit.target.device), fit.inputs, fit.metric)
+            rest = Fit(fit.target - dense_weight_of(self.base).to(fit.target.device), fit.inputs, fit.metric)
             solution = solve(fit.whitening, None, rest.target, fit.metric)
             self.set_factors(*truncate(solution, self.rank), stored, rest if feedback else None)
             low_rank = super().product().to(fit.target.device)

@@ -12,7 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from eckart.maths.quantization import Grid
+from eckart.maths.quantization import QuantScheme
 
 MOST_TOKENS = 8  # at once for which the products of few bits are faster, measured
 WIDTH = 16  # that the 8-bit product needs the inner dimension in multiples of, and packing the outer one
@@ -20,7 +20,7 @@ GROUPS = (32, 64, 128, 256)  # that the 4-bit product knows
 ALIGNMENT = 64  # bytes; the 8-bit product ends the process if its operands begin between the places of whole vectors
 
 
-def can_multiply(inputs: Tensor, scale: Tensor, grid: Grid, out_features: int) -> bool:
+def can_multiply(inputs: Tensor, scale: Tensor, scheme: QuantScheme, out_features: int) -> bool:
     """Return whether :func:`multiply` serves ``inputs``, (..., in features), for a weight of that grid."""
     columns = inputs.shape[-1]
     if (
@@ -32,10 +32,10 @@ def can_multiply(inputs: Tensor, scale: Tensor, grid: Grid, out_features: int) -
         or torch.compiler.is_compiling()
     ):
         return False
-    if grid.bits == 8:
-        return grid.group is None and columns % WIDTH == 0
-    size = grid.group_size(columns)
-    return grid.group is not None and size in GROUPS and columns % size == 0 and out_features % WIDTH == 0
+    if scheme.bits == 8:
+        return scheme.group is None and columns % WIDTH == 0
+    size = scheme.group_size(columns)
+    return scheme.group is not None and size in GROUPS and columns % size == 0 and out_features % WIDTH == 0
 
 
 def pack_for_product(codes: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,7 @@ def inputs_permutable(layer: nn.Module) -> bool:
     if type(layer) in TWO_CHILDREN:
         return inputs_permutable(layer.get_submodule("first"))
     if isinstance(layer, QuantizedLinear):
-        return layer.grid.bits == 8 and layer.grid.group is None
+        return layer.scheme.bits == 8 and layer.scheme.group is None
     return is_linear(layer)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eckart.layers.child import ChildShape, product_of
+from eckart.layers.child import ChildShape, dense_weight_of
 from eckart.layers.factored import Arrangement, FactoredLinear
 from eckart.layers.linear import bias_vector
 from eckart.maths.pivoting import choose_pivots, other_rows
@@ -58,7 +58,7 @@ class PivotedLinear(FactoredLinear):
         assert self.second.bias is not None
         ordered = bias[self.places().long().argsort().to(bias.device)]
         self.first.bias.copy_(ordered[: self.rank].to(stored))
-        passed_on = product_of(self.second).to(bias.device) @ self.first.bias.to(bias)
+        passed_on = dense_weight_of(self.second).to(bias.device) @ self.first.bias.to(bias)
         self.second.bias.copy_((ordered[self.rank :] - passed_on).to(stored))
 
     def forward(self, inputs: Tensor) -> Tensor:

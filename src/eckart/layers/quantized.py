@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from eckart.layers import kernels
 from eckart.layers.linear import bias_vector, dense_like, weight_matrix
-from eckart.maths.quantization import Grid, from_codes, pack, unpack
+from eckart.maths.quantization import QuantScheme, from_codes, pack, unpack
 
 
 class QuantizedLinear(nn.Module):
@@ -30,7 +30,7 @@ class QuantizedLinear(nn.Module):
         self,
         in_features: int,
         out_features: int,
-        grid: Grid,
+        scheme: QuantScheme,
         *,
         bias: bool = True,
         replaced: type[nn.Module] = nn.Linear,
@@ -38,23 +38,25 @@ class QuantizedLinear(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.in_features, self.out_features, self.grid, self.replaced = in_features, out_features, grid, replaced
+        self.in_features, self.out_features, self.scheme, self.replaced = in_features, out_features, scheme, replaced
         self._packed: tuple[object, tuple[Tensor, Tensor]] | None = None
-        self.register_buffer("codes", _storage(torch.zeros(out_features, in_features, dtype=torch.int8), grid, device))
-        self.scale = nn.Parameter(torch.ones(out_features, grid.groups(in_features), device=device, dtype=dtype))
+        self.register_buffer(
+            "codes", _storage(torch.zeros(out_features, in_features, dtype=torch.int8), scheme, device)
+        )
+        self.scale = nn.Parameter(torch.ones(out_features, scheme.groups(in_features), device=device, dtype=dtype))
         self.register_parameter(
             "bias", nn.Parameter(torch.zeros(out_features, device=device, dtype=dtype)) if bias else None
         )
 
     @classmethod
-    def empty_like(cls, linear: nn.Module, grid: Grid) -> Self:
+    def empty_like(cls, linear: nn.Module, scheme: QuantScheme) -> Self:
         """Return a layer with the shape, bias, device and dtype of ``linear``, its numbers not yet set."""
         weight = weight_matrix(linear)
         bias = bias_vector(linear) is not None
         return cls(
             weight.shape[1],
             weight.shape[0],
-            grid,
+            scheme,
             bias=bias,
             replaced=type(linear),
             device=weight.device,
@@ -63,29 +65,29 @@ class QuantizedLinear(nn.Module):
 
     def set_codes(self, codes: Tensor) -> None:
         """Set the codes, (out features, in features) int8."""
-        self.codes.copy_(_storage(codes, self.grid))
+        self.codes.copy_(_storage(codes, self.scheme))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map (..., in features) to (..., out features)."""
-        if kernels.can_multiply(inputs, self.scale, self.grid, self.out_features):
+        if kernels.can_multiply(inputs, self.scale, self.scheme, self.out_features):
             outputs = self._product_of_few_bits(inputs)
             return outputs if self.bias is None else outputs + self.bias
         codes = self._codes()
-        if self.grid.group is not None:
-            return functional.linear(inputs, from_codes(codes, self.scale, self.grid).to(inputs.dtype), self.bias)
+        if self.scheme.group is not None:
+            return functional.linear(inputs, from_codes(codes, self.scale, self.scheme).to(inputs.dtype), self.bias)
         # One scale a row: it may come after the product, and then the weight is never made.
         outputs = functional.linear(inputs, codes.to(inputs.dtype)) * self.scale[:, 0].to(inputs.dtype)
         return outputs if self.bias is None else outputs + self.bias
 
     def _product_of_few_bits(self, inputs: Tensor) -> Tensor:
-        if self.grid.bits == 8:
+        if self.scheme.bits == 8:
             self.codes = kernels.aligned(self.codes)
             return kernels.multiply_8_bit(inputs, self.codes, self.scale)
         # Another order of the same bits, made at the first run and held beside them until they change.
         state = tuple((tensor.data_ptr(), tensor._version) for tensor in (self.codes, self.scale))
         if self._packed is None or self._packed[0] != state:
             self._packed = state, kernels.pack_for_product(self._codes(), self.scale)
-        return kernels.multiply_4_bit(inputs, self._packed[1], self.grid.group_size(self.in_features))
+        return kernels.multiply_4_bit(inputs, self._packed[1], self.scheme.group_size(self.in_features))
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what is copied: not what can be made again."""
@@ -97,11 +99,11 @@ class QuantizedLinear(nn.Module):
 
         A new tensor: writing to it changes nothing.
         """
-        return from_codes(self._codes(), self.scale, self.grid)
+        return from_codes(self._codes(), self.scale, self.scheme)
 
     def product(self) -> Tensor:
         """Return :attr:`weight` in float64, detached."""
-        return from_codes(self._codes(), self.scale.detach().double(), self.grid)
+        return from_codes(self._codes(), self.scale.detach().double(), self.scheme)
 
     def to_dense(self) -> nn.Module:
         """Return a layer of the replaced class with those numbers."""
@@ -109,12 +111,12 @@ class QuantizedLinear(nn.Module):
 
     def extra_repr(self) -> str:
         """Return what ``print(model)`` shows."""
-        group = "" if self.grid.group is None else f", group={self.grid.group_size(self.in_features)}"
-        return f"in_features={self.in_features}, out_features={self.out_features}, bits={self.grid.bits}{group}"
+        group = "" if self.scheme.group is None else f", group={self.scheme.group_size(self.in_features)}"
+        return f"in_features={self.in_features}, out_features={self.out_features}, bits={self.scheme.bits}{group}"
 
     def _codes(self) -> Tensor:
-        return unpack(self.codes, self.in_features) if self.grid.bits == 4 else self.codes
+        return unpack(self.codes, self.in_features) if self.scheme.bits == 4 else self.codes
 
 
-def _storage(codes: Tensor, grid: Grid, device: torch.device | str | None = None) -> Tensor:
-    return (pack(codes) if grid.bits == 4 else codes).to(device or codes.device)
+def _storage(codes: Tensor, scheme: QuantScheme, device: torch.device | str | None = None) -> Tensor:
+    return (pack(codes) if scheme.bits == 4 else codes).to(device or codes.device)

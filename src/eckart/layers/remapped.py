@@ -7,14 +7,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from eckart.layers.child import ChildShape, fill_child, make_child, product_of
+from eckart.layers.child import ChildShape, dense_weight_of, fill_child, make_child
 from eckart.layers.factored import Fit
 from eckart.layers.linear import bias_vector
 from eckart.layers.two_factor import LowRankLinear
 from eckart.maths.lowrank import refit
-from eckart.maths.quantization import DAMPING, Grid
+from eckart.maths.quantization import DAMPING, QuantScheme
 
-EIGHT_BITS = Grid(8)
+EIGHT_BITS = QuantScheme(8)
 
 
 class RemappedLinear(LowRankLinear):
@@ -50,8 +50,8 @@ class RemappedLinear(LowRankLinear):
         """See :meth:`FactoredLinear.shapes`."""
         common = min(out_features, in_features)
         return (
-            ChildShape(common, rank, bias=False, grid=EIGHT_BITS),
-            ChildShape(rank, common, bias=True, grid=EIGHT_BITS),
+            ChildShape(common, rank, bias=False, scheme=EIGHT_BITS),
+            ChildShape(rank, common, bias=True, scheme=EIGHT_BITS),
         )
 
     @staticmethod
@@ -88,7 +88,7 @@ class RemappedLinear(LowRankLinear):
         common = self.common
         if self.rest is None or self.out_features > common:
             fill_child(self.first, first, None, stored, None if fit is None else fit.second_moment)
-            return product_of(self.first)
+            return dense_weight_of(self.first)
         codes, rest = first[:, :common], first[:, common:]
         if fit is None or not fit.second_moment.any():
             fill_child(self.first, codes, None, stored)
@@ -102,7 +102,7 @@ class RemappedLinear(LowRankLinear):
             fill_child(self.first, codes, None, stored, damped[:common, :common] - cross.T @ answer)
             rest = rest + (codes - self.first.weight.detach().to(codes)) @ answer.T
         fill_child(self.rest, rest, None, stored)
-        return torch.cat([product_of(self.first), product_of(self.rest)], dim=1)
+        return torch.cat([dense_weight_of(self.first), dense_weight_of(self.rest)], dim=1)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map (..., in features) to (..., out features)."""
@@ -124,8 +124,8 @@ class RemappedLinear(LowRankLinear):
 
     def product(self) -> Tensor:
         """See :meth:`FactoredLinear.product`."""
-        rest = None if self.rest is None else product_of(self.rest)
-        second, first = self._factors(product_of(self.second), product_of(self.first), rest)
+        rest = None if self.rest is None else dense_weight_of(self.rest)
+        second, first = self._factors(dense_weight_of(self.second), dense_weight_of(self.first), rest)
         return second @ first
 
     def dense_bias(self) -> Tensor | None:

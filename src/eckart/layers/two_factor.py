@@ -7,7 +7,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from eckart.layers.child import ChildShape, product_of
+from eckart.layers.child import ChildShape, dense_weight_of
 from eckart.layers.factored import Arrangement, FactoredLinear
 from eckart.layers.linear import bias_vector
 
@@ -41,7 +41,7 @@ class LowRankLinear(FactoredLinear):
 
     def product(self) -> Tensor:
         """See :meth:`FactoredLinear.product`."""
-        return product_of(self.second) @ product_of(self.first)
+        return dense_weight_of(self.second) @ dense_weight_of(self.first)
 
     def dense_bias(self) -> Tensor | None:
         """See :meth:`FactoredLinear.dense_bias`."""

@@ -25,7 +25,7 @@ SMALLEST_GROUP = 32  # that a group is halved to
 
 
 @dataclass(frozen=True)
-class Grid:
+class QuantScheme:
     """Whole numbers of so many bits, times a scale that neighbours of a row share.
 
     Attributes:
@@ -66,7 +66,7 @@ class Grid:
 
 
 def find_scales(
-    weight: Tensor, grid: Grid, importance: Tensor | None = None, stored: torch.dtype | None = None
+    weight: Tensor, scheme: QuantScheme, importance: Tensor | None = None, stored: torch.dtype | None = None
 ) -> Tensor:
     """Return a scale for each group of each row, (rows, groups), as it is stored: neither zero nor infinite.
 
@@ -75,25 +75,25 @@ def find_scales(
 
     Args:
         weight: (rows, columns).
-        grid: the groups and codes.
+        scheme: the groups and codes.
         importance: what an error in each column costs, (columns,); None for the same.
         stored: dtype of the scales; None for that of the weight.
     """
     stored = weight.dtype if stored is None else stored
     rows, columns = weight.shape
-    size = grid.group_size(columns)
-    padding = grid.groups(columns) * size - columns
+    size = scheme.group_size(columns)
+    padding = scheme.groups(columns) * size - columns
     groups = torch.nn.functional.pad(weight, (0, padding)).reshape(rows, -1, size)
-    scales = groups.abs().amax(dim=-1) / grid.largest
+    scales = groups.abs().amax(dim=-1) / scheme.largest
     scales = torch.where(scales > 0, scales, torch.ones_like(scales))
-    if grid.bits >= 8:
+    if scheme.bits >= 8:
         return _as_stored(scales, stored)
     costs = torch.ones_like(weight[0]) if importance is None else importance.to(weight)
     costs = torch.nn.functional.pad(costs, (0, padding)).reshape(-1, size)
     best, least = scales, torch.full_like(scales, math.inf)
     for shrink in torch.linspace(1.0, SMALLEST, SHRINKS).tolist():
         tried = scales * shrink
-        rounded = _codes(groups, tried[..., None], grid) * tried[..., None]
+        rounded = _codes(groups, tried[..., None], scheme) * tried[..., None]
         loss = ((groups - rounded).square() * costs).sum(dim=-1)
         best = torch.where(loss < least, tried, best)
         least = torch.minimum(loss, least)
@@ -106,32 +106,32 @@ def _as_stored(scales: Tensor, dtype: torch.dtype) -> Tensor:
     return scales.clamp(limits.smallest_normal * limits.eps, limits.max).to(dtype)
 
 
-def round_to_grid(weight: Tensor, scales: Tensor, grid: Grid) -> Tensor:
+def round_to_scheme(weight: Tensor, scales: Tensor, scheme: QuantScheme) -> Tensor:
     """Return the nearest code of each number, (rows, columns) int8.
 
     Args:
         weight: (rows, columns).
         scales: (rows, groups), as they will be stored.
-        grid: the groups and codes.
+        scheme: the groups and codes.
     """
-    scale = grid.per_column(scales.to(weight), weight.shape[1])
-    return _codes(weight, _divisors(scale), grid).to(torch.int8)
+    scale = scheme.per_column(scales.to(weight), weight.shape[1])
+    return _codes(weight, _divisors(scale), scheme).to(torch.int8)
 
 
-def round_with_feedback(weight: Tensor, scales: Tensor, grid: Grid, second_moment: Tensor) -> Tensor:
+def round_with_feedback(weight: Tensor, scales: Tensor, scheme: QuantScheme, second_moment: Tensor) -> Tensor:
     """Return a code for each number, (rows, columns) int8, so that the products with the inputs change little.
 
     Args:
         weight: (rows, columns) float64.
         scales: (rows, groups), as they will be stored.
-        grid: the groups and codes.
+        scheme: the groups and codes.
         second_moment: S of the inputs, (columns, columns) float64; may be singular.
     """
-    scale = grid.per_column(scales.to(weight), weight.shape[1])
+    scale = scheme.per_column(scales.to(weight), weight.shape[1])
     divisors, codes = _divisors(scale), torch.empty_like(weight, dtype=torch.int8)
 
     def nearest(values: Tensor, column: int) -> Tensor:
-        found = _codes(values, divisors[:, column], grid)
+        found = _codes(values, divisors[:, column], scheme)
         codes[:, column] = found.to(torch.int8)
         return found * scale[:, column]
 
@@ -180,9 +180,9 @@ def feed_back(weight: Tensor, second_moment: Tensor, nearest: Callable[[Tensor, 
     return rounded.T.contiguous()
 
 
-def from_codes(codes: Tensor, scales: Tensor, grid: Grid) -> Tensor:
+def from_codes(codes: Tensor, scales: Tensor, scheme: QuantScheme) -> Tensor:
     """Return the numbers that codes stand for, (rows, columns), in the dtype of the scales."""
-    return codes.to(scales.dtype) * grid.per_column(scales, codes.shape[1])
+    return codes.to(scales.dtype) * scheme.per_column(scales, codes.shape[1])
 
 
 def pack(codes: Tensor) -> Tensor:
@@ -197,8 +197,8 @@ def unpack(packed: Tensor, columns: int) -> Tensor:
     return both.to(torch.int8) - 8
 
 
-def _codes(values: Tensor, scale: Tensor, grid: Grid) -> Tensor:
-    return (values / scale).round().clamp(-grid.largest - 1, grid.largest)
+def _codes(values: Tensor, scale: Tensor, scheme: QuantScheme) -> Tensor:
+    return (values / scale).round().clamp(-scheme.largest - 1, scheme.largest)
 
 
 def _divisors(scales: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ class Layout:
         return replace(self, affine=False) if has_bias and self.affine else self
 
     def __post_init__(self) -> None:
-        if self.structure.own_precision and self.precision.grid is not None:
+        if self.structure.own_precision and self.precision.scheme is not None:
             raise RecipeError(
                 f"Structure {self.structure.name!r} says itself which numbers take 8 bits and which 16; found "
                 f"precision {self.precision.name!r} beside it. Use precision=16-bit, or structure=two-factor for fewer "
@@ -98,12 +98,12 @@ class Layout:
         """Return the layer that takes the place of ``linear``, its numbers not yet set."""
         if rank is not None:
             return self.structure.empty_like(linear, rank, self.precision, affine=self.affine)
-        grid = self.precision.grid
-        return linear if grid is None else QuantizedLinear.empty_like(linear, grid)
+        scheme = self.precision.scheme
+        return linear if scheme is None else QuantizedLinear.empty_like(linear, scheme)
 
     def changes(self, rank: int | None) -> bool:
         """Return whether a linear of that rank becomes another layer."""
-        return rank is not None or self.precision.grid is not None
+        return rank is not None or self.precision.scheme is not None
 
     def factored(
         self, linear: nn.Module, second: Tensor, first: Tensor, stored: torch.dtype, fit: Fit
@@ -139,9 +139,9 @@ class Layout:
             stored: dtype of scales and bias.
             fit: as for :meth:`factored`.
         """
-        grid = self.precision.grid
-        assert grid is not None
-        layer = QuantizedLinear.empty_like(linear, grid)
+        scheme = self.precision.scheme
+        assert scheme is not None
+        layer = QuantizedLinear.empty_like(linear, scheme)
         moment = fit.second_moment if self.precision.feeds_back else None
         fill_child(layer, weight, bias_vector(linear), stored, moment)
         return layer

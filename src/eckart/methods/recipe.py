@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from eckart.errors import RecipeError
-from eckart.methods.allocation import ALLOCATIONS, Allocation, Evidence, Learned, Search, Uniform, ZeroSum
+from eckart.methods.allocation import ALLOCATIONS, Allocation, Learned, Needs, Search, Uniform, ZeroSum
 from eckart.methods.choice import expand_name
 from eckart.methods.distillation import AnyDistillation, NoDistillation
 from eckart.methods.layout import Layout
@@ -98,7 +98,7 @@ class Recipe(BaseModel):
         found = {
             f"objective {objective.name!r}": not isinstance(objective, InputAware),
             "an affine objective": objective.adds_bias,
-            f"allocation {allocation.name!r}": staged or Evidence.SPECTRUM not in allocation.evidence,
+            f"allocation {allocation.name!r}": staged or Needs.SPECTRUM not in allocation.needs,
             f"structure {self.structure.name!r}": self.structure.adds_to_base,
             f"sharing {self.sharing.name!r}": isinstance(self.sharing, SharedByLoss),
         }

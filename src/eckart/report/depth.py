@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from eckart.compression.records import BlockRecord, StreamError
+from eckart.compression.records import BlockRecord, DriftError
 from eckart.report.figure import DASHES, Figure, Select, Trace, axis, marker, plain, rounded
 from eckart.report.runs import Run
 
-METRICS: tuple[tuple[str, str, Callable[[StreamError], float]], ...] = (
+METRICS: tuple[tuple[str, str, Callable[[DriftError], float]], ...] = (
     ("relative norm of the error", "relative norm", lambda error: error.relative),
     ("cosine distance", "cosine distance", lambda error: error.cosine),
 )
-Outputs = Callable[[BlockRecord], "StreamError | None"]
+Outputs = Callable[[BlockRecord], "DriftError | None"]
 
 
-def first_layer(block: BlockRecord) -> StreamError | None:
+def first_layer(block: BlockRecord) -> DriftError | None:
     """Return the error of the first linear that the block runs: of q, where attention comes first."""
     return next(iter(block.layers.values()), None)
 
 
-def last_layer(block: BlockRecord) -> StreamError | None:
+def last_layer(block: BlockRecord) -> DriftError | None:
     """Return the error of the last linear that the block runs: of down, where the MLP comes last."""
     return next(reversed(block.layers.values()), None)
 
@@ -56,7 +56,7 @@ def errors_by_depth(runs: Sequence[Run], series: dict[str, int]) -> list[Figure]
 
 
 def _lines(
-    runs: Sequence[Run], series: dict[str, int], outputs: Outputs, metric: Callable[[StreamError], float]
+    runs: Sequence[Run], series: dict[str, int], outputs: Outputs, metric: Callable[[DriftError], float]
 ) -> list[Trace]:
     traces = []
     seen: dict[str, int] = {}

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from eckart.compression.result import CalibrationRecord, Report
+from eckart.compression.result import CalibrationRecord, CompressionResult
 from eckart.data.text import text_name
 from eckart.evaluate import Perplexity
 from eckart.sweep.row import SpeedResult
@@ -59,7 +59,7 @@ class Run:
     seconds: float | None = None
     shared_seconds: float = 0.0
     ranks: dict[str, int | None] = field(default_factory=dict)
-    report: Report | None = None
+    report: CompressionResult | None = None
     samples: list[Sample] = field(default_factory=list)
     folder: Path | None = None
 

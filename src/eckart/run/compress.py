@@ -13,26 +13,26 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eckart.blocks.fuse import separate
-from eckart.blocks.onload import ResidentWeights, Weights
-from eckart.blocks.tensor_cache import Workspace
+from eckart.blocks.onload import ResidentWeights, WeightSource
+from eckart.blocks.tensor_cache import ScratchSpace
 from eckart.checkpoint.load import check_compressible
 from eckart.checkpoint.loaded import check_unchanged
 from eckart.checkpoint.quantizer import attach
 from eckart.checkpoint.save import description
 from eckart.checkpoint.tokenizer import load_tokenizer
 from eckart.compression.allocate import allocate
-from eckart.compression.callback import Observer
+from eckart.compression.callback import Callback
 from eckart.compression.model_check import ModelCheck
 from eckart.compression.plan import Plan, check_keep, make_plan
 from eckart.compression.records import Memory
-from eckart.compression.result import LayerRecord, Report
-from eckart.compression.state import Journal
+from eckart.compression.result import CompressionResult, LayerRecord
+from eckart.compression.state import RunCheckpoint
 from eckart.compression.walk import compress_blocks
 from eckart.data.calibration import SELF, Calibration, calibrate
 from eckart.data.text import PYTHON_DOCS
 from eckart.device import free_memory, host_memory, peak_device_memory, peak_host_memory, resolve_device
 from eckart.errors import warn
-from eckart.layers import joint_groups
+from eckart.layers import fused_layers
 from eckart.methods.recipe import Recipe
 from eckart.methods.recipes.loader import load_recipe
 from eckart.methods.recipes.published import DEFAULT_KEEP, DEFAULT_RECIPE
@@ -62,8 +62,8 @@ def compress(
     memory: int | None = None,
     source: str | None = None,
     allow_partial: bool = False,
-    observer: Observer | None = None,
-) -> Report:
+    callback: Callback | None = None,
+) -> CompressionResult:
     """Compress a causal language model in place.
 
     The model then saves with :func:`eckart.save` (or its own ``save_pretrained``), and loads with ``from_pretrained``
@@ -86,7 +86,7 @@ def compress(
         source: name of the model for the record; by default the one it was loaded by.
         allow_partial: compress the model even if less than half of its blocks' bytes are in linear layers that can be
             factored, as in mixtures of experts.
-        observer: is told what happens.
+        callback: is told what happens.
 
     Returns:
         The ranks, bytes and errors of all layers, and what it took.
@@ -110,12 +110,12 @@ def compress(
                 tokenizer = load_tokenizer(model.config.name_or_path)
             tokens = calibrate(calibration, samples=samples, length=length, seed=seed, tokenizer=tokenizer, model=model)
         check = check_model(model, chosen, plan, tokens, weights=weights, device=place, allow_partial=allow_partial)
-        job = Job(model, weights, chosen, plan, tokens, place, observer or Observer(), check)
+        job = Job(model, weights, chosen, plan, tokens, place, callback or Callback(), check)
         job.warn()
         report = job.run(job.estimate(memory))
         check_unchanged(model)
     except BaseException:
-        separate(model, joint_groups(model), weights)
+        separate(model, fused_layers(model), weights)
         raise
     attach(model, description(model, report, source or name_of(model)))
     return report
@@ -126,12 +126,12 @@ class Job:
     """Everything that is known before the first block is touched."""
 
     model: PreTrainedModel
-    weights: Weights
+    weights: WeightSource
     recipe: Recipe
     plan: Plan
     calibration: Calibration | None
     device: torch.device
-    observer: Observer
+    callback: Callback
     check: ModelCheck
 
     def notes(self) -> list[str]:
@@ -173,24 +173,24 @@ class Job:
         *,
         streams: Path | None = None,
         student: Path | None = None,
-        profile: Path | None = None,
-        journal: Journal | None = None,
+        measurements: Path | None = None,
+        run_checkpoint: RunCheckpoint | None = None,
         finished: int = 0,
-    ) -> Report:
+    ) -> CompressionResult:
         """Compress the blocks.
 
         Args:
             cost: from :meth:`estimate`.
             streams: folder for the files of the streams; a temporary one by default.
             student: folder for the files of a distillation; a temporary one by default.
-            profile: folder for the files of what is measured before; a temporary one by default.
-            journal: keeps the finished blocks.
+            measurements: folder for the files of what is measured before; a temporary one by default.
+            run_checkpoint: keeps the finished blocks.
             finished: blocks that it has already.
         """
-        self.observer.on_check(self.check)
-        self.observer.on_start(self.plan, cost, finished)
-        folders = (streams, student, profile)
-        workspace, trained, measured = (Workspace(cost.in_memory, folder) for folder in folders)
+        self.callback.on_check(self.check)
+        self.callback.on_start(self.plan, cost, finished)
+        folders = (streams, student, measurements)
+        scratch, trained, measured = (ScratchSpace(cost.in_memory, folder) for folder in folders)
         try:
             start = perf_counter()
             allocated = allocate(
@@ -200,8 +200,8 @@ class Job:
                 self.calibration,
                 device=self.device,
                 weights=self.weights,
-                workspace=measured,
-                progress=self.observer.on_profile,
+                scratch=measured,
+                progress=self.callback.on_measurement,
             )
             seconds = perf_counter() - start
             report = compress_blocks(
@@ -211,11 +211,11 @@ class Job:
                 self.calibration,
                 device=self.device,
                 weights=allocated.weights,
-                workspace=workspace,
+                scratch=scratch,
                 student=trained,
-                journal=journal,
+                run_checkpoint=run_checkpoint,
                 checkpoint_activations=cost.checkpoint_activations,
-                observer=self.observer,
+                callback=self.callback,
                 metrics=allocated.metrics,
                 block_metrics=allocated.block_metrics,
                 components=allocated.components,
@@ -230,7 +230,7 @@ class Job:
                 expected_device=cost.device_bytes,
             )
         finally:
-            for space in (workspace, trained, measured):
+            for space in (scratch, trained, measured):
                 space.close()
         report.warnings.extend(self.notes())
         for note in unresolved_warnings(report.layers):
@@ -245,10 +245,10 @@ def token_warnings(plan: Plan, calibration: Calibration | None) -> list[str]:
     if calibration is None:
         return []
     tokens = calibration.tokens.numel()
-    starved = [target for target in plan.targets if target.in_features > tokens]
+    starved = [ref for ref in plan.linears if ref.in_features > tokens]
     if not starved:
         return []
-    widest = max(starved, key=lambda target: target.in_features)
+    widest = max(starved, key=lambda ref: ref.in_features)
     return [
         f"{tokens} calibration tokens are fewer than the input features of {len(starved)} layers, such as "
         f"{widest.path} with {widest.in_features}: their errors on other text will be larger. "

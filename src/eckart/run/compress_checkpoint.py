@@ -12,22 +12,22 @@ from pydantic import BaseModel
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from eckart.blocks.tensor_cache import Workspace
+from eckart.blocks.tensor_cache import ScratchSpace
 from eckart.checkpoint.gguf import load_gguf_model
 from eckart.checkpoint.identity import identity_of_run
 from eckart.checkpoint.load import check_compressible, load_model
 from eckart.checkpoint.mark import changed_files, read_small
 from eckart.checkpoint.output import check_apart, check_output, check_space, placed
 from eckart.checkpoint.records import read_records
-from eckart.checkpoint.run_checkpoint import DiskJournal, check_same_run, read_manifest
+from eckart.checkpoint.run_checkpoint import DiskRunCheckpoint, check_same_run, read_manifest
 from eckart.checkpoint.run_folder import RunFolder
 from eckart.checkpoint.save import MAX_SHARD_SIZE, description, reason_of, save_all_but_blocks
 from eckart.checkpoint.source import open_model
 from eckart.checkpoint.tokenizer import copy_tokenizer, load_tokenizer
 from eckart.checkpoint.unchanged import SourceFiles
-from eckart.compression.callback import Observer
+from eckart.compression.callback import Callback
 from eckart.compression.plan import check_keep, make_plan
-from eckart.compression.result import Report
+from eckart.compression.result import CompressionResult
 from eckart.data.calibration import SELF, Calibration, calibrate
 from eckart.data.text import PYTHON_DOCS
 from eckart.device import free_memory, host_memory, resolve_device
@@ -59,8 +59,8 @@ def compress_checkpoint(
     overwrite: bool = False,
     allow_partial: bool = False,
     trust_remote_code: bool = False,
-    observer: Observer | None = None,
-) -> Report:
+    callback: Callback | None = None,
+) -> CompressionResult:
     """Compress a model on disk into a new folder, holding one block of it at a time.
 
     The work goes on in ``OUTPUT.unfinished``. What is finished there is kept if the run stops for any reason, and a
@@ -83,7 +83,7 @@ def compress_checkpoint(
         overwrite: replace ``output`` if Eckart wrote it, and start again if there is an unfinished run.
         allow_partial: as for :func:`eckart.compress`.
         trust_remote_code: whether Python code that comes with the model may be run.
-        observer: is told what happens.
+        callback: is told what happens.
 
     Returns:
         The ranks, bytes and errors of all layers, and what this run took.
@@ -139,25 +139,25 @@ def compress_checkpoint(
             manifest = read_manifest(folder) if resume else None
             if manifest is not None:
                 check_same_run(manifest.identity, identity, folder.path)
-            job = Job(model, weights, chosen, plan, tokens, place, observer or Observer(), check)
+            job = Job(model, weights, chosen, plan, tokens, place, callback or Callback(), check)
             job.warn()
             cost = job.estimate(memory)
             _check_space(job, folder)
             folder.begin(clear=manifest is None, overwrite=may_replace)
-            streams, distils = Workspace(cost.in_memory, folder.streams), chosen.distillation.needs_data
-            journal = DiskJournal(folder, identity, model, streams, distils=distils)
+            streams, distils = ScratchSpace(cost.in_memory, folder.streams), chosen.distillation.needs_data
+            run_checkpoint = DiskRunCheckpoint(folder, identity, model, streams, distils=distils)
             report = job.run(
                 cost,
                 streams=folder.streams,
                 student=folder.student,
-                profile=folder.profile,
-                journal=journal,
+                measurements=folder.measurements,
+                run_checkpoint=run_checkpoint,
                 finished=manifest.finished if manifest else 0,
             )
             model.config.quantization_config = description(model, report, _name_of(source), identity)
             report.warnings.extend(weights.notes)
             with report.timings.measure("files"):
-                journal.check(len(plan.blocks))
+                run_checkpoint.check(len(plan.blocks))
                 if tokenizer is None:
                     copy_tokenizer(source, folder.model)
                 save_all_but_blocks(folder.model, model, weights, report, tokenizer)
@@ -273,7 +273,7 @@ class _Config(BaseModel):
     quantization_config: _Finished
 
 
-def _finished_report(output: Path, identity: dict[str, Any], overwrite: bool) -> Report | None:
+def _finished_report(output: Path, identity: dict[str, Any], overwrite: bool) -> CompressionResult | None:
     """Return the report of a finished run; None if it is another one than is asked for, and may be replaced."""
     try:
         report = read_records(output)

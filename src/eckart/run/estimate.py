@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from eckart.blocks.block_arguments import BlockCall, capture_calls
+from eckart.blocks.block_arguments import BlockArguments, capture_arguments
 from eckart.blocks.discovery import Block, find_block_list
-from eckart.blocks.onload import ResidentWeights, Weights
-from eckart.compression.allocate import needs_profile
+from eckart.blocks.onload import ResidentWeights, WeightSource
+from eckart.compression.allocate import needs_measurement
 from eckart.compression.plan import Plan
 from eckart.data.calibration import Calibration
 from eckart.device import (
@@ -26,13 +26,13 @@ from eckart.device import (
 )
 from eckart.maths.moments import gram
 from eckart.methods.distillation import LogitDistillation
-from eckart.methods.objectives import Streams
+from eckart.methods.objectives import InputSource
 from eckart.methods.recipe import Recipe
 from eckart.methods.refinement import BlockRefinement
 from eckart.methods.refinement.activations import checkpointed, saved_bytes
-from eckart.methods.training import TrainingPlan
+from eckart.methods.training import TrainingConfig
 from eckart.run.memory import memory_of_run
-from eckart.run.sensitivity_cost import Passes, profile_seconds
+from eckart.run.sensitivity_cost import Passes, measurement_seconds
 from eckart.run.timing import factorisation_seconds, random_matrix, seconds_of
 
 PROBE_TOKENS = 64  # of the pass in which a block's activations are counted
@@ -70,7 +70,7 @@ def estimate(
     calibration: Calibration | None,
     device: torch.device,
     *,
-    weights: Weights | None = None,
+    weights: WeightSource | None = None,
     limit: int | None = None,
     device_limit: int | None = None,
 ) -> Estimate:
@@ -131,7 +131,7 @@ class _Probe:
     plan: Plan
     calibration: Calibration | None
     device: torch.device
-    weights: Weights
+    weights: WeightSource
 
     def activation_bytes(self) -> int:
         """Return what the training of a block holds between the forward and the backward pass of one batch."""
@@ -147,7 +147,7 @@ class _Probe:
 
     def block_seconds(self, *, checkpoint: bool) -> float:
         """Return the seconds of all that is done to one block."""
-        block = max(self.plan.blocks, key=lambda b: sum(t.size for t in b.targets))
+        block = max(self.plan.blocks, key=lambda b: sum(t.size for t in b.linears))
         seconds = factorisation_seconds(block, self.plan, self.recipe, self.device)
         if self.calibration is None:
             return seconds
@@ -172,15 +172,15 @@ class _Probe:
 
     def allocation_seconds(self) -> float:
         """Return the seconds of what is measured before the ranks are known."""
-        if not needs_profile(self.recipe, self.plan.keep):
+        if not needs_measurement(self.recipe, self.plan.keep):
             return 0.0
-        block = max(self.plan.blocks, key=lambda b: sum(t.size for t in b.targets))
+        block = max(self.plan.blocks, key=lambda b: sum(t.size for t in b.linears))
         passes = None
         if self.calibration is not None:
             batch = next(self.calibration.batches())
             with self._first_block(batch) as (dense, call, hidden), torch.no_grad():
                 once = seconds_of(lambda: call(dense, hidden), self.device)
-                widths = [group.targets[0].in_features for group in block.groups]
+                widths = [group.linears[0].in_features for group in block.groups]
                 sample = random_matrix(batch.numel(), max(widths)).to(self.device)
                 product = seconds_of(lambda: gram(sample), self.device) / max(widths) ** 2
                 embedding = self.model.get_input_embeddings()
@@ -188,7 +188,7 @@ class _Probe:
                 passes = Passes(
                     once, product * sum(width**2 for width in widths), product * width * vocabulary, batch.numel()
                 )
-        return profile_seconds(block, self.recipe, self.plan, self.calibration, passes, self.device)
+        return measurement_seconds(block, self.recipe, self.plan, self.calibration, passes, self.device)
 
     def distillation_seconds(self, *, checkpoint: bool) -> float:
         """Return the seconds of a distillation."""
@@ -213,7 +213,7 @@ class _Probe:
         updates = distillation.steps(samples) * blocks * update
         return epochs * (step * trained_on + look * held_out) / len(batch) + updates
 
-    def _step_seconds(self, plan: TrainingPlan, block: nn.Module) -> float:
+    def _step_seconds(self, plan: TrainingConfig, block: nn.Module) -> float:
         """Return the seconds of one step of a block's optimiser; batches may be small, so that there are many."""
         parameters = list(block.parameters())
         optimiser = plan.optimiser(parameters)
@@ -239,16 +239,18 @@ class _Probe:
         """Return the seconds that the statistics of a block take for one batch."""
         streams, refined = self.recipe.objective.streams, self.recipe.refinement.needs_data
         distilled = self.recipe.distillation.needs_data
-        sizes = [sum(t.size for t in group.targets) for group in block.groups]
-        widths = [group.targets[0].in_features for group in block.groups]
+        sizes = [sum(t.size for t in group.linears) for group in block.groups]
+        widths = [group.linears[0].in_features for group in block.groups]
         sample = random_matrix(hidden.shape[0] * hidden.shape[1], max(widths)).to(self.device)
         product = seconds_of(lambda: gram(sample), self.device) / max(widths) ** 2
-        original = streams in (Streams.ORIGINAL, Streams.BOTH) or refined or distilled
-        in_order = streams in (Streams.COMPRESSED, Streams.BOTH)
+        original = streams in (InputSource.ORIGINAL, InputSource.BOTH) or refined or distilled
+        in_order = streams in (InputSource.COMPRESSED, InputSource.BOTH)
         # How far into the block the passes of the compressed stream run before they stop at each group.
         depth = sum(sum(sizes[:index]) for index in range(len(sizes))) / sum(sizes)
         # What is summed for pairs of tokens is not symmetric: a whole product, as long as 1.6 symmetric ones.
-        moments = {Streams.NONE: 0, Streams.ORIGINAL: 1, Streams.COMPRESSED: 1, Streams.BOTH: 2.6}[streams]
+        moments = {InputSource.NONE: 0, InputSource.ORIGINAL: 1, InputSource.COMPRESSED: 1, InputSource.BOTH: 2.6}[
+            streams
+        ]
         return (
             passes[0] * original
             + passes[1] * (depth * in_order + (in_order or refined))
@@ -256,31 +258,31 @@ class _Probe:
         )
 
     @contextmanager
-    def _first_block(self, tokens: Tensor) -> Iterator[tuple[nn.Module, BlockCall, Tensor]]:
+    def _first_block(self, tokens: Tensor) -> Iterator[tuple[nn.Module, BlockArguments, Tensor]]:
         """Lend the first block, with a call of it and the hidden states in front of it."""
         _, modules = find_block_list(self.model)
         skip = (*modules[1:], self.model.get_output_embeddings())
-        with self.weights.lend(self.model, self.device, skip):
-            hidden, calls = capture_calls(self.model, modules, tokens.to(self.device))
-            yield modules[0], calls[0], hidden
+        with self.weights.onload(self.model, self.device, skip):
+            hidden, arguments = capture_arguments(self.model, modules, tokens.to(self.device))
+            yield modules[0], arguments[0], hidden
 
     def _factored(self, block: nn.Module) -> nn.Module:
         """Return a copy of a block with factors of the planned ranks, their numbers without meaning."""
         sample, layout = copy.deepcopy(block), self.recipe.layout
-        for target in self.plan.blocks[0].targets:
-            rank = self.plan.ranks[target.path]
+        for ref in self.plan.blocks[0].linears:
+            rank = self.plan.ranks[ref.path]
             if layout.changes(rank):
-                layer = layout.empty_like(sample.get_submodule(target.name), rank)
+                layer = layout.empty_like(sample.get_submodule(ref.name), rank)
                 with torch.no_grad():
                     for parameter in layer.parameters():
                         parameter.fill_(0.01)
-                sample.set_submodule(target.name, layer)
+                sample.set_submodule(ref.name, layer)
         return sample
 
-    def _forward_and_backward(self, block: nn.Module, call: BlockCall, hidden: Tensor) -> None:
+    def _forward_and_backward(self, block: nn.Module, call: BlockArguments, hidden: Tensor) -> None:
         self._forward(block, call, hidden).sum().backward()  # type: ignore[no-untyped-call]
 
-    def _forward(self, block: nn.Module, call: BlockCall, hidden: Tensor) -> Tensor:
+    def _forward(self, block: nn.Module, call: BlockArguments, hidden: Tensor) -> Tensor:
         with autocast(self.device, compute_dtype(self.model.dtype, self.device)):
             return call(block, hidden.float()).float()
 

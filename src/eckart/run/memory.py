@@ -10,13 +10,13 @@ from transformers import PreTrainedModel
 
 from eckart.blocks.discovery import Block
 from eckart.blocks.residual import FRONT
-from eckart.compression.allocate import needs_profile
+from eckart.compression.allocate import needs_measurement
 from eckart.compression.plan import Plan
 from eckart.compression.sensitivity.request import request_of
 from eckart.data.calibration import Calibration
-from eckart.methods.allocation import Evidence, ZeroSum
+from eckart.methods.allocation import Needs, ZeroSum
 from eckart.methods.distillation import LogitDistillation
-from eckart.methods.objectives import Streams
+from eckart.methods.objectives import InputSource
 from eckart.methods.recipe import Recipe
 from eckart.methods.refinement import BlockRefinement
 
@@ -117,12 +117,12 @@ def memory_of_run(
     parameters = _parameters(block)
     stored = model.dtype.itemsize
     copied = not (resident and on_host and compute.itemsize == stored)
-    widths = [group.targets[0].in_features for group in block.groups]
+    widths = [group.linears[0].in_features for group in block.groups]
     largest = max(widths)
     solver = FLOAT64 * max(
         # The scaled moment, its eigenvectors, the root, its inverse; a weight, its least squares, the SVD's work.
         (5 * t.in_features**2 if recipe.objective.needs_data else 0) + 8 * t.size + 3 * min(t.shape) ** 2
-        for t in block.targets
+        for t in block.linears
     )
     streams = embedding = statistics = training = student = 0
     refined_on = distilled_on = 0  # sequences whose activations are held at once
@@ -138,19 +138,19 @@ def memory_of_run(
         width = int(model.get_input_embeddings().embedding_dim)
         looks_at = recipe.objective.streams
         trains = recipe.refinement.needs_data or recipe.distillation.needs_data
-        both = looks_at is Streams.BOTH or trains
+        both = looks_at is InputSource.BOTH or trains
         # In front of a block and behind it; both streams are one in front of the first block only.
         streams = stored * tokens * width * (4 if both else 2)
-        if looks_at is Streams.BOTH:
+        if looks_at is InputSource.BOTH:
             streams += compute.itemsize * tokens * (sum(widths) + width * _places_inside(block))
         streams = max(streams, _profile_bytes(recipe, plan, tokens * width, stored))
-        observed = widths if looks_at is Streams.ORIGINAL else [largest]
-        moments = FLOAT64 * sum(w**2 for w in observed) * (2 if looks_at is Streams.BOTH else 1)
+        observed = widths if looks_at is InputSource.ORIGINAL else [largest]
+        moments = FLOAT64 * sum(w**2 for w in observed) * (2 if looks_at is InputSource.BOTH else 1)
         # Of the residual stream, one group at a time.
-        moments += FLOAT64 * max((t.size for t in block.targets if t.residual is not None), default=0)
+        moments += FLOAT64 * max((t.size for t in block.linears if t.residual is not None), default=0)
         # A product is summed in float32 and added in float64.
         product = (FLOAT32 + FLOAT64) * largest**2 + FLOAT32 * batch * largest * 2
-        forward = 3 * compute.itemsize * batch * max(max(t.out_features for t in block.targets), largest)
+        forward = 3 * compute.itemsize * batch * max(max(t.out_features for t in block.linears), largest)
         statistics = moments + product + forward
         solver += moments
         embedding = (compute.itemsize + (0 if resident else stored)) * int(
@@ -181,19 +181,19 @@ def memory_of_run(
 
 def _profile_bytes(recipe: Recipe, plan: Plan, numbers: int, stored: int) -> int:
     """Return what is kept between blocks while ranks are found, for streams of so many numbers."""
-    if not needs_profile(recipe, plan.keep):
+    if not needs_measurement(recipe, plan.keep):
         return 0
     request = request_of(recipe)
     streams = stored * numbers * (len(plan.blocks) + 1)
-    kinds = (Evidence.FIRST_ORDER in request.evidence) + (request.metric is not None)
+    kinds = (Needs.FIRST_ORDER in request.needs) + (request.metric is not None)
     gradients = FLOAT32 * numbers * (kinds + 1 if kinds else 0)
-    metrics = FLOAT32 * sum(t.out_features**2 for t in plan.targets) if recipe.objective.output_metric else 0
+    metrics = FLOAT32 * sum(t.out_features**2 for t in plan.linears) if recipe.objective.output_metric else 0
     kept = 0
-    if Evidence.TRIALS in request.evidence or recipe.weighs_tokens:
-        kept = FLOAT32 * 2 * sum(t.out_features * min(t.shape) for t in plan.targets)
+    if Needs.TRIALS in request.needs or recipe.weighs_tokens:
+        kept = FLOAT32 * 2 * sum(t.out_features * min(t.shape) for t in plan.linears)
     if isinstance(recipe.allocation, ZeroSum) and recipe.allocation.stages > 1:
         # Bases of a stage, truncated and corrected weights.
-        kept = FLOAT32 * sum(2 * t.out_features * min(t.shape) + 3 * t.size for t in plan.targets)
+        kept = FLOAT32 * sum(2 * t.out_features * min(t.shape) + 3 * t.size for t in plan.linears)
     return streams + gradients + metrics + kept
 
 
@@ -213,13 +213,13 @@ def parse_bytes(text: str) -> int:
 
 def _places_inside(block: Block) -> int:
     """Return how many residual streams are kept beside those between blocks."""
-    return len({target.residual for target in block.targets} - {None, FRONT})
+    return len({ref.residual for ref in block.linears} - {None, FRONT})
 
 
 def _trained(block: Block, recipe: Recipe, plan: Plan) -> int:
     """Return the numbers of a block that training changes."""
     numbers = recipe.structure.numbers
-    return _parameters(block) + sum(numbers(*t.shape, plan.ranks[t.path]) - t.size for t in block.targets)
+    return _parameters(block) + sum(numbers(*t.shape, plan.ranks[t.path]) - t.size for t in block.linears)
 
 
 def _parameters(block: Block) -> int:

@@ -9,7 +9,7 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
-from eckart.blocks.discovery import Block, Group, Target
+from eckart.blocks.discovery import Block, Group, LinearRef
 from eckart.compression.factorise import Factoriser
 from eckart.compression.plan import Plan
 from eckart.device import moment_device, synchronize
@@ -17,7 +17,7 @@ from eckart.layers.linear import empty_linear
 from eckart.maths.lowrank import Solution, Whitening, solve
 from eckart.maths.moments import Moments
 from eckart.methods.metric import Fisher
-from eckart.methods.objectives import Streams
+from eckart.methods.objectives import InputSource
 from eckart.methods.recipe import Recipe
 
 LARGEST_SIDE = 1536  # of a matrix that is factored for timing; larger ones are scaled by their operations
@@ -46,19 +46,19 @@ def solution_seconds(block: Block, recipe: Recipe, device: torch.device) -> floa
     known: dict[tuple[int, ...], float] = {}
     seconds = 0.0
     for group in block.groups:
-        width = group.targets[0].in_features
+        width = group.linears[0].in_features
         size = min(width, LARGEST_SIDE)
         whiten = partial(objective.whitening, _random_moments(size, recipe, place), size, place)
         if (width,) not in known:
             known[(width,)] = seconds_of(whiten, place) * (width / size) ** 3
         # Where tokens are weighed by gradients, each linear has weights of its own.
-        seconds += known[(width,)] * (len(group.targets) if recipe.weighs_tokens else 1)
-        for target in group.targets:
-            if target.shape not in known:
-                weight = _random_weight(target, size, place)
+        seconds += known[(width,)] * (len(group.linears) if recipe.weighs_tokens else 1)
+        for ref in group.linears:
+            if ref.shape not in known:
+                weight = _random_weight(ref, size, place)
                 solving = partial(_solve, whiten(), weight, objective.output_metric)
-                known[target.shape] = seconds_of(solving, place) * _growth(target.shape, weight)
-            seconds += known[target.shape]
+                known[ref.shape] = seconds_of(solving, place) * _growth(ref.shape, weight)
+            seconds += known[ref.shape]
     return seconds
 
 
@@ -67,10 +67,10 @@ def _solve(whitening: Whitening, weight: Tensor, metric: Fisher | None) -> Solut
 
 
 def _group_seconds(group: Group, solver: Factoriser, known: dict[tuple[int, ...], float]) -> float:
-    layout, ranks = solver.recipe.layout, {target: solver.plan.ranks[target.path] for target in group.targets}
+    layout, ranks = solver.recipe.layout, {ref: solver.plan.ranks[ref.path] for ref in group.linears}
     if not any(layout.changes(rank) for rank in ranks.values()):
         return 0.0
-    width = group.targets[0].in_features
+    width = group.linears[0].in_features
     size = min(width, LARGEST_SIDE)
     objective, solved = solver.recipe.objective, solver.recipe.weighs_tokens
     moments = _random_moments(size, solver.recipe, solver.device)
@@ -78,12 +78,12 @@ def _group_seconds(group: Group, solver: Factoriser, known: dict[tuple[int, ...]
     if (width,) not in known:
         known[(width,)] = 0.0 if solved else seconds_of(whiten, solver.device) * (width / size) ** 3
     seconds, whitening = known[(width,)], None if solved else whiten()
-    for target, rank in ranks.items():
+    for ref, rank in ranks.items():
         if not layout.changes(rank):
             continue
-        if target.shape not in known:
-            weight = _random_weight(target, size, solver.device)
-            small = None if rank is None else max(1, rank * min(weight.shape) // min(target.shape))
+        if ref.shape not in known:
+            weight = _random_weight(ref, size, solver.device)
+            small = None if rank is None else max(1, rank * min(weight.shape) // min(ref.shape))
             projectors = weight @ weight.T if objective.observes_outputs else None
             solution = None
             if solved:
@@ -101,14 +101,14 @@ def _group_seconds(group: Group, solver: Factoriser, known: dict[tuple[int, ...]
                 projectors=projectors,
                 solution=solution,
             )
-            known[target.shape] = seconds_of(replace, solver.device) * _growth(target.shape, weight)
-        seconds += known[target.shape]
+            known[ref.shape] = seconds_of(replace, solver.device) * _growth(ref.shape, weight)
+        seconds += known[ref.shape]
     return seconds
 
 
-def _random_weight(target: Target, width: int, device: torch.device) -> Tensor:
+def _random_weight(ref: LinearRef, width: int, device: torch.device) -> Tensor:
     """Return a float64 matrix of about the shape of a linear whose inputs are so many, none of its sides too large."""
-    rows = max(2, min(target.out_features * width // target.in_features, LARGEST_SIDE))
+    rows = max(2, min(ref.out_features * width // ref.in_features, LARGEST_SIDE))
     return random_matrix(rows, width).to(device, torch.float64)
 
 
@@ -120,7 +120,7 @@ def _growth(shape: tuple[int, int], weight: Tensor) -> float:
 def _random_moments(size: int, recipe: Recipe, device: torch.device) -> Moments | None:
     if not recipe.objective.needs_data:
         return None
-    moments = Moments.zeros(size, paired=recipe.objective.streams is Streams.BOTH, device=device)
+    moments = Moments.zeros(size, paired=recipe.objective.streams is InputSource.BOTH, device=device)
     tokens = random_matrix(2 * size, size).to(device)
     moments.add(tokens, tokens + 0.1 if moments.shift is not None else None)
     return moments

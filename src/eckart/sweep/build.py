@@ -10,20 +10,20 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from eckart.blocks.discovery import Block, Target
+from eckart.blocks.discovery import Block, LinearRef
 from eckart.blocks.hidden_units import put_in_order
 from eckart.blocks.onload import ResidentWeights
-from eckart.blocks.tensor_cache import Workspace
+from eckart.blocks.tensor_cache import ScratchSpace
 from eckart.compression.allocate import Allocated, allocate
-from eckart.compression.callback import Observer
+from eckart.compression.callback import Callback
 from eckart.compression.plan import make_plan, shapes_of
-from eckart.compression.result import Report
-from eckart.compression.sensitivity.measurements import Profile
+from eckart.compression.result import CompressionResult
+from eckart.compression.sensitivity.measurements import Measurements
 from eckart.compression.walk import compress_blocks
 from eckart.device import moment_device
 from eckart.layers import Fit, weight_matrix
 from eckart.maths.lowrank import Solution, Whitening
-from eckart.methods.allocation import LinearEvidence
+from eckart.methods.allocation import LayerStatistics
 from eckart.methods.layout import dense_bytes
 from eckart.methods.recipe import Recipe
 from eckart.sweep.case import Way, way_of
@@ -53,7 +53,7 @@ def build(
     *,
     ranks: Ranks | None = None,
     memory_holds_streams: bool = True,
-    observer: Observer | None = None,
+    callback: Callback | None = None,
 ) -> Compressed:
     """Return a compressed copy of ``model``, the same as ``eckart compress`` makes.
 
@@ -64,25 +64,25 @@ def build(
         statistics: that were collected for the recipe.
         ranks: from :meth:`Statistics.ranks`, if they are known already. Not for what is made alone.
         memory_holds_streams: whether the streams of a walk of its own are held in memory, or in temporary files.
-        observer: of that walk.
+        callback: of that walk.
 
     Raises:
         EckartError: this recipe cannot be applied at this size, or to this model.
     """
-    listener = observer or Observer()
+    listener = callback or Callback()
     if ranks is None and way_of(recipe) is not Way.ALONE:
-        ranks = statistics.ranks(recipe, keep, listener.on_profile)
+        ranks = statistics.ranks(recipe, keep, listener.on_measurement)
     if way_of(recipe) is Way.TRUNCATED:
         assert ranks is not None
-        profile, original = statistics.profile(recipe), statistics.original
-        made, ordered = truncated(original.model, original.blocks, recipe, ranks, profile, original.device)
+        measurements, original = statistics.measurements(recipe), statistics.original
+        made, ordered = truncated(original.model, original.blocks, recipe, ranks, measurements, original.device)
         return Compressed(made, ranks, kept_share(recipe, ranks, shapes_of(original.blocks), ordered))
     candidate = copy.deepcopy(model)
-    workspace = Workspace(memory_holds_streams)
+    scratch = ScratchSpace(memory_holds_streams)
     try:
-        report = _walked(candidate, recipe, keep, statistics, ranks, workspace, listener)
+        report = _walked(candidate, recipe, keep, statistics, ranks, scratch, listener)
     finally:
-        workspace.close()
+        scratch.close()
     return Compressed(candidate, {layer.path: layer.rank for layer in report.layers}, report.keep)
 
 
@@ -91,7 +91,7 @@ def truncated(
     blocks: Sequence[Block],
     recipe: Recipe,
     ranks: Ranks,
-    profile: Profile,
+    measurements: Measurements,
     device: torch.device,
 ) -> tuple[PreTrainedModel, set[str]]:
     """Return a copy of a model whose linears are replaced by their components of the original model.
@@ -103,23 +103,25 @@ def truncated(
         blocks: of it.
         recipe: that looks at the original model only, and refines nothing.
         ranks: by path.
-        profile: with solutions and inputs, as :func:`eckart.sweep.case.request_for` asks for them.
+        measurements: with solutions and inputs, as :func:`eckart.sweep.case.request_for` asks for them.
         device: where layers are computed.
     """
     candidate, weights, ordered = copy.deepcopy(model), ResidentWeights(), set[str]()
-    maker = _LayerMaker(recipe, profile, moment_device(device))
+    maker = _LayerMaker(recipe, measurements, moment_device(device))
     for block in blocks:
         module = candidate.get_submodule(block.path)
-        with weights.lend(module, device) as placement, torch.no_grad():
-            for target in block.targets:
-                if recipe.layout.changes(ranks[target.path]):
-                    linear, stored = module.get_submodule(target.name), placement.dtype(f"{target.name}.weight")
-                    placement.replace(target.name, maker.layer(linear, target, ranks[target.path], stored))
+        with weights.onload(module, device) as onloaded, torch.no_grad():
+            for ref in block.linears:
+                if recipe.layout.changes(ranks[ref.path]):
+                    linear, stored = module.get_submodule(ref.name), onloaded.dtype(f"{ref.name}.weight")
+                    onloaded.replace(ref.name, maker.layer(linear, ref, ranks[ref.path], stored))
             ordered |= {f"{block.path}.{name}" for name in put_in_order(module, block.units).without_index}
     return candidate, ordered
 
 
-def kept_share(recipe: Recipe, ranks: Ranks, linears: Sequence[LinearEvidence], ordered: Collection[str] = ()) -> float:
+def kept_share(
+    recipe: Recipe, ranks: Ranks, linears: Sequence[LayerStatistics], ordered: Collection[str] = ()
+) -> float:
     """Return the stored bytes of linears at their ranks, some without an index, over their dense 16-bit bytes."""
     kept = sum(linear.layout(recipe.layout).bytes(*linear.shape, ranks[linear.path]) for linear in linears)
     kept -= sum(recipe.structure.index_bytes(linear.shape[0]) for linear in linears if linear.path in ordered)
@@ -131,37 +133,37 @@ class _LayerMaker:
     """Makes layers of the components that were found before."""
 
     recipe: Recipe
-    profile: Profile
+    measurements: Measurements
     device: torch.device
 
-    def layer(self, linear: nn.Module, target: Target, rank: int | None, stored: torch.dtype) -> nn.Module:
+    def layer(self, linear: nn.Module, ref: LinearRef, rank: int | None, stored: torch.dtype) -> nn.Module:
         layout = self.recipe.layout
         weight = weight_matrix(linear).detach().to(self.device, torch.float64)
-        fit = self._fit(weight, target)
+        fit = self._fit(weight, ref)
         if rank is None:
             return layout.whole(linear, weight, stored, Fit(weight, fit.inputs))
         if layout.structure.adds_to_base:
             return layout.fitted(linear, rank, stored, fit)
-        components = self.profile.components(target.path)
+        components = self.measurements.components(ref.path)
         basis, dual, singular_values = (tensor.to(self.device, torch.float64) for tensor in components)
-        solution, tokens = Solution(basis, dual, singular_values, weight), self.profile.evidence(target.path).tokens
+        solution, tokens = Solution(basis, dual, singular_values, weight), self.measurements.needs(ref.path).tokens
         return layout.factored(linear, *layout.structure.truncated(solution, rank, tokens), stored, fit)
 
-    def _fit(self, weight: Tensor, target: Target) -> Fit:
-        pair = self.profile.whitenings.get(target.path)
+    def _fit(self, weight: Tensor, ref: LinearRef) -> Fit:
+        pair = self.measurements.whitenings.get(ref.path)
         # Where none was kept, none is looked at, or the inputs are not known.
         whitening = (
-            Whitening.identity(target.in_features, self.device)
+            Whitening.identity(ref.in_features, self.device)
             if pair is None
             else Whitening(*(tensor.to(self.device) for tensor in pair))
         )
         metric = self.recipe.objective.output_metric
         root = None
         if metric is not None and self.recipe.structure.adds_to_base:  # else the components are known
-            root = metric.root(self.profile.metrics[target.path].to(self.device, torch.float64))
+            root = metric.root(self.measurements.metrics[ref.path].to(self.device, torch.float64))
         if not self.recipe.layout.affine:
             return Fit(weight, whitening, root)
-        mean = self.profile.means[target.path].to(self.device)
+        mean = self.measurements.means[ref.path].to(self.device)
         return Fit(weight, whitening, root, lambda product: (weight - product.to(weight)) @ mean)
 
 
@@ -171,9 +173,9 @@ def _walked(
     keep: float,
     statistics: Statistics,
     ranks: Ranks | None,
-    workspace: Workspace,
-    observer: Observer,
-) -> Report:
+    scratch: ScratchSpace,
+    callback: Callback,
+) -> CompressionResult:
     """Compress a copy by a walk of its own, after a measurement of its own if it has no ranks."""
     weights, device, calibration = ResidentWeights(), statistics.original.device, statistics.original.calibration
     plan = make_plan(candidate, recipe, keep, weights)
@@ -185,17 +187,17 @@ def _walked(
             calibration,
             device=device,
             weights=weights,
-            workspace=workspace,
-            progress=observer.on_profile,
+            scratch=scratch,
+            progress=callback.on_measurement,
         )
     else:
-        profile = statistics.profile(recipe)
+        measurements = statistics.measurements(recipe)
         allocated = Allocated(
             replace(plan, ranks=dict(ranks)),
             weights,
-            profile.metrics,
-            block_metrics=profile.block_metrics,
-            components=profile.components if recipe.weighs_tokens else None,
+            measurements.metrics,
+            block_metrics=measurements.block_metrics,
+            components=measurements.components if recipe.weighs_tokens else None,
         )
     return compress_blocks(
         candidate,
@@ -204,8 +206,8 @@ def _walked(
         calibration,
         device=device,
         weights=allocated.weights,
-        workspace=workspace,
-        observer=observer,
+        scratch=scratch,
+        callback=callback,
         metrics=allocated.metrics,
         block_metrics=allocated.block_metrics,
         components=allocated.components,

@@ -10,9 +10,9 @@ from enum import Enum, auto
 from eckart.compression.plan import check_keep
 from eckart.compression.sensitivity.request import Request, request_of
 from eckart.errors import EckartError, RecipeError
-from eckart.methods.allocation import Evidence, LinearEvidence, ZeroSum
-from eckart.methods.allocation.rank_budget import Problem
-from eckart.methods.objectives import Streams
+from eckart.methods.allocation import LayerStatistics, Needs, ZeroSum
+from eckart.methods.allocation.rank_budget import RankBudget
+from eckart.methods.objectives import InputSource
 from eckart.methods.precision import Bits16
 from eckart.methods.recipe import Recipe
 from eckart.methods.recipes.loader import load_recipe
@@ -110,12 +110,12 @@ def way_of(recipe: Recipe) -> Way:
     ):
         return Way.ALONE
     objective = recipe.objective
-    original_only = objective.streams in (Streams.NONE, Streams.ORIGINAL) and not objective.observes_outputs
+    original_only = objective.streams in (InputSource.NONE, InputSource.ORIGINAL) and not objective.observes_outputs
     trained = recipe.refinement.needs_data or recipe.distillation.needs_data
     return Way.TRUNCATED if original_only and not trained else Way.WALKED
 
 
-def request_for(recipe: Recipe, keep: Iterable[float], linears: tuple[LinearEvidence, ...]) -> Request | None:
+def request_for(recipe: Recipe, keep: Iterable[float], linears: tuple[LayerStatistics, ...]) -> Request | None:
     """Return what a recipe shares with others; None if there is nothing to be measured for it.
 
     Args:
@@ -129,7 +129,7 @@ def request_for(recipe: Recipe, keep: Iterable[float], linears: tuple[LinearEvid
     layout = recipe.layout
     plain = isinstance(layout.structure, TwoFactor) and isinstance(layout.precision, Bits16) and not layout.affine
     truncated = way is Way.TRUNCATED
-    trials = Evidence.TRIALS in recipe.allocation.evidence
+    trials = Needs.TRIALS in recipe.allocation.needs
     bases = truncated and not layout.structure.adds_to_base and any(_factors(recipe, k, linears) for k in keep)
     request = request_of(
         recipe,
@@ -139,14 +139,14 @@ def request_for(recipe: Recipe, keep: Iterable[float], linears: tuple[LinearEvid
     )
     if not layout.structure.adds_to_base:
         request = replace(request, structure=TwoFactor())
-    asks = request.needs_spectrum or request.keep_inputs or request.evidence & ~Evidence.POSITION or request.metric
-    return replace(request, evidence=request.evidence & ~Evidence.POSITION) if asks else None
+    asks = request.needs_spectrum or request.keep_inputs or request.needs & ~Needs.TRUNCATION_POINT or request.metric
+    return replace(request, needs=request.needs & ~Needs.TRUNCATION_POINT) if asks else None
 
 
-def _factors(recipe: Recipe, keep: float, linears: tuple[LinearEvidence, ...]) -> bool:
+def _factors(recipe: Recipe, keep: float, linears: tuple[LayerStatistics, ...]) -> bool:
     """Return whether any linear may be factored; some precisions leave them whole."""
     allocation = recipe.allocation
-    problem = Problem(linears, keep, recipe.layout, allocation.multiple, allocation.floor, allocation.fused_groups)
+    problem = RankBudget(linears, keep, recipe.layout, allocation.multiple, allocation.floor, allocation.fused_groups)
     return problem.budget < problem.whole_bytes
 
 

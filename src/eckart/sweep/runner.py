@@ -18,7 +18,7 @@ from eckart.checkpoint.identity import digest_of, versions
 from eckart.checkpoint.load import check_compressible
 from eckart.checkpoint.loaded import check_unchanged
 from eckart.checkpoint.tokenizer import load_tokenizer
-from eckart.compression.callback import Observer
+from eckart.compression.callback import Callback
 from eckart.compression.plan import Plan
 from eckart.data.calibration import DEFAULT_LENGTH, Calibration, calibrate
 from eckart.data.context import length_for
@@ -39,7 +39,7 @@ from eckart.sweep.statistics import Statistics, collect
 from eckart.sweep.store import Failure, Store
 
 
-class SweepObserver(Observer):
+class SweepObserver(Callback):
     """Is told what a sweep does, and what the walks in it do. Does nothing itself: override what you want to hear."""
 
     def on_sweep(self, missing: int, cases: int) -> None:
@@ -77,7 +77,7 @@ class Sweep:
     draw: Callable[[int], Calibration]
     stopwatch: Stopwatch | None
     memory: int | None
-    observer: SweepObserver
+    callback: SweepObserver
 
     def rows(self) -> list[SweepRow]:
         """Return the rows that are in the file, of those that are asked for."""
@@ -99,7 +99,7 @@ class Sweep:
             CalibrationError: the calibration text is too short for so many samples.
         """
         missing = self.missing()
-        self.observer.on_sweep(len(missing), len(self.cases))
+        self.callback.on_sweep(len(missing), len(self.cases))
         numbers = dict.fromkeys(case.samples for case in missing)
         calibrations = {samples: None if samples is None else self._draw(samples) for samples in numbers}
         for dense in [case for case in missing if case.recipe is None]:
@@ -120,7 +120,7 @@ class Sweep:
         for case in cases:
             assert case.recipe is not None
             wanted.setdefault(case.recipe, []).append(case.keep)
-        self.observer.on_statistics(len(wanted), None if calibration is None else len(calibration.tokens))
+        self.callback.on_statistics(len(wanted), None if calibration is None else len(calibration.tokens))
         with random_state_kept():
             statistics = collect(
                 self.model,
@@ -128,12 +128,12 @@ class Sweep:
                 calibration,
                 self.evaluation.device,
                 limit=self.memory,
-                progress=self.observer.on_profile,
+                progress=self.callback.on_measurement,
             )
         try:
             self._warn(statistics, wanted, calibration)
             for case in cases:
-                self.observer.on_case(case)
+                self.callback.on_case(case)
                 yield from self._attempt(case, functools.partial(self._row, case, statistics, calibration))
         finally:
             statistics.close()
@@ -157,9 +157,9 @@ class Sweep:
     def _row(self, case: Case, statistics: Statistics, calibration: Calibration | None) -> SweepRow:
         assert case.recipe is not None
         start = perf_counter()
-        in_memory = statistics.original.workspace.in_memory
+        in_memory = statistics.original.scratch.in_memory
         made = build(
-            self.model, case.recipe, case.keep, statistics, memory_holds_streams=in_memory, observer=self.observer
+            self.model, case.recipe, case.keep, statistics, memory_holds_streams=in_memory, callback=self.callback
         )
         seconds = perf_counter() - start
         shared = statistics.seconds if case.recipe in statistics.requests else 0.0
@@ -188,7 +188,7 @@ class Sweep:
         )
         check_unchanged(self.model)  # else the row would be one of two models
         self.store.add(case, row)
-        self.observer.on_row(row)
+        self.callback.on_row(row)
         return row
 
     def _attempt(self, case: Case, measure: Callable[[], SweepRow]) -> Iterator[SweepRow]:
@@ -206,7 +206,7 @@ class Sweep:
 
     def _fail(self, case: Case, message: str) -> None:
         check_unchanged(self.model)
-        self.observer.on_failure(self.store.add_failure(case, message))
+        self.callback.on_failure(self.store.add_failure(case, message))
 
     def _draw(self, samples: int) -> Calibration:
         calibration = self.draw(samples)
@@ -247,7 +247,7 @@ def prepare(
     memory: int | None = None,
     allow_partial: bool = False,
     source: str | None = None,
-    observer: SweepObserver | None = None,
+    callback: SweepObserver | None = None,
 ) -> Sweep:
     """Return a sweep of which nothing is measured yet.
 
@@ -272,7 +272,7 @@ def prepare(
             what is free.
         allow_partial: as for :func:`eckart.compress`.
         source: name of the model for the rows; by default the one it was loaded by.
-        observer: is told what happens.
+        callback: is told what happens.
 
     Raises:
         EckartError: with a message that says what to do: of what is asked for something cannot be, or the file is of
@@ -314,7 +314,7 @@ def prepare(
         draw=draw,
         stopwatch=Stopwatch(model, place) if speed else None,
         memory=memory,
-        observer=observer or SweepObserver(),
+        callback=callback or SweepObserver(),
     )
 
 

@@ -12,23 +12,23 @@ from time import perf_counter
 import torch
 from transformers import PreTrainedModel
 
-from eckart.blocks.blockwise_model import OriginalModel
+from eckart.blocks.blockwise_model import BlockwiseModel
 from eckart.blocks.discovery import Block, find_blocks
-from eckart.blocks.fuse import join, joinable
+from eckart.blocks.fuse import fusable, join
 from eckart.blocks.onload import ResidentWeights
-from eckart.blocks.tensor_cache import Workspace
+from eckart.blocks.tensor_cache import ScratchSpace
 from eckart.checkpoint.identity import digest_of, versions
 from eckart.compression.allocate import search_trials
 from eckart.compression.plan import shapes_of
-from eckart.compression.sensitivity.cache import ProfileCache
+from eckart.compression.sensitivity.cache import MeasurementsCache
 from eckart.compression.sensitivity.measure import Progress, measure_all
-from eckart.compression.sensitivity.measurements import Profile
+from eckart.compression.sensitivity.measurements import Measurements
 from eckart.compression.sensitivity.request import Request, merge
-from eckart.compression.sensitivity.truncation_points import train_positions
+from eckart.compression.sensitivity.truncation_points import train_truncation_points
 from eckart.data.calibration import Calibration
 from eckart.device import free_memory
 from eckart.errors import EckartError
-from eckart.methods.allocation import Evidence, Learned, LinearEvidence, Search
+from eckart.methods.allocation import LayerStatistics, Learned, Needs, Search
 from eckart.methods.recipe import Recipe
 from eckart.methods.sharing import Shared
 from eckart.methods.structure import Pivoted
@@ -46,19 +46,19 @@ class Statistics:
     Attributes:
         original: the model, its linears joined if the recipes share bases.
         requests: what each recipe asked for, merged with what others did.
-        profiles: what was found for each of them.
+        measurements_by_path: what was found for each of them.
         errors: why nothing was found.
         seconds: that the measurement took.
     """
 
-    original: OriginalModel
+    original: BlockwiseModel
     requests: dict[Recipe, Request] = field(default_factory=dict)
-    profiles: dict[Request, Profile] = field(default_factory=dict)
+    measurements_by_path: dict[Request, Measurements] = field(default_factory=dict)
     errors: Mapping[Request, EckartError] = field(default_factory=dict)
     seconds: float = 0.0
-    _trials: dict[Recipe, tuple[LinearEvidence, ...]] = field(default_factory=dict)
+    _trials: dict[Recipe, tuple[LayerStatistics, ...]] = field(default_factory=dict)
 
-    def profile(self, recipe: Recipe) -> Profile:
+    def measurements(self, recipe: Recipe) -> Measurements:
         """Return what was measured for a recipe.
 
         Raises:
@@ -66,10 +66,10 @@ class Statistics:
         """
         request = self.requests.get(recipe)
         if request is None:
-            return Profile(shapes_of(self.original.blocks))
+            return Measurements(shapes_of(self.original.blocks))
         if request in self.errors:
             raise self.errors[request]
-        return self.profiles[request]
+        return self.measurements_by_path[request]
 
     def ranks(self, recipe: Recipe, keep: float, progress: Progress = lambda done, total: None) -> Ranks:
         """Return the ranks that ``eckart compress`` would choose; trials of a search are made for all sizes at once.
@@ -83,20 +83,20 @@ class Statistics:
             EckartError: the budget cannot be met.
             NonFiniteError: the measurement failed.
         """
-        allocation, linears = recipe.allocation, self.profile(recipe).linears
+        allocation, linears = recipe.allocation, self.measurements(recipe).linears
         if keep < 1 and isinstance(allocation, Search):
             if recipe not in self._trials:
-                self._trials[recipe] = search_trials(self.original, recipe, self.profile(recipe), progress)
+                self._trials[recipe] = search_trials(self.original, recipe, self.measurements(recipe), progress)
             linears = self._trials[recipe]
         if keep < 1 and isinstance(allocation, Learned):
             sample = self.original.cropped(allocation.training_samples, allocation.training_length)
-            positions = train_positions(sample, allocation, keep, recipe.layout, progress)
-            linears = tuple(replace(linear, position=positions[linear.path]) for linear in linears)
+            positions = train_truncation_points(sample, allocation, keep, recipe.layout, progress)
+            linears = tuple(replace(linear, truncation_point=positions[linear.path]) for linear in linears)
         return allocation.ranks(linears, keep, recipe.layout)
 
     def close(self) -> None:
         """Give back the files, if there are any."""
-        self.original.workspace.close()
+        self.original.scratch.close()
 
 
 def collect(
@@ -127,9 +127,9 @@ def collect(
     blocks = find_blocks(model, weights, units=units)
     if any(isinstance(recipe.sharing, Shared) for recipe in wanted):
         model = copy.deepcopy(model)
-        join(model, joinable(find_blocks(model, weights)), weights)
+        join(model, fusable(find_blocks(model, weights)), weights)
         blocks = find_blocks(model, weights, units=units)
-    kept = None if cache is None else ProfileCache(cache, _identity(model, calibration, device))
+    kept = None if cache is None else MeasurementsCache(cache, _identity(model, calibration, device))
     shapes = shapes_of(blocks)
     asked = {recipe: request_for(recipe, keep, shapes) for recipe, keep in wanted.items()}
     merged = merge(request for request in asked.values() if request is not None)
@@ -137,32 +137,38 @@ def collect(
     if limit is None:
         limit = int(SHARE_OF_MEMORY * free_memory(torch.device("cpu")))
     held = sum(kept_bytes(request, blocks) for request in merged) + stream_bytes(merged, blocks, numbers, model.dtype)
-    original = OriginalModel(model, blocks, weights, device, Workspace(held <= limit), calibration)
-    profiles: dict[Request, Profile] = {}
+    original = BlockwiseModel(model, blocks, weights, device, ScratchSpace(held <= limit), calibration)
+    measurements_by_path: dict[Request, Measurements] = {}
     errors: dict[Request, EckartError] = {}
     start = perf_counter()
     missing = list(merged)
     if kept is not None:
-        profiles = {request: known for request in merged if (known := kept.find(request)) is not None}
-        missing = [request for request in merged if request not in profiles]
+        measurements_by_path = {request: known for request in merged if (known := kept.find(request)) is not None}
+        missing = [request for request in merged if request not in measurements_by_path]
     try:
-        profiles.update(zip(missing, measure_all(original, missing, progress) if missing else [], strict=True))
+        measurements_by_path.update(
+            zip(missing, measure_all(original, missing, progress) if missing else [], strict=True)
+        )
     except EckartError as error:
         errors = dict.fromkeys(missing, error)
         for number, request in enumerate(missing if len(missing) > 1 else []):
             try:
-                (profiles[request],) = measure_all(original, [request], progress, first=number)
+                (measurements_by_path[request],) = measure_all(original, [request], progress, first=number)
                 del errors[request]
             except EckartError as own:
                 errors[request] = own
     if kept is not None:
-        profiles |= {request: kept.keep(request, profiles[request]) for request in missing if request in profiles}
+        measurements_by_path |= {
+            request: kept.save(request, measurements_by_path[request])
+            for request in missing
+            if request in measurements_by_path
+        }
     found = {
         recipe: next(known for known in merged if known.merged(request) == known)
         for recipe, request in asked.items()
         if request is not None
     }
-    return Statistics(original, found, profiles, errors, perf_counter() - start)
+    return Statistics(original, found, measurements_by_path, errors, perf_counter() - start)
 
 
 def _identity(model: PreTrainedModel, calibration: Calibration | None, device: torch.device) -> str:
@@ -178,11 +184,11 @@ def _identity(model: PreTrainedModel, calibration: Calibration | None, device: t
 
 def kept_bytes(request: Request, blocks: Sequence[Block]) -> int:
     """Return the bytes of what a measurement keeps until all models are made of it."""
-    targets = [target for block in blocks for target in block.targets]
-    widths = [group.targets[0].in_features for block in blocks for group in block.groups]
+    refs = [ref for block in blocks for ref in block.linears]
+    widths = [group.linears[0].in_features for block in blocks for group in block.groups]
     metric = request.objective.output_metric is not None
-    bases = sum(t.out_features * min(t.shape) for t in targets) * FLOAT32 * (2 if metric else 1)
-    metrics = sum(t.out_features**2 for t in targets) * FLOAT32
+    bases = sum(t.out_features * min(t.shape) for t in refs) * FLOAT32 * (2 if metric else 1)
+    metrics = sum(t.out_features**2 for t in refs) * FLOAT32
     inputs = sum(2 * width**2 + width for width in widths) * FLOAT64
     return (bases if request.keep_bases else 0) + (metrics if metric else 0) + (inputs if request.keep_inputs else 0)
 
@@ -192,6 +198,6 @@ def stream_bytes(requests: Sequence[Request], blocks: Sequence[Block], numbers: 
     if not any(request.looks_at_data for request in requests):
         return 0
     labels = {labels for r in requests for labels in (r.next_labels, r.metric_labels)} - {None}
-    trials = any(Evidence.TRIALS in request.evidence for request in requests)
-    searched = sum(len(block.targets) for block in blocks) * len(Search().shares) if trials else 0
+    trials = any(Needs.TRIALS in request.needs for request in requests)
+    searched = sum(len(block.linears) for block in blocks) * len(Search().shares) if trials else 0
     return numbers * (dtype.itemsize * (len(blocks) + 1 + searched) + FLOAT32 * 2 * len(labels))

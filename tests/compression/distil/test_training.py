@@ -133,14 +133,14 @@ def test_an_interrupted_distillation_is_resumed_to_the_same_bytes(
     tokenizer: PreTrainedTokenizerFast,
     tmp_path: Path,
 ) -> None:
-    def run(out: str, **options: object) -> eckart.Report:
+    def run(out: str, **options: object) -> eckart.CompressionResult:
         settings: dict = {"overrides": [*SETTINGS, "structure=pivoted"], "samples": 6, "length": 24, **options}
         return compress_checkpoint(model_folder, tmp_path / out, "svd-llm", 0.6, str(text_file), **settings)
 
     expected = run("whole")
-    observer = Stop(2, KeyboardInterrupt()) if stop == "before" else StopDistilling()
+    callback = Stop(2, KeyboardInterrupt()) if stop == "before" else StopDistilling()
     with pytest.raises((InterruptedRun, EckartError)):
-        run("stopped", memory=memory, observer=observer)
+        run("stopped", memory=memory, callback=callback)
     report = run("stopped", memory=memory, resume=True)
     assert report.distillation == expected.distillation
     ours, theirs = (next((tmp_path / out).glob("*.index.json")).parent for out in ("stopped", "whole"))
@@ -149,7 +149,7 @@ def test_an_interrupted_distillation_is_resumed_to_the_same_bytes(
     assert not (tmp_path / "stopped.unfinished").exists()
 
 
-class StopDistilling(eckart.Observer):
+class StopDistilling(eckart.Callback):
     """Raises in the second epoch."""
 
     def on_distillation(self, number: int, record: object) -> None:

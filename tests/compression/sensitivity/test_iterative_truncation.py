@@ -7,8 +7,8 @@ from tests.conftest import make_model
 from torch.nn import functional
 
 from eckart.blocks.onload import ResidentWeights
-from eckart.blocks.overridden_weights import OverlaidWeights
-from eckart.blocks.tensor_cache import Workspace
+from eckart.blocks.overridden_weights import OverriddenWeights
+from eckart.blocks.tensor_cache import ScratchSpace
 from eckart.compression.allocate import allocate
 from eckart.compression.plan import make_plan
 from eckart.compression.sensitivity.iterative_truncation import projected, stage
@@ -36,11 +36,11 @@ def test_other_weights_are_seen_while_lent_and_gone_afterwards():
     linear = model.get_submodule(path)
     before = weight_matrix(linear).detach().clone()
     other = torch.randn_like(before)
-    weights = OverlaidWeights(ResidentWeights(), model, {path: other})
-    with weights.lend(model.transformer.h[1], CPU):
+    weights = OverriddenWeights(ResidentWeights(), model, {path: other})
+    with weights.onload(model.transformer.h[1], CPU):
         torch.testing.assert_close(weight_matrix(linear).detach(), other)
     assert torch.equal(weight_matrix(linear), before)
-    with weights.lend(model, CPU, skip=tuple(model.transformer.h)):
+    with weights.onload(model, CPU, skip=tuple(model.transformer.h)):
         assert torch.equal(weight_matrix(linear), before)
 
 
@@ -48,9 +48,9 @@ def test_stages_lower_the_loss_of_the_truncated_model_and_leave_the_model_alone(
     before = {name: tensor.clone() for name, tensor in llama.state_dict().items()}
     recipe = load_recipe("zs-svd-staged", ["allocation.stages=3"])
     seen = []
-    profile, corrected = stage(original_of(llama, tokens), recipe, 0.6, lambda *step: seen.append(step))
+    measurements, corrected = stage(original_of(llama, tokens), recipe, 0.6, lambda *step: seen.append(step))
     assert seen[-1] == (9, 9)
-    assert len(profile.linears) == 21
+    assert len(measurements.linears) == 21
     assert corrected
     assert all(torch.equal(before[name], tensor) for name, tensor in llama.state_dict().items())
     for path, weight in corrected.items():
@@ -63,18 +63,18 @@ def test_what_stays_dense_keeps_its_original_weight(llama, tokens):
     plan = make_plan(llama, recipe, 0.8)
     original = original_of(llama, tokens)
     allocated = allocate(
-        llama, recipe, plan, original.calibration, device=CPU, weights=ResidentWeights(), workspace=Workspace()
+        llama, recipe, plan, original.calibration, device=CPU, weights=ResidentWeights(), scratch=ScratchSpace()
     )
     dense = [path for path, rank in allocated.plan.ranks.items() if rank is None]
     factored = [path for path, rank in allocated.plan.ranks.items() if rank is not None]
     assert dense
     assert factored
     for block in plan.blocks:
-        with allocated.weights.lend(block.module, CPU):
-            for target in block.targets:
-                lent = weight_matrix(block.module.get_submodule(target.name)).detach().clone()
-                stored = original.model.get_submodule(target.path)
+        with allocated.weights.onload(block.module, CPU):
+            for ref in block.linears:
+                lent = weight_matrix(block.module.get_submodule(ref.name)).detach().clone()
+                stored = original.model.get_submodule(ref.path)
                 assert lent.shape == weight_matrix(stored).shape
-                if target.path in factored:
+                if ref.path in factored:
                     continue
-                assert torch.equal(lent, weight_matrix(make_model("llama").get_submodule(target.path)))
+                assert torch.equal(lent, weight_matrix(make_model("llama").get_submodule(ref.path)))

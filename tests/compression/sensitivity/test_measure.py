@@ -10,12 +10,12 @@ from torch.nn import functional
 
 from eckart.blocks.discovery import find_block_list
 from eckart.compression.sensitivity.measure import measure, measure_all
-from eckart.compression.sensitivity.measurements import Profile
+from eckart.compression.sensitivity.measurements import Measurements
 from eckart.compression.sensitivity.request import Request
 from eckart.errors import NonFiniteError
 from eckart.layers import weight_matrix
 from eckart.maths.lowrank import Whitening
-from eckart.methods.allocation import Evidence
+from eckart.methods.allocation import Needs
 from eckart.methods.allocation.base import relative_energy
 from eckart.methods.metric import Fisher
 from eckart.methods.objectives import InputAware, Weight
@@ -23,16 +23,16 @@ from eckart.methods.precision import Bits4
 from eckart.methods.structure import Hybrid
 
 PATH = "model.layers.1.self_attn.q_proj"
-ALL = Evidence.SPECTRUM | Evidence.FIRST_ORDER | Evidence.CURVATURE | Evidence.SIMILARITY
+ALL = Needs.SPECTRUM | Needs.FIRST_ORDER | Needs.CURVATURE | Needs.SIMILARITY
 
 
-def profile_of(model, tokens, objective=None, evidence=ALL, metric=None) -> Profile:
-    request = Request(objective or InputAware(), evidence, metric or Fisher(), keep_bases=True)
+def profile_of(model, tokens, objective=None, needs=ALL, metric=None) -> Measurements:
+    request = Request(objective or InputAware(), needs, metric or Fisher(), keep_bases=True)
     return measure(original_of(model, tokens), request, lambda done, total: None)
 
 
-def evidence_on(profile: Profile, path: str = PATH):
-    return next(linear for linear in profile.linears if linear.path == path)
+def evidence_on(measurements: Measurements, path: str = PATH):
+    return next(linear for linear in measurements.linears if linear.path == path)
 
 
 def inputs_of(model, path, tokens) -> torch.Tensor:
@@ -50,24 +50,24 @@ def mean_loss(model, tokens) -> torch.Tensor:
 
 
 def test_energies_are_the_truncation_losses_of_the_outputs(llama, tokens):
-    profile = profile_of(llama, tokens)
+    measurements = profile_of(llama, tokens)
     inputs = inputs_of(llama, PATH, tokens)
     weight = weight_matrix(llama.get_submodule(PATH)).detach().double()
-    basis, dual = (tensor.double() for tensor in profile.solutions[PATH])
+    basis, dual = (tensor.double() for tensor in measurements.solutions[PATH])
     for rank in (3, 10):
         truncated = basis[:, :rank] @ dual[:, :rank].T @ weight
         expected = ((weight - truncated) @ inputs.T).square().sum() / len(inputs)
-        assert float(evidence_on(profile).energy[rank:].sum()) == pytest.approx(float(expected), rel=1e-3)
+        assert float(evidence_on(measurements).energy[rank:].sum()) == pytest.approx(float(expected), rel=1e-3)
 
 
 @pytest.mark.parametrize("objective", [InputAware(), InputAware(metric=Fisher()), Weight()])
 def test_first_order_change_is_the_derivative_of_the_loss_along_a_component(objective, tokens):
     model = make_model("llama").double()
-    profile = profile_of(model, tokens, objective)
+    measurements = profile_of(model, tokens, objective)
     weight = model.get_submodule(PATH).weight
-    basis, dual = (tensor.double() for tensor in profile.solutions[PATH])
+    basis, dual = (tensor.double() for tensor in measurements.solutions[PATH])
     (gradient,) = torch.autograd.grad(mean_loss(model, tokens), weight)
-    changes = evidence_on(profile).first_order
+    changes = evidence_on(measurements).first_order
     for component in (0, 5, 20):
         removed = torch.outer(basis[:, component], dual[:, component] @ weight.detach())
         expected = -float((gradient * removed).sum())
@@ -99,13 +99,13 @@ def test_block_metrics_are_second_moments_of_gradients_behind_blocks(kind, token
     path, blocks = find_block_list(model)
     seen: list[torch.Tensor] = []
 
-    def keep(module, args, output):
+    def record(module, args, output):
         hidden = output[0] if isinstance(output, tuple) else output
         hidden.retain_grad()
         seen.append(hidden)
 
     for block in blocks:
-        block.register_forward_hook(keep)
+        block.register_forward_hook(record)
     predictions = tokens[:, 1:].numel()
     (mean_loss(model, tokens) * predictions).backward()
     assert list(found) == [f"{path}.{number}" for number in reversed(range(len(blocks)))]
@@ -120,10 +120,10 @@ def test_curvature_predicts_the_divergence_from_the_original_model(tokens):
     model = make_model("llama").double()
     path = "model.layers.2.mlp.down_proj"
     many = tokens.repeat(60, 1)  # more draws of the labels
-    profile = profile_of(model, many, InputAware(), Evidence.SPECTRUM | Evidence.CURVATURE)
+    measurements = profile_of(model, many, InputAware(), Needs.SPECTRUM | Needs.CURVATURE)
     linear = model.get_submodule(path)
     weight = linear.weight.detach().clone()
-    basis, dual = (tensor.double() for tensor in profile.solutions[path])
+    basis, dual = (tensor.double() for tensor in measurements.solutions[path])
     share = 0.05
     with torch.no_grad():
         before = model(input_ids=tokens).logits.log_softmax(-1)
@@ -132,7 +132,7 @@ def test_curvature_predicts_the_divergence_from_the_original_model(tokens):
             linear.weight.copy_(weight - share * torch.outer(basis[:, component], dual[:, component] @ weight))
             after = model(input_ids=tokens).logits.log_softmax(-1)
             found.append(float((before.exp() * (before - after)).sum(-1).mean()) / share**2)
-    predicted = evidence_on(profile, path).curvature[:4].tolist()
+    predicted = evidence_on(measurements, path).curvature[:4].tolist()
     # The Kronecker factors take inputs and gradients to be independent, so only roughly.
     for real, expected in zip(found, predicted, strict=True):
         assert 0.4 < real / expected < 2.5
@@ -141,18 +141,18 @@ def test_curvature_predicts_the_divergence_from_the_original_model(tokens):
 def test_components_beside_a_base_are_those_of_what_it_lacks(llama, tokens):
     structure = Hybrid(base=Bits4(group=16))
     request = Request(InputAware(), ALL, Fisher(), keep_bases=True, structure=structure)
-    profile = measure(original_of(llama, tokens), request, lambda done, total: None)
+    measurements = measure(original_of(llama, tokens), request, lambda done, total: None)
     inputs = inputs_of(llama, PATH, tokens)
     weight = weight_matrix(llama.get_submodule(PATH)).detach().double()
     remainder = structure.remainder(weight, Whitening.identity(32))
-    found = evidence_on(profile)
+    found = evidence_on(measurements)
     # All energy is what the base loses, and what is relative to the output stays so.
     lost = (remainder @ inputs.T).square().sum() / len(inputs)
     assert float(found.energy.sum()) == pytest.approx(float(lost), rel=1e-4)
     whole = (weight @ inputs.T).square().sum() / len(inputs)
     assert found.output_energy == pytest.approx(float(whole), rel=1e-4)
     torch.testing.assert_close(relative_energy(found).sum(), lost / whole, rtol=1e-3, atol=0)
-    basis, dual = (tensor.double() for tensor in profile.solutions[PATH])
+    basis, dual = (tensor.double() for tensor in measurements.solutions[PATH])
     truncated = basis[:, :4] @ dual[:, :4].T @ remainder
     expected = ((remainder - truncated) @ inputs.T).square().sum() / len(inputs)
     assert float(found.energy[4:].sum()) == pytest.approx(float(expected), rel=1e-3)
@@ -178,9 +178,9 @@ def test_a_basis_and_its_dual_are_inverse_in_any_metric(llama, tokens):
 def test_spectra_of_weights_need_no_data(llama):
     original = original_of(llama, torch.zeros(0, 0, dtype=torch.int64))
     original.calibration = None
-    profile = measure(original, Request(Weight(), Evidence.SPECTRUM), lambda done, total: None)
+    measurements = measure(original, Request(Weight(), Needs.SPECTRUM), lambda done, total: None)
     weight = weight_matrix(llama.get_submodule(PATH)).detach().double()
-    torch.testing.assert_close(evidence_on(profile).energy, torch.linalg.svdvals(weight).square())
+    torch.testing.assert_close(evidence_on(measurements).energy, torch.linalg.svdvals(weight).square())
 
 
 def test_a_weight_that_is_not_finite_is_named(llama, tokens):
@@ -192,7 +192,7 @@ def test_a_weight_that_is_not_finite_is_named(llama, tokens):
 
 def test_blocks_are_counted_while_they_are_measured(llama, tokens):
     seen = []
-    request = Request(InputAware(), Evidence.SPECTRUM)
+    request = Request(InputAware(), Needs.SPECTRUM)
     measure(original_of(llama, tokens), request, lambda done, total: seen.append((done, total)))
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
@@ -200,9 +200,9 @@ def test_blocks_are_counted_while_they_are_measured(llama, tokens):
 def test_requests_that_are_measured_together_give_what_each_gives_alone(llama, tokens):
     requests = [
         Request(InputAware(), ALL, Fisher(), 1, keep_bases=True),
-        Request(InputAware(shrinkage=0.1), Evidence.FIRST_ORDER | Evidence.SPECTRUM, gradient_samples=3),
-        Request(InputAware(metric=Fisher(top_k=5)), Evidence.NONE, Fisher(top_k=5), keep_bases=True, keep_inputs=True),
-        Request(Weight(), Evidence.SPECTRUM),
+        Request(InputAware(shrinkage=0.1), Needs.FIRST_ORDER | Needs.SPECTRUM, gradient_samples=3),
+        Request(InputAware(metric=Fisher(top_k=5)), Needs.NONE, Fisher(top_k=5), keep_bases=True, keep_inputs=True),
+        Request(Weight(), Needs.SPECTRUM),
     ]
     together = measure_all(original_of(llama, tokens), requests, lambda done, total: None)
     for request, found in zip(requests, together, strict=True):
@@ -224,10 +224,10 @@ def test_requests_that_are_measured_together_give_what_each_gives_alone(llama, t
 
 
 def test_the_inputs_that_are_kept_are_those_of_the_linear(llama, tokens):
-    request = Request(InputAware(), Evidence.NONE, keep_inputs=True)
-    profile = measure(original_of(llama, tokens), request, lambda done, total: None)
+    request = Request(InputAware(), Needs.NONE, keep_inputs=True)
+    measurements = measure(original_of(llama, tokens), request, lambda done, total: None)
     for path in (PATH, "model.layers.1.mlp.down_proj"):
         inputs = inputs_of(llama, path, tokens)
-        root = profile.whitenings[path][0]
+        root = measurements.whitenings[path][0]
         torch.testing.assert_close(root @ root.T, inputs.T @ inputs, rtol=1e-4, atol=1e-3)
-        torch.testing.assert_close(profile.means[path], inputs.mean(0), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(measurements.means[path], inputs.mean(0), rtol=1e-4, atol=1e-5)

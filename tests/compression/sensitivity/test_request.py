@@ -11,11 +11,11 @@ from transformers import PreTrainedModel
 import eckart
 from eckart.compression.sensitivity.measure import measure
 from eckart.compression.sensitivity.request import request_of
-from eckart.methods.allocation import Allocation, Curvature, Evidence
-from eckart.methods.allocation.base import worth_of
-from eckart.methods.allocation.fit_to_budget import Worth
+from eckart.methods.allocation import Allocation, Curvature, Needs
+from eckart.methods.allocation.base import gain_per_byte
+from eckart.methods.allocation.fit_to_budget import GainPerByte
 from eckart.methods.allocation.hull import fill_by_hull
-from eckart.methods.allocation.rank_budget import LinearEvidence, Problem, Ranks
+from eckart.methods.allocation.rank_budget import LayerStatistics, RankBudget, Ranks
 from eckart.methods.metric import Fisher
 from eckart.methods.objectives import InputAware
 from eckart.methods.recipe import Recipe
@@ -25,13 +25,13 @@ class Foreign(Allocation):
     """Of another package: asks for curvature and does the same with it."""
 
     name: Literal["foreign"] = "foreign"
-    evidence: ClassVar[Evidence] = Evidence.SPECTRUM | Evidence.CURVATURE
+    needs: ClassVar[Needs] = Needs.SPECTRUM | Needs.CURVATURE
 
-    def choose(self, problem: Problem) -> Ranks:
+    def choose(self, problem: RankBudget) -> Ranks:
         return fill_by_hull(problem, problem.losses(_loss))
 
-    def worth(self, problem: Problem) -> Worth:
-        return worth_of(problem, problem.losses(_loss))
+    def worth(self, problem: RankBudget) -> GainPerByte:
+        return gain_per_byte(problem, problem.losses(_loss))
 
 
 class WithMetric(Foreign):
@@ -43,10 +43,10 @@ class WithMetric(Foreign):
 
 class WithoutCurvature(Foreign):
     name: Literal["without-curvature"] = "without-curvature"  # type: ignore[assignment]
-    evidence: ClassVar[Evidence] = Evidence.SPECTRUM
+    needs: ClassVar[Needs] = Needs.SPECTRUM
 
 
-def _loss(linear: LinearEvidence) -> torch.Tensor:
+def _loss(linear: LayerStatistics) -> torch.Tensor:
     assert linear.curvature is not None
     return linear.curvature
 

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 import eckart
 from eckart.compression.sensitivity.sharing import share_by_loss
-from eckart.layers import joint_groups, weight_matrix
+from eckart.layers import fused_layers, weight_matrix
 from eckart.methods.layout import Layout
 from eckart.methods.recipes.loader import load_recipe
 
@@ -57,9 +57,9 @@ def test_those_groups_are_joined_that_lose_less(keep: float, tokens: torch.Tenso
     found = share_by_loss(
         original_of(model, tokens), load_recipe("svd-llm"), keep, lambda done, total: steps.append((done, total))
     )
-    assert set(joint_groups(model)) == expected
+    assert set(fused_layers(model)) == expected
     assert steps == [(number, 6) for number in range(1, 7)]
-    paths = {target.path for block in found.blocks for target in block.targets}
+    paths = {ref.path for block in found.blocks for ref in block.linears}
     assert {f"{path}.joint" for path in expected} <= paths
 
 

@@ -11,7 +11,7 @@ from eckart.compression.sensitivity.request import Request
 from eckart.compression.sensitivity.solver import first_order_changes
 from eckart.layers import weight_matrix
 from eckart.maths.lowrank import solve, whiten
-from eckart.methods.allocation import Evidence
+from eckart.methods.allocation import Needs
 from eckart.methods.metric import Fisher
 from eckart.methods.objectives import InputAware
 
@@ -38,9 +38,9 @@ def test_a_linear_without_a_gradient_has_the_components_of_its_weight(tokens):
     with torch.no_grad():
         model.get_submodule("model.layers.1.self_attn.o_proj").weight.zero_()
     metric = Fisher(token_weights="gradient")
-    request = Request(InputAware(metric=metric), Evidence.SPECTRUM | Evidence.CURVATURE, metric, keep_bases=True)
-    profile = measure(original_of(model, tokens), request, lambda done, total: None)
-    basis, dual, values = profile.components(PATH)
+    request = Request(InputAware(metric=metric), Needs.SPECTRUM | Needs.CURVATURE, metric, keep_bases=True)
+    measurements = measure(original_of(model, tokens), request, lambda done, total: None)
+    basis, dual, values = measurements.components(PATH)
     weight = weight_matrix(model.get_submodule(PATH)).detach().double()
     left = torch.linalg.svd(weight, full_matrices=False)[0][:, :4]
     truncated = basis[:, :4].double() @ dual[:, :4].double().T @ weight

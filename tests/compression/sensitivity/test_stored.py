@@ -9,12 +9,12 @@ import torch
 from tests.conftest import make_model
 from torch import Tensor
 
-from eckart.compression.sensitivity.cache import ProfileCache
-from eckart.compression.sensitivity.measurements import Profile
+from eckart.compression.sensitivity.cache import MeasurementsCache
+from eckart.compression.sensitivity.measurements import Measurements
 from eckart.compression.sensitivity.request import request_of
 from eckart.compression.sensitivity.stored import load_profile, save_profile
 from eckart.data.calibration import Calibration
-from eckart.methods.allocation import Evidence, LinearEvidence
+from eckart.methods.allocation import LayerStatistics, Needs
 from eckart.sweep import statistics
 from eckart.sweep.build import build
 from eckart.sweep.case import recipe_of
@@ -36,14 +36,14 @@ def same(found: object, expected: object) -> bool:
 def test_what_was_written_is_what_is_read(tmp_path, tokens, limit):
     wanted = {recipe_of(label): [0.6] for label in LABELS}
     collected = collect(make_model("llama").bfloat16(), wanted, Calibration(tokens, "token ids", 0), CPU, limit=limit)
-    assert len(collected.profiles) > 2
-    for number, profile in enumerate(collected.profiles.values()):
-        save_profile(profile, tmp_path / str(number))
+    assert len(collected.measurements_by_path) > 2
+    for number, measurements in enumerate(collected.measurements_by_path.values()):
+        save_profile(measurements, tmp_path / str(number))
         read = load_profile(tmp_path / str(number))
-        for linear, expected in zip(read.linears, profile.linears, strict=True):
-            assert all(same(getattr(linear, f.name), getattr(expected, f.name)) for f in fields(LinearEvidence))
+        for linear, expected in zip(read.linears, measurements.linears, strict=True):
+            assert all(same(getattr(linear, f.name), getattr(expected, f.name)) for f in fields(LayerStatistics))
         for field in ("metrics", "solutions", "whitenings", "means", "block_metrics"):
-            found, expected = getattr(read, field), getattr(profile, field)
+            found, expected = getattr(read, field), getattr(measurements, field)
             assert dict(found).keys() == dict(expected).keys()
             assert all(same(found[path], expected[path]) for path in expected), field
     collected.close()
@@ -71,31 +71,34 @@ def test_models_of_a_cache_are_those_that_were_measured(tmp_path, tokens, monkey
 
 
 def test_a_cache_gives_nothing_less_than_what_is_asked_for(tmp_path):
-    cache, profile = ProfileCache(tmp_path, "a model"), Profile((LinearEvidence("a", (2, 3), 0, "a", torch.ones(2)),))
+    cache, measurements = (
+        MeasurementsCache(tmp_path, "a model"),
+        Measurements((LayerStatistics("a", (2, 3), 0, "a", torch.ones(2)),)),
+    )
     request = request_of(recipe_of("svd-llm"), keep_bases=True)
     assert cache.find(request) is None
-    cache.keep(request, profile)
+    cache.save(request, measurements)
     assert cache.find(request) is not None
     assert cache.find(replace(request, keep_bases=False)) is not None
     assert cache.find(replace(request, keep_inputs=True)) is None
-    assert cache.find(replace(request, evidence=request.evidence | Evidence.SIMILARITY)) is None
+    assert cache.find(replace(request, needs=request.needs | Needs.SIMILARITY)) is None
     assert cache.find(request_of(recipe_of("svd-llm+objective.shrinkage=0.1"), keep_bases=True)) is None
-    assert ProfileCache(tmp_path, "another model").find(request) is None
+    assert MeasurementsCache(tmp_path, "another model").find(request) is None
 
 
 def test_a_profile_that_was_not_finished_is_not_there(tmp_path, monkeypatch):
-    cache = ProfileCache(tmp_path, "a model")
-    request, profile = (
+    cache = MeasurementsCache(tmp_path, "a model")
+    request, measurements = (
         request_of(recipe_of("svd-llm"), keep_bases=True),
-        Profile((LinearEvidence("a", (2, 3), 0, "a"),)),
+        Measurements((LayerStatistics("a", (2, 3), 0, "a"),)),
     )
     with monkeypatch.context() as patch:
         patch.setattr(
             "eckart.compression.sensitivity.stored.save_file", lambda *args: (_ for _ in ()).throw(OSError("full"))
         )
         with pytest.raises(OSError, match="full"):
-            cache.keep(request, profile)
+            cache.save(request, measurements)
     assert cache.find(request) is None
-    cache.keep(request, profile)
+    cache.save(request, measurements)
     assert cache.find(request) is not None
     assert len(list(tmp_path.iterdir())) == 2

@@ -18,7 +18,7 @@ from eckart.compression.sensitivity.request import Request
 from eckart.errors import RecipeError
 from eckart.layers import weight_matrix
 from eckart.maths.lowrank import solve, whiten
-from eckart.methods.allocation import Evidence
+from eckart.methods.allocation import Needs
 from eckart.methods.metric import Fisher
 from eckart.methods.objectives import InputAware
 from eckart.methods.recipes.loader import load_recipe
@@ -30,11 +30,11 @@ OVERRIDES = ["objective.metric.token_weights=gradient"]
 def output_gradients(model: PreTrainedModel, tokens: Tensor) -> Tensor:
     seen: list[Tensor] = []
 
-    def keep(module: object, args: object, output: Tensor) -> None:
+    def record(module: object, args: object, output: Tensor) -> None:
         output.retain_grad()
         seen.append(output)
 
-    handle = model.get_submodule(PATH).register_forward_hook(keep)
+    handle = model.get_submodule(PATH).register_forward_hook(record)
     (mean_loss(model, tokens) * tokens[:, 1:].numel()).backward()
     handle.remove()
     assert seen[0].grad is not None
@@ -43,15 +43,15 @@ def output_gradients(model: PreTrainedModel, tokens: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("metric", [WEIGHTED, WEIGHTED.model_copy(update={"token_weights": "equal"})])
 def test_solves_the_equation_of_weighted_tokens(metric: Fisher, llama: PreTrainedModel, tokens: Tensor) -> None:
-    request = Request(InputAware(metric=metric), Evidence.SPECTRUM, metric, keep_bases=True)
-    profile = measure(original_of(llama, tokens), request, lambda done, total: None)
+    request = Request(InputAware(metric=metric), Needs.SPECTRUM, metric, keep_bases=True)
+    measurements = measure(original_of(llama, tokens), request, lambda done, total: None)
     inputs, gradients = inputs_of(llama, PATH, tokens), output_gradients(llama, tokens)
     weights = gradients.norm(dim=1) if metric.weighs_tokens else torch.ones(len(inputs), dtype=torch.float64)
     second = sum(w * torch.outer(x, x) for w, x in zip(weights, inputs, strict=True)) * (len(inputs) / weights.sum())
     weight = weight_matrix(llama.get_submodule(PATH)).detach().double()
     root = metric.root(gradients.T @ gradients / tokens[:, 1:].numel())
     expected = solve(whiten(second), None, weight, root)
-    basis, dual, values = profile.components(PATH)
+    basis, dual, values = measurements.components(PATH)
     torch.testing.assert_close(values, expected.singular_values, rtol=1e-3, atol=1e-6)
     for rank in (2, 8):
         ours = basis[:, :rank].double() @ dual[:, :rank].double().T @ weight
@@ -66,15 +66,15 @@ def test_layers_are_made_of_those_components(kind: str, structure: str, tokens: 
     recipe = load_recipe("io-svd", [*OVERRIDES, "objective.metric.labels=next", f"structure={structure}"])
     metric = recipe.objective.output_metric
     assert metric is not None
-    request = Request(recipe.objective, recipe.allocation.evidence, metric, keep_bases=True)
+    request = Request(recipe.objective, recipe.allocation.needs, metric, keep_bases=True)
     original = copy.deepcopy(model)
-    profile = measure(original_of(model, tokens), request, lambda done, total: None)
+    measurements = measure(original_of(model, tokens), request, lambda done, total: None)
     report = eckart.compress(model, recipe, 0.7, tokens)
     ranks = {path: rank for path, rank in report.ranks.items() if not path.endswith(("up_proj", "gate_proj"))}
     assert ranks
     assert report.spectra.keys() == report.ranks.keys()
     for path, rank in ranks.items():
-        basis, dual, _ = profile.components(path)
+        basis, dual, _ = measurements.components(path)
         weight = weight_matrix(original.get_submodule(path)).detach().double()
         if path.endswith(("down_proj", "mlp.c_proj")) and structure == "pivoted":
             continue  # its inputs may be in another order

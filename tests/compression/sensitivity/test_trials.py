@@ -11,14 +11,14 @@ from eckart.compression.sensitivity.measure import measure
 from eckart.compression.sensitivity.request import Request
 from eckart.compression.sensitivity.trials import trial_losses
 from eckart.layers import weight_matrix
-from eckart.methods.allocation import Evidence
+from eckart.methods.allocation import Needs
 from eckart.methods.objectives import InputAware
 
 
 def test_losses_are_those_of_the_model_with_one_linear_truncated(llama, tokens):
     original = original_of(llama, tokens)
     before = {name: tensor.clone() for name, tensor in llama.state_dict().items()}
-    request = Request(InputAware(), Evidence.SPECTRUM, keep_bases=True)
+    request = Request(InputAware(), Needs.SPECTRUM, keep_bases=True)
     solutions = measure(original, request, lambda *_: None).solutions
     ranks = {path: [2, 5] for path in solutions}
     losses = trial_losses(original.cropped(4, 10), solutions, ranks, lambda *_: None)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from tests.compression.sensitivity.helpers import original_of
 
-from eckart.compression.sensitivity.truncation_points import _Training, train_positions
+from eckart.compression.sensitivity.truncation_points import _Training, train_truncation_points
 from eckart.maths.soft_truncation import soft_truncate
 from eckart.methods.allocation import Learned
 from eckart.methods.layout import Layout
@@ -34,7 +34,7 @@ def test_gradients_of_positions_are_those_of_plain_autograd(llama, tokens):
 def test_the_penalty_pulls_the_bytes_to_the_budget(llama, tokens):
     """Positions that only pay for bytes, started at the budget, stay near it."""
     allocation = Learned(epochs=2, learning_rate=0.05, final_learning_rate=0.01, penalty=1e4)
-    found = train_positions(original_of(llama, tokens[:4]), allocation, 0.5, Layout(), lambda *_: None)
+    found = train_truncation_points(original_of(llama, tokens[:4]), allocation, 0.5, Layout(), lambda *_: None)
     shapes = {path: llama.get_submodule(path).weight.shape for path in found}
     spent = sum(share * min(shapes[path]) * sum(shapes[path]) for path, share in found.items())
     assert spent / sum(m * n for m, n in shapes.values()) == pytest.approx(0.5, abs=0.05)

@@ -8,7 +8,7 @@ import math
 import torch
 from hypothesis import strategies as st
 
-from eckart.methods.allocation.rank_budget import LinearEvidence, Problem
+from eckart.methods.allocation.rank_budget import LayerStatistics, RankBudget
 from eckart.methods.layout import Layout
 from eckart.methods.precision import Bits8, Bits16
 from eckart.methods.structure import STRUCTURES, TwoFactor
@@ -22,7 +22,7 @@ LAYOUTS = [
 ]
 
 
-def evidence(path: str, shape: tuple[int, int], seed: int = 0, group: int = 0, **others) -> LinearEvidence:
+def needs(path: str, shape: tuple[int, int], seed: int = 0, group: int = 0, **others) -> LayerStatistics:
     """Evidence on a linear with random spectra, energies falling."""
     generator = torch.Generator().manual_seed(seed)
     size = min(shape)
@@ -30,15 +30,15 @@ def evidence(path: str, shape: tuple[int, int], seed: int = 0, group: int = 0, *
     first_order = torch.randn(size, generator=generator, dtype=torch.float64) * energy
     curvature = energy * torch.rand(size, generator=generator, dtype=torch.float64)
     values = {"energy": energy, "tokens": 100, "first_order": first_order, "curvature": curvature, "similarity": 0.5}
-    return LinearEvidence(path, shape, group, path.rsplit(".", 1)[-1], **{**values, **others})
+    return LayerStatistics(path, shape, group, path.rsplit(".", 1)[-1], **{**values, **others})
 
 
 @st.composite
-def problems(draw: st.DrawFn, largest: int = 8, most: int = 3) -> Problem:
+def problems(draw: st.DrawFn, largest: int = 8, most: int = 3) -> RankBudget:
     """Small problems, some of which cannot be met."""
     count = draw(st.integers(1, most))
     linears = tuple(
-        evidence(
+        needs(
             f"{index}.linear",
             (draw(st.integers(1, largest)), draw(st.integers(1, largest))),
             seed=draw(st.integers(0, 1000)),
@@ -46,7 +46,7 @@ def problems(draw: st.DrawFn, largest: int = 8, most: int = 3) -> Problem:
         )
         for index in range(count)
     )
-    return Problem(
+    return RankBudget(
         linears,
         draw(st.floats(0.05, 0.999)),
         draw(st.sampled_from(LAYOUTS)),
@@ -56,7 +56,7 @@ def problems(draw: st.DrawFn, largest: int = 8, most: int = 3) -> Problem:
     )
 
 
-def all_choices(problem: Problem) -> list[dict[str, int | None]]:
+def all_choices(problem: RankBudget) -> list[dict[str, int | None]]:
     """Every choice of options that the constraints allow, within the budget or not."""
     choices = []
     for options in itertools.product(*(problem.options[linear.path] for linear in problem.linears)):
@@ -66,7 +66,7 @@ def all_choices(problem: Problem) -> list[dict[str, int | None]]:
     return choices
 
 
-def is_allowed(problem: Problem, ranks: dict[str, int | None]) -> bool:
+def is_allowed(problem: RankBudget, ranks: dict[str, int | None]) -> bool:
     """Whether ranks are multiples above the floor, and groups of one kind if they must be."""
     for linear in problem.linears:
         rank = ranks[linear.path]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.methods.allocation.helpers import LAYOUT, evidence
+from tests.methods.allocation.helpers import LAYOUT, needs
 
 from eckart.errors import EckartError
 from eckart.methods.allocation import (
@@ -22,17 +22,19 @@ from eckart.methods.allocation import (
     Uniform,
     ZeroSum,
 )
-from eckart.methods.allocation.rank_budget import Problem
+from eckart.methods.allocation.rank_budget import RankBudget
 
 KINDS = tuple(ALLOCATIONS.values())
 
 
 def full_evidence(path: str, shape: tuple[int, int], seed: int = 0, group: int = 0):
-    linear = evidence(path, shape, seed, group)
+    linear = needs(path, shape, seed, group)
     ranks = {LAYOUT.rank_of_share(*shape, share) or 0 for share in (0.4, 0.6, 0.8)} - {0}
     generator = torch.Generator().manual_seed(seed + 1)
     trials = {rank: float(torch.rand((), generator=generator)) / rank for rank in ranks}
-    return evidence(path, shape, seed, group, trials=trials, position=0.5, similarity=0.1 + linear.energy[0].item())
+    return needs(
+        path, shape, seed, group, trials=trials, truncation_point=0.5, similarity=0.1 + linear.energy[0].item()
+    )
 
 
 SHAPES = [(64, 64), (24, 64), (96, 64), (64, 96), (64, 64), (24, 64)]
@@ -84,7 +86,7 @@ def test_a_linear_too_small_to_factor_stays_dense(kind):
 
 @given(st.integers(1, 400), st.integers(1, 400), st.floats(0.01, 1.0))
 def test_uniform_gives_the_largest_rank_within_the_share(m, n, keep):
-    problem = Problem((evidence("x", (m, n)),), keep, LAYOUT)
+    problem = RankBudget((needs("x", (m, n)),), keep, LAYOUT)
     rank = Uniform().choose(problem)["x"]
     if rank is None:
         # Dense: there is nothing to save, by the budget or by the structure.
@@ -124,7 +126,7 @@ def test_not_filling_the_budget_gives_no_linear_more(kind):
     """One step down at most where the choice is above the budget; never a step up from the choice."""
     for keep in (0.8, 0.6, 0.45):
         allocation = kind(multiple=1, fill_budget=False)
-        chosen = allocation.choose(Problem(LINEARS, keep, LAYOUT, multiple=1))
+        chosen = allocation.choose(RankBudget(LINEARS, keep, LAYOUT, multiple=1))
         for linear in LINEARS:
             rank = allocation.ranks(LINEARS, keep, LAYOUT)[linear.path]
             limit = chosen[linear.path]
@@ -132,7 +134,7 @@ def test_not_filling_the_budget_gives_no_linear_more(kind):
 
 
 def test_truncation_loss_removes_more_where_less_is_lost():
-    problem = Problem(LINEARS, 0.6, LAYOUT, multiple=1)
+    problem = RankBudget(LINEARS, 0.6, LAYOUT, multiple=1)
     shares = TruncationLoss().shares(problem)
     for kind in {linear.kind for linear in LINEARS}:
         members = [linear for linear in LINEARS if linear.kind == kind]
@@ -144,7 +146,7 @@ def test_truncation_loss_removes_more_where_less_is_lost():
 
 
 def test_importance_is_the_published_formula():
-    problem = Problem(LINEARS, 0.6, LAYOUT, multiple=1)
+    problem = RankBudget(LINEARS, 0.6, LAYOUT, multiple=1)
     shares = Importance(minimum=0.5).shares(problem)
     mean = sum(linear.similarity for linear in LINEARS) / len(LINEARS)
     for linear in LINEARS:
@@ -156,7 +158,7 @@ def test_search_takes_the_lowest_cut_that_meets_the_budget():
     """By brute force over all cuts, as published: each linear takes its smallest rank among the pairs below the cut."""
     search = Search(multiple=1)
     for keep in (0.5, 0.7, 0.9):
-        problem = Problem(LINEARS, keep, LAYOUT, multiple=1)
+        problem = RankBudget(LINEARS, keep, LAYOUT, multiple=1)
         pairs = sorted((loss, i, rank) for i, linear in enumerate(LINEARS) for rank, loss in linear.trials.items())
         expected = None
         for cut in range(len(pairs) + 1):
@@ -173,7 +175,7 @@ def test_search_takes_the_lowest_cut_that_meets_the_budget():
 def test_energy_is_the_optimum_of_the_truncation_loss_of_equal_linears():
     """Equal shapes, steps of one size, no dense option in reach: greedy by energy is keeping the largest components."""
     falling = 0.8 ** torch.arange(64, dtype=torch.float64)
-    linears = tuple(evidence(f"{i}.x", (64, 64), energy=falling * (i + 1)) for i in range(4))
+    linears = tuple(needs(f"{i}.x", (64, 64), energy=falling * (i + 1)) for i in range(4))
     ranks = Energy(relative=False, multiple=1).ranks(linears, 0.3, LAYOUT)
     kept = sum(ranks.values())
     everything = torch.cat([linear.energy for linear in linears]).sort(descending=True).values
@@ -183,15 +185,15 @@ def test_energy_is_the_optimum_of_the_truncation_loss_of_equal_linears():
 
 def test_curvature_prices_the_jump_to_dense():
     """A linear whose loss lies in its last components is better left dense than factored at any rank."""
-    flat = evidence("0.flat", (64, 64), curvature=torch.ones(64, dtype=torch.float64))
-    steep = evidence("0.steep", (64, 64), curvature=0.7 ** torch.arange(64, dtype=torch.float64))
+    flat = needs("0.flat", (64, 64), curvature=torch.ones(64, dtype=torch.float64))
+    steep = needs("0.steep", (64, 64), curvature=0.7 ** torch.arange(64, dtype=torch.float64))
     ranks = Curvature(multiple=1).ranks((flat, steep), 0.7, LAYOUT)
     assert ranks["0.flat"] is None
     assert ranks["0.steep"] is not None
 
 
 def test_learned_ranks_follow_the_positions():
-    problem = Problem(LINEARS, 0.5, LAYOUT, multiple=1)
+    problem = RankBudget(LINEARS, 0.5, LAYOUT, multiple=1)
     assert Learned().choose(problem) == {linear.path: round(0.5 * min(linear.shape)) for linear in LINEARS}
 
 

@@ -4,28 +4,28 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.methods.allocation.helpers import LAYOUT, all_choices, evidence, is_allowed, problems
+from tests.methods.allocation.helpers import LAYOUT, all_choices, is_allowed, needs, problems
 
 from eckart.errors import EckartError
-from eckart.methods.allocation.base import relative_energy, worth_of
-from eckart.methods.allocation.fit_to_budget import settle
-from eckart.methods.allocation.rank_budget import Problem
+from eckart.methods.allocation.base import gain_per_byte, relative_energy
+from eckart.methods.allocation.fit_to_budget import fit_to_budget
+from eckart.methods.allocation.rank_budget import RankBudget
 
 
 @settings(max_examples=150)
 @given(problems(), st.data())
-def test_any_choice_is_brought_within_one_step_of_the_budget(problem: Problem, data):
+def test_any_choice_is_brought_within_one_step_of_the_budget(problem: RankBudget, data):
     chosen = {
         linear.path: data.draw(st.one_of(st.none(), st.integers(0, 10)), label=linear.path)
         for linear in problem.linears
     }
-    worth = worth_of(problem, problem.losses(relative_energy))
+    worth = gain_per_byte(problem, problem.losses(relative_energy))
     feasible = [ranks for ranks in all_choices(problem) if problem.bytes(ranks) <= problem.budget]
     if not feasible:
         with pytest.raises(EckartError, match=r"Use --keep"):
-            settle(problem, chosen, worth)
+            fit_to_budget(problem, chosen, worth)
         return
-    ranks = settle(problem, chosen, worth)
+    ranks = fit_to_budget(problem, chosen, worth)
     assert is_allowed(problem, ranks)
     assert problem.bytes(ranks) <= problem.budget
     # By brute force: nobody could take one step more, alone or with the group that must go along.
@@ -39,24 +39,24 @@ def test_any_choice_is_brought_within_one_step_of_the_budget(problem: Problem, d
             assert problem.bytes(larger) > problem.budget
 
 
-def _index(problem: Problem, path: str, rank: int | None) -> int:
+def _index(problem: RankBudget, path: str, rank: int | None) -> int:
     return [option.rank for option in problem.options[path]].index(rank)
 
 
-def _group(problem: Problem, path: str) -> int:
+def _group(problem: RankBudget, path: str) -> int:
     return next(linear.group for linear in problem.linears if linear.path == path)
 
 
 @settings(max_examples=100)
 @given(problems(), st.data())
-def test_a_choice_within_the_budget_is_only_rounded_down_if_the_budget_is_not_to_be_filled(problem: Problem, data):
+def test_a_choice_within_the_budget_is_only_rounded_down_if_the_budget_is_not_to_be_filled(problem: RankBudget, data):
     """As papers do: no step up, however much room is left."""
     least = {path: options[0].rank for path, options in problem.options.items()}
     if problem.fused_groups or problem.bytes(least) > problem.budget:
         return
     chosen = {linear.path: data.draw(st.integers(0, 10), label=linear.path) for linear in problem.linears}
-    worth = worth_of(problem, problem.losses(relative_energy))
-    ranks = settle(problem, chosen, worth, fill=False)
+    worth = gain_per_byte(problem, problem.losses(relative_energy))
+    ranks = fit_to_budget(problem, chosen, worth, fill=False)
     assert problem.bytes(ranks) <= problem.budget
     down = {}
     for path, options in problem.options.items():
@@ -71,33 +71,33 @@ def test_a_choice_within_the_budget_is_only_rounded_down_if_the_budget_is_not_to
 
 
 def test_a_choice_that_meets_the_budget_stays_as_it_is():
-    problem = Problem((evidence("a", (64, 64)), evidence("b", (64, 64))), 0.5, LAYOUT)
+    problem = RankBudget((needs("a", (64, 64)), needs("b", (64, 64))), 0.5, LAYOUT)
     chosen = {"a": 8, "b": 24}
     assert problem.bytes(chosen) == problem.budget
-    assert settle(problem, chosen, lambda *_: 0.0) == chosen
+    assert fit_to_budget(problem, chosen, lambda *_: 0.0) == chosen
 
 
 def test_steps_are_taken_where_they_are_worth_most():
-    flat = evidence("flat", (64, 64), energy=torch.ones(64, dtype=torch.float64))
-    steep = evidence("steep", (64, 64), energy=0.5 ** torch.arange(64, dtype=torch.float64))
-    problem = Problem((flat, steep), 0.5, LAYOUT)
-    worth = worth_of(problem, problem.losses(relative_energy))
-    up = settle(problem, {"flat": 8, "steep": 8}, worth)
-    down = settle(problem, {"flat": 24, "steep": 24}, worth)
+    flat = needs("flat", (64, 64), energy=torch.ones(64, dtype=torch.float64))
+    steep = needs("steep", (64, 64), energy=0.5 ** torch.arange(64, dtype=torch.float64))
+    problem = RankBudget((flat, steep), 0.5, LAYOUT)
+    worth = gain_per_byte(problem, problem.losses(relative_energy))
+    up = fit_to_budget(problem, {"flat": 8, "steep": 8}, worth)
+    down = fit_to_budget(problem, {"flat": 24, "steep": 24}, worth)
     assert up == down == {"flat": 24, "steep": 8}
 
 
 def test_a_group_is_factored_or_dense_as_a_whole():
-    linears = tuple(evidence(name, (64, 64), seed=i, group=0) for i, name in enumerate("abc"))
-    problem = Problem(linears, 0.7, LAYOUT, fused_groups=True)
-    ranks = settle(problem, {"a": None, "b": 8, "c": 8}, worth_of(problem, problem.losses(relative_energy)))
+    linears = tuple(needs(name, (64, 64), seed=i, group=0) for i, name in enumerate("abc"))
+    problem = RankBudget(linears, 0.7, LAYOUT, fused_groups=True)
+    ranks = fit_to_budget(problem, {"a": None, "b": 8, "c": 8}, gain_per_byte(problem, problem.losses(relative_energy)))
     assert None not in ranks.values()
-    free = Problem(linears, 0.7, LAYOUT)
-    ranks = settle(free, {"a": None, "b": 8, "c": 8}, worth_of(free, free.losses(relative_energy)))
+    free = RankBudget(linears, 0.7, LAYOUT)
+    ranks = fit_to_budget(free, {"a": None, "b": 8, "c": 8}, gain_per_byte(free, free.losses(relative_energy)))
     assert ranks["a"] is None
 
 
 def test_a_floor_above_the_budget_is_an_error_that_says_what_to_do():
-    problem = Problem((evidence("a", (64, 64)),), 0.3, LAYOUT, floor=0.9)
+    problem = RankBudget((needs("a", (64, 64)),), 0.3, LAYOUT, floor=0.9)
     with pytest.raises(EckartError, match=r"Use --keep 1 or more, or lower allocation\.floor"):
-        settle(problem, {"a": 8}, lambda *_: 0.0)
+        fit_to_budget(problem, {"a": 8}, lambda *_: 0.0)

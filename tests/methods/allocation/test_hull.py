@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.methods.allocation.helpers import all_choices, problems
 
 from eckart.methods.allocation.hull import fill_by_hull, lower_hull
-from eckart.methods.allocation.rank_budget import Problem
+from eckart.methods.allocation.rank_budget import RankBudget
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), min_size=1, max_size=8, unique_by=lambda p: p[0]))
@@ -30,7 +30,7 @@ def test_hull_lies_on_or_below_all_points_and_is_convex(points):
 
 @settings(max_examples=150)
 @given(problems())
-def test_no_choice_of_as_many_bytes_loses_less(problem: Problem):
+def test_no_choice_of_as_many_bytes_loses_less(problem: RankBudget):
     least = sum(options[0].bytes for options in problem.options.values()) / problem.dense_bytes
     problem = replace(problem, keep=max(problem.keep, least))
     losses = problem.losses(lambda linear: linear.curvature)
@@ -49,7 +49,7 @@ def test_no_choice_of_as_many_bytes_loses_less(problem: Problem):
         assert loss(again) <= min(map(loss, within)) + 1e-12
 
 
-def _skipped_nothing(problem: Problem, losses) -> bool:
+def _skipped_nothing(problem: RankBudget, losses) -> bool:
     """Whether the greedy choice took a prefix of all segments by slope, which is when it is the optimum."""
     chosen = fill_by_hull(problem, losses)
     taken, left = [], []

@@ -123,8 +123,8 @@ def test_aces_minimises_the_tail_share_over_its_bounds(seed: int, bounds: tuple[
     direction = torch.randn(M, N, generator=generator, dtype=torch.float64)
     beta = aces(start, direction, RANK, *bounds)
     assert bounds[0] <= beta <= bounds[1]
-    grid = torch.linspace(*bounds, 201).tolist()
-    assert tail_share(start, direction, beta) <= min(tail_share(start, direction, b) for b in grid) + 1e-12
+    scheme = torch.linspace(*bounds, 201).tolist()
+    assert tail_share(start, direction, beta) <= min(tail_share(start, direction, b) for b in scheme) + 1e-12
 
 
 def test_aces_on_equal_streams_stays_within_its_bounds() -> None:

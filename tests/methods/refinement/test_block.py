@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 import eckart
-from eckart.blocks.block_arguments import BlockCall, calls_by_shape, capture_calls
+from eckart.blocks.block_arguments import BlockArguments, arguments_by_shape, capture_arguments
 from eckart.blocks.discovery import find_block_list
-from eckart.blocks.tensor_cache import Spool
+from eckart.blocks.tensor_cache import TensorCache
 from eckart.errors import CalibrationError, EckartWarning
 from eckart.methods.metric import NoMetric
 from eckart.methods.refinement import BlockRefinement
@@ -37,18 +37,18 @@ class Setting:
         with torch.no_grad():
             for parameter in self.damaged.parameters():
                 parameter.mul_(1 + damage * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2)))
-        self.calls = calls_by_shape(model, blocks, range(1, samples + 1), 24, CPU)[0]
-        self.x, (call, *_) = capture_calls(model, blocks, tokens)
+        self.arguments = arguments_by_shape(model, blocks, range(1, samples + 1), 24, CPU)[0]
+        self.x, (call, *_) = capture_arguments(model, blocks, tokens)
         with torch.no_grad():
             self.y = call(self.original, self.x)
         # The compressed stream is another one than the original.
         self.compressed = self.x + 0.05 * torch.randn(self.x.shape, generator=torch.Generator().manual_seed(3))
-        self.call: BlockCall = call
+        self.call: BlockArguments = call
 
     def sequences(self, dtype: torch.dtype = torch.float32) -> Sequences:
         spools = []
         for tensor in (self.compressed, self.x, self.y):
-            spools.append(Spool(dtype))
+            spools.append(TensorCache(dtype))
             for batch in torch.split(tensor, BATCH):
                 spools[-1].append(batch)
         return Sequences(*spools, CPU)
@@ -58,7 +58,7 @@ class Setting:
     ) -> tuple[nn.Module, RefinementRecord]:
         block = copy.deepcopy(self.damaged)
         dtypes = {name: stored for name, _ in block.named_parameters()}
-        record = settings.refine(block, "block", self.calls, self.sequences(), dtypes, torch.float32, 0, **options)
+        record = settings.refine(block, "block", self.arguments, self.sequences(), dtypes, torch.float32, 0, **options)
         return block, record
 
     def relative_loss(self, block: nn.Module, samples: slice) -> float:
@@ -80,7 +80,7 @@ def literal(setting: Setting, settings: BlockRefinement, trained_on: int) -> nn.
             factor = step / warm if step < warm else 0.1 + 0.9 * wave
             optimizer.param_groups[0]["lr"] = settings.learning_rate * factor
             optimizer.zero_grad()
-            output = setting.calls[torch.Size((len(batch), 24))](block, setting.compressed[batch])
+            output = setting.arguments[torch.Size((len(batch), 24))](block, setting.compressed[batch])
             ((output - setting.y[batch]) ** 2).mean().backward()
             nn.utils.clip_grad_norm_(block.parameters(), 1.0)
             optimizer.step()
@@ -223,14 +223,14 @@ def test_checkpointing_changes_nothing() -> None:
 
 def test_batch_sizes_are_all_that_are_run() -> None:
     class Recorder(dict):  # type: ignore[type-arg]
-        def __getitem__(self, key: torch.Size) -> BlockCall:
+        def __getitem__(self, key: torch.Size) -> BlockArguments:
             asked.add(key[0])
             return super().__getitem__(key)
 
     for samples, batch in ((8, 3), (8, 32), (7, 5), (5, 1), (9, 4)):
         asked: set[int] = set()
         setting = Setting(samples=samples)
-        setting.calls = Recorder(setting.calls)
+        setting.arguments = Recorder(setting.arguments)
         settings = BlockRefinement(epochs=1, batch=batch, held_out=0.3)
         setting.refine(settings)
         assert asked == settings.batch_sizes(samples, BATCH)

@@ -29,6 +29,6 @@ def test_what_is_counted_is_what_the_layer_holds(structure: Structure, out_featu
         stored = [c.values.numel() if isinstance(c, SparseLinear) else c.out_features * c.in_features for c in children]
         assert structure.numbers(out_features, in_features, rank) == sum(stored)
         assert [matrix[:2] for matrix in matrices] == [(child.out_features, child.in_features) for child in children]
-        grids = [None if matrix.precision is None else matrix.precision.grid for matrix in matrices]
-        assert grids == [getattr(child, "grid", None) for child in children]
+        schemes = [None if matrix.precision is None else matrix.precision.scheme for matrix in matrices]
+        assert schemes == [getattr(child, "scheme", None) for child in children]
         assert structure.index_bytes(out_features) == sum(b.nbytes for b in layer.buffers(recurse=False))

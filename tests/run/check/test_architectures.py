@@ -101,10 +101,10 @@ def test_refused_before_anything_is_measured(kind: str, ids: torch.Tensor) -> No
     build, recipe, message = REFUSED[kind]
     model = a.made(build)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    observer = eckart.Observer()
-    observer.on_start = lambda *_: pytest.fail("the run has started")  # type: ignore[method-assign]
+    callback = eckart.Callback()
+    callback.on_start = lambda *_: pytest.fail("the run has started")  # type: ignore[method-assign]
     with pytest.raises(UnsupportedModelError, match=message):
-        eckart.compress(model, recipe, 0.6, ids, observer=observer)
+        eckart.compress(model, recipe, 0.6, ids, callback=callback)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 

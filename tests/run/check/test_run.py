@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 import eckart
-from eckart.blocks.block_arguments import capture_calls
+from eckart.blocks.block_arguments import capture_arguments
 from eckart.blocks.discovery import find_block_list
 from eckart.compression.plan import make_plan
 from eckart.errors import CalibrationError, EckartError, NonFiniteError, UnsupportedModelError
@@ -19,7 +19,7 @@ from eckart.run.check.run import is_causal
 from eckart.run.compress_checkpoint import compress_checkpoint
 
 
-class NeverStarted(eckart.Observer):
+class NeverStarted(eckart.Callback):
     def on_start(self, *_: object) -> None:
         pytest.fail("the run has started")
 
@@ -43,7 +43,7 @@ def test_a_weight_that_is_no_number_is_named_before_the_start(
     path, _, leaf = name.rpartition(".")
     for recipe in ("svd", "eckart-fast"):  # without data, and with all the probes that there are
         with pytest.raises(NonFiniteError, match=rf"The {leaf} of {path} is NaN or infinite"):
-            eckart.compress(llama, recipe, 0.6, tokens, observer=NeverStarted())
+            eckart.compress(llama, recipe, 0.6, tokens, callback=NeverStarted())
 
 
 @pytest.mark.parametrize("name", ["model.norm.weight", "model.layers.2.mlp.up_proj.weight"])
@@ -53,7 +53,7 @@ def test_a_weight_that_is_no_number_is_named_on_disk(model_folder: Path, tmp_pat
         model.get_parameter(name)[-1] = torch.nan
     model.save_pretrained(model_folder)
     with pytest.raises(NonFiniteError, match=name.rpartition(".")[0]):
-        compress_checkpoint(model_folder, tmp_path / "out", "svd", 0.6, observer=NeverStarted())
+        compress_checkpoint(model_folder, tmp_path / "out", "svd", 0.6, callback=NeverStarted())
     assert not (tmp_path / "out").exists()
 
 
@@ -69,7 +69,7 @@ def test_large_weights_and_empty_ones_are_numbers(dtype: torch.dtype) -> None:
 def test_samples_that_are_longer_than_the_positions_are_refused(llama: PreTrainedModel) -> None:
     ids = torch.zeros(2, 129, dtype=torch.int64)
     with pytest.raises(CalibrationError, match=r"129 tokens do not fit into the model's context of 128"):
-        eckart.compress(llama, "svd-llm", 0.6, ids, observer=NeverStarted())
+        eckart.compress(llama, "svd-llm", 0.6, ids, callback=NeverStarted())
 
 
 @pytest.mark.parametrize("wrong", [256, -1])
@@ -77,7 +77,7 @@ def test_ids_that_the_embedding_lacks_are_refused(llama: PreTrainedModel, tokens
     tokens[3, 5] = wrong
     for recipe in ("svd-llm", "eckart-fast"):
         with pytest.raises(CalibrationError, match=rf"token id {wrong}, and the model's embedding has 256 rows"):
-            eckart.compress(llama, recipe, 0.6, tokens, observer=NeverStarted())
+            eckart.compress(llama, recipe, 0.6, tokens, callback=NeverStarted())
 
 
 def test_a_tokenizer_of_another_model_is_refused(
@@ -118,20 +118,20 @@ def test_what_is_known_of_a_model(kind: str, tokens: Tensor) -> None:
 
 def test_it_is_stored_in_the_result(model_folder: Path, tmp_path: Path) -> None:
     report = compress_checkpoint(model_folder, tmp_path / "out", "svd", 0.6)
-    stored = eckart.Report.model_validate_json((tmp_path / "out" / "eckart" / "report.json").read_text())
+    stored = eckart.CompressionResult.model_validate_json((tmp_path / "out" / "eckart" / "report.json").read_text())
     assert stored.check == report.check
     assert stored.check is not None
     assert stored.check.length is None  # nothing looked at text
     older = report.model_dump(mode="json")
     older.pop("check")
-    assert eckart.Report.model_validate(older).check is None
+    assert eckart.CompressionResult.model_validate(older).check is None
 
 
 def test_an_argument_that_depends_on_the_text_is_named_before_the_start(llama: PreTrainedModel, tokens: Tensor) -> None:
     architectures.hand_over_ids(llama)
     for recipe in ("svd-llm", "eckart-fast"):
         with pytest.raises(UnsupportedModelError, match=r"hands its blocks 'ids', which depends on the text"):
-            eckart.compress(llama, recipe, 0.6, tokens, observer=NeverStarted())
+            eckart.compress(llama, recipe, 0.6, tokens, callback=NeverStarted())
 
 
 def test_a_failure_of_a_model_is_no_traceback(llama: PreTrainedModel, tokens: Tensor) -> None:
@@ -157,8 +157,8 @@ def test_decoders_are_causal_in_any_precision(kind: str) -> None:
 
 def first_block_is_causal(model: PreTrainedModel) -> bool:
     modules = find_block_list(model)[1]
-    hidden, calls = capture_calls(model, modules, torch.arange(16)[None])
-    return is_causal(modules[0], calls[0], hidden)
+    hidden, arguments = capture_arguments(model, modules, torch.arange(16)[None])
+    return is_causal(modules[0], arguments[0], hidden)
 
 
 def test_a_failure_on_longer_samples_says_so(tokens: Tensor) -> None:

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from eckart.blocks.blockwise_model import OriginalModel
+from eckart.blocks.blockwise_model import BlockwiseModel
 from eckart.blocks.discovery import Block
-from eckart.blocks.onload import Weights
-from eckart.blocks.passes import Calls, Stream
-from eckart.blocks.tensor_cache import Workspace
+from eckart.blocks.onload import WeightSource
+from eckart.blocks.passes import ArgumentsByShape, HiddenStates
+from eckart.blocks.tensor_cache import ScratchSpace
 from eckart.compression.distil.student import StudentBlock
 from eckart.compression.distil.training import Student
 from eckart.compression.result import LayerRecord
@@ -44,14 +44,14 @@ def distil(
     model: PreTrainedModel,
     blocks: Sequence[Block],
     stored: Callable[[int], Mapping[str, Tensor]],
-    calls: Sequence[Calls],
-    inputs: Stream,
-    targets: Stream,
+    arguments: Sequence[ArgumentsByShape],
+    inputs: HiddenStates,
+    targets: HiddenStates,
     calibration: Calibration,
     *,
-    weights: Weights,
+    weights: WeightSource,
     device: torch.device,
-    workspace: Workspace,
+    scratch: ScratchSpace,
     recompute: bool,
     on_epoch: Callable[[int, EpochRecord], None] = lambda number, record: None,
 ) -> Distilled:
@@ -62,34 +62,34 @@ def distil(
         model: whose blocks are compressed; stays as it is.
         blocks: of it.
         stored: gives all tensors of a block by its number.
-        calls: how the model calls each block.
+        arguments: how the model calls each block.
         inputs: the stream in front of the first block.
         targets: the stream behind the last block of the original model.
         calibration: the tokens.
         weights: where the model's other tensors are.
         device: where blocks are run.
-        workspace: where what is trained lives between uses.
+        scratch: where what is trained lives between uses.
         recompute: compute activations twice instead of holding them.
         on_epoch: is called with the number of each finished epoch, from 1, and its losses.
     """
-    files = [None if workspace.in_memory else workspace.path(f"student-{index:05d}") for index in range(len(blocks))]
+    files = [None if scratch.in_memory else scratch.path(f"student-{index:05d}") for index in range(len(blocks))]
     student_blocks = [
         StudentBlock(block.module, stored(index), plan, device, file)
         for index, (block, file) in enumerate(zip(blocks, files, strict=True))
     ]
-    head = OriginalModel(model, blocks, weights, device, workspace, calibration)
-    head.calls = list(calls)
+    head = BlockwiseModel(model, blocks, weights, device, scratch, calibration)
+    head.arguments = list(arguments)
     with head.head() as logits:
         student = Student(
             student_blocks,
-            calls,
+            arguments,
             calibration.tokens,
             inputs,
             targets,
             logits,
             device,
             compute_dtype(head.dtype, device),
-            recompute=recompute or not workspace.in_memory,
+            recompute=recompute or not scratch.in_memory,
         )
         record = train(plan, student, len(calibration.tokens), calibration.seed, on_epoch)
     return Distilled(DistillationRecord(**dict(record)), (block.result() for block in student_blocks))
@@ -103,12 +103,12 @@ def put_layers(block: Block, layers: Mapping[str, LayerRecord], layout: Layout) 
         layers: records by path.
         layout: of the recipe.
     """
-    for target in block.targets:
-        record = layers[target.path]
-        linear: nn.Module = block.module.get_submodule(target.name)
+    for ref in block.linears:
+        record = layers[ref.path]
+        linear: nn.Module = block.module.get_submodule(ref.name)
         if layout.changes(record.rank):
             layer = layout.empty_like(linear, record.rank)
             if record.in_order:
                 assert isinstance(layer, PivotedLinear)
                 layer.index = None
-            block.module.set_submodule(target.name, layer)
+            block.module.set_submodule(ref.name, layer)

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from eckart.methods.training.config import TrainingPlan
+from eckart.methods.training.config import TrainingConfig
 
 WEIGHT = "weight"  # beside what the optimiser calls its own tensors of a parameter
 
@@ -32,7 +32,7 @@ class StudentBlock:
         self,
         module: nn.Module,
         stored: Mapping[str, Tensor],
-        plan: TrainingPlan,
+        plan: TrainingConfig,
         device: torch.device,
         file: Path | None = None,
     ) -> None:
@@ -44,7 +44,7 @@ class StudentBlock:
             name: nn.Parameter(stored[name].to(device, torch.float32, copy=True)) for name in sorted(trained)
         }
         self.optimiser = plan.optimiser(list(self.parameters.values()))
-        self.kept: dict[str, Tensor] = {}
+        self.best: dict[str, Tensor] = {}
         if file is not None:
             self._park(file)
 
@@ -87,22 +87,22 @@ class StudentBlock:
         """Return what is trained as it would be stored."""
         return {name: p.detach().to(self.dtypes[name], copy=True) for name, p in self.parameters.items()}
 
-    def keep(self) -> None:
+    def snapshot(self) -> None:
         """Remember the present state as it would be stored, with what is not trained."""
-        kept = {name: tensor.cpu().contiguous() for name, tensor in {**self.fixed, **self.rounded()}.items()}
+        best = {name: tensor.cpu().contiguous() for name, tensor in {**self.fixed, **self.rounded()}.items()}
         if self.file is None:
-            self.kept = kept
+            self.best = best
         else:
-            save_file(kept, self._best(self.file))
+            save_file(best, self._best(self.file))
 
     def result(self) -> dict[str, Tensor]:
         """Return what was remembered last, all tensors of the block, on the host; its files are deleted."""
         if self.file is None:
-            return self.kept
-        kept = load_file(self._best(self.file))
+            return self.best
+        best = load_file(self._best(self.file))
         self.file.unlink()
         self._best(self.file).unlink()
-        return kept
+        return best
 
     def _best(self, file: Path) -> Path:
         return file.with_suffix(".best")

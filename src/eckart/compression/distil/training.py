@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional
 
-from eckart.blocks.block_arguments import BlockCall
-from eckart.blocks.passes import Calls, Stream, gather
+from eckart.blocks.block_arguments import BlockArguments
+from eckart.blocks.passes import ArgumentsByShape, HiddenStates, gather
 from eckart.compression.distil.student import StudentBlock
 from eckart.device import autocast
 
@@ -34,7 +34,7 @@ class Student:
 
     Attributes:
         blocks: in order.
-        calls: how the model calls each.
+        arguments: how the model calls each.
         tokens: of the calibration, (samples, length).
         inputs: the stream in front of the first block.
         targets: the stream behind the last block of the original model.
@@ -45,10 +45,10 @@ class Student:
     """
 
     blocks: Sequence[StudentBlock]
-    calls: Sequence[Calls]
+    arguments: Sequence[ArgumentsByShape]
     tokens: Tensor
-    inputs: Stream
-    targets: Stream
+    inputs: HiddenStates
+    targets: HiddenStates
     logits: Logits
     device: torch.device
     compute: torch.dtype
@@ -64,22 +64,22 @@ class Student:
         parts = torch.split(batch, self.at_once)
         hidden = [gather(self.inputs, part, self.device).float() for part in parts]
         held: list[list[tuple[Tensor, Tensor | None]]] = []
-        for block, calls in zip(self.blocks, self.calls, strict=True):
+        for block, arguments in zip(self.blocks, self.arguments, strict=True):
             runs = list[tuple[Tensor, Tensor | None]]()
             with block.used(), torch.set_grad_enabled(not self.recompute):
                 for leaf in hidden:
                     leaf.requires_grad_(True)
-                    runs.append((leaf, self._run(block.tensors, block, calls, leaf)))
+                    runs.append((leaf, self._run(block.tensors, block, arguments, leaf)))
             hidden = [output.detach() for _, output in runs if output is not None]
             held.append([(leaf, None) for leaf, _ in runs] if self.recompute else runs)
         found = [self._loss_and_gradient(part, leaf, len(batch)) for part, leaf in zip(parts, hidden, strict=True)]
         gradients = [gradient for _, gradient in found]
-        for block, calls in zip(reversed(self.blocks), reversed(self.calls), strict=True):
+        for block, arguments in zip(reversed(self.blocks), reversed(self.arguments), strict=True):
             runs = held.pop()
             with block.used():
                 for index, (leaf, output) in enumerate(runs):
                     if output is None:
-                        output = self._run(block.tensors, block, calls, leaf)
+                        output = self._run(block.tensors, block, arguments, leaf)
                     torch.autograd.backward(output, gradients[index])
                     assert leaf.grad is not None
                     gradients[index] = leaf.grad
@@ -95,10 +95,10 @@ class Student:
         parts = torch.split(sequences, self.at_once)
         hidden = [gather(self.inputs, part, self.device).float() for part in parts]
         with torch.no_grad():
-            for block, calls in zip(self.blocks, self.calls, strict=True):
+            for block, arguments in zip(self.blocks, self.arguments, strict=True):
                 with block.used():
                     rounded = {name: tensor.float() for name, tensor in block.rounded().items()}
-                    hidden = [self._run({**block.fixed, **rounded}, block, calls, leaf) for leaf in hidden]
+                    hidden = [self._run({**block.fixed, **rounded}, block, arguments, leaf) for leaf in hidden]
             return sum(
                 float(self._divergence(index, leaf[row : row + 1]))
                 for part, leaf in zip(parts, hidden, strict=True)
@@ -113,14 +113,16 @@ class Student:
                     return False
         return True
 
-    def keep(self) -> None:
+    def snapshot(self) -> None:
         """Remember the present state."""
         for block in self.blocks:
             with block.used():
-                block.keep()
+                block.snapshot()
 
-    def _run(self, tensors: Mapping[str, Tensor], block: StudentBlock, calls: Calls, hidden: Tensor) -> Tensor:
-        call: BlockCall = calls[hidden.shape[:2]]
+    def _run(
+        self, tensors: Mapping[str, Tensor], block: StudentBlock, arguments: ArgumentsByShape, hidden: Tensor
+    ) -> Tensor:
+        call: BlockArguments = arguments[hidden.shape[:2]]
 
         def run(*args: object, **kwargs: object) -> object:
             return functional_call(block.module, dict(tensors), args, kwargs)

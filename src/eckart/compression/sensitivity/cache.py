@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eckart.compression.sensitivity.measurements import Profile
+from eckart.compression.sensitivity.measurements import Measurements
 from eckart.compression.sensitivity.request import Request
 from eckart.compression.sensitivity.stored import load_profile, save_profile
-from eckart.methods.allocation import Evidence
+from eckart.methods.allocation import Needs
 
 
 @dataclass(frozen=True)
-class ProfileCache:
+class MeasurementsCache:
     """Profiles that were measured before.
 
     Attributes:
@@ -26,7 +26,7 @@ class ProfileCache:
     folder: Path
     identity: str
 
-    def find(self, request: Request) -> Profile | None:
+    def find(self, request: Request) -> Measurements | None:
         """Return a profile with all that is asked for, or with more; None if there is none."""
         asked = self._facts(request)
         for file in sorted(self.folder.glob("*.json")):
@@ -34,11 +34,11 @@ class ProfileCache:
                 return load_profile(file.with_suffix(""))
         return None
 
-    def keep(self, request: Request, profile: Profile) -> Profile:
+    def save(self, request: Request, measurements: Measurements) -> Measurements:
         """Write a profile that was measured, and return it as it is read from there."""
         text = json.dumps(self._facts(request), sort_keys=True)
         path = self.folder / hashlib.sha256(text.encode()).hexdigest()[:16]
-        save_profile(profile, path)
+        save_profile(measurements, path)
         path.with_suffix(".json").write_text(text, encoding="utf-8")  # last: what it names is there
         return load_profile(path)
 
@@ -49,7 +49,7 @@ class ProfileCache:
             "structure": request.structure.model_dump(mode="json"),
             "metric": None if request.metric is None else request.metric.model_dump(mode="json"),
             "gradient_samples": request.gradient_samples if request.next_labels is not None else 0,
-            "evidence": request.evidence.value,
+            "evidence": request.needs.value,
             "keep_bases": request.keep_bases,
             "keep_inputs": request.keep_inputs,
         }
@@ -61,6 +61,6 @@ def _covers(known: dict[str, Any], asked: dict[str, Any]) -> bool:
         all(known[name] == asked[name] for name in ("identity", "objective", "structure"))
         and asked["metric"] in (None, known["metric"])
         and asked["gradient_samples"] in (0, known["gradient_samples"])
-        and Evidence(asked["evidence"]) in Evidence(known["evidence"])
+        and Needs(asked["evidence"]) in Needs(known["evidence"])
         and all(known[name] >= asked[name] for name in ("keep_bases", "keep_inputs"))
     )

@@ -8,12 +8,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from eckart.blocks.blockwise_model import Observe, OriginalModel
-from eckart.blocks.cached_tensors import SpooledTensors
-from eckart.blocks.discovery import Target
-from eckart.blocks.overridden_weights import OverlaidWeights
+from eckart.blocks.blockwise_model import BlockwiseModel, Observe
+from eckart.blocks.cached_tensors import CachedTensors
+from eckart.blocks.discovery import LinearRef
+from eckart.blocks.overridden_weights import OverriddenWeights
 from eckart.compression.sensitivity.measure import Progress, measure
-from eckart.compression.sensitivity.measurements import Profile
+from eckart.compression.sensitivity.measurements import Measurements
 from eckart.compression.sensitivity.request import request_of
 from eckart.compression.sensitivity.trials import truncated_weight
 from eckart.layers import weight_matrix
@@ -24,8 +24,8 @@ Ranks = Mapping[str, int | None]
 
 
 def stage(
-    original: OriginalModel, recipe: Recipe, keep: float, progress: Progress
-) -> tuple[Profile, dict[str, Tensor]]:
+    original: BlockwiseModel, recipe: Recipe, keep: float, progress: Progress
+) -> tuple[Measurements, dict[str, Tensor]]:
     """Return the profile of the last stage, and the weights that it was measured on, by path.
 
     In each stage the whole budget is allocated anew. Between two stages each truncated weight ``W'`` of a linear with
@@ -49,65 +49,65 @@ def stage(
             progress(offset + done, total)
 
         last = number == allocation.stages - 1
-        profile = measure(current, request_of(recipe, keep_bases=not last), advanced)
+        measurements = measure(current, request_of(recipe, keep_bases=not last), advanced)
         if last:
             break
-        ranks = allocation.ranks(profile.linears, keep, recipe.layout)
-        truncated = _truncated(current, profile, ranks, corrected, number)
+        ranks = allocation.ranks(measurements.linears, keep, recipe.layout)
+        truncated = _truncated(current, measurements, ranks, corrected, number)
         corrected = _corrected(original, truncated, number)
-        current = replace(original, weights=OverlaidWeights(original.weights, original.model, corrected))
-    return profile, dict(corrected)
+        current = replace(original, weights=OverriddenWeights(original.weights, original.model, corrected))
+    return measurements, dict(corrected)
 
 
 def _truncated(
-    current: OriginalModel, profile: Profile, ranks: Ranks, corrected: Mapping[str, Tensor], number: int
-) -> SpooledTensors:
+    current: BlockwiseModel, measurements: Measurements, ranks: Ranks, corrected: Mapping[str, Tensor], number: int
+) -> CachedTensors:
     """Return the truncated weights of the linears that have a rank; the others go back to their original weight."""
-    truncated = SpooledTensors(current.workspace.spool(f"truncated-{number}", torch.float32))
+    truncated = CachedTensors(current.scratch.cache(f"truncated-{number}", torch.float32))
     for block in current.blocks:
-        with current.weights.lend(block.module, current.device):
-            for target in block.targets:
-                rank = ranks[target.path]
+        with current.weights.onload(block.module, current.device):
+            for ref in block.linears:
+                rank = ranks[ref.path]
                 if rank is None:
                     continue
                 # A correction can be smaller than the rounding of the dtype that weights are lent in.
-                weight = corrected.get(target.path)
+                weight = corrected.get(ref.path)
                 if weight is None:
-                    weight = weight_matrix(block.module.get_submodule(target.name)).detach().float().cpu()
-                basis, dual = profile.solutions[target.path]
-                truncated.add(target.path, truncated_weight(weight, basis[:, :rank], dual[:, :rank]))
+                    weight = weight_matrix(block.module.get_submodule(ref.name)).detach().float().cpu()
+                basis, dual = measurements.solutions[ref.path]
+                truncated.add(ref.path, truncated_weight(weight, basis[:, :rank], dual[:, :rank]))
     return truncated
 
 
-def _corrected(original: OriginalModel, truncated: SpooledTensors, number: int) -> SpooledTensors:
+def _corrected(original: BlockwiseModel, truncated: CachedTensors, number: int) -> CachedTensors:
     """Return the truncated weights, each moved along its gradient towards the original one's loss."""
-    overlay = OverlaidWeights(original.weights, original.model, truncated)
+    overlay = OverriddenWeights(original.weights, original.model, truncated)
     # As published, the gradient of one calibration sequence.
     model = replace(original.cropped(1, None), weights=overlay)
     streams = model.forward()
     gradient, _ = model.loss_gradient(streams[-1], None)
-    corrected = SpooledTensors(original.workspace.spool(f"corrected-{number}", torch.float32))
+    corrected = CachedTensors(original.scratch.cache(f"corrected-{number}", torch.float32))
     for index in reversed(range(len(original.blocks))):
         block = original.blocks[index]
-        sums: dict[Target, Tensor] = {}
-        with overlay.lend(block.module, original.device):
+        sums: dict[LinearRef, Tensor] = {}
+        with overlay.onload(block.module, original.device):
             gradient = model.backward(index, streams[index], gradient, "", _adding(sums))
-        with original.weights.lend(block.module, original.device):
-            for target in (target for target in block.targets if target.path in truncated):
-                teacher = weight_matrix(block.module.get_submodule(target.name)).detach().float().cpu()
-                weight = truncated[target.path]
-                corrected.add(target.path, weight + projected(teacher - weight, sums.get(target)))
+        with original.weights.onload(block.module, original.device):
+            for ref in (ref for ref in block.linears if ref.path in truncated):
+                teacher = weight_matrix(block.module.get_submodule(ref.name)).detach().float().cpu()
+                weight = truncated[ref.path]
+                corrected.add(ref.path, weight + projected(teacher - weight, sums.get(ref)))
     for stream in (*streams, gradient):
         stream.delete()
     return corrected
 
 
-def _adding(sums: dict[Target, Tensor]) -> Observe:
-    def add(target: Target, inputs: Tensor, at_output: Tensor | None) -> None:
+def _adding(sums: dict[LinearRef, Tensor]) -> Observe:
+    def add(ref: LinearRef, inputs: Tensor, at_output: Tensor | None) -> None:
         if at_output is None:
             return
         product = (at_output.float().T @ inputs.float()).cpu()
-        sums[target] = product + sums[target] if target in sums else product
+        sums[ref] = product + sums[ref] if ref in sums else product
 
     return add
 

@@ -8,20 +8,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from eckart.blocks.blockwise_model import OriginalModel
-from eckart.blocks.discovery import Group, Target
-from eckart.blocks.passes import Stream, empty_moments, input_moments
-from eckart.compression.sensitivity.measurements import Profile
+from eckart.blocks.blockwise_model import BlockwiseModel
+from eckart.blocks.discovery import Group, LinearRef
+from eckart.blocks.passes import HiddenStates, empty_moments, input_moments
+from eckart.compression.sensitivity.measurements import Measurements
 from eckart.compression.sensitivity.request import Labels, Request
 from eckart.compression.sensitivity.solver import BlockSums, Solver
 from eckart.device import give_back_memory, moment_device
 from eckart.maths.moments import Moments, gram
-from eckart.methods.allocation import Evidence
+from eckart.methods.allocation import Needs
 
 Progress = Callable[[int, int], None]
 
 
-def measure(original: OriginalModel, request: Request, progress: Progress) -> Profile:
+def measure(original: BlockwiseModel, request: Request, progress: Progress) -> Measurements:
     """Return what is asked for.
 
     Args:
@@ -36,8 +36,8 @@ def measure(original: OriginalModel, request: Request, progress: Progress) -> Pr
 
 
 def measure_all(
-    original: OriginalModel, requests: Sequence[Request], progress: Progress, *, first: int = 0
-) -> list[Profile]:
+    original: BlockwiseModel, requests: Sequence[Request], progress: Progress, *, first: int = 0
+) -> list[Measurements]:
     """Return what each request asks for, from one walk: streams, moments and gradients are shared.
 
     Args:
@@ -57,18 +57,18 @@ def measure_all(
 class _Measurement:
     """The walk: what does not depend on what a component is."""
 
-    def __init__(self, original: OriginalModel, solvers: Sequence[Solver], progress: Progress) -> None:
+    def __init__(self, original: BlockwiseModel, solvers: Sequence[Solver], progress: Progress) -> None:
         self.original, self.solvers, self.progress = original, solvers, progress
         self.requests = [solver.request for solver in solvers]
         self.device = moment_device(original.device)
         found = [labels for r in self.requests for labels in (r.next_labels, r.metric_labels) if labels is not None]
         self.labels = list(dict.fromkeys(found))
 
-    def run(self) -> list[Profile]:
+    def run(self) -> list[Measurements]:
         blocks = self.original.blocks
         streams = self.original.forward() if any(request.looks_at_data for request in self.requests) else []
         # The tail of the model is run once for each kind of label.
-        gradients: dict[Labels, Stream] = {}
+        gradients: dict[Labels, HiddenStates] = {}
         counts: dict[Labels, int] = {}
         for labels in self.labels:
             gradients[labels], counts[labels] = self.original.loss_gradient(
@@ -76,7 +76,7 @@ class _Measurement:
             )
         for index in reversed(range(len(blocks))):
             block = blocks[index]
-            with self.original.weights.lend(block.module, self.original.device):
+            with self.original.weights.onload(block.module, self.original.device):
                 sums = self._sums(index, streams, gradients, counts)
                 for group in block.groups:
                     moments = sums.moments.pop(group, None)
@@ -90,34 +90,38 @@ class _Measurement:
             self.progress(len(blocks) - index, len(blocks))
         for stream in (*streams, *gradients.values()):
             stream.delete()
-        return [solver.profile() for solver in self.solvers]
+        return [solver.measurements() for solver in self.solvers]
 
     def _sums(
-        self, index: int, streams: Sequence[Stream], gradients: dict[Labels, Stream], counts: dict[Labels, int]
+        self,
+        index: int,
+        streams: Sequence[HiddenStates],
+        gradients: dict[Labels, HiddenStates],
+        counts: dict[Labels, int],
     ) -> BlockSums:
         """Sum over the tokens at the linears of a block, and carry the gradients to the front of it."""
         block = self.original.blocks[index]
         moments: dict[Group, Moments] = {}
-        leaders: dict[Target, Moments] = {}
+        leaders: dict[LinearRef, Moments] = {}
         if any(request.needs_moments for request in self.requests):
             if self.labels:  # found where a block is run for its gradients anyway
                 moments = {group: empty_moments(group, self.original.device) for group in block.groups}
-                leaders = {group.targets[0]: moments[group] for group in block.groups}
+                leaders = {group.linears[0]: moments[group] for group in block.groups}
             else:
-                calls = self.original.calls[index]
-                moments = input_moments(block.module, block.groups, calls, streams[index], self.original.device)
+                arguments = self.original.arguments[index]
+                moments = input_moments(block.module, block.groups, arguments, streams[index], self.original.device)
         behind = {labels: self._second_moment(gradients[labels]) for labels in self.labels if labels.metric is not None}
-        weighted: dict[Labels, dict[Target, Tensor]] = {}
+        weighted: dict[Labels, dict[LinearRef, Tensor]] = {}
         sums = {}
         for labels in self.labels:
             sums[labels] = self._backward(index, streams[index], gradients, labels, weighted, leaders)
             leaders = {}
         similarity = None
-        if any(Evidence.SIMILARITY in request.evidence for request in self.requests):
+        if any(Needs.SIMILARITY in request.needs for request in self.requests):
             similarity = mean_cosine(streams[index], streams[index + 1])
         return BlockSums(moments, sums, counts, weighted, behind, similarity)
 
-    def _second_moment(self, stream: Stream) -> Tensor:
+    def _second_moment(self, stream: HiddenStates) -> Tensor:
         total = torch.zeros(())
         for batch in stream:
             rows = batch.flatten(0, -2).to(self.original.device)
@@ -127,30 +131,30 @@ class _Measurement:
     def _backward(
         self,
         index: int,
-        stream: Stream,
-        gradients: dict[Labels, Stream],
+        stream: HiddenStates,
+        gradients: dict[Labels, HiddenStates],
         labels: Labels,
-        weighted: dict[Labels, dict[Target, Tensor]],
-        leaders: dict[Target, Moments],
-    ) -> dict[Target, Tensor]:
+        weighted: dict[Labels, dict[LinearRef, Tensor]],
+        leaders: dict[LinearRef, Moments],
+    ) -> dict[LinearRef, Tensor]:
         """Return the sums of one kind of labels; add to ``weighted``, and to the moments by each group's leader."""
-        sums: dict[Target, Tensor] = {}
-        moments: dict[Target, Tensor] = {}
-        weights: dict[Target, float] = {}
+        sums: dict[LinearRef, Tensor] = {}
+        moments: dict[LinearRef, Tensor] = {}
+        weights: dict[LinearRef, float] = {}
         weighs = labels.metric is not None and labels.metric.weighs_tokens
 
-        def add(target: Target, inputs: Tensor, at_output: Tensor | None) -> None:
-            if target in leaders:
-                leaders[target].add(inputs)
+        def add(ref: LinearRef, inputs: Tensor, at_output: Tensor | None) -> None:
+            if ref in leaders:
+                leaders[ref].add(inputs)
             if at_output is None:
                 return
             at_output, inputs = at_output.float(), inputs.float()
             product = at_output.T @ inputs if labels.metric is None else gram(at_output)
-            _add_to(sums, target, product.to(self.device, torch.float64))
+            _add_to(sums, ref, product.to(self.device, torch.float64))
             if weighs:
                 sizes = at_output.norm(dim=1, keepdim=True)
-                _add_to(moments, target, gram(inputs * sizes.sqrt()).to(self.device, torch.float64))
-                weights[target] = weights.get(target, 0.0) + float(sizes.sum())
+                _add_to(moments, ref, gram(inputs * sizes.sqrt()).to(self.device, torch.float64))
+                weights[ref] = weights.get(ref, 0.0) + float(sizes.sum())
 
         name = self._name(labels)
         gradients[labels] = self.original.backward(index, stream, gradients[labels], name, add)
@@ -162,11 +166,11 @@ class _Measurement:
         return f"{self.labels.index(labels)}"
 
 
-def _add_to(sums: dict[Target, Tensor], target: Target, product: Tensor) -> None:
-    sums[target] = sums[target] + product if target in sums else product
+def _add_to(sums: dict[LinearRef, Tensor], ref: LinearRef, product: Tensor) -> None:
+    sums[ref] = sums[ref] + product if ref in sums else product
 
 
-def mean_cosine(front: Stream, behind: Stream) -> float:
+def mean_cosine(front: HiddenStates, behind: HiddenStates) -> float:
     """Return the mean cosine of the hidden states of all tokens in front of a block and behind it."""
     total, count = 0.0, 0
     for before, after in zip(front, behind, strict=True):

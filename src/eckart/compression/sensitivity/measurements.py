@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from eckart.methods.allocation import LinearEvidence
+from eckart.methods.allocation import LayerStatistics
 
 
 @dataclass
-class Profile:
+class Measurements:
     """What was measured.
 
     Attributes:
@@ -27,19 +27,19 @@ class Profile:
         means: of those inputs, (n,) float64, by path, if they were asked for and the objective looks at data.
     """
 
-    linears: tuple[LinearEvidence, ...]
+    linears: tuple[LayerStatistics, ...]
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
     solutions: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     whitenings: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     means: Mapping[str, Tensor] = field(default_factory=dict)
     block_metrics: Mapping[str, Tensor] = field(default_factory=dict)
 
-    def evidence(self, path: str) -> LinearEvidence:
+    def needs(self, path: str) -> LayerStatistics:
         """Return the evidence on a linear."""
         return next(linear for linear in self.linears if linear.path == path)
 
     def components(self, path: str) -> tuple[Tensor, Tensor, Tensor]:
         """Return basis and dual (m, p) of a linear, and its singular values (p,), if bases were kept."""
-        linear = self.evidence(path)
+        linear = self.needs(path)
         assert linear.energy is not None
         return *self.solutions[path], (linear.energy * linear.tokens).sqrt()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from eckart.methods.allocation import Evidence, ZeroSum
+from eckart.methods.allocation import Needs, ZeroSum
 from eckart.methods.metric import Fisher
 from eckart.methods.objectives import Objective
 from eckart.methods.recipe import Recipe
@@ -31,7 +31,7 @@ class Request:
 
     Attributes:
         objective: says what a component is.
-        evidence: on each linear.
+        needs: on each linear.
         metric: how gradients of outputs are measured, for an output metric of linears or blocks, or for curvature.
         gradient_samples: calibration samples that first-order changes are taken on; None for all.
         keep_bases: whether the output bases are kept, in which linears can be truncated to any rank.
@@ -40,7 +40,7 @@ class Request:
     """
 
     objective: Objective
-    evidence: Evidence
+    needs: Needs
     metric: Fisher | None = None
     gradient_samples: int | None = None
     keep_bases: bool = False
@@ -50,7 +50,7 @@ class Request:
     @property
     def needs_spectrum(self) -> bool:
         """Whether the equation is solved for each linear."""
-        return Evidence.SPECTRUM in self.evidence or self.keep_bases
+        return Needs.SPECTRUM in self.needs or self.keep_bases
 
     @property
     def needs_moments(self) -> bool:
@@ -66,12 +66,12 @@ class Request:
     @property
     def looks_at_data(self) -> bool:
         """Whether calibration tokens are looked at."""
-        return self.objective.needs_data or bool(self.evidence & ~Evidence.SPECTRUM)
+        return self.objective.needs_data or bool(self.needs & ~Needs.SPECTRUM)
 
     @property
     def next_labels(self) -> Labels | None:
         """Those of the gradients that first-order changes are taken of; None if they are not asked for."""
-        return Labels(None, self.gradient_samples) if Evidence.FIRST_ORDER in self.evidence else None
+        return Labels(None, self.gradient_samples) if Needs.FIRST_ORDER in self.needs else None
 
     @property
     def metric_labels(self) -> Labels | None:
@@ -89,7 +89,7 @@ class Request:
             return None
         return replace(
             self,
-            evidence=self.evidence | other.evidence,
+            needs=self.needs | other.needs,
             metric=self.metric or other.metric,
             gradient_samples=first_order[0] if first_order else None,
             keep_bases=self.keep_bases or other.keep_bases,
@@ -102,8 +102,8 @@ def request_of(recipe: Recipe, *, keep_bases: bool = False, keep_inputs: bool = 
     allocation = recipe.allocation
     metric = recipe.objective.output_metric or allocation.curvature_metric or recipe.refinement.output_metric
     samples = allocation.gradient_samples if isinstance(allocation, ZeroSum) else None
-    evidence, structure = allocation.evidence, recipe.structure
-    return Request(recipe.objective, evidence, metric, samples, keep_bases, structure, keep_inputs)
+    needs, structure = allocation.needs, recipe.structure
+    return Request(recipe.objective, needs, metric, samples, keep_bases, structure, keep_inputs)
 
 
 def merge(requests: Iterable[Request]) -> list[Request]:

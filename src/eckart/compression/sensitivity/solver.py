@@ -7,19 +7,19 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from eckart.blocks.blockwise_model import OriginalModel
-from eckart.blocks.cached_tensors import SpooledPairs, SpooledTensors
-from eckart.blocks.discovery import Block, Group, Target
-from eckart.blocks.tensor_cache import Spool
+from eckart.blocks.blockwise_model import BlockwiseModel
+from eckart.blocks.cached_tensors import CachedPairs, CachedTensors
+from eckart.blocks.discovery import Block, Group, LinearRef
+from eckart.blocks.tensor_cache import TensorCache
 from eckart.compression.plan import shapes_of
-from eckart.compression.sensitivity.measurements import Profile
+from eckart.compression.sensitivity.measurements import Measurements
 from eckart.compression.sensitivity.request import Labels, Request
 from eckart.device import moment_device
 from eckart.errors import NonFiniteError
 from eckart.layers import Fit, weight_matrix
 from eckart.maths.lowrank import Solution, Whitening, solve
 from eckart.maths.moments import Moments
-from eckart.methods.allocation import Evidence, LinearEvidence
+from eckart.methods.allocation import LayerStatistics, Needs
 
 
 @dataclass
@@ -38,9 +38,9 @@ class BlockSums:
     """
 
     moments: dict[Group, Moments]
-    gradients: dict[Labels, dict[Target, Tensor]]
+    gradients: dict[Labels, dict[LinearRef, Tensor]]
     counts: dict[Labels, int]
-    weighted: dict[Labels, dict[Target, Tensor]]
+    weighted: dict[Labels, dict[LinearRef, Tensor]]
     behind: dict[Labels, Tensor]
     similarity: float | None
 
@@ -54,28 +54,28 @@ class Solver:
         number: tells it from other requests.
     """
 
-    def __init__(self, original: OriginalModel, request: Request, number: int) -> None:
+    def __init__(self, original: BlockwiseModel, request: Request, number: int) -> None:
         self.original, self.request = original, request
-        self.objective, self.structure, self.wants = request.objective, request.structure, request.evidence
+        self.objective, self.structure, self.wants = request.objective, request.structure, request.needs
         self.device = moment_device(original.device)
-        self.found: dict[str, LinearEvidence] = {}
+        self.found: dict[str, LayerStatistics] = {}
 
-        def spool(name: str, dtype: torch.dtype) -> Spool:
-            return original.workspace.spool(f"{name}-{number}", dtype)
+        def cache(name: str, dtype: torch.dtype) -> TensorCache:
+            return original.scratch.cache(f"{name}-{number}", dtype)
 
-        self.metrics = None if self.objective.output_metric is None else SpooledTensors(spool("metric", torch.float32))
+        self.metrics = None if self.objective.output_metric is None else CachedTensors(cache("metric", torch.float32))
         self.block_metrics: dict[str, Tensor] = {}
         self.bases = self.whitenings = self.means = None
         if request.keep_bases:
-            self.bases = SpooledPairs(spool("basis", torch.float32), spool("dual", torch.float32))
+            self.bases = CachedPairs(cache("basis", torch.float32), cache("dual", torch.float32))
         if request.keep_inputs:
-            self.whitenings = SpooledPairs(spool("root", torch.float64), spool("inverse", torch.float64))
-            self.means = SpooledTensors(spool("mean", torch.float64))
+            self.whitenings = CachedPairs(cache("root", torch.float64), cache("inverse", torch.float64))
+            self.means = CachedTensors(cache("mean", torch.float64))
 
-    def profile(self) -> Profile:
+    def measurements(self) -> Measurements:
         """Return what was added."""
         linears = tuple(replace(self.found[shape.path], group=shape.group) for shape in shapes_of(self.original.blocks))
-        return Profile(
+        return Measurements(
             linears,
             self.metrics or {},
             self.bases or {},
@@ -91,14 +91,14 @@ class Solver:
             NonFiniteError: a weight or an input is NaN or infinite.
         """
         if moments is not None:
-            moments.check_finite(*(target.path for target in group.targets))
+            moments.check_finite(*(ref.path for ref in group.linears))
         whitening, weighs = None, self.request.weighs_tokens
         if self.request.keep_inputs or (self.request.needs_spectrum and not weighs):
             inputs = moments if self.objective.needs_data else None
-            whitening = self.objective.whitening(inputs, group.targets[0].in_features, self.device)
+            whitening = self.objective.whitening(inputs, group.linears[0].in_features, self.device)
             self._keep_inputs(group, inputs, whitening)
-        for target in group.targets:
-            self.found[target.path] = self._linear(block, target, moments, whitening, sums)
+        for ref in group.linears:
+            self.found[ref.path] = self._linear(block, ref, moments, whitening, sums)
 
     def add_block(self, block: Block, sums: BlockSums) -> None:
         """Add what was seen behind a block."""
@@ -107,7 +107,7 @@ class Solver:
             self.block_metrics[block.path] = (sums.behind[labels] / sums.counts[labels]).float().cpu()
 
     def _keep_inputs(self, group: Group, moments: Moments | None, whitening: Whitening) -> None:
-        first, *others = [target.path for target in group.targets]
+        first, *others = [ref.path for ref in group.linears]
         if self.whitenings is not None:
             self.whitenings.add(first, whitening.root, whitening.inverse)
             for path in others:
@@ -118,81 +118,79 @@ class Solver:
                 self.means.add_name(path, first)
 
     def _linear(
-        self, block: Block, target: Target, moments: Moments | None, whitening: Whitening | None, sums: BlockSums
-    ) -> LinearEvidence:
-        weight = weight_matrix(block.module.get_submodule(target.name)).detach().to(self.device, torch.float64)
+        self, block: Block, ref: LinearRef, moments: Moments | None, whitening: Whitening | None, sums: BlockSums
+    ) -> LayerStatistics:
+        weight = weight_matrix(block.module.get_submodule(ref.name)).detach().to(self.device, torch.float64)
         if not torch.isfinite(weight).all():
-            raise NonFiniteError(f"The weight of {target.path} is NaN or infinite. The model is not usable as it is.")
-        evidence = LinearEvidence(
-            target.path, target.shape, 0, target.name, similarity=sums.similarity, has_bias=target.has_bias
-        )
-        second = self._second(target, sums)
+            raise NonFiniteError(f"The weight of {ref.path} is NaN or infinite. The model is not usable as it is.")
+        needs = LayerStatistics(ref.path, ref.shape, 0, ref.name, similarity=sums.similarity, has_bias=ref.has_bias)
+        second = self._second(ref, sums)
         if self.metrics is not None:
-            self.metrics.add(target.path, second)
+            self.metrics.add(ref.path, second)
         if not self.request.needs_spectrum:
-            return evidence
+            return needs
         if self.request.weighs_tokens:
-            moments = self._weighted(target, sums)
-            whitening = self.objective.whitening(moments, target.in_features, self.device)
+            moments = self._weighted(ref, sums)
+            whitening = self.objective.whitening(moments, ref.in_features, self.device)
         assert whitening is not None
         root = None if self.objective.output_metric is None else self.metric_root(second)
         remainder = self.structure.remainder(weight, whitening)
         solution = solve(whitening, None, remainder, root)
         tokens = moments.tokens if moments is not None and self.objective.needs_data else 1
-        evidence = self._of_solution(evidence, solution, remainder, tokens, target, second, sums)
+        needs = self._of_solution(needs, solution, remainder, tokens, ref, second, sums)
         if self.structure.adds_to_base:
             whole = Fit(weight, whitening, root).loss(torch.zeros_like(weight))
-            evidence = replace(evidence, output_energy=whole / max(tokens, 1))
+            needs = replace(needs, output_energy=whole / max(tokens, 1))
         if self.bases is not None:
-            self.bases.add(target.path, solution.basis, solution.dual)
-        return evidence
+            self.bases.add(ref.path, solution.basis, solution.dual)
+        return needs
 
     def metric_root(self, second: Tensor) -> Whitening:
         """Return the root of the output metric."""
         assert self.request.metric is not None
         return self.request.metric.root(second)
 
-    def _weighted(self, target: Target, sums: BlockSums) -> Moments:
+    def _weighted(self, ref: LinearRef, sums: BlockSums) -> Moments:
         """Return the moments of a linear's inputs with the weights of the objective's metric; none if all are zero."""
         labels = self.request.metric_labels
         assert labels is not None
-        moments = Moments.zeros(target.in_features, paired=False, device=self.device)
+        moments = Moments.zeros(ref.in_features, paired=False, device=self.device)
         moments.tokens = self.original.tokens.numel()
-        moments.second = sums.weighted[labels].get(target, moments.second)
-        moments.check_finite(target.path)
+        moments.second = sums.weighted[labels].get(ref, moments.second)
+        moments.check_finite(ref.path)
         return moments
 
-    def _second(self, target: Target, sums: BlockSums) -> Tensor:
+    def _second(self, ref: LinearRef, sums: BlockSums) -> Tensor:
         """Return the second moment of a linear's output gradients a prediction; zeros if there is none."""
         labels = self.request.metric_labels
-        total = None if labels is None else sums.gradients[labels].get(target)
+        total = None if labels is None else sums.gradients[labels].get(ref)
         if labels is None or total is None:
-            return torch.zeros(target.out_features, target.out_features, dtype=torch.float64, device=self.device)
+            return torch.zeros(ref.out_features, ref.out_features, dtype=torch.float64, device=self.device)
         return total / sums.counts[labels]
 
     def _of_solution(
         self,
-        evidence: LinearEvidence,
+        needs: LayerStatistics,
         solution: Solution,
         weight: Tensor,
         tokens: int,
-        target: Target,
+        ref: LinearRef,
         second: Tensor,
         sums: BlockSums,
-    ) -> LinearEvidence:
+    ) -> LayerStatistics:
         """Return the evidence with what follows from a linear's components."""
         energy = solution.singular_values.square() / max(tokens, 1)
         first_order = curvature = None
         labels = self.request.next_labels
         if labels is not None:
-            gradient = sums.gradients[labels].get(target)
+            gradient = sums.gradients[labels].get(ref)
             first_order = first_order_changes(solution, weight, gradient) / sums.counts[labels]
-        if Evidence.CURVATURE in self.wants:
+        if Needs.CURVATURE in self.wants:
             curvature = energy / 2
             if self.objective.output_metric is None:
                 curvature = curvature * ((second @ solution.basis) * solution.basis).sum(dim=0)
         return replace(
-            evidence,
+            needs,
             energy=energy.cpu(),
             tokens=tokens,
             first_order=None if first_order is None else first_order.cpu(),

@@ -16,8 +16,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from eckart.compression.sensitivity.measurements import Profile
-from eckart.methods.allocation import LinearEvidence
+from eckart.compression.sensitivity.measurements import Measurements
+from eckart.methods.allocation import LayerStatistics
 
 T = TypeVar("T")
 
@@ -31,37 +31,37 @@ KEYS = {  # a field of a profile, and what its tensors are called in a file
 OF_INPUTS = ("means", "whitenings")  # the same for all linears of a group
 
 
-def save_profile(profile: Profile, folder: Path) -> None:
+def save_profile(measurements: Measurements, folder: Path) -> None:
     """Write a profile; the folder is not there before all of it is.
 
     Args:
-        profile: what was measured.
+        measurements: what was measured.
         folder: to make, in the place of what is there.
     """
     unfinished = folder.with_name(f"{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     seen: set[int] = set()
-    for number, linear in enumerate(profile.linears):
+    for number, linear in enumerate(measurements.linears):
         tensors = {name: value for name, value in _values(linear) if isinstance(value, Tensor)}
         for name, keys in KEYS.items():
-            if linear.path in getattr(profile, name) and not (name in OF_INPUTS and linear.group in seen):
-                found = getattr(profile, name)[linear.path]
+            if linear.path in getattr(measurements, name) and not (name in OF_INPUTS and linear.group in seen):
+                found = getattr(measurements, name)[linear.path]
                 tensors |= zip(keys, (found,) if isinstance(found, Tensor) else found, strict=True)
         seen.add(linear.group)
         # Copies, since a tensor may stand for itself and for its inverse.
         save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, _file(unfinished, number))
-    save_file(dict(profile.block_metrics), unfinished / BLOCKS)
+    save_file(dict(measurements.block_metrics), unfinished / BLOCKS)
     facts = {
-        "linears": [{n: v for n, v in _values(linear) if not isinstance(v, Tensor)} for linear in profile.linears],
-        "fields": [name for name in KEYS if getattr(profile, name)],
+        "linears": [{n: v for n, v in _values(linear) if not isinstance(v, Tensor)} for linear in measurements.linears],
+        "fields": [name for name in KEYS if getattr(measurements, name)],
     }
     (unfinished / FACTS).write_text(json.dumps(facts), encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.rename(folder)
 
 
-def load_profile(folder: Path) -> Profile:
+def load_profile(folder: Path) -> Measurements:
     """Return the profile that :func:`save_profile` wrote to ``folder``.
 
     Raises:
@@ -75,7 +75,7 @@ def load_profile(folder: Path) -> Profile:
     found: dict[str, Any] = {
         name: _Stored(inputs if name in OF_INPUTS else files, KEYS[name]) for name in facts["fields"]
     }
-    return Profile(linears, block_metrics=load_file(folder / BLOCKS), **found)
+    return Measurements(linears, block_metrics=load_file(folder / BLOCKS), **found)
 
 
 class _Stored(Mapping[str, Any]):
@@ -103,15 +103,15 @@ def _with(file: Path, read: Callable[[Any], T]) -> T:
         return read(held)
 
 
-def _values(linear: LinearEvidence) -> list[tuple[str, Any]]:
+def _values(linear: LayerStatistics) -> list[tuple[str, Any]]:
     return [(field.name, getattr(linear, field.name)) for field in fields(linear)]
 
 
-def _linear(facts: dict[str, Any], file: Path) -> LinearEvidence:
-    names = {field.name for field in fields(LinearEvidence)}
+def _linear(facts: dict[str, Any], file: Path) -> LayerStatistics:
+    names = {field.name for field in fields(LayerStatistics)}
     held = _with(file, lambda held: {name: held.get_tensor(name) for name in names & set(held.keys())})
     trials = facts["trials"] and {int(rank): loss for rank, loss in facts["trials"].items()}
-    return LinearEvidence(**{**facts, **held, "shape": tuple(facts["shape"]), "trials": trials})
+    return LayerStatistics(**{**facts, **held, "shape": tuple(facts["shape"]), "trials": trials})
 
 
 def _file(folder: Path, number: int) -> Path:

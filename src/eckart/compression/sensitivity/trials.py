@@ -9,15 +9,15 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from eckart.blocks.blockwise_model import OriginalModel
-from eckart.blocks.passes import Stream, advance
-from eckart.blocks.tensor_cache import Spool
+from eckart.blocks.blockwise_model import BlockwiseModel
+from eckart.blocks.passes import HiddenStates, advance
+from eckart.blocks.tensor_cache import TensorCache
 from eckart.compression.sensitivity.measure import Progress
 from eckart.layers import weight_matrix
 
 
 def trial_losses(
-    original: OriginalModel,
+    original: BlockwiseModel,
     solutions: Mapping[str, tuple[Tensor, Tensor]],
     ranks: Mapping[str, Sequence[int]],
     progress: Progress,
@@ -36,17 +36,17 @@ def trial_losses(
         A loss for each path and rank; one that is not finite counts as infinite.
     """
     stream = original.enter()
-    trials: dict[tuple[str, int], Stream] = {}
+    trials: dict[tuple[str, int], HiddenStates] = {}
     for index, block in enumerate(original.blocks):
-        with original.weights.lend(block.module, original.device):
+        with original.weights.onload(block.module, original.device):
             behind = partial(_behind, original, index)
             trials = {key: behind(front, f"trial-{'-'.join(map(str, key))}") for key, front in trials.items()}
-            for target in block.targets:
-                weight = weight_matrix(block.module.get_submodule(target.name))
-                basis, dual = solutions[target.path]
-                for rank in ranks[target.path]:
+            for ref in block.linears:
+                weight = weight_matrix(block.module.get_submodule(ref.name))
+                basis, dual = solutions[ref.path]
+                for rank in ranks[ref.path]:
                     with _truncated(weight, basis[:, :rank], dual[:, :rank]):
-                        trials[target.path, rank] = behind(stream, f"trial-{target.path}-{rank}", keep=True)
+                        trials[ref.path, rank] = behind(stream, f"trial-{ref.path}-{rank}", keep=True)
             stream = behind(stream, "profile")
         progress(index + 1, len(original.blocks))
     losses = original.mean_losses(list(trials.values()))
@@ -62,9 +62,9 @@ def truncated_weight(weight: Tensor, basis: Tensor, dual: Tensor) -> Tensor:
     return basis @ (dual.T @ weight.to(basis.dtype))
 
 
-def _behind(original: OriginalModel, index: int, front: Stream, name: str, *, keep: bool = False) -> Spool:
-    result = original.workspace.spool(f"{name}-{index + 1:05d}", original.dtype)
-    advance(original.blocks[index].module, original.calls[index], front, original.device, result)
+def _behind(original: BlockwiseModel, index: int, front: HiddenStates, name: str, *, keep: bool = False) -> TensorCache:
+    result = original.scratch.cache(f"{name}-{index + 1:05d}", original.dtype)
+    advance(original.blocks[index].module, original.arguments[index], front, original.device, result)
     if not keep:
         front.delete()
     return result

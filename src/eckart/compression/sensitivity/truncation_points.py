@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eckart.blocks.blockwise_model import OriginalModel
-from eckart.blocks.discovery import Block, Target, hooks
+from eckart.blocks.blockwise_model import BlockwiseModel
+from eckart.blocks.discovery import Block, LinearRef, hooks
 from eckart.compression.sensitivity.measure import Progress
 from eckart.errors import NonFiniteError
 from eckart.maths.soft_truncation import soft_truncate
@@ -22,8 +22,8 @@ from eckart.methods.metric import label_loss
 HALF = 0.5  # components are counted from 0, so that a position passes half a component more than its number
 
 
-def train_positions(
-    original: OriginalModel, allocation: Learned, keep: float, layout: Layout, progress: Progress
+def train_truncation_points(
+    original: BlockwiseModel, allocation: Learned, keep: float, layout: Layout, progress: Progress
 ) -> dict[str, float]:
     """Return the trained position of each linear, as a share of min(m, n), by path.
 
@@ -56,35 +56,33 @@ def train_positions(
         progress(step + 1, steps)
     stream.delete()
     return {
-        target.path: min(
-            max((float(training.positions[target.path].detach()) + HALF) / training.size(target), 0.0), 1.0
-        )
-        for target in training.targets
+        ref.path: min(max((float(training.positions[ref.path].detach()) + HALF) / training.size(ref), 0.0), 1.0)
+        for ref in training.linears
     }
 
 
 class _Training:
     """The positions, and the gradient of the loss with respect to them."""
 
-    def __init__(self, original: OriginalModel, allocation: Learned, keep: float, layout: Layout) -> None:
+    def __init__(self, original: BlockwiseModel, allocation: Learned, keep: float, layout: Layout) -> None:
         self.original, self.allocation, self.keep, self.layout = original, allocation, keep, layout
-        self.targets = [target for block in original.blocks for target in block.targets]
+        self.linears = [ref for block in original.blocks for ref in block.linears]
         self.length = original.tokens.shape[1]
         # All start at the uniform share of the budget.
         self.positions = {
-            target.path: torch.tensor(
-                self.size(target)
-                * (layout.beside_bias(target.has_bias).rank_of_share(*target.shape, keep) or 0)
-                / min(target.shape)
+            ref.path: torch.tensor(
+                self.size(ref)
+                * (layout.beside_bias(ref.has_bias).rank_of_share(*ref.shape, keep) or 0)
+                / min(ref.shape)
                 - HALF,
                 requires_grad=True,
             )
-            for target in self.targets
+            for ref in self.linears
         }
 
-    def size(self, target: Target) -> int:
+    def size(self, ref: LinearRef) -> int:
         """Return how many singular values the outputs of one sequence have."""
-        return min(self.length, target.out_features)
+        return min(self.length, ref.out_features)
 
     def accumulate(self, tokens: Tensor, first: Tensor) -> None:
         """Add the gradient of the loss on one batch to the positions.
@@ -97,9 +95,9 @@ class _Training:
         original = self.original
         fronts = [first]
         for index, block in enumerate(original.blocks):
-            with original.weights.lend(block.module, original.device), self._truncating(block), torch.no_grad():
+            with original.weights.onload(block.module, original.device), self._truncating(block), torch.no_grad():
                 hidden = fronts[-1].to(original.device, _dtype(block), copy=True)
-                fronts.append(original.calls[index][hidden.shape[:2]](block.module, hidden))
+                fronts.append(original.arguments[index][hidden.shape[:2]](block.module, hidden))
         with original.head() as logits:
             leaf = fronts.pop().detach().clone().requires_grad_(True)
             tokens = tokens.to(original.device)
@@ -116,10 +114,10 @@ class _Training:
     def _backward(self, index: int, front: Tensor, gradient: Tensor) -> Tensor:
         original = self.original
         block = original.blocks[index]
-        positions = [self.positions[target.path] for target in block.targets]
-        with original.weights.lend(block.module, original.device), self._truncating(block):
+        positions = [self.positions[ref.path] for ref in block.linears]
+        with original.weights.onload(block.module, original.device), self._truncating(block):
             leaf = front.to(original.device, _dtype(block), copy=True).requires_grad_(True)
-            output = original.calls[index][leaf.shape[:2]](block.module, leaf.clone())
+            output = original.arguments[index][leaf.shape[:2]](block.module, leaf.clone())
             found = torch.autograd.grad(output, [leaf, *positions], gradient.to(output.dtype), allow_unused=True)
         for position, change in zip(positions, found[1:], strict=True):
             if change is not None:
@@ -132,36 +130,36 @@ class _Training:
     def _byte_loss(self) -> Tensor:
         """Return the part of the loss that does not look at data."""
         total, dense, outside = torch.zeros(()), 0, torch.zeros(())
-        for target in self.targets:
-            position, size = self.positions[target.path], self.size(target)
-            rank = (position + HALF) / size * min(target.shape)
-            total = total + self._bytes(target, rank)
-            dense += dense_bytes(*target.shape)
+        for ref in self.linears:
+            position, size = self.positions[ref.path], self.size(ref)
+            rank = (position + HALF) / size * min(ref.shape)
+            total = total + self._bytes(ref, rank)
+            dense += dense_bytes(*ref.shape)
             outside = outside + (-position).relu() + (position - size).relu()
         return self.allocation.penalty * (total / dense - self.keep).abs() + outside
 
-    def _bytes(self, target: Target, rank: Tensor) -> Tensor:
+    def _bytes(self, ref: LinearRef, rank: Tensor) -> Tensor:
         """Return the bytes of a linear, a straight line between two whole ranks, so that they have a slope."""
-        highest = self.layout.highest_rank(*target.shape)
+        highest = self.layout.highest_rank(*ref.shape)
         below = min(max(math.floor(float(rank.detach())), 0), highest - 1)
-        layout = self.layout.beside_bias(target.has_bias)
-        low, high = (layout.bytes(*target.shape, r) if r else 0 for r in (below, below + 1))
-        return torch.clamp(low + (high - low) * (rank - below), max=dense_bytes(*target.shape))
+        layout = self.layout.beside_bias(ref.has_bias)
+        low, high = (layout.bytes(*ref.shape, r) if r else 0 for r in (below, below + 1))
+        return torch.clamp(low + (high - low) * (rank - below), max=dense_bytes(*ref.shape))
 
     @contextmanager
     def _truncating(self, block: Block) -> Iterator[None]:
         """Softly truncate the outputs of the linears of a block."""
 
-        def truncate(target: Target) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
+        def truncate(ref: LinearRef) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
             def hook(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> Tensor:
-                position = self.positions[target.path].to(output.device)
+                position = self.positions[ref.path].to(output.device)
                 return soft_truncate(output, position, self.allocation.sharpness)
 
             return hook
 
         with hooks() as handles:
-            for target in block.targets:
-                handles.append(block.module.get_submodule(target.name).register_forward_hook(truncate(target)))
+            for ref in block.linears:
+                handles.append(block.module.get_submodule(ref.name).register_forward_hook(truncate(ref)))
             yield
 
 

@@ -7,8 +7,8 @@ from eckart.methods.allocation.curvature import Curvature as Curvature
 from eckart.methods.allocation.energy import Energy as Energy
 from eckart.methods.allocation.importance import Importance as Importance
 from eckart.methods.allocation.learned import Learned as Learned
-from eckart.methods.allocation.rank_budget import Evidence as Evidence
-from eckart.methods.allocation.rank_budget import LinearEvidence as LinearEvidence
+from eckart.methods.allocation.rank_budget import LayerStatistics as LayerStatistics
+from eckart.methods.allocation.rank_budget import Needs as Needs
 from eckart.methods.allocation.search import Search as Search
 from eckart.methods.allocation.truncation_loss import TruncationLoss as TruncationLoss
 from eckart.methods.allocation.uniform import Uniform as Uniform

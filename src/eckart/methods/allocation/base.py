@@ -8,8 +8,8 @@ from typing import ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from eckart.methods.allocation.fit_to_budget import Worth, settle
-from eckart.methods.allocation.rank_budget import Evidence, LinearEvidence, Problem, Ranks
+from eckart.methods.allocation.fit_to_budget import GainPerByte, fit_to_budget
+from eckart.methods.allocation.rank_budget import LayerStatistics, Needs, RankBudget, Ranks
 from eckart.methods.choice import Choice
 from eckart.methods.layout import Layout, dense_bytes
 from eckart.methods.metric import Fisher
@@ -27,7 +27,7 @@ class Allocation(Choice):
             has made 159 of a perplexity of 643.
     """
 
-    evidence: ClassVar[Evidence] = Evidence.NONE
+    needs: ClassVar[Needs] = Needs.NONE
 
     multiple: int = Field(8, ge=1)
     floor: float = Field(0.0, ge=0.0, le=1.0)
@@ -37,56 +37,56 @@ class Allocation(Choice):
     @property
     def needs_data(self) -> bool:
         """Whether calibration tokens are looked at, if the objective looks at any."""
-        return self.evidence not in (Evidence.NONE, Evidence.SPECTRUM)
+        return self.needs not in (Needs.NONE, Needs.SPECTRUM)
 
     @property
     def curvature_metric(self) -> Fisher | None:
-        """How gradients of outputs are measured for :attr:`Evidence.CURVATURE`, unless the objective has a metric.
+        """How gradients of outputs are measured for :attr:`Needs.CURVATURE`, unless the objective has a metric.
 
         By a field called ``metric`` if there is one, else as in the class :class:`eckart.methods.metric.Fisher` by
         default.
         """
-        if Evidence.CURVATURE not in self.evidence:
+        if Needs.CURVATURE not in self.needs:
             return None
         chosen = getattr(self, "metric", None)
         return chosen if isinstance(chosen, Fisher) else Fisher()
 
-    def ranks(self, linears: tuple[LinearEvidence, ...], keep: float, layout: Layout) -> dict[str, int | None]:
+    def ranks(self, linears: tuple[LayerStatistics, ...], keep: float, layout: Layout) -> dict[str, int | None]:
         """Return a rank for each linear by path, or None where it stays dense.
 
         Their bytes are at most the budget. With :attr:`fill_budget` no linear could take one step more within it.
 
         Args:
-            linears: with the evidence that :attr:`evidence` asks for.
+            linears: with the evidence that :attr:`needs` asks for.
             keep: bytes to keep, as a share of the dense 16-bit bytes, in (0, 1].
             layout: what a rank costs, and a weight that is not factored.
 
         Raises:
             EckartError: the smallest ranks allowed exceed the budget.
         """
-        problem = Problem(linears, keep, layout, self.multiple, self.floor, self.fused_groups)
+        problem = RankBudget(linears, keep, layout, self.multiple, self.floor, self.fused_groups)
         if problem.budget >= problem.whole_bytes:
             return {linear.path: None for linear in linears}
         problem.check()
-        return settle(problem, self.choose(problem), self.worth(problem), fill=self.fill_budget)
+        return fit_to_budget(problem, self.choose(problem), self.worth(problem), fill=self.fill_budget)
 
     @abstractmethod
-    def choose(self, problem: Problem) -> Ranks:
+    def choose(self, problem: RankBudget) -> Ranks:
         """Return the ranks by the allocator's own rule, which need not be options nor meet the budget exactly."""
 
-    def worth(self, problem: Problem) -> Worth:
+    def worth(self, problem: RankBudget) -> GainPerByte:
         """Return what a step is worth when the choice is brought to the budget: relative energy a byte."""
-        return worth_of(problem, problem.losses(relative_energy))
+        return gain_per_byte(problem, problem.losses(relative_energy))
 
 
-def relative_energy(linear: LinearEvidence) -> Tensor:
+def relative_energy(linear: LayerStatistics) -> Tensor:
     """Return the share of a linear's output energy that each component carries, (p,)."""
     assert linear.energy is not None, f"{linear.path} has no spectrum"
     total = linear.energy.sum() if linear.output_energy is None else linear.output_energy
     return linear.energy / total if total > 0 else linear.energy
 
 
-def worth_of(problem: Problem, losses: dict[str, list[float]]) -> Worth:
+def gain_per_byte(problem: RankBudget, losses: dict[str, list[float]]) -> GainPerByte:
     """Return the loss saved a byte, for a loss at each option of each linear."""
 
     def worth(path: str, low: int, high: int) -> float:
@@ -96,7 +96,7 @@ def worth_of(problem: Problem, losses: dict[str, list[float]]) -> Worth:
     return worth
 
 
-def worth_of_shares(problem: Problem, shares: dict[str, float]) -> Worth:
+def gain_per_byte_of_shares(problem: RankBudget, shares: dict[str, float]) -> GainPerByte:
     """Return how far a step starts below the share of its 16-bit bytes that each linear was to get, by path."""
 
     dense = {linear.path: dense_bytes(*linear.shape) for linear in problem.linears}

@@ -7,10 +7,10 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
-from eckart.methods.allocation.base import Allocation, worth_of
-from eckart.methods.allocation.fit_to_budget import Worth
+from eckart.methods.allocation.base import Allocation, gain_per_byte
+from eckart.methods.allocation.fit_to_budget import GainPerByte
 from eckart.methods.allocation.hull import fill_by_hull
-from eckart.methods.allocation.rank_budget import Evidence, LinearEvidence, Problem, Ranks
+from eckart.methods.allocation.rank_budget import LayerStatistics, Needs, RankBudget, Ranks
 from eckart.methods.metric import Fisher
 
 
@@ -26,19 +26,19 @@ class Curvature(Allocation):
     """
 
     name: Literal["curvature"] = "curvature"
-    evidence: ClassVar[Evidence] = Evidence.SPECTRUM | Evidence.CURVATURE
+    needs: ClassVar[Needs] = Needs.SPECTRUM | Needs.CURVATURE
 
     metric: Fisher = Field(default_factory=Fisher)
 
-    def choose(self, problem: Problem) -> Ranks:
+    def choose(self, problem: RankBudget) -> Ranks:
         """Fill by the hull of the losses."""
         return fill_by_hull(problem, problem.losses(_loss))
 
-    def worth(self, problem: Problem) -> Worth:
+    def worth(self, problem: RankBudget) -> GainPerByte:
         """Return the loss saved a byte."""
-        return worth_of(problem, problem.losses(_loss))
+        return gain_per_byte(problem, problem.losses(_loss))
 
 
-def _loss(linear: LinearEvidence) -> Tensor:
+def _loss(linear: LayerStatistics) -> Tensor:
     assert linear.curvature is not None
     return linear.curvature

@@ -6,10 +6,10 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from eckart.methods.allocation.base import Allocation, relative_energy, worth_of
-from eckart.methods.allocation.fit_to_budget import Worth
+from eckart.methods.allocation.base import Allocation, gain_per_byte, relative_energy
+from eckart.methods.allocation.fit_to_budget import GainPerByte
 from eckart.methods.allocation.hull import fill_by_hull
-from eckart.methods.allocation.rank_budget import Evidence, LinearEvidence, Problem, Ranks
+from eckart.methods.allocation.rank_budget import LayerStatistics, Needs, RankBudget, Ranks
 
 
 class Energy(Allocation):
@@ -21,18 +21,18 @@ class Energy(Allocation):
     """
 
     name: Literal["energy"] = "energy"
-    evidence: ClassVar[Evidence] = Evidence.SPECTRUM
+    needs: ClassVar[Needs] = Needs.SPECTRUM
 
     relative: bool = True
 
-    def choose(self, problem: Problem) -> Ranks:
+    def choose(self, problem: RankBudget) -> Ranks:
         """Fill by the hull of the losses."""
         return fill_by_hull(problem, problem.losses(self._loss))
 
-    def worth(self, problem: Problem) -> Worth:
+    def worth(self, problem: RankBudget) -> GainPerByte:
         """Return the loss saved a byte."""
-        return worth_of(problem, problem.losses(self._loss))
+        return gain_per_byte(problem, problem.losses(self._loss))
 
-    def _loss(self, linear: LinearEvidence) -> Tensor:
+    def _loss(self, linear: LayerStatistics) -> Tensor:
         assert linear.energy is not None
         return relative_energy(linear) if self.relative else linear.energy

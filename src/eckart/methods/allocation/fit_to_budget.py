@@ -5,13 +5,15 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable
 
-from eckart.methods.allocation.rank_budget import Problem, Ranks
+from eckart.methods.allocation.rank_budget import RankBudget, Ranks
 
-Worth = Callable[[str, int, int], float]
+GainPerByte = Callable[[str, int, int], float]
 """Gain a byte of moving a linear, by path, from one of its options up to another."""
 
 
-def settle(problem: Problem, chosen: Ranks, worth: Worth, *, fill: bool = True) -> dict[str, int | None]:
+def fit_to_budget(
+    problem: RankBudget, chosen: Ranks, worth: GainPerByte, *, fill: bool = True
+) -> dict[str, int | None]:
     """Return the ranks nearest to ``chosen`` that are allowed and meet the budget.
 
     Ranks are brought down to an option of their linear. While that is too much, the step that is worth least a byte is
@@ -39,7 +41,7 @@ def settle(problem: Problem, chosen: Ranks, worth: Worth, *, fill: bool = True) 
 class _Move:
     """One step of one linear, or of all of a group between dense and factored: new indices, bytes, worth a byte."""
 
-    def __init__(self, problem: Problem, before: dict[str, int], after: dict[str, int], worth: Worth) -> None:
+    def __init__(self, problem: RankBudget, before: dict[str, int], after: dict[str, int], worth: GainPerByte) -> None:
         self.after = after
         sizes = {
             path: problem.options[path][index].bytes - problem.options[path][before[path]].bytes
@@ -56,7 +58,7 @@ class _Move:
 class _State:
     """An index into the options of each linear, and the moves from there."""
 
-    def __init__(self, problem: Problem, chosen: Ranks, worth: Worth) -> None:
+    def __init__(self, problem: RankBudget, chosen: Ranks, worth: GainPerByte) -> None:
         self.problem, self.worth = problem, worth
         self.indices = {linear.path: self._nearest(linear.path, chosen[linear.path]) for linear in problem.linears}
         self.total = sum(problem.options[path][index].bytes for path, index in self.indices.items())

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from eckart.methods.allocation.rank_budget import Problem, Ranks
+from eckart.methods.allocation.rank_budget import RankBudget, Ranks
 
 
-def fill_by_hull(problem: Problem, losses: dict[str, list[float]]) -> Ranks:
+def fill_by_hull(problem: RankBudget, losses: dict[str, list[float]]) -> Ranks:
     """Return the ranks that lose least for their bytes, all linears taken together.
 
     Every linear starts at its smallest option and climbs the lower convex hull of its curve, the steepest segment of

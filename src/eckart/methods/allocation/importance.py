@@ -6,9 +6,9 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from eckart.methods.allocation.base import Allocation, worth_of_shares
-from eckart.methods.allocation.fit_to_budget import Worth
-from eckart.methods.allocation.rank_budget import Evidence, Problem, Ranks
+from eckart.methods.allocation.base import Allocation, gain_per_byte_of_shares
+from eckart.methods.allocation.fit_to_budget import GainPerByte
+from eckart.methods.allocation.rank_budget import Needs, RankBudget, Ranks
 
 
 class Importance(Allocation):
@@ -22,20 +22,20 @@ class Importance(Allocation):
     """
 
     name: Literal["importance"] = "importance"
-    evidence: ClassVar[Evidence] = Evidence.SIMILARITY
+    needs: ClassVar[Needs] = Needs.SIMILARITY
 
     minimum: float = Field(0.5, ge=0.0, le=1.0)
 
-    def choose(self, problem: Problem) -> Ranks:
+    def choose(self, problem: RankBudget) -> Ranks:
         """Return the rank of each linear's share."""
         shares = self.shares(problem)
         return {linear.path: problem.rank_of_share(linear, shares[linear.path]) for linear in problem.linears}
 
-    def worth(self, problem: Problem) -> Worth:
+    def worth(self, problem: RankBudget) -> GainPerByte:
         """Return how far a step starts below its linear's share."""
-        return worth_of_shares(problem, self.shares(problem))
+        return gain_per_byte_of_shares(problem, self.shares(problem))
 
-    def shares(self, problem: Problem) -> dict[str, float]:
+    def shares(self, problem: RankBudget) -> dict[str, float]:
         """Return the share of its bytes that each linear keeps, by path; between 0 and 1."""
         least = self.minimum * problem.keep
         # A block that turns its input round has a negative cosine: as unimportant as can be in this measure.

@@ -6,9 +6,9 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from eckart.methods.allocation.base import Allocation, worth_of_shares
-from eckart.methods.allocation.fit_to_budget import Worth
-from eckart.methods.allocation.rank_budget import Evidence, LinearEvidence, Problem, Ranks
+from eckart.methods.allocation.base import Allocation, gain_per_byte_of_shares
+from eckart.methods.allocation.fit_to_budget import GainPerByte
+from eckart.methods.allocation.rank_budget import LayerStatistics, Needs, RankBudget, Ranks
 from eckart.methods.layout import dense_bytes
 
 
@@ -30,7 +30,7 @@ class Learned(Allocation):
     """
 
     name: Literal["learned"] = "learned"
-    evidence: ClassVar[Evidence] = Evidence.POSITION
+    needs: ClassVar[Needs] = Needs.TRUNCATION_POINT
 
     epochs: int = Field(20, ge=1)
     training_samples: int = Field(256, ge=1)
@@ -40,18 +40,18 @@ class Learned(Allocation):
     penalty: float = Field(200.0, ge=0)
     sharpness: float = Field(10.0, gt=0)
 
-    def choose(self, problem: Problem) -> Ranks:
+    def choose(self, problem: RankBudget) -> Ranks:
         """Return the rank at each position."""
         return {linear.path: _rank(linear) for linear in problem.linears}
 
-    def worth(self, problem: Problem) -> Worth:
+    def worth(self, problem: RankBudget) -> GainPerByte:
         """Return how far a step starts below the trained position."""
         shares = {
             linear.path: problem.cost(linear, _rank(linear)) / dense_bytes(*linear.shape) for linear in problem.linears
         }
-        return worth_of_shares(problem, shares)
+        return gain_per_byte_of_shares(problem, shares)
 
 
-def _rank(linear: LinearEvidence) -> int:
-    assert linear.position is not None
-    return max(1, round(linear.position * min(linear.shape)))
+def _rank(linear: LayerStatistics) -> int:
+    assert linear.truncation_point is not None
+    return max(1, round(linear.truncation_point * min(linear.shape)))

@@ -16,7 +16,7 @@ from eckart.methods.layout import Layout, dense_bytes
 Ranks = Mapping[str, int | None]
 
 
-class Evidence(Flag):
+class Needs(Flag):
     """What an allocator wants to know of each linear beyond its shape."""
 
     NONE = 0
@@ -25,11 +25,11 @@ class Evidence(Flag):
     CURVATURE = auto()
     SIMILARITY = auto()
     TRIALS = auto()
-    POSITION = auto()
+    TRUNCATION_POINT = auto()
 
 
 @dataclass(frozen=True)
-class LinearEvidence:
+class LayerStatistics:
     """What was measured of one target linear on the original model. All tensors are (min(m, n),) float64 on the host.
 
     Attributes:
@@ -45,7 +45,7 @@ class LinearEvidence:
         curvature: predicted rise of the loss by its curvature alone, in nats a token, if a component is removed.
         similarity: mean cosine of the hidden states in front of its block and behind it.
         trials: loss in nats a token with this linear alone at a rank, by rank.
-        position: trained truncation position, as a share of min(m, n).
+        truncation_point: trained truncation position, as a share of min(m, n).
         has_bias: whether it has one.
     """
 
@@ -60,7 +60,7 @@ class LinearEvidence:
     curvature: Tensor | None = None
     similarity: float | None = None
     trials: Mapping[int, float] | None = None
-    position: float | None = None
+    truncation_point: float | None = None
     has_bias: bool = False
 
     def layout(self, layout: Layout) -> Layout:
@@ -77,7 +77,7 @@ class Option:
 
 
 @dataclass(frozen=True)
-class Problem:
+class RankBudget:
     """Ranks for all linears within one budget of bytes.
 
     Attributes:
@@ -89,7 +89,7 @@ class Problem:
         fused_groups: whether the linears of a group are all factored or all dense, as serving engines want them.
     """
 
-    linears: tuple[LinearEvidence, ...]
+    linears: tuple[LayerStatistics, ...]
     keep: float
     layout: Layout
     multiple: int = 8
@@ -143,21 +143,21 @@ class Problem:
                 "allocation.multiple."
             )
 
-    def largest_rank(self, linear: LinearEvidence) -> int:
+    def largest_rank(self, linear: LayerStatistics) -> int:
         """Return the largest rank whose factors take fewer bytes than the weight itself; 0 if there is none."""
         return linear.layout(self.layout).largest_rank(*linear.shape, self.whole_bytes_of(linear) - 1) or 0
 
-    def rank_of_share(self, linear: LinearEvidence, share: float) -> int | None:
+    def rank_of_share(self, linear: LayerStatistics, share: float) -> int | None:
         """Return the largest rank that takes at most ``share`` of a linear's 16-bit bytes; None if dense does."""
         return linear.layout(self.layout).rank_of_share(*linear.shape, share)
 
-    def cost(self, linear: LinearEvidence, rank: int) -> int:
+    def cost(self, linear: LayerStatistics, rank: int) -> int:
         """Return the bytes of a linear at ``rank``, or of the weight itself if that is less or the rank too high."""
         if rank > self.layout.highest_rank(*linear.shape):
             return self.whole_bytes_of(linear)
         return min(self.whole_bytes_of(linear), linear.layout(self.layout).bytes(*linear.shape, rank))
 
-    def whole_bytes_of(self, linear: LinearEvidence) -> int:
+    def whole_bytes_of(self, linear: LayerStatistics) -> int:
         """Return the bytes of one linear if it is not factored."""
         return self.layout.bytes(*linear.shape, None)
 
@@ -165,7 +165,7 @@ class Problem:
         """Return what all linears take at ``ranks``."""
         return sum(linear.layout(self.layout).bytes(*linear.shape, ranks[linear.path]) for linear in self.linears)
 
-    def losses(self, curve: Callable[[LinearEvidence], Tensor]) -> dict[str, list[float]]:
+    def losses(self, curve: Callable[[LayerStatistics], Tensor]) -> dict[str, list[float]]:
         """Return the loss at each option of each linear: the sum over the components that it lacks.
 
         Args:
@@ -180,7 +180,7 @@ class Problem:
             ]
         return found
 
-    def _options(self, linear: LinearEvidence) -> list[Option]:
+    def _options(self, linear: LayerStatistics) -> list[Option]:
         largest = self.largest_rank(linear)
         least = max(1, math.ceil(self.floor * largest))
         first = self.multiple * math.ceil(least / self.multiple)

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from eckart.methods.allocation.base import Allocation
-from eckart.methods.allocation.rank_budget import Evidence, Problem, Ranks
+from eckart.methods.allocation.rank_budget import Needs, RankBudget, Ranks
 
 
 class Search(Allocation):
@@ -25,13 +25,13 @@ class Search(Allocation):
     """
 
     name: Literal["search"] = "search"
-    evidence: ClassVar[Evidence] = Evidence.SPECTRUM | Evidence.TRIALS
+    needs: ClassVar[Needs] = Needs.SPECTRUM | Needs.TRIALS
 
     shares: tuple[float, ...] = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     trial_samples: int = Field(32, ge=1)
     trial_length: int | None = Field(None, ge=2)
 
-    def choose(self, problem: Problem) -> Ranks:
+    def choose(self, problem: RankBudget) -> Ranks:
         """Return the ranks below the lowest cut that meets the budget, or below the highest if none does."""
         pairs = sorted(
             (loss, index, rank)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import ClassVar, Literal
 
-from eckart.methods.allocation.base import Allocation, worth_of_shares
-from eckart.methods.allocation.fit_to_budget import Worth
-from eckart.methods.allocation.rank_budget import Evidence, LinearEvidence, Problem, Ranks
+from eckart.methods.allocation.base import Allocation, gain_per_byte_of_shares
+from eckart.methods.allocation.fit_to_budget import GainPerByte
+from eckart.methods.allocation.rank_budget import LayerStatistics, Needs, RankBudget, Ranks
 
 
 class TruncationLoss(Allocation):
@@ -19,20 +19,20 @@ class TruncationLoss(Allocation):
     """
 
     name: Literal["truncation-loss"] = "truncation-loss"
-    evidence: ClassVar[Evidence] = Evidence.SPECTRUM
+    needs: ClassVar[Needs] = Needs.SPECTRUM
 
-    def choose(self, problem: Problem) -> Ranks:
+    def choose(self, problem: RankBudget) -> Ranks:
         """Return the rank of each linear's share."""
         shares = self.shares(problem)
         return {linear.path: problem.rank_of_share(linear, shares[linear.path]) for linear in problem.linears}
 
-    def worth(self, problem: Problem) -> Worth:
+    def worth(self, problem: RankBudget) -> GainPerByte:
         """Return how far a step starts below its linear's share."""
-        return worth_of_shares(problem, self.shares(problem))
+        return gain_per_byte_of_shares(problem, self.shares(problem))
 
-    def shares(self, problem: Problem) -> dict[str, float]:
+    def shares(self, problem: RankBudget) -> dict[str, float]:
         """Return the share of its bytes that each linear keeps, by path; between 0 and 1."""
-        kinds: dict[str, list[LinearEvidence]] = {}
+        kinds: dict[str, list[LayerStatistics]] = {}
         for linear in problem.linears:
             kinds.setdefault(linear.kind, []).append(linear)
         shares = {}
@@ -43,7 +43,7 @@ class TruncationLoss(Allocation):
                 shares[linear.path] = min(max(1 - removed, 0.0), 1.0)
         return shares
 
-    def _loss(self, problem: Problem, linear: LinearEvidence) -> float:
+    def _loss(self, problem: RankBudget, linear: LayerStatistics) -> float:
         assert linear.energy is not None
         rank = problem.rank_of_share(linear, problem.keep)
         return 0.0 if rank is None else math.sqrt(float(linear.energy[rank:].sum()) * linear.tokens)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from eckart.methods.allocation.base import Allocation, worth_of_shares
-from eckart.methods.allocation.fit_to_budget import Worth
-from eckart.methods.allocation.rank_budget import Problem, Ranks
+from eckart.methods.allocation.base import Allocation, gain_per_byte_of_shares
+from eckart.methods.allocation.fit_to_budget import GainPerByte
+from eckart.methods.allocation.rank_budget import RankBudget, Ranks
 
 
 class Uniform(Allocation):
@@ -18,10 +18,10 @@ class Uniform(Allocation):
 
     name: Literal["uniform"] = "uniform"
 
-    def choose(self, problem: Problem) -> Ranks:
+    def choose(self, problem: RankBudget) -> Ranks:
         """Return the rank of the same share for all."""
         return {linear.path: problem.rank_of_share(linear, problem.keep) for linear in problem.linears}
 
-    def worth(self, problem: Problem) -> Worth:
+    def worth(self, problem: RankBudget) -> GainPerByte:
         """Return how far a step starts below the share."""
-        return worth_of_shares(problem, {linear.path: problem.keep for linear in problem.linears})
+        return gain_per_byte_of_shares(problem, {linear.path: problem.keep for linear in problem.linears})

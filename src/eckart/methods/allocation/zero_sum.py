@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from eckart.methods.allocation.base import Allocation
-from eckart.methods.allocation.rank_budget import Evidence, LinearEvidence, Problem, Ranks
+from eckart.methods.allocation.rank_budget import LayerStatistics, Needs, RankBudget, Ranks
 
 
 class ZeroSum(Allocation):
@@ -28,17 +28,17 @@ class ZeroSum(Allocation):
     """
 
     name: Literal["zero-sum"] = "zero-sum"
-    evidence: ClassVar[Evidence] = Evidence.SPECTRUM | Evidence.FIRST_ORDER
+    needs: ClassVar[Needs] = Needs.SPECTRUM | Needs.FIRST_ORDER
 
     gradient_samples: int = Field(1, ge=1)
     stages: int = Field(1, ge=1)
 
-    def choose(self, problem: Problem) -> Ranks:
+    def choose(self, problem: RankBudget) -> Ranks:
         """Remove steps until the budget is met."""
         return select_zero_sum(problem)
 
 
-def select_zero_sum(problem: Problem) -> Ranks:
+def select_zero_sum(problem: RankBudget) -> Ranks:
     """Return the ranks by two heaps, of steps that raise the loss and of steps that lower it, smallest change first.
 
     A step is one component, or with ``problem.multiple`` above 1 all down to the next multiple. Of equal changes
@@ -72,7 +72,7 @@ def select_zero_sum(problem: Problem) -> Ranks:
 class _Steps:
     """The steps of one linear from its full rank down."""
 
-    def __init__(self, problem: Problem, linear: LinearEvidence) -> None:
+    def __init__(self, problem: RankBudget, linear: LayerStatistics) -> None:
         assert linear.first_order is not None
         self._problem, self._linear = problem, linear
         self._changes = linear.first_order

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from eckart.methods.choice import Choice
-from eckart.methods.training.config import TrainingPlan
+from eckart.methods.training.config import TrainingConfig
 
 
 class NoDistillation(Choice):
@@ -17,11 +17,11 @@ class NoDistillation(Choice):
     needs_data: ClassVar[bool] = False
 
     def batch_sizes(self, samples: int, batch: int) -> set[int]:
-        """See :meth:`TrainingPlan.batch_sizes`."""
+        """See :meth:`TrainingConfig.batch_sizes`."""
         return set()
 
 
-class LogitDistillation(TrainingPlan):
+class LogitDistillation(TrainingConfig):
     """All blocks are trained at once, so that the model predicts what the original one does.
 
     The loss is the KL divergence of the compressed model's next-token distributions from the original one's, a token

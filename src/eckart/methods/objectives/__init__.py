@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from eckart.methods.objectives.anchored import Anchored as Anchored
 from eckart.methods.objectives.base import DataAwareObjective as DataAwareObjective
+from eckart.methods.objectives.base import InputSource as InputSource
 from eckart.methods.objectives.base import Objective as Objective
-from eckart.methods.objectives.base import Streams as Streams
 from eckart.methods.objectives.base import TargetMoments as TargetMoments
 from eckart.methods.objectives.blended import Blended as Blended
 from eckart.methods.objectives.input_aware import InputAware as InputAware

@@ -17,7 +17,7 @@ from eckart.methods.choice import Choice, expand_name
 from eckart.methods.metric import AnyMetric, Fisher, NoMetric
 
 
-class Streams(Enum):
+class InputSource(Enum):
     """The hidden states that an objective observes."""
 
     NONE = auto()
@@ -42,13 +42,13 @@ class TargetMoments:
 class Objective(Choice):
     """A choice of inputs Z and target outputs T in ``min || T - W' Z ||^2``."""
 
-    streams: ClassVar[Streams]
+    streams: ClassVar[InputSource]
     observes_outputs: ClassVar[bool] = False
 
     @property
     def needs_data(self) -> bool:
         """Whether calibration tokens are looked at."""
-        return self.streams is not Streams.NONE
+        return self.streams is not InputSource.NONE
 
     @property
     def output_metric(self) -> Fisher | None:

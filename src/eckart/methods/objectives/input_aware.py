@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from eckart.methods.objectives.base import DataAwareObjective, Streams
+from eckart.methods.objectives.base import DataAwareObjective, InputSource
 
 
 class InputAware(DataAwareObjective):
     """Z is X, the input in the original model, and T is W X. One pass over the original block serves all groups."""
 
     name: Literal["input-aware"] = "input-aware"
-    streams: ClassVar[Streams] = Streams.ORIGINAL
+    streams: ClassVar[InputSource] = InputSource.ORIGINAL

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from eckart.maths.lowrank import Whitening
 from eckart.maths.moments import Moments, ResidualMoments
-from eckart.methods.objectives.base import DataAwareObjective, Streams, TargetMoments
+from eckart.methods.objectives.base import DataAwareObjective, InputSource, TargetMoments
 
 
 class PairedObjective(DataAwareObjective):
@@ -23,7 +23,7 @@ class PairedObjective(DataAwareObjective):
         residual_anchoring: a, from 0 to 1.
     """
 
-    streams: ClassVar[Streams] = Streams.BOTH
+    streams: ClassVar[InputSource] = InputSource.BOTH
 
     residual_anchoring: float = Field(0.0, ge=0.0, le=1.0)
 

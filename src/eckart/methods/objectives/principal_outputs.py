@@ -9,7 +9,7 @@ from torch import Tensor
 from eckart.maths.lowrank import Solution, Whitening
 from eckart.maths.moments import Moments, ResidualMoments
 from eckart.maths.soft_truncation import leading_subspace
-from eckart.methods.objectives.base import DataAwareObjective, Streams
+from eckart.methods.objectives.base import DataAwareObjective, InputSource
 
 
 class PrincipalOutputs(DataAwareObjective):
@@ -23,7 +23,7 @@ class PrincipalOutputs(DataAwareObjective):
     """
 
     name: Literal["principal-outputs"] = "principal-outputs"
-    streams: ClassVar[Streams] = Streams.ORIGINAL
+    streams: ClassVar[InputSource] = InputSource.ORIGINAL
     observes_outputs: ClassVar[bool] = True
 
     def solution(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from eckart.maths.lowrank import Whitening
 from eckart.maths.moments import Moments
-from eckart.methods.objectives.base import DataAwareObjective, Streams
+from eckart.methods.objectives.base import DataAwareObjective, InputSource
 
 SMALLEST_SCALE = 1e-6  # as published: an input that is always zero still counts a little
 
@@ -23,7 +23,7 @@ class ActivationScaled(DataAwareObjective):
     """
 
     name: Literal["activation-scaled"] = "activation-scaled"
-    streams: ClassVar[Streams] = Streams.ORIGINAL
+    streams: ClassVar[InputSource] = InputSource.ORIGINAL
 
     alpha: float = Field(0.5, ge=0.0)
 

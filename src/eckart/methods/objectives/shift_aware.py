@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from eckart.methods.objectives.base import DataAwareObjective, Streams
+from eckart.methods.objectives.base import DataAwareObjective, InputSource
 
 
 class ShiftAware(DataAwareObjective):
     """Z is X', the input in the partly compressed model, and T is W X': the original weight on the shifted input."""
 
     name: Literal["shift-aware"] = "shift-aware"
-    streams: ClassVar[Streams] = Streams.COMPRESSED
+    streams: ClassVar[InputSource] = InputSource.COMPRESSED

@@ -8,14 +8,14 @@ import torch
 
 from eckart.maths.lowrank import Whitening
 from eckart.maths.moments import Moments
-from eckart.methods.objectives.base import Objective, Streams
+from eckart.methods.objectives.base import InputSource, Objective
 
 
 class Weight(Objective):
     """Z is the identity and T is W: plain truncated SVD."""
 
     name: Literal["weight"] = "weight"
-    streams: ClassVar[Streams] = Streams.NONE
+    streams: ClassVar[InputSource] = InputSource.NONE
 
     def whitening(self, moments: Moments | None, in_features: int, device: torch.device) -> Whitening:
         """Return the root of the identity."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from eckart.maths.quantization import Grid
+from eckart.maths.quantization import QuantScheme
 from eckart.methods.choice import Choice
 
 SCALE_BYTES = 2  # scales are stored in the model's 16-bit dtype
@@ -14,7 +14,7 @@ class Precision(Choice):
     """A choice of how the numbers of a matrix are stored."""
 
     @property
-    def grid(self) -> Grid | None:
+    def scheme(self) -> QuantScheme | None:
         """How they are rounded; None for the model's own dtype."""
         return None
 
@@ -29,7 +29,7 @@ class Precision(Choice):
 
     def bytes(self, rows: int, columns: int) -> int:
         """Return the stored bytes of a matrix, scales included."""
-        if self.grid is None:
+        if self.scheme is None:
             return 2 * rows * columns
-        codes = math.ceil(columns * self.grid.bits / 8) * rows
-        return codes + SCALE_BYTES * rows * self.grid.groups(columns)
+        codes = math.ceil(columns * self.scheme.bits / 8) * rows
+        return codes + SCALE_BYTES * rows * self.scheme.groups(columns)

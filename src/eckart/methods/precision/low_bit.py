@@ -6,11 +6,11 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from eckart.maths.quantization import Grid
+from eckart.maths.quantization import QuantScheme
 from eckart.methods.precision.base import Precision
 
 
-class FewBits(Precision):
+class LowBit(Precision):
     """What the precisions below 16 bits have in common.
 
     Attributes:
@@ -25,9 +25,9 @@ class FewBits(Precision):
     feedback: bool = True
 
     @property
-    def grid(self) -> Grid:
-        """See :attr:`Precision.grid`."""
-        return Grid(self.bits, self.group)
+    def scheme(self) -> QuantScheme:
+        """See :attr:`Precision.scheme`."""
+        return QuantScheme(self.bits, self.group)
 
     @property
     def feeds_back(self) -> bool:
@@ -35,14 +35,14 @@ class FewBits(Precision):
         return self.feedback
 
 
-class Bits8(FewBits):
+class Bits8(LowBit):
     """8 bits a number, by default a scale for each row."""
 
     name: Literal["8-bit"] = "8-bit"
     bits: ClassVar[int] = 8
 
 
-class Bits4(FewBits):
+class Bits4(LowBit):
     """4 bits a number, by default a scale for each 32 numbers."""
 
     name: Literal["4-bit"] = "4-bit"

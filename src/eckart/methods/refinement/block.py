@@ -26,17 +26,17 @@ import torch
 from pydantic import BeforeValidator, Discriminator, Field
 from torch import Tensor, nn
 
-from eckart.blocks.passes import Calls
+from eckart.blocks.passes import ArgumentsByShape
 from eckart.methods.choice import expand_name
 from eckart.methods.metric import AnyMetric, Fisher, NoMetric
 from eckart.methods.refinement.activations import checkpointed
 from eckart.methods.refinement.base import Refinement
 from eckart.methods.refinement.block_training import BlockTraining, Sequences
 from eckart.methods.refinement.record import RefinementRecord
-from eckart.methods.training import EpochRecord, TrainingPlan, train
+from eckart.methods.training import EpochRecord, TrainingConfig, train
 
 
-class BlockRefinement(TrainingPlan, Refinement):
+class BlockRefinement(TrainingConfig, Refinement):
     """AdamW on every parameter of a block; the defaults are those of the paper where it has the number.
 
     That is, but for the guards (``held_out``, ``patience``, ``shuffle``), of which it has none.
@@ -62,7 +62,7 @@ class BlockRefinement(TrainingPlan, Refinement):
         self,
         block: nn.Module,
         path: str,
-        calls: Calls,
+        arguments: ArgumentsByShape,
         sequences: Sequences,
         stored: Mapping[str, torch.dtype],
         compute: torch.dtype,
@@ -76,7 +76,7 @@ class BlockRefinement(TrainingPlan, Refinement):
         Args:
             block: compressed, on its device.
             path: its name, for the record.
-            calls: how the model calls it, by (batch, length).
+            arguments: how the model calls it, by (batch, length).
             sequences: inputs and targets.
             stored: dtype by parameter name, that each is saved in.
             compute: dtype of matrix products; weights and sums are float32 throughout.
@@ -86,7 +86,7 @@ class BlockRefinement(TrainingPlan, Refinement):
             on_epoch: is called with the number of each finished epoch, from 1, and its losses.
         """
         root = None if metric is None or self.output_metric is None else self.output_metric.root(metric.double()).root
-        training = BlockTraining(self, block, calls, sequences, stored, compute, root)
+        training = BlockTraining(self, block, arguments, sequences, stored, compute, root)
         with checkpointed(block) if checkpoint_activations else nullcontext():
             record = train(self, training, len(sequences), seed, on_epoch)
         training.finish()

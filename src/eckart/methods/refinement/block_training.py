@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from eckart.blocks.block_arguments import BlockCall
-from eckart.blocks.passes import Calls, Stream, gather
+from eckart.blocks.block_arguments import BlockArguments
+from eckart.blocks.passes import ArgumentsByShape, HiddenStates, gather
 from eckart.device import autocast
-from eckart.methods.training.config import TrainingPlan
+from eckart.methods.training.config import TrainingConfig
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Sequences:
         device: where batches are put together.
     """
 
-    inputs: Stream
-    original_inputs: Stream
-    targets: Stream
+    inputs: HiddenStates
+    original_inputs: HiddenStates
+    targets: HiddenStates
     device: torch.device
 
     def __len__(self) -> int:
@@ -39,7 +39,7 @@ class Sequences:
         """How many sequences are run through a block at once."""
         return int(self.inputs[0].shape[0])
 
-    def gather(self, stream: Stream, indices: Tensor) -> Tensor:
+    def gather(self, stream: HiddenStates, indices: Tensor) -> Tensor:
         """Return the sequences ``indices`` of a stream, (sequences, length, width) float32 on the device."""
         return gather(stream, indices, self.device).float()
 
@@ -50,7 +50,7 @@ class BlockTraining:
     Args:
         plan: of the training.
         block: compressed, on its device; its parameters become float32 until :meth:`finish`.
-        calls: how the model calls it, by (batch, length).
+        arguments: how the model calls it, by (batch, length).
         sequences: inputs and targets.
         stored: dtype by parameter name, that each is saved in.
         compute: dtype of matrix products.
@@ -59,15 +59,15 @@ class BlockTraining:
 
     def __init__(
         self,
-        plan: TrainingPlan,
+        plan: TrainingConfig,
         block: nn.Module,
-        calls: Calls,
+        arguments: ArgumentsByShape,
         sequences: Sequences,
         stored: Mapping[str, torch.dtype],
         compute: torch.dtype,
         root: Tensor | None = None,
     ) -> None:
-        self.plan, self.block, self.calls, self.sequences = plan, block, calls, sequences
+        self.plan, self.block, self.arguments, self.sequences = plan, block, arguments, sequences
         self.stored, self.compute = stored, compute
         # Of the size of the identity, so that gradients have the size that their bound is made for.
         self.root = (
@@ -79,7 +79,7 @@ class BlockTraining:
             parameter.requires_grad_(True)
         self.parameters = list(block.parameters())
         self.optimiser = plan.optimiser(self.parameters)
-        self.kept: dict[str, Tensor] = {}
+        self.best: dict[str, Tensor] = {}
         self.changes: dict[int, float] = {}
 
     def step(self, batch: Tensor, learning_rate: float) -> float:
@@ -116,16 +116,16 @@ class BlockTraining:
         """Return whether no weight is NaN or infinite."""
         return all(bool(torch.isfinite(tensor).all()) for tensor in self._rounded().values())
 
-    def keep(self) -> None:
+    def snapshot(self) -> None:
         """Remember the present weights as they would be stored."""
-        self.kept = self._rounded()
+        self.best = self._rounded()
 
     def finish(self) -> None:
         """Leave the block with the weights that were remembered last, otherwise as it came."""
         for name, parameter in self.block.named_parameters():
             dtype, requires_grad = self.lent[name]
             parameter.grad = None
-            parameter.data = self.kept[name].to(dtype)
+            parameter.data = self.best[name].to(dtype)
             parameter.requires_grad_(requires_grad)
 
     def _rounded(self) -> dict[str, Tensor]:
@@ -133,7 +133,7 @@ class BlockTraining:
 
     def _squared_error(self, indices: Tensor, block: Callable[..., object]) -> Tensor:
         inputs = self.sequences.gather(self.sequences.inputs, indices)
-        call: BlockCall = self.calls[inputs.shape[:2]]
+        call: BlockArguments = self.arguments[inputs.shape[:2]]
         with autocast(self.sequences.device, self.compute):
             output = call(block, inputs)
         return self._weighed(output.float() - self.sequences.gather(self.sequences.targets, indices)).square().sum()

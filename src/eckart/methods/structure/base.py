@@ -68,7 +68,7 @@ class Structure(Choice):
 
         ``affine``: it has a bias even if ``linear`` has none.
         """
-        return self.layer.empty_like(linear, rank, precision.grid, affine=affine)
+        return self.layer.empty_like(linear, rank, precision.scheme, affine=affine)
 
     def truncated(self, solution: Solution, rank: int, tokens: int) -> tuple[Tensor, Tensor]:
         """Return ``second`` (m, rank) and ``first`` (rank, n) float64 whose product is the best weight of that rank.
@@ -94,7 +94,7 @@ class Structure(Choice):
             fit: what the layer is made for.
         """
         layer = self.empty_like(linear, first.shape[0], precision, affine=fit.constant is not None)
-        feeds_back = precision.feeds_back or (self.amplifies and precision.grid is None)
+        feeds_back = precision.feeds_back or (self.amplifies and precision.scheme is None)
         layer.set_factors(second, first, stored, fit if feeds_back else None)
         layer.take_bias(linear, stored, fit)
         return layer

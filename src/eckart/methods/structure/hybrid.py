@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from eckart.layers import FactoredLinear, Fit, HybridLinear, Pattern
 from eckart.maths.lowrank import Whitening
-from eckart.maths.quantization import find_scales, from_codes, round_to_grid
+from eckart.maths.quantization import find_scales, from_codes, round_to_scheme
 from eckart.maths.sparsity import from_pruned, pack_places, prune
 from eckart.methods.choice import expand_name
 from eckart.methods.precision import Bits4, Bits8, Precision, SemiStructured
@@ -50,13 +50,13 @@ class Hybrid(Structure):
         if isinstance(self.base, SemiStructured):
             kept, places = prune(weight, whitening.second_moment)
             return weight - from_pruned(kept, pack_places(places), weight.shape[1])
-        scales = find_scales(weight, self.base.grid)
-        return weight - from_codes(round_to_grid(weight, scales, self.base.grid), scales, self.base.grid)
+        scales = find_scales(weight, self.base.scheme)
+        return weight - from_codes(round_to_scheme(weight, scales, self.base.scheme), scales, self.base.scheme)
 
     def empty_like(self, linear: nn.Module, rank: int, precision: Precision, *, affine: bool = False) -> HybridLinear:
         """See :meth:`Structure.empty_like`."""
-        base = Pattern.TWO_OF_FOUR if isinstance(self.base, SemiStructured) else self.base.grid
-        return HybridLinear.empty_like(linear, rank, precision.grid, affine=affine, base=base)
+        base = Pattern.TWO_OF_FOUR if isinstance(self.base, SemiStructured) else self.base.scheme
+        return HybridLinear.empty_like(linear, rank, precision.scheme, affine=affine, base=base)
 
     def factored(
         self, linear: nn.Module, second: Tensor, first: Tensor, stored: torch.dtype, precision: Precision, fit: Fit

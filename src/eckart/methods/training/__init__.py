@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from eckart.methods.training.config import TrainingPlan as TrainingPlan
+from eckart.methods.training.config import TrainingConfig as TrainingConfig
 from eckart.methods.training.loop import Trainee as Trainee
 from eckart.methods.training.loop import train as train
 from eckart.methods.training.record import EpochRecord as EpochRecord

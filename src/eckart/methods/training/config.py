@@ -13,7 +13,7 @@ from eckart.methods.choice import Choice
 from eckart.methods.training.schedule import learning_rate_factor
 
 
-class TrainingPlan(Choice):
+class TrainingConfig(Choice):
     """AdamW with a learning rate that rises and falls, and a guard on sequences that are not trained on.
 
     The guard is no part of any published method; ``held_out=0`` and ``shuffle=False`` take it off.

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from eckart.methods.training.config import TrainingPlan
+from eckart.methods.training.config import TrainingConfig
 from eckart.methods.training.record import EpochRecord, TrainingRecord
 
 
@@ -32,13 +32,13 @@ class Trainee(Protocol):
         """Return whether no weight is NaN or infinite as it would be stored."""
         ...
 
-    def keep(self) -> None:
+    def snapshot(self) -> None:
         """Remember the present state; it takes the place of what was remembered before."""
         ...
 
 
 def train(
-    plan: TrainingPlan,
+    plan: TrainingConfig,
     trainee: Trainee,
     samples: int,
     seed: int,
@@ -60,7 +60,7 @@ def train(
     def look() -> float | None:
         return trainee.loss(held_out) / trainee.unit(held_out) if len(held_out) else None
 
-    trainee.keep()
+    trainee.snapshot()
     kept, epochs, step = 0, list[EpochRecord](), 0
     before = lowest = look()
     for number in range(1, plan.epochs_on(samples) + 1):
@@ -77,7 +77,7 @@ def train(
         epochs.append(EpochRecord(training=error / trainee.unit(order), held_out=now))
         on_epoch(number, epochs[-1])
         if now is None or lowest is None or now < lowest:
-            trainee.keep()
+            trainee.snapshot()
             lowest, kept = now, number
         elif number - kept >= plan.patience:
             break

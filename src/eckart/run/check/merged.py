@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
-from eckart.blocks.discovery import Block, Target
+from eckart.blocks.discovery import Block, LinearRef
 from eckart.errors import UnsupportedModelError
 from eckart.run.check.reach import pattern
 
@@ -26,23 +26,23 @@ def check_layers_stay_apart(model: PreTrainedModel, blocks: Sequence[Block]) -> 
     Raises:
         UnsupportedModelError: naming the layers.
     """
-    if not _merged(model, [target for block in blocks for target in block.targets]):
+    if not _merged(model, [ref for block in blocks for ref in block.linears]):
         return
     # One at a time, since nothing comes out if any of it cannot be put together.
-    merged = sorted({pattern(path) for block in blocks for path in _merged(model, block.targets)})
+    merged = sorted({pattern(path) for block in blocks for path in _merged(model, block.linears)})
     raise UnsupportedModelError(
         f"{type(model).__name__} is saved with layers put together ({', '.join(merged)}), which would mix up their "
         "factors. Such models cannot be compressed yet."
     )
 
 
-def _merged(model: PreTrainedModel, targets: Sequence[Target]) -> list[str]:
+def _merged(model: PreTrainedModel, refs: Sequence[LinearRef]) -> list[str]:
     """Return the paths of the linears that are saved as a part of something else."""
     # As many numbers as there are tensors, to see which of them come out as they are.
-    tensors = {f"{target.path}.first.weight": torch.full((1, 1), n) for n, target in enumerate(targets)}
+    tensors = {f"{ref.path}.first.weight": torch.full((1, 1), n) for n, ref in enumerate(refs)}
     try:
         saved = revert_weight_conversion(model, tensors)
     except Exception:  # factors of different shapes, in an operation that was made for weights
         saved = {}
     whole = {int(tensor) for tensor in saved.values() if tensor.numel() == 1}
-    return [target.path for n, target in enumerate(targets) if n not in whole]
+    return [ref.path for n, ref in enumerate(refs) if n not in whole]

@@ -28,7 +28,7 @@ class Reach:
 
 def reach_of(model: nn.Module, blocks: Sequence[Block]) -> Reach:
     """Return what is reached of a model, its tensors in memory or not."""
-    targets = {target.path for block in blocks for target in block.targets}
+    refs = {ref.path for block in blocks for ref in block.linears}
     path, modules = find_block_list(model)
     inside = f"{path}."
     total = in_blocks = reached = 0
@@ -37,7 +37,7 @@ def reach_of(model: nn.Module, blocks: Sequence[Block]) -> Reach:
         size = parameter.numel() * parameter.element_size()
         total += size
         in_blocks += size * place.startswith(inside)
-        if place in targets and leaf == "weight":
+        if place in refs and leaf == "weight":
             reached += size
         else:
             # In a block, the module that holds it; outside, the largest part of the model without blocks.
@@ -50,7 +50,7 @@ def reach_of(model: nn.Module, blocks: Sequence[Block]) -> Reach:
         in_blocks,
         reached,
         dict(sorted(stays.items(), key=lambda item: -item[1])),
-        sorted({pattern(name) for name in linears if name not in targets}),
+        sorted({pattern(name) for name in linears if name not in refs}),
         sorted({_part_beside(other, path) for other in lists}),
     )
 

@@ -10,20 +10,20 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from eckart.blocks.block_arguments import (
-    BlockCall,
+    BlockArguments,
     check_calls_are_independent_of_tokens,
     failures_named,
     named_arguments,
     run_head,
 )
 from eckart.blocks.discovery import Block, find_block_list, vocabulary_of
-from eckart.blocks.onload import Weights
+from eckart.blocks.onload import WeightSource
 from eckart.compression.model_check import LEAST_SHARE, ModelCheck
 from eckart.compression.plan import Plan
 from eckart.data.calibration import Calibration
 from eckart.data.context import context_of
 from eckart.errors import UnsupportedModelError
-from eckart.methods.allocation import Evidence
+from eckart.methods.allocation import Needs
 from eckart.methods.recipe import Recipe
 from eckart.run.check.merged import check_layers_stay_apart
 from eckart.run.check.reach import reach_of
@@ -35,7 +35,7 @@ def check_model(
     plan: Plan,
     calibration: Calibration | None,
     *,
-    weights: Weights,
+    weights: WeightSource,
     device: torch.device,
     allow_partial: bool = False,
 ) -> ModelCheck:
@@ -65,14 +65,14 @@ def check_model(
     _, modules = find_block_list(model)
     length = calibration.tokens.shape[1]
     skip = (*modules[1:], None if predicts else model.get_output_embeddings())
-    with weights.lend(model, device, skip), failures_named(model, length):
-        hidden, calls = check_calls_are_independent_of_tokens(model, modules, length, check.vocabulary, device)
+    with weights.onload(model, device, skip), failures_named(model, length):
+        hidden, arguments = check_calls_are_independent_of_tokens(model, modules, length, check.vocabulary, device)
         if predicts:
-            _check_predictions(model, modules, calls, calibration.tokens.to(device), hidden, recipe)
-    arguments = sorted(named_arguments(modules[0], calls[0]))
+            _check_predictions(model, modules, arguments, calibration.tokens.to(device), hidden, recipe)
+    names = sorted(named_arguments(modules[0], arguments[0]))
     return check.model_copy(
         update={
-            "arguments": arguments,
+            "arguments": names,
             "length": length,
             "positions": context_of(model),
             "largest_id": int(calibration.tokens.max()),
@@ -102,22 +102,22 @@ def check_reach(model: PreTrainedModel, blocks: Sequence[Block], *, allow_partia
 
 def looks_at_predictions(recipe: Recipe, keep: float) -> bool:
     """Return whether a recipe runs the model's head: for gradients, trials or logits."""
-    measured = Evidence.FIRST_ORDER | Evidence.CURVATURE | Evidence.TRIALS | Evidence.POSITION
-    for_ranks = bool(recipe.allocation.evidence & measured) or recipe.has_metric
+    measured = Needs.FIRST_ORDER | Needs.CURVATURE | Needs.TRIALS | Needs.TRUNCATION_POINT
+    for_ranks = bool(recipe.allocation.needs & measured) or recipe.has_metric
     return (for_ranks and keep < 1) or recipe.distillation.needs_data
 
 
 def _check_predictions(
     model: PreTrainedModel,
     modules: nn.ModuleList,
-    calls: list[BlockCall],
+    arguments: list[BlockArguments],
     tokens: Tensor,
     hidden: Tensor,
     recipe: Recipe,
 ) -> None:
     """Raise unless the model predicts the next token, in each place from those before it."""
     with torch.no_grad():
-        logits = getattr(run_head(model, modules, calls[-1], tokens[:1], hidden), "logits", None)
+        logits = getattr(run_head(model, modules, arguments[-1], tokens[:1], hidden), "logits", None)
     name = type(model).__name__
     advice = (
         f"Recipe {recipe.name!r} measures predictions of the next token. Use the model's class with a language "
@@ -129,11 +129,11 @@ def _check_predictions(
         raise UnsupportedModelError(
             f"{name} gives {found} for {tokens.shape[1]} tokens with ids up to {int(tokens.max())}. {advice}"
         )
-    if not is_causal(modules[0], calls[0], hidden):
+    if not is_causal(modules[0], arguments[0], hidden):
         raise UnsupportedModelError(f"{name} looks at the tokens behind each token. {advice}")
 
 
-def is_causal(block: nn.Module, call: BlockCall, hidden: Tensor) -> bool:
+def is_causal(block: nn.Module, call: BlockArguments, hidden: Tensor) -> bool:
     """Return whether what a block gives for the first token depends on that one alone, which gradients tell exactly.
 
     Args:
