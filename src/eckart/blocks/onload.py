@@ -75,25 +75,25 @@ class WeightSource(Protocol):
         """
         ...
 
-    def join(self, whole: nn.Parameter, parts: Sequence[nn.Parameter], dimension: int) -> None:
+    def fuse(self, whole: nn.Parameter, parts: Sequence[nn.Parameter], dimension: int) -> None:
         """Take note that ``whole``, which is new in the model, is made of ``parts`` along a dimension."""
         ...
 
-    def separate(self, whole: nn.Parameter, parts: Sequence[nn.Parameter], dimension: int) -> None:
-        """Take note that ``parts``, which are new in the model, are what :meth:`join` made ``whole`` of."""
+    def unfuse(self, whole: nn.Parameter, parts: Sequence[nn.Parameter], dimension: int) -> None:
+        """Take note that ``parts``, which are new in the model, are what :meth:`fuse` made ``whole`` of."""
         ...
 
 
 class ResidentWeights:
     """The tensors of a model in memory. What is changed while a module is lent stays changed."""
 
-    def join(self, whole: nn.Parameter, parts: Sequence[nn.Parameter], dimension: int) -> None:
-        """See :meth:`WeightSource.join`."""
+    def fuse(self, whole: nn.Parameter, parts: Sequence[nn.Parameter], dimension: int) -> None:
+        """See :meth:`WeightSource.fuse`."""
         whole.data = torch.cat([part.data for part in parts], dimension)
         whole.requires_grad_(parts[0].requires_grad)
 
-    def separate(self, whole: nn.Parameter, parts: Sequence[nn.Parameter], dimension: int) -> None:
-        """See :meth:`WeightSource.separate`; the parts are copies already."""
+    def unfuse(self, whole: nn.Parameter, parts: Sequence[nn.Parameter], dimension: int) -> None:
+        """See :meth:`WeightSource.unfuse`; the parts are copies already."""
         for part in parts:
             part.requires_grad_(whole.requires_grad)
 

@@ -27,13 +27,13 @@ class OverriddenWeights:
         # By identity, since a module that is lent does not know its own path.
         self._paths = {id(model.get_submodule(path)): path for path in others}
 
-    def join(self, whole: nn.Parameter, parts: Sequence[nn.Parameter], dimension: int) -> None:
-        """See :meth:`eckart.blocks.onload.WeightSource.join`."""
-        self._inner.join(whole, parts, dimension)
+    def fuse(self, whole: nn.Parameter, parts: Sequence[nn.Parameter], dimension: int) -> None:
+        """See :meth:`eckart.blocks.onload.WeightSource.fuse`."""
+        self._inner.fuse(whole, parts, dimension)
 
-    def separate(self, whole: nn.Parameter, parts: Sequence[nn.Parameter], dimension: int) -> None:
-        """See :meth:`eckart.blocks.onload.WeightSource.separate`."""
-        self._inner.separate(whole, parts, dimension)
+    def unfuse(self, whole: nn.Parameter, parts: Sequence[nn.Parameter], dimension: int) -> None:
+        """See :meth:`eckart.blocks.onload.WeightSource.unfuse`."""
+        self._inner.unfuse(whole, parts, dimension)
 
     @contextmanager
     def onload(

@@ -9,9 +9,9 @@ from eckart.methods.refinement.record import RefinementRecord
 from eckart.methods.training.record import EpochRecord
 
 if TYPE_CHECKING:
+    from eckart.compression.estimate import Estimate
     from eckart.compression.plan import Plan
-    from eckart.compression.result import LayerRecord
-    from eckart.run.estimate import Estimate
+    from eckart.compression.records import LayerRecord
 
 
 class Callback:

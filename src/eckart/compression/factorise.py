@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from eckart.blocks.discovery import Group, LinearRef
 from eckart.blocks.onload import OnloadedModule
 from eckart.compression.plan import Plan
-from eckart.compression.records import thin_spectrum
-from eckart.compression.result import LayerRecord
+from eckart.compression.records import LayerRecord, thin_spectrum
 from eckart.errors import NonFiniteError
 from eckart.layers import FactoredLinear, Fit, QuantizedLinear, bias_vector, weight_matrix
 from eckart.maths.lowrank import Solution, Whitening, least_squares

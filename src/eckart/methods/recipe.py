@@ -17,14 +17,14 @@ from pydantic import (
 )
 
 from eckart.errors import RecipeError
-from eckart.methods.allocation import ALLOCATIONS, Allocation, Learned, Needs, Search, Uniform, ZeroSum
+from eckart.methods.allocation import ALLOCATIONS, Allocation, Uniform
 from eckart.methods.choice import expand_name
 from eckart.methods.distillation import AnyDistillation, NoDistillation
 from eckart.methods.layout import Layout
-from eckart.methods.objectives import OBJECTIVES, InputAware, Objective
+from eckart.methods.objectives import OBJECTIVES, Objective
 from eckart.methods.precision import AnyPrecision, Bits16
 from eckart.methods.refinement import AnyRefinement, NoRefinement
-from eckart.methods.sharing import AnySharing, Separate, SharedByLoss
+from eckart.methods.sharing import AnySharing, Separate
 from eckart.methods.structure import STRUCTURES, Structure, TwoFactor
 
 HALF_MADE = {"half-made": True}  # the context in which a recipe is validated whose choices need not go together yet
@@ -66,23 +66,9 @@ class Recipe(BaseModel):
     def _choices_go_together(self, info: ValidationInfo) -> Self:
         if info.context == HALF_MADE:
             return self
-        structure, allocation = self.layout.structure, self.allocation
-        if self.weighs_tokens:
-            self._check_weights()
-        if structure.adds_to_base:
-            staged = isinstance(allocation, ZeroSum) and allocation.stages > 1
-            if isinstance(allocation, Search | Learned) or staged:
-                chosen = f"{allocation.name!r}" + (" in stages" if staged else "")
-                raise RecipeError(
-                    f"Allocation {chosen} runs the model with weights truncated to a rank, and in structure "
-                    f"{structure.name!r} a rank truncates only what the base lacks. Use another allocation, such as "
-                    "uniform or curvature."
-                )
-            if self.objective.observes_outputs:
-                raise RecipeError(
-                    f"Objective {self.objective.name!r} gives a projection and no loss of a weight, which structure "
-                    f"{structure.name!r} minimises. Use another objective, such as input-aware."
-                )
+        _ = self.layout  # which raises if its parts do not go together
+        for problem in (*self.objective.conflicts(self), *self.structure.conflicts(self)):
+            raise RecipeError(problem)
         return self
 
     @property
@@ -90,25 +76,6 @@ class Recipe(BaseModel):
         """Whether calibration tokens are looked at."""
         places = (self.objective, self.allocation, self.refinement, self.distillation)
         return any(place.needs_data for place in places)
-
-    def _check_weights(self) -> None:
-        """Raise unless solutions are known before anything is compressed: weights of tokens are measured only there."""
-        allocation, objective = self.allocation, self.objective
-        staged = isinstance(allocation, ZeroSum) and allocation.stages > 1
-        found = {
-            f"objective {objective.name!r}": not isinstance(objective, InputAware),
-            "an affine objective": objective.adds_bias,
-            f"allocation {allocation.name!r}": staged or Needs.SPECTRUM not in allocation.needs,
-            f"structure {self.structure.name!r}": self.structure.adds_to_base,
-            f"sharing {self.sharing.name!r}": isinstance(self.sharing, SharedByLoss),
-        }
-        wrong = [what for what, is_wrong in found.items() if is_wrong]
-        if wrong:
-            raise RecipeError(
-                f"A metric with token_weights 'gradient' solves the equation before anything is compressed; found "
-                f"{wrong[0]}. Use objective input-aware, allocation curvature, and factors alone, or "
-                "objective.metric.token_weights=equal."
-            )
 
     @property
     def weighs_tokens(self) -> bool:

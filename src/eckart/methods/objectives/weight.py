@@ -15,7 +15,7 @@ class Weight(Objective):
     """Z is the identity and T is W: plain truncated SVD."""
 
     name: Literal["weight"] = "weight"
-    streams: ClassVar[InputSource] = InputSource.NONE
+    input_source: ClassVar[InputSource] = InputSource.NONE
 
     def whitening(self, moments: Moments | None, in_features: int, device: torch.device) -> Whitening:
         """Return the root of the identity."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar, NamedTuple
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,9 @@ from eckart.layers import FactoredLinear, Fit
 from eckart.maths.lowrank import Solution, Whitening, solve, truncate
 from eckart.methods.choice import Choice
 from eckart.methods.precision import Bits16, Precision
+
+if TYPE_CHECKING:
+    from eckart.methods.recipe import Recipe
 
 
 class Matrix(NamedTuple):
@@ -33,6 +37,8 @@ class Structure(Choice):
     layer: ClassVar[type[FactoredLinear]]
     adds_to_base: ClassVar[bool] = False  # whether the rank is that of what another matrix lacks, not of the weight
     amplifies: ClassVar[bool] = False  # whether rounding in 16 bits loses enough to be made up for
+    rounds_to_nearest: ClassVar[bool] = False  # whether 16-bit numbers are rounded whatever the inputs are
+    reorders_units: ClassVar[bool] = False  # whether layers give outputs in another order, which may be left so
     own_precision: ClassVar[bool] = False  # whether it says itself in how many bits which factor is stored
 
     def matrices(self, out_features: int, in_features: int, rank: int) -> list[Matrix]:
@@ -43,6 +49,22 @@ class Structure(Choice):
     def index_bytes(self, out_features: int) -> int:
         """Return the stored bytes of what is no matrix of numbers."""
         return 0
+
+    def conflicts(self, recipe: Recipe) -> Iterator[str]:
+        """Yield why this structure does not go together with other choices of a recipe."""
+        if not self.adds_to_base:
+            return
+        if recipe.allocation.truncates:
+            yield (
+                f"Allocation {recipe.allocation.label} runs the model with weights truncated to a rank, and in "
+                f"structure {self.name!r} a rank truncates only what the base lacks. Use another allocation, such as "
+                "uniform or curvature."
+            )
+        if recipe.objective.observes_outputs:
+            yield (
+                f"Objective {recipe.objective.name!r} gives a projection and no loss of a weight, which structure "
+                f"{self.name!r} minimises. Use another objective, such as input-aware."
+            )
 
     @abstractmethod
     def highest_rank(self, out_features: int, in_features: int) -> int:

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.compression.sensitivity.helpers import original_of
 from tests.conftest import make_model
+from tests.methods.sensitivity.helpers import original_of
 from transformers import PreTrainedModel
 
 import eckart
-from eckart.compression.sensitivity.sharing import share_by_loss
+from eckart.compression.share_by_loss import share_by_loss
 from eckart.layers import fused_layers, weight_matrix
 from eckart.methods.layout import Layout
 from eckart.methods.recipes.loader import load_recipe

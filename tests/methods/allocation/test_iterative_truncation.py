@@ -2,17 +2,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.compression.sensitivity.helpers import original_of
 from tests.conftest import make_model
+from tests.methods.sensitivity.helpers import original_of
 from torch.nn import functional
 
 from eckart.blocks.onload import ResidentWeights
 from eckart.blocks.overridden_weights import OverriddenWeights
-from eckart.blocks.tensor_cache import ScratchSpace
 from eckart.compression.allocate import allocate
 from eckart.compression.plan import make_plan
-from eckart.compression.sensitivity.iterative_truncation import projected, stage
 from eckart.layers import weight_matrix
+from eckart.methods.allocation.iterative_truncation import projected
 from eckart.methods.recipes.loader import load_recipe
 
 CPU = torch.device("cpu")
@@ -48,7 +47,9 @@ def test_stages_lower_the_loss_of_the_truncated_model_and_leave_the_model_alone(
     before = {name: tensor.clone() for name, tensor in llama.state_dict().items()}
     recipe = load_recipe("zs-svd-staged", ["allocation.stages=3"])
     seen = []
-    measurements, corrected = stage(original_of(llama, tokens), recipe, 0.6, lambda *step: seen.append(step))
+    plan = make_plan(llama, recipe, 0.6)
+    measurements = allocate(original_of(llama, tokens), plan, lambda *step: seen.append(step)).measurements
+    corrected = measurements.weights
     assert seen[-1] == (9, 9)
     assert len(measurements.linears) == 21
     assert corrected
@@ -62,15 +63,13 @@ def test_what_stays_dense_keeps_its_original_weight(llama, tokens):
     recipe = load_recipe("zs-svd-staged", ["allocation.stages=2"])
     plan = make_plan(llama, recipe, 0.8)
     original = original_of(llama, tokens)
-    allocated = allocate(
-        llama, recipe, plan, original.calibration, device=CPU, weights=ResidentWeights(), scratch=ScratchSpace()
-    )
+    allocated = allocate(original, plan)
     dense = [path for path, rank in allocated.plan.ranks.items() if rank is None]
     factored = [path for path, rank in allocated.plan.ranks.items() if rank is not None]
     assert dense
     assert factored
     for block in plan.blocks:
-        with allocated.weights.onload(block.module, CPU):
+        with allocated.model.weights.onload(block.module, CPU):
             for ref in block.linears:
                 lent = weight_matrix(block.module.get_submodule(ref.name)).detach().clone()
                 stored = original.model.get_submodule(ref.path)

@@ -5,20 +5,21 @@ from typing import ClassVar, Literal
 import pytest
 import torch
 from pydantic import Field
-from tests.compression.sensitivity.helpers import original_of
+from tests.methods.sensitivity.helpers import original_of
 from transformers import PreTrainedModel
 
 import eckart
-from eckart.compression.sensitivity.measure import measure
-from eckart.compression.sensitivity.request import request_of
 from eckart.methods.allocation import Allocation, Curvature, Needs
 from eckart.methods.allocation.base import gain_per_byte
 from eckart.methods.allocation.fit_to_budget import GainPerByte
 from eckart.methods.allocation.hull import fill_by_hull
-from eckart.methods.allocation.rank_budget import LayerStatistics, RankBudget, Ranks
+from eckart.methods.allocation.rank_budget import RankBudget, Ranks
 from eckart.methods.metric import Fisher
 from eckart.methods.objectives import InputAware
 from eckart.methods.recipe import Recipe
+from eckart.methods.sensitivity.layer_statistics import LayerStatistics
+from eckart.methods.sensitivity.measure import measure
+from eckart.methods.sensitivity.request import request_of
 
 
 class Foreign(Allocation):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,21 +13,22 @@ from eckart.blocks.blockwise_model import BlockwiseModel, Observe
 from eckart.blocks.cached_tensors import CachedTensors
 from eckart.blocks.discovery import LinearRef
 from eckart.blocks.overridden_weights import OverriddenWeights
-from eckart.compression.sensitivity.measure import Progress, measure
-from eckart.compression.sensitivity.measurements import Measurements
-from eckart.compression.sensitivity.request import request_of
-from eckart.compression.sensitivity.trials import truncated_weight
 from eckart.layers import weight_matrix
-from eckart.methods.allocation import ZeroSum
-from eckart.methods.recipe import Recipe
+from eckart.methods.allocation.trials import truncated_weight
+from eckart.methods.sensitivity.measure import measure
+from eckart.methods.sensitivity.measurements import Measurements
+
+if TYPE_CHECKING:
+    from eckart.methods.allocation.base import Wanted
+    from eckart.methods.allocation.zero_sum import ZeroSum
 
 Ranks = Mapping[str, int | None]
 
 
-def stage(
-    original: BlockwiseModel, recipe: Recipe, keep: float, progress: Progress
-) -> tuple[Measurements, dict[str, Tensor]]:
-    """Return the profile of the last stage, and the weights that it was measured on, by path.
+def truncate_in_stages(
+    original: BlockwiseModel, allocation: ZeroSum, measured: Measurements, wanted: Wanted
+) -> Measurements:
+    """Return the measurements of the last stage, with the weights that they were made on.
 
     In each stage the whole budget is allocated anew. Between two stages each truncated weight ``W'`` of a linear with
     original weight W is moved by ``<g, W - W'> / <g, g> g``, g being the loss's gradient at W': the shortest step with
@@ -34,29 +36,25 @@ def stage(
 
     Args:
         original: the model.
-        recipe: with a zero-sum allocation.
-        keep: bytes to keep, as a share.
-        progress: is called with (blocks done, blocks to do), over all stages.
+        allocation: chooses the ranks of each stage.
+        measured: in the first stage, on the original weights, with bases.
+        wanted: the size.
     """
-    allocation = recipe.allocation
-    assert isinstance(allocation, ZeroSum)
-    total = allocation.stages * len(original.blocks)
+    blocks = len(original.blocks)
     current = original
     corrected: Mapping[str, Tensor] = {}
-    for number in range(allocation.stages):
+    for number in range(1, allocation.stages):
 
-        def advanced(done: int, blocks: int, offset: int = number * len(original.blocks)) -> None:
-            progress(offset + done, total)
+        def advanced(done: int, of: int, offset: int = number * blocks) -> None:
+            wanted.progress(offset + done, allocation.stages * blocks)
 
-        last = number == allocation.stages - 1
-        measurements = measure(current, request_of(recipe, keep_bases=not last), advanced)
-        if last:
-            break
-        ranks = allocation.ranks(measurements.linears, keep, recipe.layout)
-        truncated = _truncated(current, measurements, ranks, corrected, number)
-        corrected = _corrected(original, truncated, number)
+        ranks = allocation.ranks(measured.linears, wanted.keep, wanted.layout)
+        truncated = _truncated(current, measured, ranks, corrected, number - 1)
+        corrected = _corrected(original, truncated, number - 1)
         current = replace(original, weights=OverriddenWeights(original.weights, original.model, corrected))
-    return measurements, dict(corrected)
+        last = number == allocation.stages - 1
+        measured = measure(current, replace(wanted.request, keep_bases=not last), advanced)
+    return replace(measured, weights=dict(corrected))
 
 
 def _truncated(
@@ -85,7 +83,7 @@ def _corrected(original: BlockwiseModel, truncated: CachedTensors, number: int) 
     # As published, the gradient of one calibration sequence.
     model = replace(original.cropped(1, None), weights=overlay)
     streams = model.forward()
-    gradient, _ = model.loss_gradient(streams[-1], None)
+    gradient, _ = model.loss_gradient(streams[-1])
     corrected = CachedTensors(original.scratch.cache(f"corrected-{number}", torch.float32))
     for index in reversed(range(len(original.blocks))):
         block = original.blocks[index]

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import torch
-from tests.compression.sensitivity.helpers import original_of
 from tests.conftest import make_model
+from tests.methods.sensitivity.helpers import original_of
 
-from eckart.compression.sensitivity.measure import measure
-from eckart.compression.sensitivity.request import Request
-from eckart.compression.sensitivity.solver import first_order_changes
 from eckart.layers import weight_matrix
 from eckart.maths.lowrank import solve, whiten
 from eckart.methods.allocation import Needs
 from eckart.methods.metric import Fisher
 from eckart.methods.objectives import InputAware
+from eckart.methods.sensitivity.measure import measure
+from eckart.methods.sensitivity.request import Request
+from eckart.methods.sensitivity.solver import first_order_changes
 
 PATH = "model.layers.1.self_attn.v_proj"
 

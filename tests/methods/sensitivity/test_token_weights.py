@@ -6,15 +6,13 @@ import copy
 
 import pytest
 import torch
-from tests.compression.sensitivity.helpers import original_of
-from tests.compression.sensitivity.test_measure import PATH, inputs_of, mean_loss
 from tests.conftest import make_model
+from tests.methods.sensitivity.helpers import original_of
+from tests.methods.sensitivity.test_measure import PATH, inputs_of, mean_loss
 from torch import Tensor
 from transformers import PreTrainedModel
 
 import eckart
-from eckart.compression.sensitivity.measure import measure
-from eckart.compression.sensitivity.request import Request
 from eckart.errors import RecipeError
 from eckart.layers import weight_matrix
 from eckart.maths.lowrank import solve, whiten
@@ -22,6 +20,8 @@ from eckart.methods.allocation import Needs
 from eckart.methods.metric import Fisher
 from eckart.methods.objectives import InputAware
 from eckart.methods.recipes.loader import load_recipe
+from eckart.methods.sensitivity.measure import measure
+from eckart.methods.sensitivity.request import Request
 
 WEIGHTED = Fisher(labels="next", token_weights="gradient")
 OVERRIDES = ["objective.metric.token_weights=gradient"]

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from eckart.blocks.blockwise_model import BlockwiseModel
-from eckart.blocks.fuse import fusable, join, separate
+from eckart.blocks.fuse import fusable, fuse, unfuse
 from eckart.compression.plan import blocks_for
-from eckart.compression.sensitivity.measure import Progress, measure
-from eckart.compression.sensitivity.request import Request
 from eckart.layers import fused_layers
 from eckart.methods.allocation import LayerStatistics, Needs
 from eckart.methods.layout import Layout
 from eckart.methods.recipe import Recipe
+from eckart.methods.sensitivity.measure import Progress, measure
+from eckart.methods.sensitivity.request import Request
 
 
 def share_by_loss(original: BlockwiseModel, recipe: Recipe, keep: float, progress: Progress) -> BlockwiseModel:
@@ -28,13 +28,13 @@ def share_by_loss(original: BlockwiseModel, recipe: Recipe, keep: float, progres
     request = Request(recipe.objective, Needs.SPECTRUM, metric, structure=recipe.structure)
     total = 2 * len(original.blocks)
     apart = measure(original, request, lambda done, _: progress(done, total))
-    join(original.model, fusable(original.blocks), original.weights)
+    fuse(original.model, fusable(original.blocks), original.weights)
     joined = _found_again(original, recipe)
     together = measure(joined, request, lambda done, _: progress(total // 2 + done, total))
     groups = fused_layers(original.model)
     lost = {linear.path: _lost(linear, recipe.layout, keep) for linear in (*apart.linears, *together.linears)}
     worse = [first for first, paths in groups.items() if lost[f"{first}.joint"] > sum(lost[path] for path in paths)]
-    separate(original.model, worse, original.weights)
+    unfuse(original.model, worse, original.weights)
     return _found_again(original, recipe)
 
 

@@ -11,15 +11,14 @@ from eckart.blocks.blockwise_model import BlockwiseModel
 from eckart.blocks.cached_tensors import CachedPairs, CachedTensors
 from eckart.blocks.discovery import Block, Group, LinearRef
 from eckart.blocks.tensor_cache import TensorCache
-from eckart.compression.plan import shapes_of
-from eckart.compression.sensitivity.measurements import Measurements
-from eckart.compression.sensitivity.request import Labels, Request
 from eckart.device import moment_device
 from eckart.errors import NonFiniteError
 from eckart.layers import Fit, weight_matrix
 from eckart.maths.lowrank import Solution, Whitening, solve
 from eckart.maths.moments import Moments
-from eckart.methods.allocation import LayerStatistics, Needs
+from eckart.methods.sensitivity.layer_statistics import LayerStatistics, Needs, shapes_of
+from eckart.methods.sensitivity.measurements import Measurements
+from eckart.methods.sensitivity.request import Labels, Request
 
 
 @dataclass

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.compression.sensitivity.helpers import original_of
+from tests.methods.sensitivity.helpers import original_of
 
-from eckart.compression.sensitivity.truncation_points import _Training, train_truncation_points
 from eckart.maths.soft_truncation import soft_truncate
 from eckart.methods.allocation import Learned
+from eckart.methods.allocation.truncation_points import _Training, train_truncation_points
 from eckart.methods.layout import Layout
 
 

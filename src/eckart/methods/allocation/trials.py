@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from eckart.blocks.blockwise_model import BlockwiseModel
-from eckart.blocks.passes import HiddenStates, advance
+from eckart.blocks.passes import HiddenStates
 from eckart.blocks.tensor_cache import TensorCache
-from eckart.compression.sensitivity.measure import Progress
 from eckart.layers import weight_matrix
+from eckart.methods.sensitivity.measure import Progress
 
 
 def trial_losses(
@@ -38,7 +38,7 @@ def trial_losses(
     stream = original.enter()
     trials: dict[tuple[str, int], HiddenStates] = {}
     for index, block in enumerate(original.blocks):
-        with original.weights.onload(block.module, original.device):
+        with original.onload(index):
             behind = partial(_behind, original, index)
             trials = {key: behind(front, f"trial-{'-'.join(map(str, key))}") for key, front in trials.items()}
             for ref in block.linears:
@@ -47,7 +47,7 @@ def trial_losses(
                 for rank in ranks[ref.path]:
                     with _truncated(weight, basis[:, :rank], dual[:, :rank]):
                         trials[ref.path, rank] = behind(stream, f"trial-{ref.path}-{rank}", keep=True)
-            stream = behind(stream, "profile")
+            stream = behind(stream, "measured")
         progress(index + 1, len(original.blocks))
     losses = original.mean_losses(list(trials.values()))
     found: dict[str, dict[int, float]] = {}
@@ -63,8 +63,7 @@ def truncated_weight(weight: Tensor, basis: Tensor, dual: Tensor) -> Tensor:
 
 
 def _behind(original: BlockwiseModel, index: int, front: HiddenStates, name: str, *, keep: bool = False) -> TensorCache:
-    result = original.scratch.cache(f"{name}-{index + 1:05d}", original.dtype)
-    advance(original.blocks[index].module, original.arguments[index], front, original.device, result)
+    result = original.advance(index, front, name)
     if not keep:
         front.delete()
     return result

@@ -4,14 +4,11 @@ import math
 
 import pytest
 import torch
-from tests.compression.sensitivity.helpers import original_of
 from tests.conftest import make_model
+from tests.methods.sensitivity.helpers import original_of
 from torch.nn import functional
 
 from eckart.blocks.discovery import find_block_list
-from eckart.compression.sensitivity.measure import measure, measure_all
-from eckart.compression.sensitivity.measurements import Measurements
-from eckart.compression.sensitivity.request import Request
 from eckart.errors import NonFiniteError
 from eckart.layers import weight_matrix
 from eckart.maths.lowrank import Whitening
@@ -20,6 +17,9 @@ from eckart.methods.allocation.base import relative_energy
 from eckart.methods.metric import Fisher
 from eckart.methods.objectives import InputAware, Weight
 from eckart.methods.precision import Bits4
+from eckart.methods.sensitivity.measure import measure, measure_all
+from eckart.methods.sensitivity.measurements import Measurements
+from eckart.methods.sensitivity.request import Request
 from eckart.methods.structure import Hybrid
 
 PATH = "model.layers.1.self_attn.q_proj"

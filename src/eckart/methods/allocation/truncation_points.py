@@ -5,19 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from eckart.blocks.blockwise_model import BlockwiseModel
 from eckart.blocks.discovery import Block, LinearRef, hooks
-from eckart.compression.sensitivity.measure import Progress
 from eckart.errors import NonFiniteError
+from eckart.maths.labels import label_loss
 from eckart.maths.soft_truncation import soft_truncate
-from eckart.methods.allocation import Learned
 from eckart.methods.layout import Layout, dense_bytes
-from eckart.methods.metric import label_loss
+from eckart.methods.sensitivity.measure import Progress
+
+if TYPE_CHECKING:
+    from eckart.methods.allocation.learned import Learned
 
 HALF = 0.5  # components are counted from 0, so that a position passes half a component more than its number
 
@@ -95,13 +97,13 @@ class _Training:
         original = self.original
         fronts = [first]
         for index, block in enumerate(original.blocks):
-            with original.weights.onload(block.module, original.device), self._truncating(block), torch.no_grad():
+            with original.onload(index), self._truncating(block), torch.no_grad():
                 hidden = fronts[-1].to(original.device, _dtype(block), copy=True)
                 fronts.append(original.arguments[index][hidden.shape[:2]](block.module, hidden))
         with original.head() as logits:
             leaf = fronts.pop().detach().clone().requires_grad_(True)
             tokens = tokens.to(original.device)
-            loss, count = label_loss(logits(tokens, leaf), tokens, None, torch.Generator())
+            loss, count = label_loss(logits(tokens, leaf), tokens)
             perplexity = (loss / count).exp()
             gradient = torch.autograd.grad(perplexity, leaf)[0].float()
         if not torch.isfinite(gradient).all():
@@ -115,7 +117,7 @@ class _Training:
         original = self.original
         block = original.blocks[index]
         positions = [self.positions[ref.path] for ref in block.linears]
-        with original.weights.onload(block.module, original.device), self._truncating(block):
+        with original.onload(index), self._truncating(block):
             leaf = front.to(original.device, _dtype(block), copy=True).requires_grad_(True)
             output = original.arguments[index][leaf.shape[:2]](block.module, leaf.clone())
             found = torch.autograd.grad(output, [leaf, *positions], gradient.to(output.dtype), allow_unused=True)

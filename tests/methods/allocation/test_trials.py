@@ -4,15 +4,15 @@ import copy
 
 import pytest
 import torch
-from tests.compression.sensitivity.helpers import original_of
+from tests.methods.sensitivity.helpers import original_of
 from torch.nn import functional
 
-from eckart.compression.sensitivity.measure import measure
-from eckart.compression.sensitivity.request import Request
-from eckart.compression.sensitivity.trials import trial_losses
 from eckart.layers import weight_matrix
 from eckart.methods.allocation import Needs
+from eckart.methods.allocation.trials import trial_losses
 from eckart.methods.objectives import InputAware
+from eckart.methods.sensitivity.measure import measure
+from eckart.methods.sensitivity.request import Request
 
 
 def test_losses_are_those_of_the_model_with_one_linear_truncated(llama, tokens):

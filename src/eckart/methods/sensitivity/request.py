@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
-from eckart.methods.allocation import Needs, ZeroSum
+from eckart.maths.labels import NEXT_TOKENS, LabelSource
 from eckart.methods.metric import Fisher
 from eckart.methods.objectives import Objective
-from eckart.methods.recipe import Recipe
+from eckart.methods.sensitivity.layer_statistics import Needs
 from eckart.methods.structure import Structure, TwoFactor
+
+if TYPE_CHECKING:
+    from eckart.methods.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,11 @@ class Labels:
 
     metric: Fisher | None
     samples: int | None
+
+    @property
+    def source(self) -> LabelSource:
+        """Where they come from."""
+        return NEXT_TOKENS if self.metric is None else self.metric.label_source
 
 
 @dataclass(frozen=True)
@@ -40,12 +49,17 @@ class Request:
     """
 
     objective: Objective
-    needs: Needs
+    needs: Needs = Needs.NONE
     metric: Fisher | None = None
     gradient_samples: int | None = None
     keep_bases: bool = False
     structure: Structure = field(default_factory=TwoFactor)
     keep_inputs: bool = False
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is to be measured."""
+        return not (self.needs or self.metric is not None or self.keep_bases or self.keep_inputs)
 
     @property
     def needs_spectrum(self) -> bool:
@@ -97,13 +111,16 @@ class Request:
         )
 
 
-def request_of(recipe: Recipe, *, keep_bases: bool = False, keep_inputs: bool = False) -> Request:
-    """Return what a recipe's allocation and objective ask for."""
-    allocation = recipe.allocation
-    metric = recipe.objective.output_metric or allocation.curvature_metric or recipe.refinement.output_metric
-    samples = allocation.gradient_samples if isinstance(allocation, ZeroSum) else None
-    needs, structure = allocation.needs, recipe.structure
-    return Request(recipe.objective, needs, metric, samples, keep_bases, structure, keep_inputs)
+def request_of(recipe: Recipe) -> Request:
+    """Return what a recipe's objective, allocation and refinement ask for."""
+    objective = recipe.objective
+    asked = Request(objective, metric=objective.output_metric, structure=recipe.structure)
+    asked = recipe.allocation.ask(asked)
+    return replace(
+        asked,
+        metric=asked.metric or recipe.refinement.output_metric,
+        keep_bases=asked.keep_bases or recipe.weighs_tokens,
+    )
 
 
 def merge(requests: Iterable[Request]) -> list[Request]:

@@ -11,12 +11,12 @@ from torch.nn import functional
 from eckart.blocks.blockwise_model import BlockwiseModel
 from eckart.blocks.discovery import Group, LinearRef
 from eckart.blocks.passes import HiddenStates, empty_moments, input_moments
-from eckart.compression.sensitivity.measurements import Measurements
-from eckart.compression.sensitivity.request import Labels, Request
-from eckart.compression.sensitivity.solver import BlockSums, Solver
 from eckart.device import give_back_memory, moment_device
 from eckart.maths.moments import Moments, gram
-from eckart.methods.allocation import Needs
+from eckart.methods.sensitivity.layer_statistics import Needs
+from eckart.methods.sensitivity.measurements import Measurements
+from eckart.methods.sensitivity.request import Labels, Request
+from eckart.methods.sensitivity.solver import BlockSums, Solver
 
 Progress = Callable[[int, int], None]
 
@@ -43,7 +43,7 @@ def measure_all(
     Args:
         original: as for :func:`measure`, like ``progress``.
         requests: what to measure; different ones are best merged before
-            (:func:`eckart.compression.sensitivity.request.merge`).
+            (:func:`eckart.methods.sensitivity.request.merge`).
         progress: is called.
         first: number of the first request, by which the files of what is kept are told from those of earlier ones.
 
@@ -72,11 +72,11 @@ class _Measurement:
         counts: dict[Labels, int] = {}
         for labels in self.labels:
             gradients[labels], counts[labels] = self.original.loss_gradient(
-                streams[-1], labels.metric, labels.samples, name=self._name(labels)
+                streams[-1], labels.source, labels.samples, name=self._name(labels)
             )
         for index in reversed(range(len(blocks))):
             block = blocks[index]
-            with self.original.weights.onload(block.module, self.original.device):
+            with self.original.onload(index):
                 sums = self._sums(index, streams, gradients, counts)
                 for group in block.groups:
                     moments = sums.moments.pop(group, None)
@@ -108,8 +108,7 @@ class _Measurement:
                 moments = {group: empty_moments(group, self.original.device) for group in block.groups}
                 leaders = {group.linears[0]: moments[group] for group in block.groups}
             else:
-                arguments = self.original.arguments[index]
-                moments = input_moments(block.module, block.groups, arguments, streams[index], self.original.device)
+                moments = input_moments(self.original.block_pass(index), block.groups, streams[index])
         behind = {labels: self._second_moment(gradients[labels]) for labels in self.labels if labels.metric is not None}
         weighted: dict[Labels, dict[LinearRef, Tensor]] = {}
         sums = {}
