@@ -133,6 +133,7 @@ def test_not_filling_the_budget_gives_no_linear_more(kind):
     """One step down at most where the choice is above the budget; never a step up from the choice."""
     for keep in (0.8, 0.6, 0.45):
         allocation = kind(multiple=1, fill_budget=False)
+        linears = OWN.get(kind, LINEARS)
         chosen = allocation.choose(RankBudget(linears, keep, LAYOUT, multiple=1))
         for linear in linears:
             rank = allocation.ranks(linears, keep, LAYOUT)[linear.path]
