@@ -53,10 +53,13 @@ KEEP = 0.6
 SAMPLES, LENGTH = 6, 48
 WAYS = ("memory", "disk", "sweep")
 # Recipes that are several, one for each range of budgets, at sizes that choose the others. Layers as narrow as these
-# need finer ranks for the smallest.
+# need finer ranks for the smallest. And few bits at sizes where weights have to be factored, too.
 OTHER_SIZES = (
     *((f"{name}+allocation.multiple=2", keep) for name in ("eckart-fast", "eckart-q") for keep in (0.8, 0.4, 0.2)),
     ("svd-llm+structure=hybrid+structure.base=2-of-4", 0.8),
+    ("zs-svd-hq", 0.4),
+    ("zs-svd+precision=4-bit", 0.2),
+    ("io-svd+structure=pivoted+precision=4-bit+allocation.multiple=2", 0.2),
 )
 VARIANTS = (
     "svd-llm+sharing=shared",
