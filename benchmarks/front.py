@@ -8,7 +8,7 @@ Writes the picture for a light page, and beside it one for a dark page (``front-
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -45,7 +45,7 @@ COLOURS = {
     "int4": ("#24292f", "#e6edf3"),
     "gptq": ("#24292f", "#e6edf3"),
 }
-# What a line is called, the index of the point where that stands, the offset from there in points of type, and the side.
+# What a line is called, the index of the point where that stands, the offset from there in points, and the side.
 NAMES = {
     "eckart": ("eckart", 1, (-10, -15), "right"),
     "eckart-fast": ("eckart-fast", 2, (9, -0.5), "left"),
@@ -103,7 +103,7 @@ def _point(row: Row, dense: Row) -> Point:
     return Point(row["kept"], excess, row["recipe"].partition("+")[0], "allocation.fill_budget=true" in row["recipe"])
 
 
-def draw(lines: dict[str, Sequence[Point]], *, dark: bool = False) -> Figure:
+def draw(lines: Mapping[str, Sequence[Point]], *, dark: bool = False) -> Figure:
     """Return the picture; each line has its name as ``gid``."""
     page = DARK if dark else LIGHT
     figure = Figure(figsize=(8.4, 5.0), facecolor=page["page"], layout="constrained")
