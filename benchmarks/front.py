@@ -31,8 +31,8 @@ PROTOCOL: Row = {
 }
 FILLED = "† measured while the ranks of published recipes were still topped up to the budget"
 BEST_PUBLISHED = "best published, 16 bits"
-LIGHT = {"page": "#ffffff", "ink": "#24292f", "faint": "#d8dee4", "muted": "#57606a"}
-DARK = {"page": "#0d1117", "ink": "#e6edf3", "faint": "#30363d", "muted": "#9198a1"}
+LIGHT = {"ink": "#24292f", "faint": "#d8dee4", "muted": "#57606a"}
+DARK = {"ink": "#e6edf3", "faint": "#30363d", "muted": "#9198a1"}
 # Okabe and Ito's colours, told apart by all eyes; lighter ones where the page is dark.
 COLOURS = {
     "eckart": ("#0072b2", "#56b4e9"),
@@ -106,8 +106,8 @@ def _point(row: Row, dense: Row) -> Point:
 def draw(lines: Mapping[str, Sequence[Point]], *, dark: bool = False) -> Figure:
     """Return the picture; each line has its name as ``gid``."""
     page = DARK if dark else LIGHT
-    figure = Figure(figsize=(8.4, 5.0), facecolor=page["page"], layout="constrained")
-    axes = figure.add_subplot(facecolor=page["page"])
+    figure = Figure(figsize=(8.4, 5.0), facecolor="none", layout="constrained")
+    axes = figure.add_subplot(facecolor="none")
     for name, line in lines.items():
         colour = COLOURS[name][dark]
         drawn = axes.plot(
