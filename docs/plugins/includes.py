@@ -12,7 +12,12 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 INCLUDE = re.compile(r"^<!-- include (?P<file>[\w.]+)(?:: (?P<part>\w+))? -->$", re.MULTILINE)
-PAGES = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
+PAGES = {
+    "README.md": "index.md",
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "security.md",
+}
 
 
 def on_page_markdown(markdown: str, **kwargs: Any) -> str:
