@@ -18,9 +18,11 @@ def strings_and_names(path: Path) -> list[str]:
     """Return the identifiers and the strings of a file, without its docstrings."""
     tree = ast.parse(path.read_text())
     docstrings = {
-        id(node.body[0].value)
+        id(first.value)
         for node in ast.walk(tree)
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False)
+        for first in node.body[:1]
+        if isinstance(first, ast.Expr)
     }
     found = []
     for node in ast.walk(tree):

@@ -67,7 +67,8 @@ def stored(folder: Path, change: Callable[[Tensors], None], kind: str = "qwen2")
 
 def logits(model: PreTrainedModel, tokens: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
-        return model(tokens).logits
+        found: torch.Tensor = model(tokens).logits
+    return found
 
 
 @pytest.mark.parametrize("change", CHANGES)
