@@ -33,6 +33,21 @@ HALF_MADE = {"half-made": True}  # the context in which a recipe is validated wh
 class Recipe(BaseModel):
     """What is done to a model. It is stored in the checkpoint that it made, and round-trips through YAML.
 
+    Attributes:
+        version: of this form.
+        name: by which people know it.
+        reference: what it is, in a few words, and what of the paper is not in it.
+        paper: title of the paper that it is from; empty if there is none.
+        arxiv: number of that paper, such as ``2403.07378``.
+        year: in which it appeared.
+        objective: what is minimised.
+        allocation: which rank goes where.
+        sharing: which linears share a basis.
+        structure: how a weight of some rank is laid out.
+        precision: how its numbers are stored.
+        refinement: how a block is trained once its linears are factored.
+        distillation: how the model is trained once all blocks are.
+
     Raises:
         RecipeError: two of the choices do not go together.
     """
@@ -42,6 +57,9 @@ class Recipe(BaseModel):
     version: Literal[1] = 1
     name: str = "custom"
     reference: str = ""
+    paper: str = ""
+    arxiv: str = Field("", pattern=r"^(\d{4}\.\d{4,5})?$")
+    year: int | None = None
     objective: Annotated[SerializeAsAny[Objective], BeforeValidator(OBJECTIVES.parse)]
     allocation: Annotated[SerializeAsAny[Allocation], BeforeValidator(ALLOCATIONS.parse)] = Field(
         default_factory=Uniform
@@ -70,6 +88,13 @@ class Recipe(BaseModel):
         for problem in (*self.objective.conflicts(self), *self.structure.conflicts(self)):
             raise RecipeError(problem)
         return self
+
+    @property
+    def citation(self) -> str:
+        """The paper that it is from, in one line; empty if there is none."""
+        number = f"arXiv {self.arxiv}" if self.arxiv else ""
+        where = ", ".join(part for part in (number, str(self.year or "")) if part)
+        return f"{self.paper} ({where})" if self.paper and where else self.paper
 
     @property
     def needs_data(self) -> bool:
