@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 class Callback:
     """Is told what a run does, in order. Does nothing itself: override what you want to hear."""
 
+    def __init_subclass__(cls) -> None:
+        # The name that `on_measurement` had before.
+        if "on_profile" in vars(cls) and "on_measurement" not in vars(cls):
+            cls.on_measurement = vars(cls)["on_profile"]  # type: ignore[method-assign]
+
     def on_check(self, check: ModelCheck) -> None:
         """Hear what is known of the model before anything is measured on it."""
 

@@ -67,6 +67,7 @@ def compress(
     source: str | None = None,
     allow_partial: bool = False,
     callback: Callback | None = None,
+    observer: Callback | None = None,
 ) -> CompressionResult:
     """Compress a causal language model in place.
 
@@ -91,6 +92,7 @@ def compress(
         allow_partial: compress the model even if less than half of its blocks' bytes are in linear layers that can be
             factored, as in mixtures of experts.
         callback: is told what happens.
+        observer: the older name of ``callback``.
 
     Returns:
         The ranks, bytes and errors of all layers, and what it took.
@@ -115,7 +117,7 @@ def compress(
             tokens = calibrate(calibration, samples=samples, length=length, seed=seed, tokenizer=tokenizer, model=model)
         blockwise = BlockwiseModel(model, plan.blocks, weights, place, ScratchSpace(), tokens)
         check = check_model(blockwise, plan, allow_partial=allow_partial)
-        job = Job(blockwise, plan, callback or Callback(), check)
+        job = Job(blockwise, plan, callback or observer or Callback(), check)
         job.warn()
         report = job.run(job.estimate(memory))
         check_unchanged(model)

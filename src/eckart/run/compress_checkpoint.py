@@ -62,6 +62,7 @@ def compress_checkpoint(
     allow_partial: bool = False,
     trust_remote_code: bool = False,
     callback: Callback | None = None,
+    observer: Callback | None = None,
 ) -> CompressionResult:
     """Compress a model on disk into a new folder, holding one block of it at a time.
 
@@ -86,6 +87,7 @@ def compress_checkpoint(
         allow_partial: as for :func:`eckart.compress`.
         trust_remote_code: whether Python code that comes with the model may be run.
         callback: is told what happens.
+        observer: the older name of ``callback``.
 
     Returns:
         The ranks, bytes and errors of all layers, and what this run took.
@@ -142,7 +144,7 @@ def compress_checkpoint(
             manifest = read_manifest(folder) if resume else None
             if manifest is not None:
                 check_same_run(manifest.identity, identity, folder.path)
-            job = Job(blockwise, plan, callback or Callback(), check)
+            job = Job(blockwise, plan, callback or observer or Callback(), check)
             job.warn()
             cost = job.estimate(memory)
             _check_space(job, folder)

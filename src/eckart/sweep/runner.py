@@ -40,7 +40,7 @@ from eckart.sweep.statistics import Statistics, collect
 from eckart.sweep.store import Failure, Store
 
 
-class SweepObserver(Callback):
+class SweepCallback(Callback):
     """Is told what a sweep does, and what the walks in it do. Does nothing itself: override what you want to hear."""
 
     def on_sweep(self, missing: int, cases: int) -> None:
@@ -78,7 +78,7 @@ class Sweep:
     draw: Callable[[int], Calibration]
     stopwatch: Stopwatch | None
     memory: int | None
-    callback: SweepObserver
+    callback: SweepCallback
 
     def rows(self) -> list[SweepRow]:
         """Return the rows that are in the file, of those that are asked for."""
@@ -250,7 +250,8 @@ def prepare(
     memory: int | None = None,
     allow_partial: bool = False,
     source: str | None = None,
-    callback: SweepObserver | None = None,
+    callback: SweepCallback | None = None,
+    observer: SweepCallback | None = None,
 ) -> Sweep:
     """Return a sweep of which nothing is measured yet.
 
@@ -276,6 +277,7 @@ def prepare(
         allow_partial: as for :func:`eckart.compress`.
         source: name of the model for the rows; by default the one it was loaded by.
         callback: is told what happens.
+        observer: the older name of ``callback``.
 
     Raises:
         EckartError: with a message that says what to do: of what is asked for something cannot be, or the file is of
@@ -317,7 +319,7 @@ def prepare(
         draw=draw,
         stopwatch=Stopwatch(model, place) if speed else None,
         memory=memory,
-        callback=callback or SweepObserver(),
+        callback=callback or observer or SweepCallback(),
     )
 
 
