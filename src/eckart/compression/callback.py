@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from eckart.compression.estimate import Estimate
 from eckart.compression.model_check import ModelCheck
+from eckart.compression.plan import Plan
+from eckart.compression.records import LayerRecord
 from eckart.methods.refinement.record import RefinementRecord
 from eckart.methods.training.record import EpochRecord
-
-if TYPE_CHECKING:
-    from eckart.compression.estimate import Estimate
-    from eckart.compression.plan import Plan
-    from eckart.compression.records import LayerRecord
 
 
 class Callback:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal, Self
 
 import yaml
@@ -85,9 +86,39 @@ class Recipe(BaseModel):
         if info.context == HALF_MADE:
             return self
         _ = self.layout  # which raises if its parts do not go together
-        for problem in (*self.objective.conflicts(self), *self.structure.conflicts(self)):
+        for problem in self.conflicts():
             raise RecipeError(problem)
         return self
+
+    def conflicts(self) -> Iterator[str]:
+        """Yield which choices do not go together, and why; they are asked, and not told apart by their classes."""
+        objective, allocation, structure = self.objective, self.allocation, self.structure
+        # Weights of tokens are measured before anything is compressed, and nowhere else.
+        found = {
+            f"objective {objective.name!r}": not objective.takes_token_weights,
+            "an affine objective": objective.adds_bias,
+            f"allocation {allocation.name!r}": not allocation.solves_first,
+            f"structure {structure.name!r}": structure.adds_to_base,
+            f"sharing {self.sharing.name!r}": self.sharing.measures,
+        }
+        wrong = [what for what, is_wrong in found.items() if is_wrong] if self.weighs_tokens else []
+        for what in wrong:
+            yield (
+                f"A metric with token_weights 'gradient' solves the equation before anything is compressed; found "
+                f"{what}. Use objective input-aware, allocation curvature, and factors alone, or "
+                "objective.metric.token_weights=equal."
+            )
+        if structure.adds_to_base and allocation.truncates:
+            yield (
+                f"Allocation {allocation.label} runs the model with weights truncated to a rank, and in structure "
+                f"{structure.name!r} a rank truncates only what the base lacks. Use another allocation, such as "
+                "uniform or curvature."
+            )
+        if structure.adds_to_base and objective.observes_outputs:
+            yield (
+                f"Objective {objective.name!r} gives a projection and no loss of a weight, which structure "
+                f"{structure.name!r} minimises. Use another objective, such as input-aware."
+            )
 
     @property
     def citation(self) -> str:

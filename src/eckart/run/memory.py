@@ -13,9 +13,9 @@ from eckart.blocks.onload import ResidentWeights
 from eckart.blocks.residual import FRONT
 from eckart.compression.allocate import needs_measurement
 from eckart.compression.plan import Plan
+from eckart.compression.request import request_of
 from eckart.methods.objectives import InputSource
 from eckart.methods.sensitivity.layer_statistics import Needs
-from eckart.methods.sensitivity.request import request_of
 
 FLOAT32, FLOAT64 = 4, 8
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import BeforeValidator, Discriminator, Field
@@ -16,9 +15,6 @@ from eckart.maths.lowrank import Solution, Whitening, solve, whiten
 from eckart.maths.moments import Moments, ResidualMoments
 from eckart.methods.choice import Choice, expand_name
 from eckart.methods.metric import AnyMetric, Fisher, NoMetric
-
-if TYPE_CHECKING:
-    from eckart.methods.recipe import Recipe
 
 
 class InputSource(Enum):
@@ -69,25 +65,6 @@ class Objective(Choice):
     def residual_share(self) -> float:
         """The share of the difference of the residual streams that targets carry."""
         return 0.0
-
-    def conflicts(self, recipe: Recipe) -> Iterator[str]:
-        """Yield why this objective does not go together with other choices of a recipe."""
-        if self.output_metric is None or not self.output_metric.weighs_tokens:
-            return
-        # Weights of tokens are measured before anything is compressed, and nowhere else.
-        found = {
-            f"objective {self.name!r}": not self.takes_token_weights,
-            "an affine objective": self.adds_bias,
-            f"allocation {recipe.allocation.name!r}": not recipe.allocation.solves_first,
-            f"structure {recipe.structure.name!r}": recipe.structure.adds_to_base,
-            f"sharing {recipe.sharing.name!r}": recipe.sharing.measures,
-        }
-        for what in (what for what, is_wrong in found.items() if is_wrong):
-            yield (
-                f"A metric with token_weights 'gradient' solves the equation before anything is compressed; found "
-                f"{what}. Use objective input-aware, allocation curvature, and factors alone, or "
-                "objective.metric.token_weights=equal."
-            )
 
     @abstractmethod
     def whitening(self, moments: Moments | None, in_features: int, device: torch.device) -> Whitening:
