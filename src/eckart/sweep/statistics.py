@@ -41,7 +41,7 @@ class Statistics:
     """What was measured on the original model, for several recipes.
 
     Attributes:
-        original: the model, its linears joined if the recipes share bases.
+        original: the model, its linears fused if the recipes share bases.
         requests: what each recipe asked for, merged with what others did.
         measurements_by_path: what was found for each of them.
         errors: why nothing was found.

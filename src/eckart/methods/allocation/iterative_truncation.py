@@ -64,7 +64,7 @@ def _truncated(
                 rank = ranks[ref.path]
                 if rank is None:
                     continue
-                # A correction can be smaller than the rounding of the dtype that weights are lent in.
+                # A correction can be smaller than the rounding of the dtype that weights are onloaded in.
                 weight = corrected.get(ref.path)
                 if weight is None:
                     weight = weight_matrix(block.module.get_submodule(ref.name)).detach().float().cpu()

@@ -192,5 +192,5 @@ class _Training:
 
 
 def _dtype(block: Block) -> torch.dtype:
-    """Return the dtype in which the block's weights are placed."""
+    """Return the dtype in which the block's weights are onloaded."""
     return next(parameter.dtype for parameter in block.module.parameters())

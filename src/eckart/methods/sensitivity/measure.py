@@ -1,4 +1,4 @@
-"""Measures the evidence on every linear: a walk through the original model, and back where gradients are asked for."""
+"""Measures the statistics of every linear: a walk through the original model, and back where gradients are asked for."""
 
 from __future__ import annotations
 
