@@ -88,7 +88,7 @@ def input_moments(
     stream: HiddenStates,
     behind: HiddenStates | None = None,
 ) -> dict[Group, Moments]:
-    """Return the moments of all groups, and write the hidden states ``behind`` the block if it is wanted, in one pass."""
+    """Return the moments of all groups and, if wanted, write the hidden states ``behind`` the block, in one pass."""
     moments = {group: empty_moments(group, block.device) for group in groups}
     for call, hidden in block.over(stream):
         inputs, output = capture_inputs(block.module, call, hidden, groups)

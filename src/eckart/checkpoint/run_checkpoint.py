@@ -1,7 +1,7 @@
 """The finished blocks of a run in its folder, and the manifest of them.
 
-After each block its shard, the hidden states behind it and the manifest are on the disk, in this order. A run that is killed
-at any moment goes on from its last manifest, and then writes the same bytes as one that was not.
+After each block its shard, the hidden states behind it and the manifest are on the disk, in this order. A run that is
+killed at any moment goes on from its last manifest, and then writes the same bytes as one that was not.
 """
 
 from __future__ import annotations

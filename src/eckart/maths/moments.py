@@ -32,8 +32,9 @@ class Moments:
 
     Attributes:
         second: ``Z Z^T``, (n, n) float64, where Z is X' if the compressed model's are observed, else X.
-        shift: ``(X - X') X'^T``, (n, n) float64, or None if only one model's inputs are observed. Summed as a difference of
-            paired tokens: ``X X'^T - X' X'^T`` afterwards would lose the digits in which nearly equal streams differ.
+        shift: ``(X - X') X'^T``, (n, n) float64, or None if only one model's inputs are observed. Summed as a
+            difference of paired tokens: ``X X'^T - X' X'^T`` afterwards would lose the digits in which nearly equal
+            streams differ.
         absolute: sum of ``|Z|`` over the tokens, (n,) float64.
         tokens: how many tokens were summed.
         sum: sum of ``Z``, (n,) float64; only needed for what looks at means.
