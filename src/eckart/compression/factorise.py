@@ -55,10 +55,10 @@ class Factoriser:
         """Replace the linears of ``group`` that have a rank, and return a record of each of its linears.
 
         Args:
-            onloaded: the block, lent.
+            onloaded: the block.
             group: of the block.
             moments: of the group's inputs; None if the objective looks at no data.
-            output_energies: ``||W X||^2`` of each linear in the original model, if both streams are observed.
+            output_energies: ``||W X||^2`` of each linear in the original model, if both models' inputs are observed.
             projectors: on the leading output directions of each linear, (m, m), if the objective observes outputs.
 
         Raises:

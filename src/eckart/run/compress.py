@@ -43,6 +43,7 @@ from eckart.methods.recipes.published import DEFAULT_KEEP, DEFAULT_RECIPE
 from eckart.run.check.run import check_model
 from eckart.run.estimate import estimate
 from eckart.run.random_state import random_state_kept
+from eckart.run.renamed import renamed
 from eckart.run.scratch import Scratch
 
 DEFAULT_SAMPLES = 32
@@ -50,6 +51,7 @@ MOST_UNRESOLVED = 0.01  # of a layer's output energy, before it is worth a word
 FEW_STEPS = 100  # of the optimiser in a block's refinement; AA-SVD takes 200
 
 
+@renamed(observer="callback")
 @random_state_kept()
 def compress(
     model: PreTrainedModel,

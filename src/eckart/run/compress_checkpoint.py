@@ -40,9 +40,11 @@ from eckart.methods.recipes.published import DEFAULT_KEEP, DEFAULT_RECIPE
 from eckart.run.check.run import check_model
 from eckart.run.compress import DEFAULT_SAMPLES, Job
 from eckart.run.random_state import random_state_kept
+from eckart.run.renamed import renamed
 from eckart.run.scratch import Scratch
 
 
+@renamed(observer="callback")
 @random_state_kept()
 def compress_checkpoint(
     source: str | Path,

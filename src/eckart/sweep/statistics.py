@@ -18,6 +18,7 @@ from eckart.blocks.fuse import fusable, fuse
 from eckart.blocks.onload import ResidentWeights
 from eckart.blocks.tensor_cache import ScratchSpace
 from eckart.checkpoint.identity import digest_of, versions
+from eckart.compression.request import request_of
 from eckart.compression.sensitivity.cache import MeasurementsCache
 from eckart.data.calibration import Calibration
 from eckart.device import free_memory
@@ -27,7 +28,7 @@ from eckart.methods.recipe import Recipe
 from eckart.methods.sensitivity.layer_statistics import shapes_of
 from eckart.methods.sensitivity.measure import Progress, measure_all
 from eckart.methods.sensitivity.measurements import Measurements
-from eckart.methods.sensitivity.request import Request, merge, request_of
+from eckart.methods.sensitivity.request import Request, merge
 from eckart.sweep.case import request_for
 
 Ranks = Mapping[str, int | None]
@@ -40,7 +41,7 @@ class Statistics:
     """What was measured on the original model, for several recipes.
 
     Attributes:
-        original: the model, its linears joined if the recipes share bases.
+        original: the model, its linears fused if the recipes share bases.
         requests: what each recipe asked for, merged with what others did.
         measurements_by_path: what was found for each of them.
         errors: why nothing was found.

@@ -9,12 +9,12 @@ import torch
 from tests.conftest import make_model
 from torch import Tensor
 
+from eckart.compression.request import request_of
 from eckart.compression.sensitivity.cache import MeasurementsCache
 from eckart.compression.sensitivity.stored import load_profile, save_profile
 from eckart.data.calibration import Calibration
 from eckart.methods.allocation import LayerStatistics, Needs
 from eckart.methods.sensitivity.measurements import Measurements
-from eckart.methods.sensitivity.request import request_of
 from eckart.sweep import statistics
 from eckart.sweep.build import build
 from eckart.sweep.case import recipe_of

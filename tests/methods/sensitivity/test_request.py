@@ -9,6 +9,7 @@ from tests.methods.sensitivity.helpers import original_of
 from transformers import PreTrainedModel
 
 import eckart
+from eckart.compression.request import request_of
 from eckart.methods.allocation import Allocation, Curvature, Needs
 from eckart.methods.allocation.base import gain_per_byte
 from eckart.methods.allocation.fit_to_budget import GainPerByte
@@ -19,7 +20,6 @@ from eckart.methods.objectives import InputAware
 from eckart.methods.recipe import Recipe
 from eckart.methods.sensitivity.layer_statistics import LayerStatistics
 from eckart.methods.sensitivity.measure import measure
-from eckart.methods.sensitivity.request import request_of
 
 
 class Foreign(Allocation):

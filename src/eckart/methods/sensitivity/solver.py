@@ -1,4 +1,4 @@
-"""What one request makes of the sums over tokens that a walk gives: components of weights, and evidence."""
+"""What one request makes of the sums over tokens that a walk gives: components of weights, and statistics."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Solver:
         )
 
     def add(self, block: Block, group: Group, moments: Moments | None, sums: BlockSums) -> None:
-        """Add the linears of a group of a block, which is lent.
+        """Add the linears of a group of a block, which is onloaded.
 
         Raises:
             NonFiniteError: a weight or an input is NaN or infinite.
@@ -177,7 +177,7 @@ class Solver:
         second: Tensor,
         sums: BlockSums,
     ) -> LayerStatistics:
-        """Return the evidence with what follows from a linear's components."""
+        """Return the statistics with what follows from a linear's components."""
         energy = solution.singular_values.square() / max(tokens, 1)
         first_order = curvature = None
         labels = self.request.next_labels

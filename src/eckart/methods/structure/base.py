@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +12,6 @@ from eckart.layers import FactoredLinear, Fit
 from eckart.maths.lowrank import Solution, Whitening, solve, truncate
 from eckart.methods.choice import Choice
 from eckart.methods.precision import Bits16, Precision
-
-if TYPE_CHECKING:
-    from eckart.methods.recipe import Recipe
 
 
 class Matrix(NamedTuple):
@@ -49,22 +45,6 @@ class Structure(Choice):
     def index_bytes(self, out_features: int) -> int:
         """Return the stored bytes of what is no matrix of numbers."""
         return 0
-
-    def conflicts(self, recipe: Recipe) -> Iterator[str]:
-        """Yield why this structure does not go together with other choices of a recipe."""
-        if not self.adds_to_base:
-            return
-        if recipe.allocation.truncates:
-            yield (
-                f"Allocation {recipe.allocation.label} runs the model with weights truncated to a rank, and in "
-                f"structure {self.name!r} a rank truncates only what the base lacks. Use another allocation, such as "
-                "uniform or curvature."
-            )
-        if recipe.objective.observes_outputs:
-            yield (
-                f"Objective {recipe.objective.name!r} gives a projection and no loss of a weight, which structure "
-                f"{self.name!r} minimises. Use another objective, such as input-aware."
-            )
 
     @abstractmethod
     def highest_rank(self, out_features: int, in_features: int) -> int:
