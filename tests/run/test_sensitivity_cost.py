@@ -42,13 +42,13 @@ def seconds(model: PreTrainedModel, label: str, steps: StepSeconds | None) -> fl
 
 
 def work(model: PreTrainedModel, label: str, batches: int) -> float:
-    """Measure so many batches, and return the time of the runs of blocks behind the first, in runs without gradients."""
+    """Measure so many batches, and return how long the blocks behind the first one run."""
     runs = {True: 0.0, False: 0.0}
 
     def count(module: nn.Module, arguments: object, output: torch.Tensor) -> None:
         runs[torch.is_grad_enabled()] += output.shape[:2].numel() / BATCH_TOKENS
 
-    tokens = torch.randint(256, (batches * BATCH_TOKENS // 128, 128), generator=torch.Generator().manual_seed(1))
+    tokens = torch.randint(256, (batches * BATCH_TOKENS // 32, 32), generator=torch.Generator().manual_seed(1))
     plan = plan_of(model, label)
     original = BlockwiseModel(
         model, plan.blocks, ResidentWeights(), CPU, ScratchSpace(), Calibration(tokens, "token ids", 0)
@@ -66,11 +66,11 @@ def work(model: PreTrainedModel, label: str, batches: int) -> float:
 @pytest.mark.parametrize("label", ["svd-llm-v2", "adasvd", "zs-svd", "io-svd", "eckart-fast"])
 def test_it_is_the_time_of_the_blocks_that_are_run(label: str, llama: PreTrainedModel) -> None:
     def told(batches: int) -> float:
-        steps = replace(STEPS, block=1.0, batch_tokens=BATCH_TOKENS, samples=batches * BATCH_TOKENS // 128, length=128)
+        steps = replace(STEPS, block=1.0, batch_tokens=BATCH_TOKENS, samples=batches * BATCH_TOKENS // 32, length=32)
         return seconds(llama, label, steps)
 
     # How blocks are called is found out once, however many batches there are.
-    assert (told(3) - told(1)) * 2 / 3 == pytest.approx(work(llama, label, 3) - work(llama, label, 1))
+    assert (told(2) - told(1)) * 2 / 3 == pytest.approx(work(llama, label, 2) - work(llama, label, 1))
 
 
 @pytest.mark.parametrize("label", ["svd-llm", "svd", "int8", "aa-svd"])
