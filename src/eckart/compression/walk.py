@@ -31,6 +31,7 @@ from eckart.compression.factorise import Components, Factoriser
 from eckart.compression.plan import Plan
 from eckart.compression.records import RECORDED_LENGTH, RECORDED_SAMPLES
 from eckart.compression.result import CompressionResult, LayerRecord, Timings
+from eckart.compression.sensitivity.measurements import Measurements
 from eckart.compression.state import RunCheckpoint, WalkState
 from eckart.data.calibration import Calibration
 from eckart.device import compute_dtype, give_back_memory, moment_device
@@ -60,6 +61,7 @@ def compress_blocks(
     metrics: Mapping[str, Tensor] | None = None,
     block_metrics: Mapping[str, Tensor] | None = None,
     components: Components | None = None,
+    kept: Measurements | None = None,
 ) -> CompressionResult:
     """Replace the linears of ``model``, block after block.
 
@@ -78,18 +80,20 @@ def compress_blocks(
         metrics: second moment of each linear's output gradients, from :mod:`eckart.compression.allocate`.
         block_metrics: the same behind each block, if its refinement looks at them.
         components: of linears whose equation is solved already.
+        kept: what an earlier measurement kept of the inputs of linears. No token is looked at then; for recipes whose
+            objective looks at the original model only, and that train nothing.
 
     Raises:
         CalibrationError: the recipe needs tokens and there are none.
         NonFiniteError: a weight or an activation is NaN or infinite; names the layer.
     """
-    if recipe.needs_data and calibration is None:
+    if recipe.needs_data and calibration is None and kept is None:
         raise CalibrationError(f"Recipe {recipe.name!r} looks at activations and needs calibration text.")
     walk = _Walk(
         model=model,
         recipe=recipe,
         plan=plan,
-        calibration=calibration if recipe.needs_data else None,
+        calibration=calibration if recipe.needs_data and kept is None else None,
         device=device,
         weights=weights or ResidentWeights(),
         scratch=scratch or ScratchSpace(),
@@ -100,6 +104,7 @@ def compress_blocks(
         metrics=metrics or {},
         block_metrics=block_metrics or {},
         components=components,
+        kept=kept,
     )
     return walk.run()
 
@@ -132,12 +137,15 @@ class _Walk:
     metrics: Mapping[str, Tensor]
     block_metrics: Mapping[str, Tensor]
     components: Components | None
+    kept: Measurements | None
     timings: Timings = field(default_factory=Timings)
 
     def __post_init__(self) -> None:
         self.entry: HiddenStates | None = None  # in front of the first block, if it is needed to the end
         self.dtype: torch.dtype = self.model.dtype  # read now: it is another one while the model is lent
-        self.factoriser = Factoriser(self.recipe, self.plan, moment_device(self.device), self.metrics, self.components)
+        self.factoriser = Factoriser(
+            self.recipe, self.plan, moment_device(self.device), self.metrics, self.components, self.kept
+        )
 
     def run(self) -> CompressionResult:
         """Walk over all blocks that are not finished yet, and distil the model if that is wanted."""

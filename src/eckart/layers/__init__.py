@@ -7,7 +7,6 @@ from torch import nn
 from eckart.layers.child import Pattern as Pattern
 from eckart.layers.child import fill_child as fill_child
 from eckart.layers.factored import FactoredLinear as FactoredLinear
-from eckart.layers.factored import Fit as Fit
 from eckart.layers.fused import FusedLinear as FusedLinear
 from eckart.layers.fused import fuse_modules as fuse_modules
 from eckart.layers.fused import fused_layers as fused_layers

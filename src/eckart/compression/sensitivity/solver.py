@@ -16,10 +16,11 @@ from eckart.compression.sensitivity.measurements import Measurements
 from eckart.compression.sensitivity.request import Labels, Request
 from eckart.device import moment_device
 from eckart.errors import NonFiniteError
-from eckart.layers import Fit, weight_matrix
+from eckart.layers import weight_matrix
 from eckart.maths.lowrank import Solution, Whitening, solve
 from eckart.maths.moments import Moments
 from eckart.methods.allocation import LayerStatistics, Needs
+from eckart.methods.structure.fitting import Fit
 
 
 @dataclass
@@ -134,7 +135,7 @@ class Solver:
             whitening = self.objective.whitening(moments, ref.in_features, self.device)
         assert whitening is not None
         root = None if self.objective.output_metric is None else self.metric_root(second)
-        remainder = self.structure.remainder(weight, whitening)
+        remainder = self.structure.fitter.remainder(weight, whitening)
         solution = solve(whitening, None, remainder, root)
         tokens = moments.tokens if moments is not None and self.objective.needs_data else 1
         needs = self._of_solution(needs, solution, remainder, tokens, ref, second, sums)
