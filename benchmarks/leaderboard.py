@@ -16,9 +16,11 @@ from typing import Annotated
 
 import typer
 from harness import Rows, Texts, table
+from measurement_cache import remembering
 from transformers import PreTrainedModel
 
 import eckart
+from eckart.compression.sensitivity.measure import measure_all
 from eckart.data.calibration import SELF, calibrate
 from eckart.device import resolve_device
 from eckart.errors import EckartError
@@ -133,7 +135,7 @@ def main(
     sizes: dict[Recipe, list[float]] = {}
     for (_, share), chosen in wanted.items():
         sizes.setdefault(chosen, []).append(share)
-    statistics = collect(dense, sizes, tokens, place, cache=cache)
+    statistics = collect(dense, sizes, tokens, place, measure=measure_all if cache is None else remembering(cache))
     for (label, share), chosen in wanted.items():
         start = perf_counter()
         try:
