@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from eckart.lazy import importer
 
 if TYPE_CHECKING:
-    from eckart.maths.lowrank import Solution, Whitening, solve, truncate, whiten
+    from eckart.maths.lowrank import Solution, Whitening, minimum_loss, solve, truncate, whiten
     from eckart.maths.moments import Moments
     from eckart.maths.quantization import QuantScheme
 
-__all__ = ["Moments", "QuantScheme", "Solution", "Whitening", "solve", "truncate", "whiten"]
+__all__ = ["Moments", "QuantScheme", "Solution", "Whitening", "minimum_loss", "solve", "truncate", "whiten"]
 
 __getattr__ = importer(
     __name__,
@@ -23,6 +23,7 @@ __getattr__ = importer(
         "QuantScheme": "eckart.maths.quantization:QuantScheme",
         "Solution": "eckart.maths.lowrank:Solution",
         "Whitening": "eckart.maths.lowrank:Whitening",
+        "minimum_loss": "eckart.maths.lowrank:minimum_loss",
         "solve": "eckart.maths.lowrank:solve",
         "truncate": "eckart.maths.lowrank:truncate",
         "whiten": "eckart.maths.lowrank:whiten",

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from eckart.methods.refinement.base import NoRefinement as NoRefinement
-from eckart.methods.refinement.block import BlockRefinement as BlockRefinement
+from eckart.methods.refinement.base import NoRefinement
+from eckart.methods.refinement.block import BlockRefinement
+
+__all__ = [
+    "AnyRefinement",
+    "BlockRefinement",
+    "NoRefinement",
+]
 
 AnyRefinement = NoRefinement | BlockRefinement

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from eckart.methods.training.config import TrainingConfig as TrainingConfig
-from eckart.methods.training.loop import Trainee as Trainee
-from eckart.methods.training.loop import train as train
-from eckart.methods.training.record import EpochRecord as EpochRecord
+from eckart.methods.training.config import TrainingConfig
+from eckart.methods.training.loop import Trainee, train
+from eckart.methods.training.record import EpochRecord
+
+__all__ = [
+    "EpochRecord",
+    "Trainee",
+    "TrainingConfig",
+    "train",
+]

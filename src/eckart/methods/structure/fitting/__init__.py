@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from eckart.methods.structure.fitting.base import Arrangement as Arrangement
-from eckart.methods.structure.fitting.base import Fitter as Fitter
-from eckart.methods.structure.fitting.fit import Fit as Fit
+from eckart.methods.structure.fitting.base import Arrangement, Fitter
+from eckart.methods.structure.fitting.fit import Fit
 
-__all__ = ["Arrangement", "Fit", "Fitter"]
+__all__ = [
+    "Arrangement",
+    "Fit",
+    "Fitter",
+]

@@ -8,8 +8,7 @@ from typing import Generic, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from eckart.layers import FactoredLinear, bias_vector, fill_child, weight_matrix
-from eckart.layers.child import dense_weight_of
+from eckart.layers import FactoredLinear, bias_vector, dense_weight_of, fill_child, weight_matrix
 from eckart.maths.lowrank import Solution, Whitening, refit, solve, truncate
 from eckart.methods.precision import Bits16, Precision
 from eckart.methods.structure.base import Structure

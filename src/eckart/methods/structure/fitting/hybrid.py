@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from eckart.layers import HybridLinear, fill_child
-from eckart.layers.child import dense_weight_of
+from eckart.layers import HybridLinear, dense_weight_of, fill_child
 from eckart.maths.lowrank import Whitening, solve, truncate
 from eckart.maths.quantization import find_scales, from_codes, round_to_scheme
 from eckart.maths.sparsity import from_pruned, pack_places, prune

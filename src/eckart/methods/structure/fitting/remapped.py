@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from eckart.layers import RemappedLinear, fill_child
-from eckart.layers.child import dense_weight_of
+from eckart.layers import RemappedLinear, dense_weight_of, fill_child
 from eckart.maths.lowrank import refit
 from eckart.maths.quantization import DAMPING
 from eckart.methods.precision import Precision
