@@ -20,13 +20,13 @@ from measurement_cache import remembering
 from transformers import PreTrainedModel
 
 import eckart
-from eckart.compression.sensitivity.measure import measure_all
 from eckart.data.calibration import SELF, calibrate
 from eckart.device import resolve_device
 from eckart.errors import EckartError
 from eckart.evaluate.harness import load_tasks
 from eckart.evaluate.tasks import zero_shot
 from eckart.methods.recipe import Recipe
+from eckart.methods.sensitivity.measure import measure_all
 from eckart.sweep.build import build
 from eckart.sweep.case import recipe_of
 from eckart.sweep.statistics import collect

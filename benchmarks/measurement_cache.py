@@ -13,10 +13,10 @@ from measurement_files import load_measurements, save_measurements
 
 from eckart.blocks.blockwise_model import BlockwiseModel
 from eckart.checkpoint.identity import digest_of, versions
-from eckart.compression.sensitivity.measure import Progress, measure_all
-from eckart.compression.sensitivity.measurements import Measurements
-from eckart.compression.sensitivity.request import Request
 from eckart.methods.allocation import Needs
+from eckart.methods.sensitivity.measure import Progress, measure_all
+from eckart.methods.sensitivity.measurements import Measurements
+from eckart.methods.sensitivity.request import Request
 from eckart.sweep.statistics import Measure
 
 

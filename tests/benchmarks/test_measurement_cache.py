@@ -11,11 +11,12 @@ from measurement_files import load_measurements, save_measurements
 from tests.conftest import make_model
 from torch import Tensor
 
-from eckart.compression.sensitivity.measure import measure_all
-from eckart.compression.sensitivity.measurements import Measurements
-from eckart.compression.sensitivity.request import Request, request_of
+from eckart.compression.request import request_of
 from eckart.data.calibration import Calibration
 from eckart.methods.allocation import LayerStatistics, Needs
+from eckart.methods.sensitivity.measure import measure_all
+from eckart.methods.sensitivity.measurements import Measurements
+from eckart.methods.sensitivity.request import Request
 from eckart.sweep.build import build
 from eckart.sweep.case import recipe_of
 from eckart.sweep.statistics import collect
@@ -80,20 +81,20 @@ def test_a_cache_gives_nothing_less_than_what_is_asked_for(tmp_path):
         MeasurementsCache(tmp_path, "a model"),
         Measurements((LayerStatistics("a", (2, 3), 0, "a", torch.ones(2)),)),
     )
-    request = request_of(recipe_of("svd-llm"), keep_bases=True)
+    request = replace(request_of(recipe_of("svd-llm")), keep_bases=True)
     assert cache.find(request) is None
     cache.save(request, measurements)
     assert cache.find(request) is not None
     assert cache.find(replace(request, keep_bases=False)) is not None
     assert cache.find(replace(request, keep_inputs=True)) is None
     assert cache.find(replace(request, needs=request.needs | Needs.SIMILARITY)) is None
-    assert cache.find(request_of(recipe_of("svd-llm+objective.shrinkage=0.1"), keep_bases=True)) is None
+    assert cache.find(replace(request_of(recipe_of("svd-llm+objective.shrinkage=0.1")), keep_bases=True)) is None
     assert MeasurementsCache(tmp_path, "another model").find(request) is None
 
 
 def test_measurements_that_were_not_finished_are_not_there(tmp_path):
     cache = MeasurementsCache(tmp_path, "a model")
-    request = request_of(recipe_of("svd-llm"), keep_bases=True)
+    request = replace(request_of(recipe_of("svd-llm")), keep_bases=True)
     (linear,) = (LayerStatistics("a", (2, 3), 0, "a"),)
     with pytest.raises(TypeError):  # what cannot be written
         cache.save(request, Measurements((linear, replace(linear, path=object()))))

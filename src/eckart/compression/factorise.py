@@ -11,15 +11,14 @@ from torch import Tensor, nn
 from eckart.blocks.discovery import Group, LinearRef
 from eckart.blocks.onload import OnloadedModule
 from eckart.compression.plan import Plan
-from eckart.compression.records import thin_spectrum
-from eckart.compression.result import LayerRecord
-from eckart.compression.sensitivity.measurements import Measurements
+from eckart.compression.records import LayerRecord, thin_spectrum
 from eckart.errors import NonFiniteError
 from eckart.layers import FactoredLinear, QuantizedLinear, bias_vector, weight_matrix
 from eckart.maths.lowrank import Solution, Whitening, least_squares
 from eckart.maths.moments import Moments, ResidualMoments, relative_error
 from eckart.methods.objectives import TargetMoments
 from eckart.methods.recipe import Recipe
+from eckart.methods.sensitivity.measurements import Measurements
 from eckart.methods.structure.fitting import Fit
 
 Components = Callable[[str], tuple[Tensor, Tensor, Tensor]]
@@ -85,10 +84,10 @@ class Factoriser:
         """Replace the linears of ``group`` that have a rank, and return a record of each of its linears.
 
         Args:
-            onloaded: the block, lent.
+            onloaded: the block.
             group: of the block.
             moments: of the group's inputs; None if the objective looks at no data, or where they are kept.
-            output_energies: ``||W X||^2`` of each linear in the original model, if both streams are observed.
+            output_energies: ``||W X||^2`` of each linear in the original model, if both models' inputs are observed.
             projectors: on the leading output directions of each linear, (m, m), if the objective observes outputs.
 
         Raises:
@@ -113,7 +112,7 @@ class Factoriser:
             if pair is not None:
                 whitening = Whitening(*(tensor.to(self.device) for tensor in pair))
             mean = self.kept.means[ref.path].to(self.device) if self.recipe.layout.affine else None
-            return InputStatistics(None, whitening, self.kept.needs(ref.path).tokens, mean)
+            return InputStatistics(None, whitening, self.kept.statistics(ref.path).tokens, mean)
         solved = self.components is not None
         return self.statistics_of(
             moments, None if solved else self.recipe.objective.whitening(moments, ref.in_features, self.device)

@@ -87,7 +87,7 @@ class JointPart(nn.Module):
 
 
 def same_kind(linears: Sequence[nn.Module]) -> bool:
-    """Return whether layers can be joined to one that can be taken apart again.
+    """Return whether layers can be fused to one that can be taken apart again.
 
     They are of one class, device and dtype, of no subclass that could not be given back, and all have a bias or none.
     """
@@ -110,7 +110,7 @@ def empty_fused(linears: Sequence[nn.Module]) -> nn.Module:
         ValueError: they are not of the :func:`same_kind`.
     """
     if not same_kind(linears):
-        raise ValueError(f"layers of different kinds cannot be joined: {kinds_of(linears)}")
+        raise ValueError(f"layers of different kinds cannot be fused: {kinds_of(linears)}")
     weights, first = [weight_matrix(linear) for linear in linears], linears[0]
     outputs, (_, inputs) = sum(len(weight) for weight in weights), weights[0].shape
     dtype, device = weights[0].dtype, weights[0].device
@@ -121,7 +121,7 @@ def empty_fused(linears: Sequence[nn.Module]) -> nn.Module:
 
 
 def fuse_modules(model: nn.Module, paths: Sequence[str]) -> FusedLinear:
-    """Put a joint layer, its numbers not yet set, and its parts in the places of linear layers of ``model``."""
+    """Put a fused layer, its numbers not yet set, and its parts in the places of linear layers of ``model``."""
     linears = [model.get_submodule(path) for path in paths]
     leader = FusedLinear(empty_fused(linears), [weight_matrix(linear).shape[0] for linear in linears])
     model.set_submodule(paths[0], leader)
@@ -131,7 +131,7 @@ def fuse_modules(model: nn.Module, paths: Sequence[str]) -> FusedLinear:
 
 
 def fused_layers(model: nn.Module) -> dict[str, list[str]]:
-    """Return the paths of the layers of each group that is joined, the first one first, by the first one's path."""
+    """Return the paths of the layers of each group that is fused, the first one first, by the first one's path."""
     groups: dict[int, list[str]] = {}
     for path, module in model.named_modules():
         if isinstance(module, FusedLinear):
@@ -143,11 +143,11 @@ def fused_layers(model: nn.Module) -> dict[str, list[str]]:
 
 
 def unfuse_modules(model: nn.Module, paths: Sequence[str]) -> None:
-    """Put the layers that were joined, with copies of their numbers, back in their places.
+    """Put the layers that were fused, with copies of their numbers, back in their places.
 
     Args:
         model: is changed in place.
-        paths: of one group of :func:`fused_layers`; its joint layer must be linear.
+        paths: of one group of :func:`fused_layers`; its fused layer must be linear.
     """
     leader = cast(FusedLinear, model.get_submodule(paths[0]))
     weights, bias = torch.split(weight_matrix(leader.joint).detach(), leader.sizes), bias_vector(leader.joint)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from transformers import PreTrainedModel
 
+from eckart.blocks.blockwise_model import BlockwiseModel
 from eckart.blocks.onload import ResidentWeights
 from eckart.blocks.tensor_cache import ScratchSpace
 from eckart.compression.allocate import Allocated, allocate
@@ -83,42 +84,17 @@ def _walked(
 
     Where all that the walk looks at was kept, it passes over no token, and nobody is told of it: that takes no time.
     """
-    weights, device, calibration = ResidentWeights(), statistics.original.device, statistics.original.calibration
-    plan = make_plan(candidate, recipe, keep, weights)
-    kept = None
+    original, shared = statistics.original, way_of(recipe) is Way.TRUNCATED
+    plan = make_plan(candidate, recipe, keep)
+    own = BlockwiseModel(candidate, plan.blocks, ResidentWeights(), original.device, scratch, original.calibration)
     if ranks is None:
-        allocated = allocate(
-            candidate,
-            recipe,
-            plan,
-            calibration,
-            device=device,
-            weights=weights,
-            scratch=scratch,
-            progress=callback.on_measurement,
-        )
+        allocated = allocate(own, plan, callback.on_measurement)
     else:
-        measurements = statistics.measurements(recipe)
-        if way_of(recipe) is Way.TRUNCATED:
-            kept, callback = measurements, Callback()
-        allocated = Allocated(
-            replace(plan, ranks=dict(ranks)),
-            weights,
-            measurements.metrics,
-            block_metrics=measurements.block_metrics,
-            components=measurements.components if kept is not None or recipe.weighs_tokens else None,
-        )
+        allocated = Allocated(own, replace(plan, ranks=dict(ranks)), statistics.measurements(recipe))
     return compress_blocks(
-        candidate,
-        recipe,
+        allocated.model,
         allocated.plan,
-        calibration,
-        device=device,
-        weights=allocated.weights,
-        scratch=scratch,
-        callback=callback,
-        metrics=allocated.metrics,
-        block_metrics=allocated.block_metrics,
-        components=allocated.components,
-        kept=kept,
+        allocated.measurements,
+        inputs_kept=shared,
+        callback=Callback() if shared else callback,
     )

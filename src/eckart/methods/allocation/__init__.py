@@ -8,12 +8,13 @@ from eckart.methods.allocation.energy import Energy
 from eckart.methods.allocation.fit_to_budget import GainPerByte
 from eckart.methods.allocation.importance import Importance
 from eckart.methods.allocation.learned import Learned
-from eckart.methods.allocation.rank_budget import LayerStatistics, Needs, RankBudget, Ranks
+from eckart.methods.allocation.rank_budget import RankBudget, Ranks
 from eckart.methods.allocation.search import Search
 from eckart.methods.allocation.truncation_loss import TruncationLoss
 from eckart.methods.allocation.uniform import Uniform
 from eckart.methods.allocation.zero_sum import ZeroSum
 from eckart.methods.registry import Registry
+from eckart.methods.sensitivity.layer_statistics import LayerStatistics, Needs
 
 __all__ = [
     "ALLOCATIONS",

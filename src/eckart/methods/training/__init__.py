@@ -5,10 +5,6 @@ from __future__ import annotations
 from eckart.methods.training.config import TrainingConfig
 from eckart.methods.training.loop import Trainee, train
 from eckart.methods.training.record import EpochRecord
+from eckart.methods.training.run import TrainingRun
 
-__all__ = [
-    "EpochRecord",
-    "Trainee",
-    "TrainingConfig",
-    "train",
-]
+__all__ = ["EpochRecord", "Trainee", "TrainingConfig", "TrainingRun", "train"]
