@@ -43,6 +43,7 @@ from eckart.methods.recipes.published import DEFAULT_KEEP, DEFAULT_RECIPE
 from eckart.run.check.run import check_model
 from eckart.run.estimate import estimate
 from eckart.run.random_state import random_state_kept
+from eckart.run.renamed import renamed
 from eckart.run.scratch import Scratch
 
 DEFAULT_SAMPLES = 32
@@ -50,6 +51,7 @@ MOST_UNRESOLVED = 0.01  # of a layer's output energy, before it is worth a word
 FEW_STEPS = 100  # of the optimiser in a block's refinement; AA-SVD takes 200
 
 
+@renamed(observer="callback")
 @random_state_kept()
 def compress(
     model: PreTrainedModel,
@@ -67,7 +69,6 @@ def compress(
     source: str | None = None,
     allow_partial: bool = False,
     callback: Callback | None = None,
-    observer: Callback | None = None,
 ) -> CompressionResult:
     """Compress a causal language model in place.
 
@@ -92,7 +93,6 @@ def compress(
         allow_partial: compress the model even if less than half of its blocks' bytes are in linear layers that can be
             factored, as in mixtures of experts.
         callback: is told what happens.
-        observer: the older name of ``callback``.
 
     Returns:
         The ranks, bytes and errors of all layers, and what it took.
@@ -117,7 +117,7 @@ def compress(
             tokens = calibrate(calibration, samples=samples, length=length, seed=seed, tokenizer=tokenizer, model=model)
         blockwise = BlockwiseModel(model, plan.blocks, weights, place, ScratchSpace(), tokens)
         check = check_model(blockwise, plan, allow_partial=allow_partial)
-        job = Job(blockwise, plan, callback or observer or Callback(), check)
+        job = Job(blockwise, plan, callback or Callback(), check)
         job.warn()
         report = job.run(job.estimate(memory))
         check_unchanged(model)

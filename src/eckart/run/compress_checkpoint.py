@@ -40,9 +40,11 @@ from eckart.methods.recipes.published import DEFAULT_KEEP, DEFAULT_RECIPE
 from eckart.run.check.run import check_model
 from eckart.run.compress import DEFAULT_SAMPLES, Job
 from eckart.run.random_state import random_state_kept
+from eckart.run.renamed import renamed
 from eckart.run.scratch import Scratch
 
 
+@renamed(observer="callback")
 @random_state_kept()
 def compress_checkpoint(
     source: str | Path,
@@ -62,7 +64,6 @@ def compress_checkpoint(
     allow_partial: bool = False,
     trust_remote_code: bool = False,
     callback: Callback | None = None,
-    observer: Callback | None = None,
 ) -> CompressionResult:
     """Compress a model on disk into a new folder, holding one block of it at a time.
 
@@ -87,7 +88,6 @@ def compress_checkpoint(
         allow_partial: as for :func:`eckart.compress`.
         trust_remote_code: whether Python code that comes with the model may be run.
         callback: is told what happens.
-        observer: the older name of ``callback``.
 
     Returns:
         The ranks, bytes and errors of all layers, and what this run took.
@@ -144,7 +144,7 @@ def compress_checkpoint(
             manifest = read_manifest(folder) if resume else None
             if manifest is not None:
                 check_same_run(manifest.identity, identity, folder.path)
-            job = Job(blockwise, plan, callback or observer or Callback(), check)
+            job = Job(blockwise, plan, callback or Callback(), check)
             job.warn()
             cost = job.estimate(memory)
             _check_space(job, folder)

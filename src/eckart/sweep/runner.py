@@ -32,6 +32,7 @@ from eckart.methods.recipes.published import DEFAULT_KEEP
 from eckart.run.check.run import check_model, check_reach
 from eckart.run.compress import DEFAULT_SAMPLES, name_of, step_warnings, token_warnings
 from eckart.run.random_state import random_state_kept
+from eckart.run.renamed import renamed
 from eckart.sweep.build import Compressed, build
 from eckart.sweep.case import Case, cases_of
 from eckart.sweep.evaluation import Evaluation, Stopwatch, stored_bytes
@@ -230,6 +231,7 @@ class Sweep:
             warn(note)
 
 
+@renamed(observer="callback")
 @random_state_kept()
 def prepare(
     model: PreTrainedModel,
@@ -251,7 +253,6 @@ def prepare(
     allow_partial: bool = False,
     source: str | None = None,
     callback: SweepCallback | None = None,
-    observer: SweepCallback | None = None,
 ) -> Sweep:
     """Return a sweep of which nothing is measured yet.
 
@@ -277,7 +278,6 @@ def prepare(
         allow_partial: as for :func:`eckart.compress`.
         source: name of the model for the rows; by default the one it was loaded by.
         callback: is told what happens.
-        observer: the older name of ``callback``.
 
     Raises:
         EckartError: with a message that says what to do: of what is asked for something cannot be, or the file is of
@@ -319,7 +319,7 @@ def prepare(
         draw=draw,
         stopwatch=Stopwatch(model, place) if speed else None,
         memory=memory,
-        callback=callback or observer or SweepCallback(),
+        callback=callback or SweepCallback(),
     )
 
 

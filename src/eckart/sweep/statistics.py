@@ -34,7 +34,7 @@ SHARE_OF_MEMORY = 0.5  # that what is kept may take; models that are made of it,
 
 
 class Measure(Protocol):
-    """What measures several requests at once, as :func:`eckart.compression.sensitivity.measure.measure_all` does."""
+    """What measures several requests at once, as :func:`eckart.methods.sensitivity.measure.measure_all` does."""
 
     def __call__(
         self, original: BlockwiseModel, requests: Sequence[Request], progress: Progress, *, first: int
