@@ -110,8 +110,7 @@ def _values(linear: LayerStatistics) -> list[tuple[str, Any]]:
 def _linear(facts: dict[str, Any], file: Path) -> LayerStatistics:
     names = {field.name for field in fields(LayerStatistics)}
     held = _with(file, lambda held: {name: held.get_tensor(name) for name in names & set(held.keys())})
-    trials = facts["trials"] and {int(rank): loss for rank, loss in facts["trials"].items()}
-    return LayerStatistics(**{**facts, **held, "shape": tuple(facts["shape"]), "trials": trials})
+    return LayerStatistics(**{**facts, **held, "shape": tuple(facts["shape"])})
 
 
 def _file(folder: Path, number: int) -> Path:
