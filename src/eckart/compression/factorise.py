@@ -47,7 +47,7 @@ class InputStatistics:
         if self.whitening is not None:
             return self.whitening
         assert self.moments is not None
-        return self.moments.second
+        return self.moments.second_moment
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 from eckart.lazy import importer
 
 if TYPE_CHECKING:
-    from eckart.data.calibration import Calibration, calibrate, tokenize
+    from eckart.data.calibration import DEFAULT_SAMPLES, Calibration, calibrate, tokenize
     from eckart.data.text import PYTHON_DOCS, read_text
 
-__all__ = ["PYTHON_DOCS", "Calibration", "calibrate", "read_text", "tokenize"]
+__all__ = ["DEFAULT_SAMPLES", "PYTHON_DOCS", "Calibration", "calibrate", "read_text", "tokenize"]
 
 __getattr__ = importer(
     __name__,
     {
+        "DEFAULT_SAMPLES": "eckart.data.calibration:DEFAULT_SAMPLES",
         "PYTHON_DOCS": "eckart.data.text:PYTHON_DOCS",
         "Calibration": "eckart.data.calibration:Calibration",
         "calibrate": "eckart.data.calibration:calibrate",

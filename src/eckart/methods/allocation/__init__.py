@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from eckart.methods.allocation.base import Allocation, gain_per_byte_of_shares
+from eckart.methods.allocation.base import Allocation, OwnMeasurement, Wanted, gain_per_byte_of_shares
 from eckart.methods.allocation.curvature import Curvature
 from eckart.methods.allocation.energy import Energy
 from eckart.methods.allocation.fit_to_budget import GainPerByte
@@ -15,6 +15,8 @@ from eckart.methods.allocation.uniform import Uniform
 from eckart.methods.allocation.zero_sum import ZeroSum
 from eckart.methods.registry import Registry
 from eckart.methods.sensitivity.layer_statistics import LayerStatistics, Needs
+from eckart.methods.sensitivity.measurements import Measurements
+from eckart.methods.sensitivity.request import Request
 
 __all__ = [
     "ALLOCATIONS",
@@ -25,12 +27,16 @@ __all__ = [
     "Importance",
     "LayerStatistics",
     "Learned",
+    "Measurements",
     "Needs",
+    "OwnMeasurement",
     "RankBudget",
     "Ranks",
+    "Request",
     "Search",
     "TruncationLoss",
     "Uniform",
+    "Wanted",
     "ZeroSum",
     "gain_per_byte_of_shares",
 ]

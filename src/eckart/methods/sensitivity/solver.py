@@ -156,7 +156,7 @@ class Solver:
         assert labels is not None
         moments = Moments.zeros(ref.in_features, paired=False, device=self.device)
         moments.tokens = self.original.tokens.numel()
-        moments.second = sums.weighted[labels].get(ref, moments.second)
+        moments.second_moment = sums.weighted[labels].get(ref, moments.second_moment)
         moments.check_finite(ref.path)
         return moments
 
