@@ -11,6 +11,7 @@ from tests.conftest import CONFIGS, make_model
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import eckart
+from eckart.data.text import read_text
 from eckart.errors import EckartError
 from eckart.sweep.evaluation import DEFAULT_WINDOW, Evaluation, Stopwatch, stored_bytes
 
@@ -40,7 +41,7 @@ def test_perplexities_are_those_of_the_library_on_each_text(
     found = evaluation(llama, tokenizer, text_file, other).perplexities(llama)
     assert list(found) == ["text.txt", "other.txt"]
     for path in (text_file, other):
-        ids = torch.tensor(tokenizer(path.read_text()).input_ids)
+        ids = torch.tensor(tokenizer(read_text(str(path))).input_ids)
         assert found[path.name] == eckart.perplexity(llama, ids, length=32, windows=3)
         assert (found[path.name].windows, found[path.name].length) == (3, 32)
 
