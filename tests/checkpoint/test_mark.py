@@ -89,7 +89,8 @@ def test_deleting_takes_exactly_what_is_known(
 def test_deleting_that_is_stopped_can_be_done_again(
     deleted: int, marked: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    unlink, done = os.unlink, []
+    unlink = os.unlink
+    done: list[Path] = []
 
     def stopping(path: Path) -> None:
         if len(done) == deleted:

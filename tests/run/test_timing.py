@@ -60,7 +60,7 @@ def test_layers_with_token_weights_of_their_own_have_roots_of_their_own(
 def test_factorisations_are_timed_alike(label: str, expected: int, llama: PreTrainedModel, timed: list[object]) -> None:
     """With one root a group; those of layers that were solved before are done."""
     plan = plan_of(llama, label)
-    ranks = {path: rank or 4 for path, rank in plan.ranks.items()}
+    ranks: dict[str, int | None] = {path: rank or 4 for path, rank in plan.ranks.items()}
     assert factorisation_seconds(plan.blocks[0], replace(plan, ranks=ranks), CPU) == expected
 
 
@@ -88,7 +88,7 @@ def test_larger_matrices_are_scaled_by_their_operations(
     down = (32 * 48 * 32) / (10 * 16 * 10)
     expected = roots + squares + narrow + wide + down
     assert solution_seconds(plan.blocks[0], plan.recipe, CPU) == pytest.approx(expected)
-    ranks = dict.fromkeys(plan.ranks, 4)
+    ranks: dict[str, int | None] = dict.fromkeys(plan.ranks, 4)
     assert factorisation_seconds(plan.blocks[0], replace(plan, ranks=ranks), CPU) == pytest.approx(expected)
 
 
