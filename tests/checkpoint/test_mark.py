@@ -109,7 +109,8 @@ def test_deleting_that_is_stopped_can_be_done_again(
 
 def test_a_folder_of_before_there_were_marks_is_known_by_its_config(tmp_path: Path) -> None:
     unmarked = {"config.json", "eckart-1.safetensors", REPORT_NAME, "tokenizer.json"}
-    folder = fill(tmp_path / "out", {*unmarked, "thesis.txt", "sub/config.json", "additional_chat_templates/a.jinja"})
+    mine = {"thesis.txt", "sub/config.json", "sub/mine.model", "eckart-mine/x.safetensors"}
+    folder = fill(tmp_path / "out", {*unmarked, *mine, "additional_chat_templates/a.jinja"})
     for config in ("no JSON", "{}", json.dumps({"quantization_config": {"quant_method": "gptq"}})):
         (folder / "config.json").write_text(config)
         assert known_files(folder) is None
@@ -117,7 +118,7 @@ def test_a_folder_of_before_there_were_marks_is_known_by_its_config(tmp_path: Pa
     assert known_files(folder) == {*unmarked, "additional_chat_templates/a.jinja"}
     delete_known(folder)
     # The list is what the rest is known by, should this have been stopped half way.
-    assert files_in(folder) == {"thesis.txt", "sub/config.json", LIST_NAME}
+    assert files_in(folder) == {*mine, LIST_NAME}
 
 
 @pytest.mark.skipif(os.name != "posix", reason="makes links and pipes")

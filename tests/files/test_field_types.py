@@ -61,7 +61,7 @@ def test_labels_are_printed_or_refused(text: str) -> None:
         assert read(label=text).label == text
 
 
-@pytest.mark.parametrize("character", ["\x00", "\x1b", "\x7f", "\x9b", "\n"])
+@pytest.mark.parametrize("character", ["\x00", "\x1b", "\x1f", "\x7f", "\x9b", "\x9f", "\n"])
 def test_no_label_moves_the_cursor(character: str) -> None:
     with pytest.raises(ValidationError, match="without control characters"):
         read(label=f"a{character}b")

@@ -81,6 +81,7 @@ def test_a_linear_that_is_never_called_is_named() -> None:
 def test_blocks_beside_those_that_are_compressed_are_a_tower() -> None:
     model = architectures.made(lambda: architectures.llava(3))
     (tower,) = reach(model).towers
+    assert tower == "model.vision_tower"  # and not a part of it
     assert size(model.get_submodule(tower)) == reach(model).stays[tower]
 
 
