@@ -68,7 +68,7 @@ def test_with_the_inputs_known_less_of_the_outputs_is_lost(own: QuantScheme | Pa
         child = make_child(ChildShape(N, M, False, own), None, bias=False, device=None, dtype=torch.bfloat16)
         fill_child(child, weight, None, second_moment=moment)
         lost.append(float(((dense_weight_of(child) - weight) @ inputs).norm()))
-    assert lost[1] < 0.7 * lost[0]
+    assert lost[1] < 0.9 * lost[0]
 
 
 def test_numbers_of_32_bits_are_left_as_they_are() -> None:
