@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from tests.methods.objectives.test_affine import CPU, brute_force, data, moments_of
+from tests.methods.objectives.helpers import CPU, brute_force, moments_of
+from tests.methods.objectives.helpers import data_with_means as data
 from torch import Tensor
 
 from eckart.maths.lowrank import truncate
