@@ -191,7 +191,7 @@ class BlockwiseModel:
         return gradient, count
 
     def mean_losses(self, streams: Sequence[HiddenStates]) -> list[float]:
-        """Return the mean next-token loss, in nats, of each of several streams behind the last block."""
+        """Return the mean next-token loss, in nats, of each of several hidden states behind the last block."""
         losses = []
         with self.head() as logits, torch.no_grad():
             for stream in streams:

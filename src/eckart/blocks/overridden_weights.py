@@ -14,7 +14,7 @@ from eckart.layers import weight_matrix
 
 
 class OverriddenWeights:
-    """Lends the linears of a model with other weights. What is stored stays as it is.
+    """Onloads the linears of a model with other weights. What is stored stays as it is.
 
     Args:
         inner: where the model's tensors are.
@@ -24,7 +24,7 @@ class OverriddenWeights:
 
     def __init__(self, inner: WeightSource, model: PreTrainedModel, others: Mapping[str, Tensor]) -> None:
         self._inner, self._others = inner, others
-        # By identity, since a module that is lent does not know its own path.
+        # By identity, since a module that is onloaded does not know its own path.
         self._paths = {id(model.get_submodule(path)): path for path in others}
 
     def fuse(self, whole: nn.Parameter, parts: Sequence[nn.Parameter], dimension: int) -> None:

@@ -1,6 +1,6 @@
-"""Runs a block over a stream of hidden states and collects what the objectives need: passes, nothing else.
+"""Runs a block over hidden states and collects what the objectives need: passes, nothing else.
 
-A stream is the hidden states of all calibration tokens between two blocks, in the model's dtype: one
+Hidden states are those of all calibration tokens between two blocks, in the model's dtype: one
 (batch, length, width) tensor a batch. Calls are looked up by (batch, length), since masks and positions depend on it.
 """
 
@@ -63,7 +63,7 @@ class _StopForwardError(Exception):
 
 @dataclass(frozen=True)
 class GroupInputs:
-    """What a pass of the original stream through a block leaves for the pairs of tokens, batch by batch.
+    """What a pass of the original model's hidden states through a block leaves for the pairs of tokens, batch by batch.
 
     Attributes:
         inputs: of each group.
@@ -88,7 +88,7 @@ def input_moments(
     stream: HiddenStates,
     behind: HiddenStates | None = None,
 ) -> dict[Group, Moments]:
-    """Return the moments of all groups, and write the stream ``behind`` the block if it is wanted, in one pass."""
+    """Return the moments of all groups and, if wanted, write the hidden states ``behind`` the block, in one pass."""
     moments = {group: empty_moments(group, block.device) for group in groups}
     for call, hidden in block.over(stream):
         inputs, output = capture_inputs(block.module, call, hidden, groups)
@@ -107,7 +107,7 @@ def group_inputs(
     behind: HiddenStates,
     cache: Callable[[str, torch.dtype], TensorCache],
 ) -> GroupInputs:
-    """Return the inputs of all groups themselves, and write the stream ``behind`` the block, in one pass.
+    """Return the inputs of all groups themselves, and write the hidden states ``behind`` the block, in one pass.
 
     Args:
         block: as it is in the original model.
@@ -211,7 +211,7 @@ def output_projectors(
 
 
 def advance(block: BlockPass, stream: HiddenStates, behind: HiddenStates) -> None:
-    """Write the stream ``behind`` the block."""
+    """Write the hidden states ``behind`` the block."""
     with torch.no_grad():
         for call, hidden in block.over(stream):
             behind.append(call(block.module, hidden))

@@ -1,7 +1,7 @@
 """The finished blocks of a run in its folder, and the manifest of them.
 
-After each block its shard, the streams behind it and the manifest are on the disk, in this order. A run that is killed
-at any moment goes on from its last manifest, and then writes the same bytes as one that was not.
+After each block its shard, the hidden states behind it and the manifest are on the disk, in this order. A run that is
+killed at any moment goes on from its last manifest, and then writes the same bytes as one that was not.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Manifest(BaseModel):
 
     Attributes:
         identity: of the run.
-        files: SHA-256 of the files of finished blocks, and of the streams behind them, as ``folder/file``.
+        files: SHA-256 of the files of finished blocks, and of the hidden states behind them, as ``folder/file``.
         finished: blocks whose shards are written.
         original: the original model's hidden states behind them, if the run keeps them.
         compressed: the compressed model's.
@@ -63,7 +63,7 @@ class DiskRunCheckpoint:
         folder: open, and begun.
         identity: of the run.
         model: whose blocks they are.
-        scratch: where the streams live; its folder is that of the run.
+        scratch: where hidden states live; its folder is that of the run.
         distils: whether the finished blocks will be wanted again.
     """
 
@@ -129,7 +129,7 @@ class DiskRunCheckpoint:
         )
 
     def save(self, state: WalkState, block: Block, tensors: dict[str, Tensor]) -> None:
-        """Write a finished block, the streams behind it and the manifest, as the protocol has it."""
+        """Write a finished block, the hidden states behind it and the manifest, as the protocol has it."""
         number = state.finished - 1
         self.replace(number, block, tensors)
         if self.distils:
@@ -163,7 +163,7 @@ class DiskRunCheckpoint:
         self._write(self._shard(number), revert_weight_conversion(self.model, named))
 
     def finish(self, state: WalkState) -> None:
-        """Write the streams behind the finished blocks, and the manifest."""
+        """Write the hidden states behind the finished blocks, and the manifest."""
         records = {name: self._save(name, state) for name in STREAMS}
         sync(self.folder.streams)
         streams = [self._stream(name, state.finished) for name, record in records.items() if record]

@@ -32,7 +32,7 @@ class _Source:
 
 
 class FileWeights:
-    """The tensors of a model in safetensors files; what is changed while a module is lent is lost.
+    """The tensors of a model in safetensors files; what is changed while a module is onloaded is lost.
 
     Attributes:
         files: that hold the model, sorted, and whether they are still the same.

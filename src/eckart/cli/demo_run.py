@@ -13,8 +13,8 @@ from pydantic import BaseModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from eckart.checkpoint import load_model, load_tokenizer, save
-from eckart.checkpoint.save import new_folder
+from eckart.checkpoint import load_model, load_tokenizer
+from eckart.checkpoint.save import new_folder, save
 from eckart.data.calibration import tokenize
 from eckart.data.text import PYTHON_DOCS, read_text
 from eckart.errors import CheckpointError

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from eckart.blocks.blockwise_model import BlockwiseModel
 from eckart.blocks.overridden_weights import OverriddenWeights
 from eckart.compression.plan import Plan
+from eckart.compression.request import request_of
 from eckart.compression.share_by_loss import share_by_loss
 from eckart.errors import CalibrationError
 from eckart.methods.allocation.base import OwnMeasurement, Wanted
 from eckart.methods.sensitivity.layer_statistics import shapes_of
 from eckart.methods.sensitivity.measure import Progress, measure
 from eckart.methods.sensitivity.measurements import Measurements
-from eckart.methods.sensitivity.request import request_of
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ FOLLOWED_SAMPLES, FOLLOWED_LENGTH = 2, 128
 
 
 class DriftError(BaseModel):
-    """How far outputs of the compressed model are from those of the original one, each in its own stream.
+    """How far outputs of the compressed model are from those of the original one, each in its own model.
 
     Attributes:
         relative: mean over tokens of ``||y' - y|| / ||y||``. A mean of ratios, since in many language models one token
@@ -139,7 +139,7 @@ def outputs_of(block: Block, run: BlockPass, hidden: Tensor) -> Outputs:
 
 @contextmanager
 def original_weights(onloaded: OnloadedModule) -> Iterator[None]:
-    """Let the linears of a block that is lent with other weights have their own."""
+    """Let the linears of a block that is onloaded with other weights have their own."""
     lent = {name: weight_matrix(onloaded.module.get_submodule(name)).detach() for name in onloaded.originals}
     before = {name: weight.clone() for name, weight in lent.items()}
     for name, weight in lent.items():

@@ -76,7 +76,7 @@ def make_plan(model: PreTrainedModel, recipe: Recipe, keep: float, weights: Weig
     """Find the linears in the blocks of ``model`` and give each a rank: a uniform one, which an allocation replaces.
 
     Args:
-        model: to be compressed; if the recipe says that linears share a basis, they are joined in it.
+        model: to be compressed; if the recipe says that linears share a basis, they are fused in it.
         recipe: what is to be done to it.
         keep: bytes of the linears to keep, as a share.
         weights: where the model's tensors are; in memory by default.

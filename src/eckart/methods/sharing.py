@@ -1,6 +1,6 @@
 """Whether linears that share an input share a basis too: then one matrix ``first`` serves them all.
 
-A shared basis is nothing else than one low-rank weight for the stack of theirs, so that they are joined to one linear
+A shared basis is nothing else than one low-rank weight for the stack of theirs, so that they are fused to one linear
 layer before anything is measured. All objectives, allocations and structures then apply as they are.
 """
 

@@ -88,6 +88,6 @@ def _names(runs: Sequence[Run], place: int) -> str:
         for block in run.report.blocks:
             if block.layers:
                 parts = list(block.layers)[place].split(".")
-                # A joint layer is a child called `joint` of the first that it stands for.
+                # A fused layer is a child called `joint` of the first that it stands for.
                 found[".".join(parts[-2:]) if parts[-1] == "joint" else parts[-1]] = None
     return " or ".join(list(found)[:3]) or "the linear layers"

@@ -205,7 +205,7 @@ class _Probe:
         product = seconds_of(lambda: gram(sample), self.device) / max(widths) ** 2
         original = streams in (InputSource.ORIGINAL, InputSource.BOTH) or refined or distilled
         in_order = streams in (InputSource.COMPRESSED, InputSource.BOTH)
-        # How far into the block the passes of the compressed stream run before they stop at each group.
+        # How far into the block the passes of the compressed model run before they stop at each group.
         depth = sum(sum(sizes[:index]) for index in range(len(sizes))) / sum(sizes)
         # What is summed for pairs of tokens is not symmetric: a whole product, as long as 1.6 symmetric ones.
         moments = {InputSource.NONE: 0, InputSource.ORIGINAL: 1, InputSource.COMPRESSED: 1, InputSource.BOTH: 2.6}[
@@ -219,7 +219,7 @@ class _Probe:
 
     @contextmanager
     def _first_block(self, tokens: Tensor) -> Iterator[tuple[nn.Module, BlockArguments, Tensor]]:
-        """Lend the first block, with a call of it and the hidden states in front of it."""
+        """Give the first block, with a call of it and the hidden states in front of it."""
         with self.model.entrance() as front:
             hidden, calls = front(tokens)
             yield self.model.modules[0], calls[0], hidden

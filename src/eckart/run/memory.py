@@ -13,9 +13,9 @@ from eckart.blocks.onload import ResidentWeights
 from eckart.blocks.residual import FRONT
 from eckart.compression.allocate import needs_measurement
 from eckart.compression.plan import Plan
+from eckart.compression.request import request_of
 from eckart.methods.objectives import InputSource
 from eckart.methods.sensitivity.layer_statistics import Needs
-from eckart.methods.sensitivity.request import request_of
 
 FLOAT32, FLOAT64 = 4, 8
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -29,7 +29,7 @@ class Memory:
         weights: the block that is worked on, in the dtype that it is computed in.
         streams: hidden states and inputs of linears of all calibration tokens, or what is kept while ranks are found;
             on the host.
-        embedding: while the first stream is made.
+        embedding: while the first hidden states are made.
         statistics: moments and what is summed into them.
         solver: while a linear is factored.
         training: float32 weights, gradients and optimiser of a refinement.
@@ -53,7 +53,7 @@ class Memory:
     on_host: bool
 
     def with_less(self, *, in_memory: bool, checkpoint: bool) -> Memory:
-        """Return what is held if streams and the student are in files, or activations computed twice."""
+        """Return what is held if hidden states and the student are in files, or activations computed twice."""
         return replace(
             self,
             streams=self.streams if in_memory else 0,

@@ -7,9 +7,10 @@ import torch
 from eckart.blocks.discovery import Block
 from eckart.compression.allocate import needs_measurement
 from eckart.compression.plan import Plan
+from eckart.compression.request import request_of
 from eckart.methods.sensitivity.cost import BACKWARD, StepSeconds
 from eckart.methods.sensitivity.layer_statistics import Needs
-from eckart.methods.sensitivity.request import Request, request_of
+from eckart.methods.sensitivity.request import Request
 from eckart.run.timing import solution_seconds
 
 

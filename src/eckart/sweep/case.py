@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 from eckart.compression.plan import check_keep
+from eckart.compression.request import request_of
 from eckart.errors import EckartError, RecipeError
 from eckart.methods.allocation import LayerStatistics
 from eckart.methods.allocation.rank_budget import RankBudget
 from eckart.methods.objectives import InputSource
 from eckart.methods.recipe import Recipe
 from eckart.methods.recipes.loader import load_recipe
-from eckart.methods.sensitivity.request import Request, request_of
+from eckart.methods.sensitivity.request import Request
 from eckart.methods.structure import TwoFactor
 
 DENSE = "dense"

@@ -22,7 +22,7 @@ from eckart.checkpoint.loaded import check_unchanged
 from eckart.checkpoint.tokenizer import load_tokenizer
 from eckart.compression.callback import Callback
 from eckart.compression.plan import Plan
-from eckart.data.calibration import DEFAULT_LENGTH, Calibration, calibrate
+from eckart.data.calibration import DEFAULT_LENGTH, DEFAULT_SAMPLES, Calibration, calibrate
 from eckart.data.context import length_for
 from eckart.data.text import PYTHON_DOCS
 from eckart.device import resolve_device
@@ -30,8 +30,9 @@ from eckart.errors import CalibrationError, CheckpointError, EckartError, warn
 from eckart.methods.recipe import Recipe
 from eckart.methods.recipes.published import DEFAULT_KEEP
 from eckart.run.check.run import check_model, check_reach
-from eckart.run.compress import DEFAULT_SAMPLES, name_of, step_warnings, token_warnings
+from eckart.run.compress import name_of, step_warnings, token_warnings
 from eckart.run.random_state import random_state_kept
+from eckart.run.renamed import renamed
 from eckart.sweep.build import Compressed, build
 from eckart.sweep.case import Case, cases_of
 from eckart.sweep.evaluation import Evaluation, Stopwatch, stored_bytes
@@ -40,7 +41,7 @@ from eckart.sweep.statistics import Statistics, collect
 from eckart.sweep.store import Failure, Store
 
 
-class SweepObserver(Callback):
+class SweepCallback(Callback):
     """Is told what a sweep does, and what the walks in it do. Does nothing itself: override what you want to hear."""
 
     def on_sweep(self, missing: int, cases: int) -> None:
@@ -78,7 +79,7 @@ class Sweep:
     draw: Callable[[int], Calibration]
     stopwatch: Stopwatch | None
     memory: int | None
-    callback: SweepObserver
+    callback: SweepCallback
 
     def rows(self) -> list[SweepRow]:
         """Return the rows that are in the file, of those that are asked for."""
@@ -230,6 +231,7 @@ class Sweep:
             warn(note)
 
 
+@renamed(observer="callback")
 @random_state_kept()
 def prepare(
     model: PreTrainedModel,
@@ -250,7 +252,7 @@ def prepare(
     memory: int | None = None,
     allow_partial: bool = False,
     source: str | None = None,
-    callback: SweepObserver | None = None,
+    callback: SweepCallback | None = None,
 ) -> Sweep:
     """Return a sweep of which nothing is measured yet.
 
@@ -317,7 +319,7 @@ def prepare(
         draw=draw,
         stopwatch=Stopwatch(model, place) if speed else None,
         memory=memory,
-        callback=callback or SweepObserver(),
+        callback=callback or SweepCallback(),
     )
 
 

@@ -6,7 +6,7 @@ head f behind both, all blocks are trained to
     minimise   mean over tokens of KL( softmax f(h) || softmax f(h') ).
 
 A step runs the blocks forwards over its sequences, and then backwards, each taking its optimiser step as soon as its
-gradients are there. What the original model computes is known: only h is kept, which is as small as a stream.
+gradients are there. What the original model computes is known: only h is kept, which is as small as hidden states.
 """
 
 from __future__ import annotations

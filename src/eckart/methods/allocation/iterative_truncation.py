@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,19 +13,16 @@ from eckart.blocks.cached_tensors import CachedTensors
 from eckart.blocks.discovery import LinearRef
 from eckart.blocks.overridden_weights import OverriddenWeights
 from eckart.layers import weight_matrix
+from eckart.methods.allocation.base import Allocation, Wanted
 from eckart.methods.allocation.trials import truncated_weight
 from eckart.methods.sensitivity.measure import measure
 from eckart.methods.sensitivity.measurements import Measurements
-
-if TYPE_CHECKING:
-    from eckart.methods.allocation.base import Wanted
-    from eckart.methods.allocation.zero_sum import ZeroSum
 
 Ranks = Mapping[str, int | None]
 
 
 def truncate_in_stages(
-    original: BlockwiseModel, allocation: ZeroSum, measured: Measurements, wanted: Wanted
+    original: BlockwiseModel, allocation: Allocation, measured: Measurements, wanted: Wanted
 ) -> Measurements:
     """Return the measurements of the last stage, with the weights that they were made on.
 
@@ -36,23 +32,23 @@ def truncate_in_stages(
 
     Args:
         original: the model.
-        allocation: chooses the ranks of each stage.
+        allocation: chooses the ranks of each stage; there are as many as it walks through the model.
         measured: in the first stage, on the original weights, with bases.
         wanted: the size.
     """
     blocks = len(original.blocks)
     current = original
     corrected: Mapping[str, Tensor] = {}
-    for number in range(1, allocation.stages):
+    for number in range(1, allocation.walks):
 
         def advanced(done: int, of: int, offset: int = number * blocks) -> None:
-            wanted.progress(offset + done, allocation.stages * blocks)
+            wanted.progress(offset + done, allocation.walks * blocks)
 
         ranks = allocation.ranks(measured.linears, wanted.keep, wanted.layout)
         truncated = _truncated(current, measured, ranks, corrected, number - 1)
         corrected = _corrected(original, truncated, number - 1)
         current = replace(original, weights=OverriddenWeights(original.weights, original.model, corrected))
-        last = number == allocation.stages - 1
+        last = number == allocation.walks - 1
         measured = measure(current, replace(wanted.request, keep_bases=not last), advanced)
     return replace(measured, weights=dict(corrected))
 
@@ -68,7 +64,7 @@ def _truncated(
                 rank = ranks[ref.path]
                 if rank is None:
                     continue
-                # A correction can be smaller than the rounding of the dtype that weights are lent in.
+                # A correction can be smaller than the rounding of the dtype that weights are onloaded in.
                 weight = corrected.get(ref.path)
                 if weight is None:
                     weight = weight_matrix(block.module.get_submodule(ref.name)).detach().float().cpu()

@@ -24,7 +24,8 @@ def trial_losses(
 ) -> dict[str, dict[int, float]]:
     """Return the mean next-token loss, in nats, by path and rank.
 
-    The streams of all truncations so far are carried along side by side, so that each block is placed only once.
+    The hidden states of all truncations so far are carried along side by side, so that each block is onloaded only
+    once.
 
     Args:
         original: with the samples to measure on.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,14 +18,40 @@ from eckart.maths.soft_truncation import soft_truncate
 from eckart.methods.layout import Layout, dense_bytes
 from eckart.methods.sensitivity.measure import Progress
 
-if TYPE_CHECKING:
-    from eckart.methods.allocation.learned import Learned
-
 HALF = 0.5  # components are counted from 0, so that a position passes half a component more than its number
 
 
+class Numbers(Protocol):
+    """The numbers of the training, as :class:`eckart.methods.allocation.Learned` has them."""
+
+    @property
+    def epochs(self) -> int:
+        """Passes over the samples."""
+        ...
+
+    @property
+    def learning_rate(self) -> float:
+        """Of Adam, at the start."""
+        ...
+
+    @property
+    def final_learning_rate(self) -> float:
+        """At the end."""
+        ...
+
+    @property
+    def penalty(self) -> float:
+        """On the distance of the share of bytes from the budget."""
+        ...
+
+    @property
+    def sharpness(self) -> float:
+        """Of the gate."""
+        ...
+
+
 def train_truncation_points(
-    original: BlockwiseModel, allocation: Learned, keep: float, layout: Layout, progress: Progress
+    original: BlockwiseModel, numbers: Numbers, keep: float, layout: Layout, progress: Progress
 ) -> dict[str, float]:
     """Return the trained position of each linear, as a share of min(m, n), by path.
 
@@ -34,7 +60,7 @@ def train_truncation_points(
 
     Args:
         original: with the samples to train on.
-        allocation: the numbers of the training.
+        numbers: of the training.
         keep: bytes to keep, as a share.
         layout: what a rank costs.
         progress: is called with (steps done, steps to do).
@@ -42,14 +68,14 @@ def train_truncation_points(
     Raises:
         NonFiniteError: the loss or a gradient is NaN or infinite.
     """
-    training = _Training(original, allocation, keep, layout)
+    training = _Training(original, numbers, keep, layout)
     stream = original.enter()
     batches = list(original.batches())
-    steps = allocation.epochs * len(batches)
-    optimizer = torch.optim.Adam(list(training.positions.values()), lr=allocation.learning_rate)
+    steps = numbers.epochs * len(batches)
+    optimizer = torch.optim.Adam(list(training.positions.values()), lr=numbers.learning_rate)
     for step in range(steps):
         rate = (1 + math.cos(math.pi * step / steps)) / 2
-        low, high = allocation.final_learning_rate, allocation.learning_rate
+        low, high = numbers.final_learning_rate, numbers.learning_rate
         optimizer.param_groups[0]["lr"] = low + (high - low) * rate
         index = step % len(batches)
         optimizer.zero_grad()
@@ -66,8 +92,8 @@ def train_truncation_points(
 class _Training:
     """The positions, and the gradient of the loss with respect to them."""
 
-    def __init__(self, original: BlockwiseModel, allocation: Learned, keep: float, layout: Layout) -> None:
-        self.original, self.allocation, self.keep, self.layout = original, allocation, keep, layout
+    def __init__(self, original: BlockwiseModel, numbers: Numbers, keep: float, layout: Layout) -> None:
+        self.original, self.numbers, self.keep, self.layout = original, numbers, keep, layout
         self.linears = [ref for block in original.blocks for ref in block.linears]
         self.length = original.tokens.shape[1]
         # All start at the uniform share of the budget.
@@ -138,7 +164,7 @@ class _Training:
             total = total + self._bytes(ref, rank)
             dense += dense_bytes(*ref.shape)
             outside = outside + (-position).relu() + (position - size).relu()
-        return self.allocation.penalty * (total / dense - self.keep).abs() + outside
+        return self.numbers.penalty * (total / dense - self.keep).abs() + outside
 
     def _bytes(self, ref: LinearRef, rank: Tensor) -> Tensor:
         """Return the bytes of a linear, a straight line between two whole ranks, so that they have a slope."""
@@ -155,7 +181,7 @@ class _Training:
         def truncate(ref: LinearRef) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
             def hook(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> Tensor:
                 position = self.positions[ref.path].to(output.device)
-                return soft_truncate(output, position, self.allocation.sharpness)
+                return soft_truncate(output, position, self.numbers.sharpness)
 
             return hook
 
@@ -166,5 +192,5 @@ class _Training:
 
 
 def _dtype(block: Block) -> torch.dtype:
-    """Return the dtype in which the block's weights are placed."""
+    """Return the dtype in which the block's weights are onloaded."""
     return next(parameter.dtype for parameter in block.module.parameters())

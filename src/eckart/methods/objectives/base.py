@@ -1,12 +1,11 @@
-"""What every objective answers: which stream it looks at, and its moments ``S`` and ``P`` for a linear."""
+"""What every objective answers: whose inputs it looks at, and its moments ``S`` and ``P`` for a linear."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import BeforeValidator, Discriminator, Field
@@ -16,9 +15,6 @@ from eckart.maths.lowrank import Solution, Whitening, solve, whiten
 from eckart.maths.moments import Moments, ResidualMoments
 from eckart.methods.choice import Choice, expand_name
 from eckart.methods.metric import AnyMetric, Fisher, NoMetric
-
-if TYPE_CHECKING:
-    from eckart.methods.recipe import Recipe
 
 
 class InputSource(Enum):
@@ -70,31 +66,12 @@ class Objective(Choice):
         """The share of the difference of the residual streams that targets carry."""
         return 0.0
 
-    def conflicts(self, recipe: Recipe) -> Iterator[str]:
-        """Yield why this objective does not go together with other choices of a recipe."""
-        if self.output_metric is None or not self.output_metric.weighs_tokens:
-            return
-        # Weights of tokens are measured before anything is compressed, and nowhere else.
-        found = {
-            f"objective {self.name!r}": not self.takes_token_weights,
-            "an affine objective": self.adds_bias,
-            f"allocation {recipe.allocation.name!r}": not recipe.allocation.solves_first,
-            f"structure {recipe.structure.name!r}": recipe.structure.adds_to_base,
-            f"sharing {recipe.sharing.name!r}": recipe.sharing.measures,
-        }
-        for what in (what for what, is_wrong in found.items() if is_wrong):
-            yield (
-                f"A metric with token_weights 'gradient' solves the equation before anything is compressed; found "
-                f"{what}. Use objective input-aware, allocation curvature, and factors alone, or "
-                "objective.metric.token_weights=equal."
-            )
-
     @abstractmethod
     def whitening(self, moments: Moments | None, in_features: int, device: torch.device) -> Whitening:
         """Return the root of ``S``, shared by the linears of a group.
 
         Args:
-            moments: of the group's inputs; None if the objective observes no stream.
+            moments: of the group's inputs; None if the objective looks at no inputs.
             in_features: n.
             device: where the result is needed.
         """
@@ -145,7 +122,7 @@ class Objective(Choice):
 
         Args:
             weight: ``W``, (m, n) float64.
-            moments: of the group's inputs; None if the objective observes no stream.
+            moments: of the group's inputs; None if the objective looks at no inputs.
             whitening: what :meth:`whitening` returned for them.
             rank: the rank that the linear will get.
             metric: the root of the output metric; None for the identity.
@@ -204,9 +181,9 @@ class DataAwareObjective(Objective):
     def root(self, moments: Moments, share: float) -> Whitening:
         """Return the root of S, about the mean if there is a bias, plus ``share`` of its mean diagonal."""
         if not self.affine:
-            return whiten(add_to_diagonal(moments.second, share), floor=moments.floor)
+            return whiten(add_to_diagonal(moments.second_moment, share), floor=moments.floor)
         removed = moments.mean * moments.tokens**0.5
-        centred = moments.second - torch.outer(removed, removed)
+        centred = moments.second_moment - torch.outer(removed, removed)
         return whiten(add_to_diagonal(centred, share), removed, moments.floor)
 
     def about_means(self, cross_moment: Tensor, total: Tensor, moments: Moments) -> Tensor:

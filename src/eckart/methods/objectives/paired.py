@@ -1,4 +1,4 @@
-"""What the objectives that observe both streams have in common."""
+"""What the objectives that observe both models' inputs have in common."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The weight itself: ``min || W - W' ||^2`` (Eckart and Young, 1936). No data, no streams."""
+"""The weight itself: ``min || W - W' ||^2`` (Eckart and Young, 1936). No data."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Block refinement: train a compressed block to give what the original one gives (AA-SVD, arXiv 2604.02119, sec. 3.3).
 
-With the block's input x' from the compressed stream and its target y = B(x) from the original stream, every parameter
+With the block's input x' in the compressed model and its target y = B(x) in the original one, every parameter
 of the compressed block B' (factors, norms, biases) is trained to
 
     minimise   mean over all elements of (B'(x') - y)^2.

@@ -20,9 +20,9 @@ class Sequences:
     """Calibration sequences around a block, one at a time.
 
     Attributes:
-        inputs: the stream in front of the block, of the compressed model.
+        inputs: hidden states in front of the block, of the compressed model.
         original_inputs: the same, of the original model.
-        targets: the stream behind the block, of the original model.
+        targets: hidden states behind the block, of the original model.
         device: where batches are put together.
     """
 

@@ -1,4 +1,4 @@
-"""Measures the evidence on every linear: a walk through the original model, and back where gradients are asked for."""
+"""Measures the statistics of every linear in a walk through the original model, and back where it takes gradients."""
 
 from __future__ import annotations
 

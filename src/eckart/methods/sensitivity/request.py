@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 from eckart.maths.labels import NEXT_TOKENS, LabelSource
 from eckart.methods.metric import Fisher
 from eckart.methods.objectives import Objective
 from eckart.methods.sensitivity.layer_statistics import Needs
 from eckart.methods.structure import Structure, TwoFactor
-
-if TYPE_CHECKING:
-    from eckart.methods.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -109,18 +105,6 @@ class Request:
             keep_bases=self.keep_bases or other.keep_bases,
             keep_inputs=self.keep_inputs or other.keep_inputs,
         )
-
-
-def request_of(recipe: Recipe) -> Request:
-    """Return what a recipe's objective, allocation and refinement ask for."""
-    objective = recipe.objective
-    asked = Request(objective, metric=objective.output_metric, structure=recipe.structure)
-    asked = recipe.allocation.ask(asked)
-    return replace(
-        asked,
-        metric=asked.metric or recipe.refinement.output_metric,
-        keep_bases=asked.keep_bases or recipe.weighs_tokens,
-    )
 
 
 def merge(requests: Iterable[Request]) -> list[Request]:
