@@ -56,7 +56,7 @@ class Data:
         def normal(*shape: int) -> Tensor:
             return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-        module = nn.Module()
+        module: Any = nn.Module()
         module.one, module.other = nn.Linear(n, m).double(), Conv1D(m, n).double()
         for linear, transposed in ((module.one, False), (module.other, True)):
             linear.weight.data = normal(n, m) if transposed else normal(m, n)
@@ -142,7 +142,8 @@ def regression(targets: Tensor, inputs: Tensor, rank: int) -> Tensor:
     basis, triangle = torch.linalg.qr(inputs.T)
     left, values, right = torch.linalg.svd(targets @ basis, full_matrices=False)
     kept = (left[:, :rank] * values[:rank]) @ right[:rank]
-    return torch.linalg.solve_triangular(triangle, kept.T, upper=True).T
+    result: Tensor = torch.linalg.solve_triangular(triangle, kept.T, upper=True).T
+    return result
 
 
 def streams(objective: Objective, weight: Tensor, data: Data, residual: bool = False) -> tuple[Tensor, Tensor]:

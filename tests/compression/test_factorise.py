@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
@@ -100,7 +100,7 @@ def test_each_record_says_what_the_layer_loses(objective: Objective) -> None:
 def test_an_affine_layer_makes_up_for_the_means(objective: Objective, has_bias: bool) -> None:
     """The best weight is that about the means, and the bias is what the means then lack."""
     data = Data.random(3)
-    linear = data.module.get_submodule("one")
+    linear: Any = data.module.get_submodule("one")
     if not has_bias:
         linear.bias = None
     before = torch.zeros(7).double() if linear.bias is None else linear.bias.detach().clone()

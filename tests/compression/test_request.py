@@ -45,7 +45,7 @@ def test_one_metric_is_measured_whoever_asks(
 @pytest.mark.parametrize("name", ALLOCATIONS)
 @pytest.mark.parametrize("objective", [Weight(), InputAware(), Anchored()], ids=lambda choice: choice.name)
 def test_every_allocator_gets_what_it_needs_of_the_recipe_s_own_components(name: str, objective: Objective) -> None:
-    allocation = ALLOCATIONS[name]()
+    allocation = ALLOCATIONS[name].model_validate({})
     found = request_of(Recipe(objective=objective, allocation=allocation, structure=Pivoted(), precision=Bits8()))
     assert found.objective == objective
     assert found.structure == Pivoted()

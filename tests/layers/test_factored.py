@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from tests.layers.helpers import from_factors
@@ -17,10 +19,10 @@ LAYERS = [LowRankLinear, PivotedLinear]
 OUT, IN, RANK = 9, 7, 5
 
 
-def linear(kind: str) -> nn.Module:
+def linear(kind: str) -> Any:
     """A linear layer whose weight is of rank RANK."""
     torch.manual_seed(0)
-    module: nn.Module = Conv1D(OUT, IN) if kind == "conv1d" else nn.Linear(IN, OUT, bias=kind == "bias")
+    module: Any = Conv1D(OUT, IN) if kind == "conv1d" else nn.Linear(IN, OUT, bias=kind == "bias")
     if kind != "no-bias":
         nn.init.normal_(module.bias)
     with torch.no_grad():

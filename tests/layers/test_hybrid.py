@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -19,9 +21,9 @@ BASES = [QuantScheme(4, 8), QuantScheme(4, 128), QuantScheme(8)]
 OUT, IN = 20, 28
 
 
-def make(kind: str = "bias") -> nn.Module:
+def make(kind: str = "bias") -> Any:
     torch.manual_seed(0)
-    module: nn.Module = Conv1D(OUT, IN) if kind == "conv1d" else nn.Linear(IN, OUT, bias=kind == "bias")
+    module: Any = Conv1D(OUT, IN) if kind == "conv1d" else nn.Linear(IN, OUT, bias=kind == "bias")
     with torch.no_grad():
         weight_matrix(module).normal_()
     if kind != "no-bias":
@@ -67,7 +69,8 @@ def test_outputs_are_those_of_the_dense_product(base: QuantScheme, kind: str) ->
     layer, loss = solved(module, fit_of(module), 3, base, alternations=1)
     x = torch.randn(2, 3, IN, dtype=torch.float64)
     weight = layer.base.weight + layer.second.weight @ layer.first.weight
-    expected = x @ weight.T + (0 if bias_vector(module) is None else bias_vector(module))
+    bias = bias_vector(module)
+    expected = x @ weight.T + (0 if bias is None else bias)
     torch.testing.assert_close(layer(x), expected)
     torch.testing.assert_close(layer.dense_weight(), weight.detach())
     torch.testing.assert_close(layer.weight, weight)
@@ -85,6 +88,7 @@ def test_without_alternation_it_is_the_published_formula() -> None:
     module = make().double()
     weight, second_moment = module.weight.detach(), moment()
     layer, _ = solved(module, fit_of(module), 4, base_feedback=False)
+    assert isinstance(layer.base, QuantizedLinear)
     quantized = QuantizedLinear.empty_like(module, BASES[0])
     fill_child(quantized, weight, module.bias.detach())
     assert torch.equal(layer.base.codes, quantized.codes)

@@ -23,7 +23,8 @@ def divergence(student: PreTrainedModel, teacher: PreTrainedModel, tokens: Tenso
     with torch.no_grad():
         expected = teacher(tokens).logits.double().softmax(-1)
     found = student(tokens).logits.double().log_softmax(-1)
-    return (expected * (expected.log() - found)).sum(-1).mean(-1)
+    result: Tensor = (expected * (expected.log() - found)).sum(-1).mean(-1)
+    return result
 
 
 def literal(student: PreTrainedModel, teacher: PreTrainedModel, tokens: Tensor, batch: int) -> None:

@@ -18,7 +18,7 @@ from eckart.methods.structure import STRUCTURES, TwoFactor
 
 LAYOUT = Layout(TwoFactor())
 LAYOUTS = [
-    Layout(kind(), precision)
+    Layout(kind.model_validate({}), precision)
     for kind in STRUCTURES.values()
     for precision in (Bits16(), Bits8())
     if precision == Bits16() or not kind.own_precision

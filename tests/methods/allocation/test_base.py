@@ -41,7 +41,9 @@ OWN: dict[type[Allocation], tuple[LayerStatistics, ...]] = {
 @settings(max_examples=25)
 @given(keep=st.floats(0.3, 0.99), multiple=st.sampled_from([1, 4, 8]), fused=st.booleans())
 def test_the_budget_is_met_within_a_step(kind: type[Allocation], keep: float, multiple: int, fused: bool) -> None:
-    ranks = kind(multiple=multiple, fused_groups=fused).ranks(OWN.get(kind, LINEARS), keep, LAYOUT)
+    ranks = kind.model_validate({"multiple": multiple, "fused_groups": fused}).ranks(
+        OWN.get(kind, LINEARS), keep, LAYOUT
+    )
     dense = sum(2 * math.prod(shape) for shape in SHAPES)
     assert bytes_of(ranks) <= keep * dense
     assert all(rank is None or rank % multiple == 0 for rank in ranks.values())
@@ -55,33 +57,33 @@ def test_the_budget_is_met_within_a_step(kind: type[Allocation], keep: float, mu
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_all_stay_dense_where_all_is_kept(kind: type[Allocation]) -> None:
-    assert set(kind().ranks(OWN.get(kind, LINEARS), 1.0, LAYOUT).values()) == {None}
+    assert set(kind.model_validate({}).ranks(OWN.get(kind, LINEARS), 1.0, LAYOUT).values()) == {None}
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_linear_alone_gets_the_largest_rank_that_fits(kind: type[Allocation]) -> None:
-    ranks = kind(multiple=1).ranks(OWN.get(kind, LINEARS)[:1], 0.5, LAYOUT)
+    ranks = kind.model_validate({"multiple": 1}).ranks(OWN.get(kind, LINEARS)[:1], 0.5, LAYOUT)
     assert ranks == {LINEARS[0].path: 16}
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_floor_that_cannot_be_met_is_refused(kind: type[Allocation]) -> None:
     with pytest.raises(EckartError, match="smallest ranks allowed take"):
-        kind(floor=1.0).ranks(OWN.get(kind, LINEARS), 0.5, LAYOUT)
+        kind.model_validate({"floor": 1.0}).ranks(OWN.get(kind, LINEARS), 0.5, LAYOUT)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_linear_too_small_to_factor_stays_dense(kind: type[Allocation]) -> None:
     tiny = replace(measured("layers.0.tiny", (2, 2)), own=OWN.get(kind, LINEARS)[0].own)
     linears = (tiny, *OWN.get(kind, LINEARS))
-    assert kind().ranks(linears, 0.6, LAYOUT)["layers.0.tiny"] is None
+    assert kind.model_validate({}).ranks(linears, 0.6, LAYOUT)["layers.0.tiny"] is None
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_not_filling_the_budget_gives_no_linear_more(kind: type[Allocation]) -> None:
     """One step down at most where the choice is above the budget; never a step up from the choice."""
     for keep in (0.8, 0.6, 0.45):
-        allocation = kind(multiple=1, fill_budget=False)
+        allocation = kind.model_validate({"multiple": 1, "fill_budget": False})
         linears = OWN.get(kind, LINEARS)
         chosen = allocation.choose(RankBudget(linears, keep, LAYOUT, multiple=1))
         for linear in linears:
@@ -130,7 +132,7 @@ def test_relative_energy_is_that_of_the_outputs_also_where_a_base_has_most_of_it
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_an_allocator_needs_is_what_it_looks_at(kind: type[Allocation]) -> None:
     """Statistics that it does not ask for are not there."""
-    allocation = kind()
+    allocation = kind.model_validate({})
     asked = {
         Needs.SPECTRUM: ("energy", "tokens"),
         Needs.FIRST_ORDER: ("first_order",),

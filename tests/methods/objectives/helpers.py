@@ -74,7 +74,8 @@ def reduced_rank_regression(targets: Tensor, inputs: Tensor, rank: int) -> Tenso
     """Return the best W' of a rank from raw activations, by a QR of the inputs."""
     basis, triangle = torch.linalg.qr(inputs.T)
     u, s, vt = torch.linalg.svd(targets @ basis, full_matrices=False)
-    return torch.linalg.solve_triangular(triangle, ((u[:, :rank] * s[:rank]) @ vt[:rank]).T, upper=True).T
+    result: Tensor = torch.linalg.solve_triangular(triangle, ((u[:, :rank] * s[:rank]) @ vt[:rank]).T, upper=True).T
+    return result
 
 
 def brute_force(targets: Tensor, inputs: Tensor, rank: int) -> tuple[Tensor, Tensor]:

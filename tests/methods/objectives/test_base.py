@@ -5,6 +5,8 @@ A bias is tested against the same problem with a row of ones added to the inputs
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -31,6 +33,7 @@ from eckart.methods.objectives import (
     ActivationScaled,
     Anchored,
     Blended,
+    DataAwareObjective,
     InputAware,
     PrincipalOutputs,
     ShiftAware,
@@ -127,10 +130,11 @@ def test_objectives_with_factors_of_their_own_make_up_for_the_mean_too() -> None
     projectors = torch.zeros(5, 5, dtype=torch.float64)
     for sequence in (weight @ x).T.reshape(6, 10, 5):
         add_projector(projectors, sequence, 2)
-    for objective, options in (
+    cases: list[tuple[DataAwareObjective, dict[str, Any]]] = [
         (ActivationScaled(affine=True), {}),
         (PrincipalOutputs(affine=True), {"projectors": projectors}),
-    ):
+    ]
+    for objective, options in cases:
         product, constant = found(objective, weight, moments, 2, **options)
         torch.testing.assert_close(constant, (weight - product) @ x.mean(dim=1))
         plain = objective.model_copy(update={"affine": False})
@@ -160,7 +164,8 @@ def test_a_feature_that_never_changes_leaves_its_weight_to_the_bias(name: str, s
 
 def least(targets: Tensor, inputs: Tensor, rank: int) -> Tensor:
     product, constant = brute_force(targets, inputs, rank)
-    return (targets - product @ inputs - constant[:, None]).norm()
+    result: Tensor = (targets - product @ inputs - constant[:, None]).norm()
+    return result
 
 
 def test_without_it_nothing_looks_at_means() -> None:

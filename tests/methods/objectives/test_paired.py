@@ -83,5 +83,5 @@ def test_shares_out_of_range_and_objectives_of_one_stream_are_refused() -> None:
     with pytest.raises(ValidationError):
         Anchored(residual_anchoring=1.5)
     with pytest.raises(ValidationError):
-        InputAware(residual_anchoring=0.5)
+        InputAware.model_validate({"residual_anchoring": 0.5})
     assert InputAware().residual_share == 0

@@ -95,7 +95,7 @@ def test_the_last_sequences_are_held_out_and_all_others_are_seen_in_each_epoch()
 
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_the_order_is_that_of_the_seed(shuffle: bool) -> None:
-    orders = []
+    orders: list[list[list[int]]] = []
     for seed in (1, 1, 2):
         torch.manual_seed(len(orders))
         trainee = Scripted([1.0])
@@ -125,7 +125,7 @@ def test_nothing_is_trained_where_nothing_was_lost() -> None:
     trainee, (run, heard) = Scripted([0.0], before=0.0), run_of()
     record = train(Config(epochs=1, batch=8, held_out=0.2), trainee, 10, run)
     assert (record.before, record.after, record.kept_epoch, record.epochs) == (0, 0, 0, [])
-    assert trainee.steps == heard == []
+    assert (trainee.steps, heard) == ([], [])
 
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf])
