@@ -27,7 +27,9 @@ def regression(target: Tensor, inputs: Tensor, rank: int) -> Tensor:
     """Return the best weight of a rank by a QR of raw inputs."""
     basis, triangle = torch.linalg.qr(inputs.T)
     u, s, vt = torch.linalg.svd(target @ inputs @ basis, full_matrices=False)
-    return torch.linalg.solve_triangular(triangle, ((u[:, :rank] * s[:rank]) @ vt[:rank]).T, upper=True).T
+    kept = (u[:, :rank] * s[:rank]) @ vt[:rank]
+    result: Tensor = torch.linalg.solve_triangular(triangle, kept.T, upper=True).T
+    return result
 
 
 @pytest.mark.parametrize("structure", ALL, ids=lambda structure: structure.name)
