@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from eckart.report.build import build_page as build_page
+from eckart.report.build import check_installed as check_installed
 from eckart.report.sources import Gathered as Gathered
 from eckart.report.sources import gather as gather
