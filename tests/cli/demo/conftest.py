@@ -10,11 +10,11 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """A random model on disk that is so wide that factors beside 4 bits in groups of 64 fit into 0.3."""
+    """A random model on disk, with a short context."""
     config = LlamaConfig(
         vocab_size=VOCABULARY,
-        hidden_size=384,
-        intermediate_size=512,
+        hidden_size=32,
+        intermediate_size=48,
         num_hidden_layers=2,
         num_attention_heads=4,
         max_position_embeddings=64,

@@ -63,7 +63,7 @@ def test_a_model_without_a_tokenizer_is_refused(source: Path, tmp_path: Path) ->
     for path in source.glob("tokenizer*"):
         path.unlink()
     with pytest.raises(CheckpointError, match="has no tokenizer"):
-        next(run_demo(source, tmp_path / "demo", shown=silent))
+        next(run_demo(source, tmp_path / "demo", STEPS, shown=silent))
 
 
 def test_folders_of_others_are_refused(tmp_path: Path) -> None:

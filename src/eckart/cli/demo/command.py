@@ -35,7 +35,7 @@ def demo(
     What an earlier demo wrote is replaced.
     """
     source = find_demo_model()
-    check_folders(out)
+    check_folders(out, STEPS)
     page = out / "report.html"
     out.mkdir(parents=True, exist_ok=True)
     check_output(page, kind=PAGE, overwrite=True)
@@ -50,7 +50,7 @@ def demo(
     table = RowTable([DENSE, *(step.name for step in STEPS)])
     output.print(table.head)
     try:
-        for row in run_demo(source, out, shown=_shown):
+        for row in run_demo(source, out, STEPS, shown=_shown):
             output.print(table.line(row))
             rows.append(row)
         if not missing:

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from eckart.checkpoint import load_model, load_tokenizer, save
 from eckart.checkpoint.save import check_new_folder, new_folder
 from eckart.cli.demo.model import MODEL
-from eckart.cli.demo.steps import STEPS, Step
+from eckart.cli.demo.steps import Step
 from eckart.compression.callback import Callback
 from eckart.data.calibration import tokenize
 from eckart.data.context import context_of
@@ -54,7 +54,7 @@ class Row(BaseModel):
     continuation: str
 
 
-def check_folders(folder: Path, steps: Sequence[Step] = STEPS) -> None:
+def check_folders(folder: Path, steps: Sequence[Step]) -> None:
     """Raise what would stop :func:`run_demo` from writing, before minutes are spent on it.
 
     Raises:
@@ -67,7 +67,7 @@ def check_folders(folder: Path, steps: Sequence[Step] = STEPS) -> None:
 def run_demo(
     source: Path,
     folder: Path,
-    steps: Sequence[Step] = STEPS,
+    steps: Sequence[Step],
     *,
     shown: Callable[[Step], AbstractContextManager[Callback]],
 ) -> Iterator[Row]:
