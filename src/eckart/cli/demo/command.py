@@ -48,9 +48,10 @@ def demo(
     )
     rows: list[Row] = []
     table = RowTable([DENSE, *(step.name for step in STEPS)])
-    output.print(table.head)
     try:
         for row in run_demo(source, out, STEPS, shown=_shown):
+            if not rows:  # not before: reading the model shows a bar of its own
+                output.print(table.head)
             output.print(table.line(row))
             rows.append(row)
         if not missing:
