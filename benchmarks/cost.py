@@ -20,10 +20,10 @@ import torch
 import typer
 
 import eckart
+from eckart.compression.estimate import Estimate
 from eckart.compression.plan import Plan
 from eckart.data.calibration import Calibration, calibrate
 from eckart.device import host_memory, peak_host_memory
-from eckart.run.estimate import Estimate
 
 PHASES = ("factorisation", "refinement", "distillation", "files", "total")
 
@@ -79,7 +79,7 @@ def measure(
         )
     (cost,) = expected
     return {
-        **report.timings.model_dump(),
+        **report.costs.timings.model_dump(),
         "expected_seconds": cost.allocation_seconds + cost.seconds + cost.distillation_seconds,
         "imported_bytes": imported,
         "peak_bytes": peak_host_memory(),

@@ -25,7 +25,7 @@ from transformers import PreTrainedModel
 
 import eckart
 from eckart.blocks.discovery import find_blocks
-from eckart.blocks.fuse import fusable, join
+from eckart.blocks.fuse import fusable, fuse
 from eckart.blocks.onload import ResidentWeights
 from eckart.data.calibration import calibrate
 from eckart.evaluate.speed.compare import random_prompt
@@ -134,7 +134,7 @@ def _speeds(dense: PreTrainedModel, rows: list[dict[str, Any]]) -> str:
         if row["recipe"] != "dense":
             recipe = recipe_of(row["recipe"])
             if isinstance(recipe.sharing, Shared):
-                join(model, fusable(find_blocks(model)), ResidentWeights())
+                fuse(model, fusable(find_blocks(model)), ResidentWeights())
             for path, rank in row["ranks"].items():
                 layer = recipe.layout.empty_like(model.get_submodule(path), rank)
                 model.set_submodule(path, layer)

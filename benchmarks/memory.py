@@ -50,8 +50,9 @@ report = eckart.compress_checkpoint(
 )
 print(json.dumps({
     "loaded": loaded, "peak": peak_host_memory(), "expected": listener.cost.host_bytes,
-    "in_memory": listener.cost.in_memory, "seconds": report.timings.total, "expected_seconds": listener.cost.seconds,
-    "parameters": report.parameters, "timings": report.timings.model_dump(),
+    "in_memory": listener.cost.in_memory, "seconds": report.costs.timings.total,
+    "expected_seconds": listener.cost.seconds,
+    "parameters": report.parameters, "timings": report.costs.timings.model_dump(),
 }))
 """
 

@@ -177,7 +177,7 @@ def name_outside(folder: Path, outside: Path, chance: random.Random) -> str:
     if kind == "stream":
         for path in files_of(folder, "manifest.json"):
             data = json.loads(path.read_text())
-            for stream in ("original", "compressed", "recorded"):
+            for stream in ("original", "compressed", "followed"):
                 if isinstance(data.get(stream), dict):
                     data[stream]["file"] = name
             path.write_text(json.dumps(data))

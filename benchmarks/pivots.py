@@ -24,9 +24,6 @@ from eckart.blocks.blockwise_model import BlockwiseModel
 from eckart.blocks.onload import ResidentWeights
 from eckart.blocks.tensor_cache import ScratchSpace
 from eckart.compression.plan import make_plan
-from eckart.compression.sensitivity.measure import measure
-from eckart.compression.sensitivity.measurements import Measurements
-from eckart.compression.sensitivity.request import Request
 from eckart.data.calibration import calibrate
 from eckart.layers import FactoredLinear, Fit, LowRankLinear, PivotedLinear, weight_matrix
 from eckart.maths.lowrank import Solution, truncate, whiten
@@ -35,6 +32,9 @@ from eckart.methods.allocation import Needs
 from eckart.methods.layout import Layout
 from eckart.methods.objectives import InputAware
 from eckart.methods.recipes.loader import load_recipe
+from eckart.methods.sensitivity.measure import measure
+from eckart.methods.sensitivity.measurements import Measurements
+from eckart.methods.sensitivity.request import Request
 from eckart.methods.structure import Pivoted
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16)

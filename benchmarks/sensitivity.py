@@ -26,14 +26,14 @@ from eckart.blocks.blockwise_model import BlockwiseModel
 from eckart.blocks.onload import ResidentWeights
 from eckart.blocks.tensor_cache import ScratchSpace
 from eckart.compression.plan import make_plan
-from eckart.compression.sensitivity.measure import measure
-from eckart.compression.sensitivity.request import Request
 from eckart.data.calibration import calibrate
 from eckart.layers import weight_matrix
 from eckart.methods.allocation import Needs
 from eckart.methods.metric import Fisher
 from eckart.methods.objectives import InputAware
 from eckart.methods.recipes.loader import load_recipe
+from eckart.methods.sensitivity.measure import measure
+from eckart.methods.sensitivity.request import Request
 
 STEP = 0.1  # of a whole component, on either side, in the finite difference
 

@@ -15,6 +15,7 @@ from eckart.checkpoint import load_model as load_model
 from eckart.checkpoint import load_tokenizer as load_tokenizer
 from eckart.checkpoint import register, save
 from eckart.compression.callback import Callback as Callback
+from eckart.compression.callback import Callback as Observer
 from eckart.compression.result import CompressionResult as CompressionResult
 from eckart.errors import EckartError as EckartError
 from eckart.evaluate import perplexity as perplexity
@@ -32,6 +33,7 @@ __all__ = [
     "Callback",
     "EckartError",
     "LowRankLinear",
+    "Observer",
     "PivotedLinear",
     "Recipe",
     "Report",

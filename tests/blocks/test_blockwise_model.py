@@ -4,21 +4,24 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.compression.sensitivity.helpers import original_of
 from tests.conftest import CONFIGS, make_model
+from tests.methods.sensitivity.helpers import original_of
 from torch import Tensor
 from torch.nn import functional
 
 from eckart.blocks.tensor_cache import ScratchSpace
 from eckart.errors import NonFiniteError
 from eckart.layers import weight_matrix
+from eckart.maths.labels import NEXT_TOKENS, label_loss
 from eckart.methods.metric import Fisher
 
 
 def weight_gradients(original, metric=None, samples=None) -> tuple[dict[str, Tensor], dict[str, Tensor], int]:
     """The gradient at each weight, and the second moment of output gradients, by the streamed backward pass."""
     streams = original.forward()
-    gradient, count = original.loss_gradient(streams[-1], metric, samples)
+    gradient, count = original.loss_gradient(
+        streams[-1], NEXT_TOKENS if metric is None else metric.label_source, samples
+    )
     first: dict[str, Tensor] = {}
     second: dict[str, Tensor] = {}
 
@@ -100,7 +103,7 @@ def test_a_linear_whose_output_goes_nowhere_has_no_gradient(llama, tokens):
 def test_a_gradient_that_is_not_finite_is_an_error_that_names_the_place(llama, tokens):
     original = original_of(llama, tokens)
     streams = original.forward()
-    gradient, _ = original.loss_gradient(streams[-1], None)
+    gradient, _ = original.loss_gradient(streams[-1])
     with torch.no_grad():
         llama.model.layers[2].mlp.down_proj.weight.fill_(float("inf"))
     with pytest.raises(NonFiniteError, match=r"model\.layers\.2"):
@@ -108,7 +111,7 @@ def test_a_gradient_that_is_not_finite_is_an_error_that_names_the_place(llama, t
     with torch.no_grad():
         llama.lm_head.weight.fill_(float("nan"))
     with pytest.raises(NonFiniteError, match="gradient of the loss"):
-        original.loss_gradient(streams[-1], None)
+        original.loss_gradient(streams[-1])
 
 
 def test_losses_of_streams_are_those_of_the_model(llama, tokens):
@@ -120,10 +123,8 @@ def test_losses_of_streams_are_those_of_the_model(llama, tokens):
 
 def test_sampled_labels_give_the_curvature_of_the_predictions(llama):
     """In expectation, the second moment at the logits is diag(p) - p p^T."""
-    from eckart.methods.metric import label_loss
-
     logits = torch.randn(1, 1, 6, generator=torch.Generator().manual_seed(0)).repeat(1, 40000, 1).requires_grad_(True)
-    loss, count = label_loss(logits, torch.zeros(1, 40000), Fisher(), torch.Generator().manual_seed(0))
+    loss, count = label_loss(logits, torch.zeros(1, 40000), Fisher().label_source, torch.Generator().manual_seed(0))
     gradient = torch.autograd.grad(loss, logits)[0][0]
     odds = logits[0, 0].detach().softmax(-1)
     assert count == 40000

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 import eckart
 from eckart.blocks.discovery import find_blocks
-from eckart.blocks.fuse import fusable, join, separate
+from eckart.blocks.fuse import fusable, fuse, unfuse
 from eckart.blocks.onload import ResidentWeights
 from eckart.checkpoint.source import open_model
 from eckart.errors import EckartError
@@ -24,7 +24,7 @@ GROUPS = {"llama": 2, "qwen2": 2, "gemma3": 2, "opt": 1, "phi3": 0, "gpt2": 0, "
 def test_joined_in_memory_and_taken_apart_a_model_is_what_it_was(kind: str, tokens: torch.Tensor) -> None:
     model, weights = make_model(kind), ResidentWeights()
     before = copy.deepcopy(model)
-    join(model, fusable(find_blocks(model)), weights)
+    fuse(model, fusable(find_blocks(model)), weights)
     assert len(fused_layers(model)) == GROUPS[kind] * model.config.num_hidden_layers
     joined = find_blocks(model)
     assert sum(ref.size for block in joined for ref in block.linears) == sum(
@@ -32,7 +32,7 @@ def test_joined_in_memory_and_taken_apart_a_model_is_what_it_was(kind: str, toke
     )
     with torch.no_grad():
         torch.testing.assert_close(model(tokens).logits, before(tokens).logits)
-    separate(model, fused_layers(model), weights)
+    unfuse(model, fused_layers(model), weights)
     assert model.state_dict().keys() == before.state_dict().keys()
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in before.state_dict().items())
 
@@ -44,9 +44,9 @@ def test_joined_in_files_the_parts_are_read_together(kind: str, tmp_path: Path, 
     model, weights = open_model(tmp_path / "model", tmp_path / "offload")
     for change in ("join", "separate"):
         if change == "join":
-            join(model, fusable(find_blocks(model, weights)), weights)
+            fuse(model, fusable(find_blocks(model, weights)), weights)
         else:
-            separate(model, fused_layers(model), weights)
+            unfuse(model, fused_layers(model), weights)
         assert all(parameter.is_meta for parameter in model.parameters())
         with weights.onload(model, torch.device("cpu")), torch.no_grad():
             torch.testing.assert_close(model(tokens).logits, expected(tokens).logits)

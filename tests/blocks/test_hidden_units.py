@@ -87,7 +87,7 @@ def compressed_twice(
     overrides = ["structure=pivoted", *settings]
     report = eckart.compress(ours, recipe, keep, tokens, overrides=overrides)
     with monkeypatch.context() as patch:
-        patch.setattr("eckart.compression.drift.put_in_order", lambda block, units: Ordered([], {}))
+        patch.setattr("eckart.compression.unit_order.put_in_order", lambda block, units: Ordered([], {}))
         plain = eckart.compress(theirs, recipe, keep, tokens, overrides=overrides)
     spared = sum(2 * layer.out_features for layer in report.layers if layer.in_order)
     assert sum(layer.bytes for layer in report.layers) == sum(layer.bytes for layer in plain.layers) - spared

@@ -59,7 +59,7 @@ def test_they_survive_the_disk_and_being_saved_again(tmp_path: Path, tokens: tor
 def test_a_checkpoint_from_before_is_read(
     tmp_path: Path, tokens: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("eckart.compression.drift.put_in_order", lambda block, units: Ordered([], {}))
+    monkeypatch.setattr("eckart.compression.unit_order.put_in_order", lambda block, units: Ordered([], {}))
     folder = tmp_path / "small"
     model = make(folder, tokens)
     path = folder / "config.json"

@@ -49,7 +49,7 @@ def test_the_folder_says_how_it_was_made(
     assert (tmp_path / "out" / "tokenizer.json").is_file()
     read = read_records(tmp_path / "out")
     assert read.model_dump() == report.model_dump()
-    assert (read.timings, read.memory) == (report.timings, report.memory)
+    assert (read.costs.timings, read.costs.memory) == (report.costs.timings, report.costs.memory)
     assert read.spectra.keys() == report.ranks.keys()
     assert all(torch.equal(read.spectra[path], spectrum) for path, spectrum in report.spectra.items())
     assert str(tmp_path) not in "".join(p.read_text() for p in (tmp_path / "out").glob("*.json"))

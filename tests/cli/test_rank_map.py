@@ -11,7 +11,8 @@ from rich.console import Console
 from tests.cli.helpers import run
 
 from eckart.cli.rank_map import figure, terminal_map
-from eckart.compression.result import REPORT_NAME, CompressionResult, LayerRecord
+from eckart.compression.records import LayerRecord
+from eckart.compression.result import REPORT_NAME, CompressionResult
 from eckart.methods.recipes.loader import load_recipe
 
 KINDS = [f"self_attn.{name}_proj" for name in "qkvo"] + [f"mlp.{name}_proj" for name in ("gate", "up", "down")]

@@ -14,7 +14,8 @@ from transformers import PreTrainedModel
 
 import eckart
 from eckart.checkpoint.records import SPECTRA_NAME, TIMINGS_NAME, read_records, read_report
-from eckart.compression.records import RECORDED_LENGTH, RECORDED_SAMPLES, SPECTRUM_POINTS, drift_error, thin_spectrum
+from eckart.compression.drift import FOLLOWED_LENGTH, FOLLOWED_SAMPLES, drift_error
+from eckart.compression.records import SPECTRUM_POINTS, thin_spectrum
 from eckart.compression.result import REPORT_NAME
 from eckart.errors import CheckpointError
 
@@ -45,7 +46,7 @@ def test_errors_by_depth_are_those_of_the_two_models(kind: str, recipe: str, tok
     model = copy.deepcopy(dense)
     overrides = ["refinement.epochs=1", "refinement.batch=4"] if recipe == "aa-svd" else []
     report = eckart.compress(model, recipe, 0.6, tokens, overrides=overrides)
-    few = tokens[:RECORDED_SAMPLES, :RECORDED_LENGTH]
+    few = tokens[:FOLLOWED_SAMPLES, :FOLLOWED_LENGTH]
     paths = [path for block in report.blocks for path in (block.path, *block.layers)]
     assert sorted(set(paths) - {block.path for block in report.blocks}) == sorted(layer.path for layer in report.layers)
     theirs, ours = outputs(dense, paths, few), outputs(model, paths, few)
@@ -74,9 +75,9 @@ def test_recipes_that_look_at_no_text_have_no_streams(llama: PreTrainedModel, to
     report = eckart.compress(llama, "svd", 0.6)
     assert report.blocks == []
     assert report.spectra
-    assert report.timings.records < 0.1 * report.timings.total + 0.05
-    assert report.memory is not None
-    assert report.memory.host > 0
+    assert report.costs.timings.records < 0.1 * report.costs.timings.total + 0.05
+    assert report.costs.memory is not None
+    assert report.costs.memory.host > 0
 
 
 def test_layers_that_no_number_tells_of_have_none() -> None:
@@ -109,7 +110,7 @@ class TestFolder:
         for name in (SPECTRA_NAME, TIMINGS_NAME):
             (folder / name).unlink()
         report = read_records(folder)
-        assert (report.spectra, report.memory, report.timings.total) == ({}, None, 0)
+        assert (report.spectra, report.costs.memory, report.costs.timings.total) == ({}, None, 0)
 
     def test_another_version_is_named(self, folder: Path) -> None:
         path = folder / REPORT_NAME

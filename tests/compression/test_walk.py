@@ -13,9 +13,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import eckart
+from eckart.blocks.blockwise_model import BlockwiseModel
 from eckart.blocks.discovery import find_blocks
 from eckart.blocks.hidden_units import Ordered
+from eckart.blocks.onload import ResidentWeights
+from eckart.blocks.tensor_cache import ScratchSpace
 from eckart.compression.plan import make_plan
+from eckart.compression.walk import compress_blocks
 from eckart.errors import CalibrationError, NonFiniteError
 from eckart.layers import FactoredLinear, LowRankLinear, is_replaced, weight_matrix
 
@@ -171,9 +175,9 @@ def test_reported_errors_are_those_of_the_outputs(
 ) -> None:
     original = copy.deepcopy(llama)
     # So that each output is where it was.
-    monkeypatch.setattr("eckart.compression.drift.put_in_order", lambda block, units: Ordered([], {}))
+    monkeypatch.setattr("eckart.compression.unit_order.put_in_order", lambda block, units: Ordered([], {}))
     report = eckart.compress(llama, recipe, KEEP, tokens, overrides=overrides)
-    streams = report.recipe.objective.streams.name
+    streams = report.recipe.objective.input_source.name
     for layer in report.layers:
         weight = weight_matrix(original.get_submodule(layer.path)).detach().double()
         layer_now = llama.get_submodule(layer.path)
@@ -304,9 +308,7 @@ def test_an_activation_that_is_infinite_is_named(llama: PreTrainedModel, tokens:
 
 
 def test_an_objective_that_needs_tokens_says_so(llama: PreTrainedModel) -> None:
-    from eckart.compression.plan import make_plan
-    from eckart.compression.walk import compress_blocks
-
-    recipe = eckart.RECIPES["svd-llm"]
+    plan = make_plan(llama, eckart.RECIPES["svd-llm"], KEEP)
+    model = BlockwiseModel(llama, plan.blocks, ResidentWeights(), torch.device("cpu"), ScratchSpace())
     with pytest.raises(CalibrationError, match="needs calibration text"):
-        compress_blocks(llama, recipe, make_plan(llama, recipe, KEEP), None, device=torch.device("cpu"))
+        compress_blocks(model, plan)

@@ -8,14 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eckart.errors import EckartError
-from eckart.methods.metric import Fisher, label_loss
+from eckart.maths.labels import label_loss
+from eckart.methods.metric import Fisher
 
 
 def drawn(logits: torch.Tensor, metric: Fisher, seed: int = 0) -> torch.Tensor:
     """Return the labels of one sequence: the gradient of the cross-entropy is the prediction less the label."""
     leaf = logits[None].clone().requires_grad_(True)
     generator = torch.Generator().manual_seed(seed)
-    loss, count = label_loss(leaf, torch.zeros(1, len(logits), dtype=torch.int64), metric, generator)
+    loss, count = label_loss(leaf, torch.zeros(1, len(logits), dtype=torch.int64), metric.label_source, generator)
     assert count == len(logits)
     (gradient,) = torch.autograd.grad(loss, leaf)
     one_hot = logits.softmax(-1) - gradient[0]
@@ -53,7 +54,7 @@ def test_the_leading_tokens_alone() -> None:
 
 def test_the_text_gives_its_own_labels() -> None:
     logits, tokens = torch.randn(2, 5, 9), torch.randint(0, 9, (2, 5))
-    loss, count = label_loss(logits, tokens, None, torch.Generator())
+    loss, count = label_loss(logits, tokens)
     expected = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten(), reduction="sum")
     assert count == 8
     assert float(loss) == pytest.approx(float(expected))

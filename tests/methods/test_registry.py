@@ -37,7 +37,7 @@ broken = eckart_plug_in_that_is_not_there:Nothing
 misnamed = eckart_plug_in:Renamed
 wrong = eckart_plug_in:Other
 two-factor = eckart_plug_in_that_is_not_there:Nothing
-[eckart.methods.objectives]
+[eckart.objectives]
 other = eckart_plug_in:Other
 """
 

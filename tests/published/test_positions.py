@@ -7,13 +7,13 @@ import math
 
 import pytest
 import torch
-from tests.compression.sensitivity.helpers import original_of
+from tests.methods.sensitivity.helpers import original_of
 from tests.published import literal
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from eckart.compression.sensitivity.truncation_points import train_truncation_points
 from eckart.methods.allocation import Learned
+from eckart.methods.allocation.truncation_points import train_truncation_points
 from eckart.methods.layout import Layout
 
 KEEP, PENALTY, SHARPNESS, FIRST_RATE, LAST_RATE = 0.6, 200.0, 1.0, 0.5, 0.4

@@ -6,8 +6,9 @@ import math
 
 import torch
 
-from eckart.compression.records import BlockRecord, DriftError, Memory
-from eckart.compression.result import CalibrationRecord, CompressionResult, LayerRecord, Timings
+from eckart.compression.costs import Memory
+from eckart.compression.drift import BlockDrift, DriftError
+from eckart.data.calibration import CalibrationRecord, CompressionResult, LayerRecord, Timings
 from eckart.evaluate import Perplexity
 from eckart.methods.distillation.record import DistillationRecord
 from eckart.methods.recipe import Recipe
@@ -66,7 +67,7 @@ def report(recipe: Recipe = RECIPES["svd-llm"], keep: float = 0.5, blocks: int =
         ),
         parameters=100_000,
         blocks=[
-            BlockRecord(
+            BlockDrift(
                 path=f"model.layers.{block}",
                 output=DriftError(relative=0.1 * block, cosine=0.01 * block),
                 layers={

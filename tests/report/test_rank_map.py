@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from eckart.compression.result import LayerRecord
+from eckart.compression.records import LayerRecord
 from eckart.report.rank_map import rank_map
 
 

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 import eckart
-from eckart.compression.result import LayerRecord
+from eckart.compression.records import LayerRecord
 from eckart.data.text import read_text
 from eckart.errors import CalibrationError, EckartError, EckartWarning
 from eckart.methods.objectives import InputAware

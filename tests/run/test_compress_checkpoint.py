@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 import eckart
 from eckart.checkpoint.source import FileWeights
-from eckart.compression.result import LayerRecord
+from eckart.compression.records import LayerRecord
 from eckart.errors import CalibrationError, CheckpointError, EckartError, EckartWarning, InterruptedRun, NonFiniteError
 from eckart.run import compress_checkpoint as job
 from eckart.run.compress_checkpoint import compress_checkpoint

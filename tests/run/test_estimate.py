@@ -5,12 +5,24 @@ import torch
 from transformers import PreTrainedModel
 
 import eckart
+from eckart.blocks.blockwise_model import BlockwiseModel
+from eckart.blocks.onload import ResidentWeights
+from eckart.blocks.tensor_cache import ScratchSpace
+from eckart.compression.estimate import Estimate
 from eckart.compression.plan import Plan, make_plan
 from eckart.data.calibration import Calibration
 from eckart.device import host_memory
-from eckart.run.estimate import Estimate, estimate
+from eckart.run.estimate import estimate
 
 CPU = torch.device("cpu")
+
+
+def estimated(
+    model: PreTrainedModel, recipe: eckart.Recipe, calibration: Calibration | None, limit: int | None = None
+) -> Estimate:
+    plan = make_plan(model, recipe, 0.6)
+    where = BlockwiseModel(model, plan.blocks, ResidentWeights(), CPU, ScratchSpace(), calibration)
+    return estimate(where, plan, limit=limit)
 
 
 @pytest.mark.parametrize("recipe", eckart.RECIPES)
@@ -20,7 +32,7 @@ def test_every_recipe_has_one_and_leaves_the_model_alone(
     before = {name: t.clone() for name, t in llama.state_dict().items()}
     chosen = eckart.RECIPES[recipe]
     calibration = Calibration(tokens, "x", 0) if chosen.needs_data else None
-    cost = estimate(llama, chosen, make_plan(llama, chosen, 0.6), calibration, CPU)
+    cost = estimated(llama, chosen, calibration)
     assert cost.seconds == pytest.approx(3 * cost.block_seconds)
     assert cost.block_seconds > 0
     assert cost.host_bytes > 0.9 * host_memory()
@@ -33,11 +45,11 @@ def test_a_refinement_takes_longer(
     llama: PreTrainedModel, tokens: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in ("estimate", "timing"):  # real timings may say anything on a machine that does something else, too
-        monkeypatch.setattr(f"eckart.{module}.seconds_of", lambda run, device: 1.0)
+        monkeypatch.setattr(f"eckart.run.{module}.seconds_of", lambda run, device: 1.0)
 
     def seconds(*overrides: str) -> float:
         recipe = eckart.load_recipe("aa-svd", overrides)
-        return estimate(llama, recipe, make_plan(llama, recipe, 0.6), Calibration(tokens, "x", 0), CPU).seconds
+        return estimated(llama, recipe, Calibration(tokens, "x", 0)).seconds
 
     assert seconds("refinement=none") < seconds("refinement.epochs=25") < seconds("refinement.epochs=250")
 
@@ -46,11 +58,10 @@ def test_what_does_not_fit_goes_to_files_and_activations_are_computed_twice(
     llama: PreTrainedModel, tokens: torch.Tensor
 ) -> None:
     recipe = eckart.RECIPES["aa-svd"]
-    plan = make_plan(llama, recipe, 0.6)
 
     def choices(limit: int | None) -> tuple[bool, bool]:
-        cost = estimate(llama, recipe, plan, Calibration(tokens, "x", 0), CPU, limit=limit)
-        return cost.in_memory, cost.checkpoint_activations
+        cost = estimated(llama, recipe, Calibration(tokens, "x", 0), limit)
+        return cost.in_memory, cost.recompute
 
     assert choices(None) == (True, False)
     assert choices(10**12) == (True, False)

@@ -5,20 +5,24 @@ import torch
 from transformers import PreTrainedModel
 
 import eckart
+from eckart.blocks.blockwise_model import BlockwiseModel
+from eckart.blocks.onload import ResidentWeights, WeightSource
+from eckart.blocks.overridden_weights import OverriddenWeights
+from eckart.blocks.tensor_cache import ScratchSpace
 from eckart.compression.plan import make_plan
 from eckart.data.calibration import Calibration
 from eckart.run.memory import Memory, memory_of_run, parse_bytes
 
 
 def of_run(
-    model: PreTrainedModel, recipe: str, samples: int = 8, *, on_host: bool = True, resident: bool = True
+    model: PreTrainedModel, recipe: str, samples: int = 8, *, device: str = "cpu", weights: WeightSource | None = None
 ) -> Memory:
     chosen = eckart.RECIPES[recipe]
     calibration = Calibration(torch.zeros(samples, 32, dtype=torch.int64), "x", 0) if chosen.needs_data else None
     plan = make_plan(model, chosen, 0.6)
-    return memory_of_run(
-        model, chosen, plan, calibration, torch.float32, on_host=on_host, resident=resident, activations=1000
-    )
+    where, scratch = weights or ResidentWeights(), ScratchSpace()
+    blockwise = BlockwiseModel(model, plan.blocks, where, torch.device(device), scratch, calibration)
+    return memory_of_run(blockwise, plan, 1000, compute=torch.float32)
 
 
 @pytest.mark.parametrize(
@@ -37,7 +41,9 @@ def test_streams_are_in_the_dtype_of_the_model(llama: PreTrainedModel) -> None:
 def test_a_model_in_memory_is_not_copied_but_one_on_disk_is_read(llama: PreTrainedModel) -> None:
     parameters = sum(parameter.numel() for parameter in llama.model.layers[0].parameters())
     assert of_run(llama, "svd").weights == 0
-    assert of_run(llama, "svd", resident=False).weights == 8 * parameters  # as read, and as used
+    assert (
+        of_run(llama, "svd", weights=OverriddenWeights(ResidentWeights(), llama, {})).weights == 8 * parameters
+    )  # as read, and as used
     assert of_run(llama.to(torch.bfloat16), "svd").weights == 4 * parameters
 
 
@@ -51,7 +57,7 @@ def test_training_holds_four_numbers_a_weight_and_three_states(llama: PreTrained
 
 
 def test_an_accelerator_takes_the_work_and_the_host_the_streams(llama: PreTrainedModel) -> None:
-    here, there = of_run(llama, "aa-svd-anchored"), of_run(llama, "aa-svd-anchored", on_host=False)
+    here, there = of_run(llama, "aa-svd-anchored"), of_run(llama, "aa-svd-anchored", device="meta")
     assert here.device == 0
     assert there.device == there.working > 0
     assert there.host < here.host

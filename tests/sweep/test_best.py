@@ -4,7 +4,7 @@ import shlex
 
 from tests.sweep.helpers import case_of, row_of
 
-from eckart.compression.result import CalibrationRecord
+from eckart.data.calibration import CalibrationRecord
 from eckart.sweep import best_within, command_for, smallest_within
 
 ROWS = [

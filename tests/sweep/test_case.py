@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 import eckart
-from eckart.compression.sensitivity.request import Labels, merge
 from eckart.errors import EckartError
 from eckart.methods.allocation import LayerStatistics, Needs
 from eckart.methods.recipes.published import RECIPES
+from eckart.methods.sensitivity.request import Labels, merge
 from eckart.sweep.case import Way, cases_of, recipe_of, request_for, split_label, way_of
 
 LINEARS = (LayerStatistics("a", (16, 16), 0, "a"), LayerStatistics("b", (24, 16), 1, "b"))

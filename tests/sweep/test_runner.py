@@ -9,13 +9,13 @@ import eckart
 from eckart.data.calibration import tokenize
 from eckart.data.text import read_text
 from eckart.errors import CheckpointError, EckartError, EckartWarning
-from eckart.sweep import SweepObserver, prepare, read_failures, read_rows, run
+from eckart.sweep import SweepCallback, prepare, read_failures, read_rows, run
 from eckart.sweep.evaluation import stored_bytes
 
 OPTIONS = {"samples": [4], "length": 24, "windows": 3, "window_length": 32}
 
 
-class Counter(SweepObserver):
+class Counter(SweepCallback):
     def __init__(self) -> None:
         self.statistics: list[tuple[int, int | None]] = []
 

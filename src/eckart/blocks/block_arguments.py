@@ -109,8 +109,8 @@ def capture_arguments(
             if index != len(arguments):
                 raise UnsupportedModelError(
                     f"{name} runs block {index} of its {len(blocks)} where block {len(arguments)} was expected; "
-                    "expected each one exactly once, in the order of their list. Models that repeat blocks or leave some out "
-                    "cannot be compressed yet."
+                    "expected each one exactly once, in the order of their list. Models that repeat blocks or leave "
+                    "some out cannot be compressed yet."
                 )
             if not args and "hidden_states" not in kwargs:
                 raise UnsupportedModelError(

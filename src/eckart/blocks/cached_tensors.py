@@ -10,7 +10,7 @@ from eckart.blocks.tensor_cache import TensorCache
 
 
 class CachedTensors(Mapping[str, Tensor]):
-    """Tensors by name that lie in a spool."""
+    """Tensors by name that lie in a tensor cache."""
 
     def __init__(self, cache: TensorCache) -> None:
         self._spool, self._places = cache, dict[str, int]()
@@ -35,7 +35,7 @@ class CachedTensors(Mapping[str, Tensor]):
 
 
 class CachedPairs(Mapping[str, tuple[Tensor, Tensor]]):
-    """Pairs of tensors by name that lie in two spools; where both are the same tensor, in one."""
+    """Pairs of tensors by name that lie in two caches; where both are the same tensor, in one."""
 
     def __init__(self, first: TensorCache, second: TensorCache) -> None:
         self._first, self._second = CachedTensors(first), CachedTensors(second)

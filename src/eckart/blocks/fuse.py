@@ -1,4 +1,4 @@
-"""Joins the linears of groups to one layer each, in memory or in files, and takes them apart again."""
+"""Fuses the linears of groups to one layer each, in memory or in files, and takes them apart again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from eckart.layers.fused import empty_fused
 
 
 def fusable(blocks: Sequence[Block]) -> list[Group]:
-    """Return the groups of more than one linear that can be joined."""
+    """Return the groups of more than one linear that can be fused."""
     found = []
     for block in blocks:
         for group in block.groups:
@@ -28,24 +28,24 @@ def fusable(blocks: Sequence[Block]) -> list[Group]:
     return found
 
 
-def join(model: PreTrainedModel, groups: Iterable[Group], weights: WeightSource) -> None:
-    """Join the linears of each group.
+def fuse(model: PreTrainedModel, groups: Iterable[Group], weights: WeightSource) -> None:
+    """Fuse the linears of each group.
 
     Args:
         model: is changed in place.
         groups: from :func:`fusable`.
-        weights: where the model's tensors are; learns what the tensors of a joint layer are made of.
+        weights: where the model's tensors are; learns what the tensors of a fused layer are made of.
     """
     for group in groups:
         paths = [ref.path for ref in group.linears]
         linears = [model.get_submodule(path) for path in paths]
         joint = fuse_modules(model, paths).joint
         for whole, parts, dimension in _tensors(joint, linears):
-            weights.join(whole, parts, dimension)
+            weights.fuse(whole, parts, dimension)
 
 
-def separate(model: PreTrainedModel, paths: Iterable[str], weights: WeightSource) -> None:
-    """Take the joint layers at ``paths`` apart, if their numbers are still those of linear layers."""
+def unfuse(model: PreTrainedModel, paths: Iterable[str], weights: WeightSource) -> None:
+    """Take the fused layers at ``paths`` apart, if their numbers are still those of linear layers."""
     groups = fused_layers(model)
     for path in paths:
         joint = cast(FusedLinear, model.get_submodule(path)).joint
@@ -53,11 +53,11 @@ def separate(model: PreTrainedModel, paths: Iterable[str], weights: WeightSource
             unfuse_modules(model, groups[path])
             linears = [model.get_submodule(member) for member in groups[path]]
             for whole, parts, dimension in _tensors(joint, linears):
-                weights.separate(whole, parts, dimension)
+                weights.unfuse(whole, parts, dimension)
 
 
 def _tensors(joint: nn.Module, linears: Sequence[nn.Module]) -> Iterator[tuple[nn.Parameter, list[nn.Parameter], int]]:
-    """Yield each parameter of a joint layer, those that it is made of, and the dimension that they are joined along."""
+    """Yield each parameter of a fused layer, those that it is made of, and the dimension that they are fused along."""
     for name, whole in joint.named_parameters():
         dimension = 1 if isinstance(joint, Conv1D) and name == "weight" else 0
         yield whole, [linear.get_parameter(name) for linear in linears], dimension

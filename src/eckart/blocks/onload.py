@@ -1,7 +1,7 @@
-"""Lends a module to a device and a compute dtype, and gives each tensor back as it was.
+"""Onloads a module to a device and a compute dtype, and gives each tensor back as it was.
 
-Between two loans the tensors of a model are in memory (:class:`ResidentWeights`) or in files (see
-:mod:`eckart.checkpoint.source`). Whoever borrows a module cannot tell.
+Between two uses the tensors of a model are in memory (:class:`ResidentWeights`) or in files (see
+:mod:`eckart.checkpoint.source`). Whoever uses a module cannot tell.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from eckart.device import compute_dtype
 
 @dataclass
 class OnloadedModule:
-    """What the tensors of a module were before it was placed, and what new ones become when it is given back.
+    """What the tensors of a module were before it was onloaded, and what new ones become when it is given back.
 
     Attributes:
-        module: that is lent.
-        origins: device and dtype of each tensor that is placed.
-        originals: by the name of a linear, its own weight (m, n), in whose place another one is lent.
+        module: that is onloaded.
+        origins: device and dtype of each tensor that is onloaded.
+        originals: by the name of a linear, its own weight (m, n), in whose place another one stands.
     """
 
     module: nn.Module
@@ -75,25 +75,25 @@ class WeightSource(Protocol):
         """
         ...
 
-    def join(self, whole: nn.Parameter, parts: Sequence[nn.Parameter], dimension: int) -> None:
+    def fuse(self, whole: nn.Parameter, parts: Sequence[nn.Parameter], dimension: int) -> None:
         """Take note that ``whole``, which is new in the model, is made of ``parts`` along a dimension."""
         ...
 
-    def separate(self, whole: nn.Parameter, parts: Sequence[nn.Parameter], dimension: int) -> None:
-        """Take note that ``parts``, which are new in the model, are what :meth:`join` made ``whole`` of."""
+    def unfuse(self, whole: nn.Parameter, parts: Sequence[nn.Parameter], dimension: int) -> None:
+        """Take note that ``parts``, which are new in the model, are what :meth:`fuse` made ``whole`` of."""
         ...
 
 
 class ResidentWeights:
-    """The tensors of a model in memory. What is changed while a module is lent stays changed."""
+    """The tensors of a model in memory. What is changed while a module is onloaded stays changed."""
 
-    def join(self, whole: nn.Parameter, parts: Sequence[nn.Parameter], dimension: int) -> None:
-        """See :meth:`WeightSource.join`."""
+    def fuse(self, whole: nn.Parameter, parts: Sequence[nn.Parameter], dimension: int) -> None:
+        """See :meth:`WeightSource.fuse`."""
         whole.data = torch.cat([part.data for part in parts], dimension)
         whole.requires_grad_(parts[0].requires_grad)
 
-    def separate(self, whole: nn.Parameter, parts: Sequence[nn.Parameter], dimension: int) -> None:
-        """See :meth:`WeightSource.separate`; the parts are copies already."""
+    def unfuse(self, whole: nn.Parameter, parts: Sequence[nn.Parameter], dimension: int) -> None:
+        """See :meth:`WeightSource.unfuse`; the parts are copies already."""
         for part in parts:
             part.requires_grad_(whole.requires_grad)
 
@@ -128,7 +128,7 @@ def wanted_tensors(module: nn.Module, skip: Sequence[nn.Module | None]) -> set[i
 
 
 def computing_dtype(tensor: Tensor, device: torch.device) -> torch.dtype:
-    """Return the dtype in which ``tensor`` is lent."""
+    """Return the dtype in which ``tensor`` is onloaded."""
     is_half = tensor.is_floating_point() and tensor.dtype.itemsize == 2
     return compute_dtype(tensor.dtype, device) if is_half else tensor.dtype
 

@@ -14,7 +14,7 @@ from eckart.layers import weight_matrix
 
 
 class OverriddenWeights:
-    """Lends the linears of a model with other weights. What is stored stays as it is.
+    """Onloads the linears of a model with other weights. What is stored stays as it is.
 
     Args:
         inner: where the model's tensors are.
@@ -24,16 +24,16 @@ class OverriddenWeights:
 
     def __init__(self, inner: WeightSource, model: PreTrainedModel, others: Mapping[str, Tensor]) -> None:
         self._inner, self._others = inner, others
-        # By identity, since a module that is lent does not know its own path.
+        # By identity, since a module that is onloaded does not know its own path.
         self._paths = {id(model.get_submodule(path)): path for path in others}
 
-    def join(self, whole: nn.Parameter, parts: Sequence[nn.Parameter], dimension: int) -> None:
-        """See :meth:`eckart.blocks.onload.WeightSource.join`."""
-        self._inner.join(whole, parts, dimension)
+    def fuse(self, whole: nn.Parameter, parts: Sequence[nn.Parameter], dimension: int) -> None:
+        """See :meth:`eckart.blocks.onload.WeightSource.fuse`."""
+        self._inner.fuse(whole, parts, dimension)
 
-    def separate(self, whole: nn.Parameter, parts: Sequence[nn.Parameter], dimension: int) -> None:
-        """See :meth:`eckart.blocks.onload.WeightSource.separate`."""
-        self._inner.separate(whole, parts, dimension)
+    def unfuse(self, whole: nn.Parameter, parts: Sequence[nn.Parameter], dimension: int) -> None:
+        """See :meth:`eckart.blocks.onload.WeightSource.unfuse`."""
+        self._inner.unfuse(whole, parts, dimension)
 
     @contextmanager
     def onload(

@@ -1,12 +1,12 @@
-"""Runs a block over a stream of hidden states and collects what the objectives need: passes, nothing else.
+"""Runs a block over hidden states and collects what the objectives need: passes, nothing else.
 
-A stream is the hidden states of all calibration tokens between two blocks, in the model's dtype: one
+Hidden states are those of all calibration tokens between two blocks, in the model's dtype: one
 (batch, length, width) tensor a batch. Calls are looked up by (batch, length), since masks and positions depend on it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,13 +35,35 @@ def gather(stream: HiddenStates, sequences: Tensor, device: torch.device) -> Ten
     return torch.stack(rows).to(device)
 
 
+@dataclass(frozen=True)
+class BlockPass:
+    """A block that is onloaded, and how it is run.
+
+    Attributes:
+        module: the block.
+        arguments: how the model calls it, by (batch, length).
+        device: where it is.
+    """
+
+    module: nn.Module
+    arguments: ArgumentsByShape
+    device: torch.device
+
+    def over(self, stream: Iterable[Tensor]) -> Iterator[tuple[BlockArguments, Tensor]]:
+        """Yield each batch of hidden states in the dtype of the block's weights, and how the block is called for it."""
+        for hidden in stream:
+            dtype = compute_dtype(hidden.dtype, self.device)
+            # A copy, since a block may write into what it is given.
+            yield self.arguments[hidden.shape[:2]], hidden.to(self.device, dtype, copy=True)
+
+
 class _StopForwardError(Exception):
     """Ends a forward pass as soon as what it was run for is known. Never leaves this module."""
 
 
 @dataclass(frozen=True)
 class GroupInputs:
-    """What a pass of the original stream through a block leaves for the pairs of tokens, batch by batch.
+    """What a pass of the original model's hidden states through a block leaves for the pairs of tokens, batch by batch.
 
     Attributes:
         inputs: of each group.
@@ -61,17 +83,15 @@ class GroupInputs:
 
 
 def input_moments(
-    block: nn.Module,
+    block: BlockPass,
     groups: tuple[Group, ...],
-    arguments: ArgumentsByShape,
     stream: HiddenStates,
-    device: torch.device,
     behind: HiddenStates | None = None,
 ) -> dict[Group, Moments]:
-    """Return the moments of all groups, and write the stream ``behind`` the block if it is wanted, in one pass."""
-    moments = {group: empty_moments(group, device) for group in groups}
-    for call, hidden in on_device(arguments, stream, device):
-        inputs, output = capture_inputs(block, call, hidden, groups)
+    """Return the moments of all groups and, if wanted, write the hidden states ``behind`` the block, in one pass."""
+    moments = {group: empty_moments(group, block.device) for group in groups}
+    for call, hidden in block.over(stream):
+        inputs, output = capture_inputs(block.module, call, hidden, groups)
         for group, tokens in inputs.items():
             moments[group].add(tokens)
         if behind is not None:
@@ -81,32 +101,28 @@ def input_moments(
 
 
 def group_inputs(
-    block: nn.Module,
+    block: BlockPass,
     groups: tuple[Group, ...],
-    arguments: ArgumentsByShape,
     stream: HiddenStates,
-    device: torch.device,
     behind: HiddenStates,
     cache: Callable[[str, torch.dtype], TensorCache],
 ) -> GroupInputs:
-    """Return the inputs of all groups themselves, and write the stream ``behind`` the block, in one pass.
+    """Return the inputs of all groups themselves, and write the hidden states ``behind`` the block, in one pass.
 
     Args:
         block: as it is in the original model.
         groups: whose inputs are kept.
-        arguments: how the model calls the block.
         stream: in front of the block.
-        device: where the block is.
-        behind: an empty spool for the stream behind it.
-        cache: makes a spool from a name and a dtype.
+        behind: an empty cache for the hidden states behind it.
+        cache: makes an empty cache from a name and a dtype.
     """
     kept: dict[Group, TensorCache] = {}
     energies: dict[LinearRef, float] = {}
     residuals = {FRONT: stream} if FRONT in _places(groups) else {}
     inside = sorted(_places(groups) - {FRONT})
-    for call, hidden in on_device(arguments, stream, device):
-        with reading(block, inside) as read:
-            inputs, output = capture_inputs(block, call, hidden, groups, output_energies=energies)
+    for call, hidden in block.over(stream):
+        with reading(block.module, inside) as read:
+            inputs, output = capture_inputs(block.module, call, hidden, groups, output_energies=energies)
         for index, place in enumerate(inside):
             if place not in residuals:
                 residuals[place] = cache(f"residual-{index}", read[place].dtype)
@@ -121,11 +137,9 @@ def group_inputs(
 
 
 def group_moments(
-    block: nn.Module,
+    block: BlockPass,
     group: Group,
-    arguments: ArgumentsByShape,
     stream: HiddenStates,
-    device: torch.device,
     originals: TensorCache | None = None,
     residuals: Mapping[str, TensorCache] | None = None,
 ) -> Moments:
@@ -134,21 +148,19 @@ def group_moments(
     Args:
         block: as compressed so far.
         group: whose inputs are summed.
-        arguments: how the model calls the block.
         stream: in front of the block, of the compressed model.
-        device: where the block is.
         originals: the inputs of the group in the original model, batch by batch, if both streams are wanted.
         residuals: the residual streams of the original model by their places, batch by batch, if they are wanted.
 
     Raises:
         UnsupportedModelError: the two streams hand different tokens to the group, as routed experts do.
     """
-    moments = empty_moments(group, device, paired=originals is not None)
+    moments = empty_moments(group, block.device, paired=originals is not None)
     places = sorted(_places((group,)) & (residuals or {}).keys())
-    for index, (call, hidden) in enumerate(on_device(arguments, stream, device)):
-        with reading(block, places) as read:
-            inputs, _ = capture_inputs(block, call, hidden, (group,), stop=True)
-        original = None if originals is None else originals[index].to(device)
+    for index, (call, hidden) in enumerate(block.over(stream)):
+        with reading(block.module, places) as read:
+            inputs, _ = capture_inputs(block.module, call, hidden, (group,), stop=True)
+        original = None if originals is None else originals[index].to(block.device)
         if original is not None and original.shape != inputs[group].shape:
             raise UnsupportedModelError(
                 f"{group.linears[0].path} is handed {len(original)} tokens in the original model and "
@@ -158,32 +170,26 @@ def group_moments(
         moments.add(inputs[group], original)
         for place in places:
             assert residuals is not None
-            before = rows(residuals[place][index]).to(device)
+            before = rows(residuals[place][index]).to(block.device)
             moments.add_residual(place, before.float() - read[place].float(), inputs[group])
     return moments
 
 
 def output_projectors(
-    block: nn.Module,
-    ranks: Mapping[LinearRef, int],
-    arguments: ArgumentsByShape,
-    stream: HiddenStates,
-    device: torch.device,
+    block: BlockPass, ranks: Mapping[LinearRef, int], stream: HiddenStates
 ) -> dict[LinearRef, Tensor]:
     """Return, for each linear, the sum over sequences of the projectors on their leading output directions.
 
     Args:
         block: as it is in the original model.
         ranks: how many directions of each sequence are taken.
-        arguments: how the model calls the block.
         stream: in front of the block.
-        device: where the block is.
 
     Returns:
         (m, m) float64 for each linear.
     """
     totals = {
-        ref: torch.zeros(ref.out_features, ref.out_features, dtype=torch.float64, device=moment_device(device))
+        ref: torch.zeros(ref.out_features, ref.out_features, dtype=torch.float64, device=moment_device(block.device))
         for ref in ranks
     }
 
@@ -198,29 +204,17 @@ def output_projectors(
 
     with hooks() as handles, torch.no_grad():
         for ref in ranks:
-            handles.append(block.get_submodule(ref.name).register_forward_hook(add(ref)))
-        for call, hidden in on_device(arguments, stream, device):
-            call(block, hidden)
+            handles.append(block.module.get_submodule(ref.name).register_forward_hook(add(ref)))
+        for call, hidden in block.over(stream):
+            call(block.module, hidden)
     return totals
 
 
-def advance(
-    block: nn.Module, arguments: ArgumentsByShape, stream: HiddenStates, device: torch.device, behind: HiddenStates
-) -> None:
-    """Write the stream ``behind`` the block."""
+def advance(block: BlockPass, stream: HiddenStates, behind: HiddenStates) -> None:
+    """Write the hidden states ``behind`` the block."""
     with torch.no_grad():
-        for call, hidden in on_device(arguments, stream, device):
-            behind.append(call(block, hidden))
-
-
-def on_device(
-    arguments: ArgumentsByShape, stream: HiddenStates, device: torch.device
-) -> Iterator[tuple[BlockArguments, Tensor]]:
-    """Yield each batch of a stream, as the block's weights are placed, and how the block is called for it."""
-    dtype = compute_dtype(stream.dtype, device)  # the block's weights have it too
-    for hidden in stream:
-        # A copy, since a block may write into what it is given.
-        yield arguments[hidden.shape[:2]], hidden.to(device, dtype, copy=True)
+        for call, hidden in block.over(stream):
+            behind.append(call(block.module, hidden))
 
 
 def _places(groups: tuple[Group, ...]) -> set[str]:

@@ -1,6 +1,6 @@
 """Lists of tensors that can be larger than memory: hidden states between blocks, inputs of linears.
 
-A spool is written once, from front to back, and read at random. Its tensors lie in memory, or one after another in a
+A cache is written once, from front to back, and read at random. Its tensors lie in memory, or one after another in a
 file of which only the part that is being read is mapped.
 """
 
@@ -25,7 +25,7 @@ from eckart.files.names import file_inside
 
 
 class TensorCacheRecord(BaseModel):
-    """What is needed to open a spool again: its file in the folder of the run, its dtype and its shapes."""
+    """What is needed to open a cache again: its file in the folder of the run, its dtype and its shapes."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -95,7 +95,7 @@ class TensorCache(Sequence[Tensor]):
         return self._offsets[-1]
 
     def save(self, path: Path) -> TensorCacheRecord:
-        """Make sure that the spool is in the file ``path``, down to the disk, and return how to open it again."""
+        """Make sure that the cache is in the file ``path``, down to the disk, and return how to open it again."""
         assert self.path in (None, path), f"{path} is not {self.path}"
         with path.open("wb" if self.path is None else "ab") as file:
             for tensor in self._tensors:
@@ -106,7 +106,7 @@ class TensorCache(Sequence[Tensor]):
 
     @staticmethod
     def load(record: TensorCacheRecord, folder: Path, *, in_memory: bool) -> TensorCache:
-        """Open a spool that was saved in ``folder``.
+        """Open a cache that was saved in ``folder``.
 
         Raises:
             CheckpointError: the record names no regular file in ``folder``, or no dtype.
@@ -137,7 +137,7 @@ class TensorCache(Sequence[Tensor]):
 
 @dataclass
 class ScratchSpace:
-    """Where the spools of a run live.
+    """Where the caches of a run live.
 
     Attributes:
         in_memory: whether they are held in memory while they are used.
@@ -149,7 +149,7 @@ class ScratchSpace:
     _temporary: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False)
 
     def cache(self, name: str, dtype: torch.dtype) -> TensorCache:
-        """Return an empty spool."""
+        """Return an empty cache."""
         return TensorCache(dtype, None if self.in_memory else self.path(name))
 
     def close(self) -> None:
@@ -158,7 +158,7 @@ class ScratchSpace:
             self._temporary.cleanup()
 
     def path(self, name: str) -> Path:
-        """Return the file of the spool ``name``."""
+        """Return the file of the cache ``name``."""
         if self.folder is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="eckart-", ignore_cleanup_errors=True)
             self.folder = Path(self._temporary.name)

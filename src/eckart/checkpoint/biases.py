@@ -13,7 +13,7 @@ from eckart.layers import FactoredLinear, bias_vector
 def biases_without_a_place(model: PreTrainedModel) -> list[str]:
     """Return the paths of factored linears with a bias where the model's own class, built by its config, has none."""
     found = [
-        # Linears that were joined are of one kind, and the first of them stands where their joint layer is.
+        # Linears that were fused are of one kind, and the first of them stands where their fused layer is.
         name.removesuffix(".joint")
         for name, layer in model.named_modules()
         if isinstance(layer, FactoredLinear) and bias_vector(layer.second) is not None

@@ -40,8 +40,8 @@ factors back into a dense model that loads anywhere.
 | | |
 |---|---|
 | recipe | {recipe} |
-| reference | {reference} |
-| layout | {layout} |
+| what it is | {reference} |
+{paper}| layout | {layout} |
 | bytes of the linear layers kept | {keep:.2%} |
 | bytes of the whole model kept | {whole:.2%} ({before:.1f} to {after:.1f} MB, at 16 bits) |
 {reached}| calibration | {calibration} |
@@ -71,6 +71,7 @@ def model_card(model: PreTrainedModel, report: CompressionResult) -> str:
         linears=len(report.layers),
         recipe=code(report.recipe.name),
         reference=plain(report.recipe.reference),
+        paper=f"| paper | {plain(report.recipe.citation)} |\n" if report.recipe.paper else "",
         layout=_layout(report.recipe),
         whole=report.keep_whole_model,
         before=report.whole_bytes / 1e6,

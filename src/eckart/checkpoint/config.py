@@ -49,7 +49,7 @@ class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
         format_version: of this record.
         ranks: rank by module path, in the names of the model class that was saved; None for a weight that is not
             factored and yet stored in another precision.
-        joint: paths of the linears of each group that was joined to one, the first of them first.
+        joint: paths of the linears of each group that was fused to one, the first of them first.
         structure: layout of the factors: the name and the fields of one of :data:`eckart.methods.structure.STRUCTURES`,
             or its name alone.
         precision: of the numbers: the name and the fields of one of :data:`eckart.methods.precision.PRECISIONS`; None

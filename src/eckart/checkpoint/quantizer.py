@@ -145,7 +145,7 @@ def _join(model: PreTrainedModel, paths: list[str]) -> None:
     try:
         fuse_modules(model, paths)
     except ValueError as error:
-        raise CheckpointError(f"config.json says that {', '.join(paths)} were joined, but {error}.") from error
+        raise CheckpointError(f"config.json says that {', '.join(paths)} were fused, but {error}.") from error
 
 
 def _layout(config: EckartConfig) -> Layout:

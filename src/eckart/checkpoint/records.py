@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import reprlib
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import torch
 from pydantic import BaseModel, ValidationError
@@ -18,10 +18,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from eckart.checkpoint.files import write_shard
-from eckart.compression.records import Memory
-from eckart.compression.result import REPORT_NAME, CompressionResult, Timings
+from eckart.compression.costs import Costs
+from eckart.compression.result import REPORT_NAME, CompressionResult
 from eckart.errors import CheckpointError, first_problem
-from eckart.files.field_types import Count
 from eckart.files.names import file_inside, read_json
 
 SPECTRA_NAME = "eckart/spectra.safetensors"
@@ -31,22 +30,12 @@ VERSION = 1
 Model = TypeVar("Model", bound=BaseModel)
 
 
-class Costs(BaseModel):
-    """What a run took; the attributes are those of :class:`eckart.compression.result.CompressionResult`."""
-
-    version: Literal[1] = 1
-    timings: Timings
-    memory: Memory | None
-    resumed_behind: Count = 0
-
-
 def write_records(folder: Path, report: CompressionResult) -> None:
     """Write the records of a run into the folder of its model."""
     (folder / REPORT_NAME).parent.mkdir(exist_ok=True)
     (folder / REPORT_NAME).write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
     write_shard(folder / SPECTRA_NAME, dict(sorted(report.spectra.items())))
-    costs = Costs(timings=report.timings, memory=report.memory, resumed_behind=report.resumed_behind)
-    (folder / TIMINGS_NAME).write_text(costs.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    (folder / TIMINGS_NAME).write_text(report.costs.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
 def read_report(folder: Path) -> CompressionResult:
@@ -76,8 +65,7 @@ def read_records(folder: Path) -> CompressionResult:
     if (folder / SPECTRA_NAME).exists():
         report.spectra = _read_spectra(folder)
     if (folder / TIMINGS_NAME).exists():
-        costs = _parse(folder, TIMINGS_NAME, Costs)
-        report.timings, report.memory, report.resumed_behind = costs.timings, costs.memory, costs.resumed_behind
+        report.costs = _parse(folder, TIMINGS_NAME, Costs)
     return report
 
 

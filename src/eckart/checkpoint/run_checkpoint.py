@@ -1,7 +1,7 @@
 """The finished blocks of a run in its folder, and the manifest of them.
 
-After each block its shard, the streams behind it and the manifest are on the disk, in this order. A run that is killed
-at any moment goes on from its last manifest, and then writes the same bytes as one that was not.
+After each block its shard, the hidden states behind it and the manifest are on the disk, in this order. A run that is
+killed at any moment goes on from its last manifest, and then writes the same bytes as one that was not.
 """
 
 from __future__ import annotations
@@ -24,16 +24,14 @@ from eckart.checkpoint.files import PREFIX, delete_all_but, hash_of, sync, write
 from eckart.checkpoint.identity import differences
 from eckart.checkpoint.mark import files_in
 from eckart.checkpoint.run_folder import RunFolder
-from eckart.compression.records import BlockRecord
-from eckart.compression.result import LayerRecord
+from eckart.compression.drift import FollowedTokens
+from eckart.compression.records import Records
 from eckart.compression.state import WalkState
 from eckart.errors import CheckpointError, DamagedRunError, first_problem
 from eckart.files.names import JSON_LIMIT, file_inside
-from eckart.methods.distillation.record import DistillationRecord
-from eckart.methods.refinement.record import RefinementRecord
 
 AGAIN = "Start again with --overwrite."
-STREAMS = ("original", "compressed", "recorded")  # of a position
+STREAMS = ("original", "compressed", "followed")  # of a state
 
 
 class Manifest(BaseModel):
@@ -41,27 +39,21 @@ class Manifest(BaseModel):
 
     Attributes:
         identity: of the run.
-        files: SHA-256 of the files of finished blocks, and of the streams behind them, as ``folder/file``.
+        files: SHA-256 of the files of finished blocks, and of the hidden states behind them, as ``folder/file``.
         finished: blocks whose shards are written.
-        layers: records of their layers.
-        refinements: records of their refinements.
-        original: the original model's stream behind them, if the run keeps one.
+        original: the original model's hidden states behind them, if the run keeps them.
         compressed: the compressed model's.
-        recorded: the hidden states that errors are recorded on.
-        blocks: those errors.
-        distillation: what it did; None if it is not over.
+        followed: those that errors are recorded on, of both.
+        records: of the blocks.
     """
 
     identity: dict[str, Any]
     files: dict[str, str]
     finished: int
-    layers: list[LayerRecord]
-    refinements: list[RefinementRecord]
     original: TensorCacheRecord | None
     compressed: TensorCacheRecord | None
-    recorded: TensorCacheRecord | None
-    blocks: list[BlockRecord]
-    distillation: DistillationRecord | None = None
+    followed: TensorCacheRecord | None
+    records: Records
 
 
 class DiskRunCheckpoint:
@@ -71,7 +63,7 @@ class DiskRunCheckpoint:
         folder: open, and begun.
         identity: of the run.
         model: whose blocks they are.
-        scratch: where the streams live; its folder is that of the run.
+        scratch: where hidden states live; its folder is that of the run.
         distils: whether the finished blocks will be wanted again.
     """
 
@@ -113,7 +105,9 @@ class DiskRunCheckpoint:
         self._hashes = dict(manifest.files)
         self._check(streams)
         # A distillation that is not over takes the student's files and writes all shards anew.
-        self._check(self._files(manifest.finished, shards=not self.distils or manifest.distillation is not None))
+        self._check(
+            self._files(manifest.finished, shards=not self.distils or manifest.records.distillation is not None)
+        )
         for path in streams:
             del self._hashes[self._name(path)]
         try:
@@ -126,24 +120,22 @@ class DiskRunCheckpoint:
         shards = {self._shard(number).name for number in range(manifest.finished)}
         for name in files_in(self.folder.model) - shards:  # of an end that was not reached
             (self.folder.model / name).unlink()
+        followed = loaded.pop("followed")
         return WalkState(
             finished=manifest.finished,
-            layers=tuple(manifest.layers),
-            refinements=tuple(manifest.refinements),
-            blocks=tuple(manifest.blocks),
-            spectra=spectra,
-            distillation=manifest.distillation,
+            followed=None if followed is None else FollowedTokens(followed),
+            records=manifest.records.model_copy(update={"spectra": spectra}),
             **loaded,
         )
 
     def save(self, state: WalkState, block: Block, tensors: dict[str, Tensor]) -> None:
-        """Write a finished block, the streams behind it and the manifest, as the protocol has it."""
+        """Write a finished block, the hidden states behind it and the manifest, as the protocol has it."""
         number = state.finished - 1
         self.replace(number, block, tensors)
         if self.distils:
             self._write(self._student(number), tensors)
-        inside = {ref.path for ref in block.linears} & state.spectra.keys()
-        self._write(self._spectra(number), {path: state.spectra[path] for path in sorted(inside)})
+        inside = {ref.path for ref in block.linears} & state.records.spectra.keys()
+        self._write(self._spectra(number), {path: state.records.spectra[path] for path in sorted(inside)})
         self.finish(state)
 
     def load(self, number: int) -> dict[str, Tensor]:
@@ -171,7 +163,7 @@ class DiskRunCheckpoint:
         self._write(self._shard(number), revert_weight_conversion(self.model, named))
 
     def finish(self, state: WalkState) -> None:
-        """Write the streams behind the finished blocks, and the manifest."""
+        """Write the hidden states behind the finished blocks, and the manifest."""
         records = {name: self._save(name, state) for name in STREAMS}
         sync(self.folder.streams)
         streams = [self._stream(name, state.finished) for name, record in records.items() if record]
@@ -179,17 +171,15 @@ class DiskRunCheckpoint:
             identity=self.identity,
             files=self._hashes | {self._name(path): hash_of(path) for path in streams},
             finished=state.finished,
-            layers=list(state.layers),
-            refinements=list(state.refinements),
-            blocks=list(state.blocks),
-            distillation=state.distillation,
+            records=state.records,
             **records,
         )
         write_text(self.folder.manifest, manifest.model_dump_json(indent=1) + "\n")
         delete_all_but(self.folder.streams, [record.file for record in records.values() if record])
 
     def _save(self, name: str, state: WalkState) -> TensorCacheRecord | None:
-        stream: TensorCache | None = getattr(state, name)
+        found: TensorCache | FollowedTokens | None = getattr(state, name)
+        stream = found.cache if isinstance(found, FollowedTokens) else found
         return None if stream is None else stream.save(self._stream(name, state.finished))
 
     def _load(self, record: TensorCacheRecord | None) -> TensorCache | None:

@@ -32,7 +32,7 @@ class _Source:
 
 
 class FileWeights:
-    """The tensors of a model in safetensors files; what is changed while a module is lent is lost.
+    """The tensors of a model in safetensors files; what is changed while a module is onloaded is lost.
 
     Attributes:
         files: that hold the model, sorted, and whether they are still the same.
@@ -48,14 +48,14 @@ class FileWeights:
         # Modules that share a parameter share its object, so one name of it is enough.
         self._sources = {id(p): _Source(p, (name,)) for name, p in model.named_parameters()}
 
-    def join(self, whole: nn.Parameter, parts: Sequence[nn.Parameter], dimension: int) -> None:
-        """See :meth:`eckart.blocks.onload.WeightSource.join`."""
+    def fuse(self, whole: nn.Parameter, parts: Sequence[nn.Parameter], dimension: int) -> None:
+        """See :meth:`eckart.blocks.onload.WeightSource.fuse`."""
         names = tuple(name for part in parts for name in self._sources[id(part)].names)
         self._sources[id(whole)] = _Source(whole, names, dimension)
         whole.requires_grad_(False)
 
-    def separate(self, whole: nn.Parameter, parts: Sequence[nn.Parameter], dimension: int) -> None:
-        """See :meth:`eckart.blocks.onload.WeightSource.separate`."""
+    def unfuse(self, whole: nn.Parameter, parts: Sequence[nn.Parameter], dimension: int) -> None:
+        """See :meth:`eckart.blocks.onload.WeightSource.unfuse`."""
         for part, name in zip(parts, self._sources[id(whole)].names, strict=True):
             self._sources[id(part)] = _Source(part, (name,))
             part.requires_grad_(False)

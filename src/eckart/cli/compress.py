@@ -121,7 +121,7 @@ def _print_costs(report: CompressionResult, bar: ProgressBar, device: str) -> No
         f"Kept {report.keep:.2%} of the bytes of the linear layers, {report.keep_whole_model:.2%} of those of "
         f"the whole model ({megabytes(report.whole_bytes)} to {megabytes(report.whole_bytes_after)}, at 16 bits)."
     )
-    spent = report.timings
+    spent = report.costs.timings
     parts = {
         "allocation": spent.allocation,
         "statistics": spent.statistics,

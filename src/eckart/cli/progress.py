@@ -9,15 +9,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from eckart.cli.console import duration, megabytes, messages
 from eckart.cli.plain import PlainConsole
 from eckart.compression.callback import Callback
+from eckart.compression.estimate import Estimate
 from eckart.compression.model_check import ModelCheck
 from eckart.compression.plan import Plan
-from eckart.compression.result import LayerRecord
-from eckart.methods.distillation import LogitDistillation
+from eckart.compression.records import LayerRecord
 from eckart.methods.recipe import Recipe
-from eckart.methods.refinement import BlockRefinement
 from eckart.methods.refinement.record import RefinementRecord
 from eckart.methods.training.record import EpochRecord
-from eckart.run.estimate import Estimate
 
 
 class ProgressBar(Callback):
@@ -36,10 +34,10 @@ class ProgressBar(Callback):
     def __init__(self, recipe: Recipe, progress: Progress, *, quiet: bool) -> None:
         self.recipe, self.progress, self.quiet = recipe, progress, quiet
         self.task = progress.add_task("preparing", total=None, error="-", start=False)
-        refinement = recipe.refinement
-        self.epochs = refinement.epochs if isinstance(refinement, BlockRefinement) else 0
-        distillation = recipe.distillation
-        self.last_epochs = distillation.epochs if isinstance(distillation, LogitDistillation) else 0
+        refinement = recipe.refinement.training
+        self.epochs = refinement.epochs if refinement else 0
+        distillation = recipe.distillation.training
+        self.last_epochs = distillation.epochs if distillation else 0
         self.cost: Estimate | None = None
         self.expected_seconds = 0.0
 
@@ -58,7 +56,7 @@ class ProgressBar(Callback):
         if not self.quiet:
             device = "" if cost.device_bytes is None else f", {megabytes(cost.device_bytes)} on the accelerator"
             spilled = "" if cost.in_memory else " Hidden states go to files."
-            again = " Activations are computed twice." if cost.checkpoint_activations else ""
+            again = " Activations are computed twice." if cost.recompute else ""
             ranks = f"{duration(cost.allocation_seconds)} for the ranks, " if cost.allocation_seconds else ""
             distilled = f"{duration(cost.distillation_seconds)} to distil, " if cost.distillation_seconds else ""
             done = f" {finished} blocks are finished already." if finished else ""

@@ -27,10 +27,16 @@ def recipes(
         output.print(load_recipe(name, keep=keep).to_yaml(), end="", soft_wrap=True)
         return
     places, trainings = ("objective", "allocation", "structure", "precision"), ("refinement", "distillation")
-    table = Table("recipe", *places, "training", "reference", box=box.SIMPLE)
+    table = Table("recipe", *places, "training", "what it is", "paper", box=box.SIMPLE)
     for recipe in (load_recipe(known, keep=keep) for known in RECIPES):
         label = f"{recipe.name} (default)" if recipe.name == DEFAULT_RECIPE else recipe.name
         choices = [getattr(recipe, place).name for place in places]
         trained = [name for place in trainings if (name := getattr(recipe, place).name) != "none"]
-        table.add_row(label, *choices, ", ".join(trained) or "none", recipe.reference)
+        table.add_row(
+            label,
+            *choices,
+            ", ".join(trained) or "none",
+            recipe.reference,
+            f"arXiv {recipe.arxiv}" if recipe.arxiv else recipe.paper,
+        )
     output.print(table)

@@ -25,7 +25,7 @@ from eckart.run.compress import DEFAULT_SAMPLES
 from eckart.sweep import (
     Failure,
     Sweep,
-    SweepObserver,
+    SweepCallback,
     SweepRow,
     best_within,
     command_for,
@@ -47,7 +47,7 @@ Examples:
 """
 
 
-class SweepProgress(SweepObserver):
+class SweepProgress(SweepCallback):
     """Shows the row that is worked on, and how many are left."""
 
     def __init__(self, progress: Progress) -> None:

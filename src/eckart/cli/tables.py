@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rich import box
 from rich.table import Table
 
-from eckart.compression.result import LayerRecord
+from eckart.compression.records import LayerRecord
 from eckart.methods.distillation.record import DistillationRecord
 from eckart.methods.refinement.record import RefinementRecord
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from eckart.compression.estimate import Estimate
 from eckart.compression.model_check import ModelCheck
+from eckart.compression.plan import Plan
+from eckart.compression.records import LayerRecord
 from eckart.methods.refinement.record import RefinementRecord
 from eckart.methods.training.record import EpochRecord
-
-if TYPE_CHECKING:
-    from eckart.compression.plan import Plan
-    from eckart.compression.result import LayerRecord
-    from eckart.run.estimate import Estimate
 
 
 class Callback:
     """Is told what a run does, in order. Does nothing itself: override what you want to hear."""
+
+    def __init_subclass__(cls) -> None:
+        # The name that `on_measurement` had before.
+        if "on_profile" in vars(cls) and "on_measurement" not in vars(cls):
+            cls.on_measurement = vars(cls)["on_profile"]  # type: ignore[method-assign]
 
     def on_check(self, check: ModelCheck) -> None:
         """Hear what is known of the model before anything is measured on it."""

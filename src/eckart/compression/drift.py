@@ -2,23 +2,103 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from eckart.blocks.discovery import Block, LinearRef, hooks
-from eckart.blocks.hidden_units import put_in_order
 from eckart.blocks.onload import OnloadedModule
-from eckart.blocks.passes import ArgumentsByShape
-from eckart.compression.records import BlockRecord, drift_error
-from eckart.compression.result import LayerRecord
-from eckart.device import compute_dtype
+from eckart.blocks.passes import BlockPass
+from eckart.blocks.tensor_cache import TensorCache
+from eckart.files.field_types import Label
 from eckart.layers import weight_matrix
-from eckart.methods.structure import Structure
+
+# Tokens whose hidden states are followed through both models: enough for means over tokens, and few beside those of a
+# calibration, so that recipes which look at one model only can afford to follow them too.
+FOLLOWED_SAMPLES, FOLLOWED_LENGTH = 2, 128
+
+
+class DriftError(BaseModel):
+    """How far outputs of the compressed model are from those of the original one, each in its own model.
+
+    Attributes:
+        relative: mean over tokens of ``||y' - y|| / ||y||``. A mean of ratios, since in many language models one token
+            is a thousand times the others, and would be all that a ratio of sums tells of.
+        cosine: mean over tokens of ``1 - cos(y', y)``.
+    """
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+    relative: float
+    cosine: float
+
+
+class BlockDrift(BaseModel):
+    """Errors in one block after its refinement, on the first calibration tokens.
+
+    Attributes:
+        path: of the block.
+        output: of the hidden states behind it.
+        layers: of the outputs of its target linears, by path, those that stayed dense too. An error is None where it
+            is not finite, or where the two models hand a layer different tokens, as routed experts do.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    path: Label
+    output: DriftError | None
+    layers: dict[str, DriftError | None]
+
+
+def drift_error(original: Tensor, compressed: Tensor) -> DriftError | None:
+    """Compare two lists of vectors, (..., width) in any float dtype; None if there is no number that tells of them."""
+    if original.shape != compressed.shape or not original.numel():
+        return None
+    y, other = original.flatten(0, -2).double(), compressed.flatten(0, -2).double()
+    sizes, others = y.norm(dim=1), other.norm(dim=1)
+    known = sizes > 0  # of a vector of zeros there is no relative error
+    if not known.any():
+        return None
+    relative = ((other - y).norm(dim=1)[known] / sizes[known]).mean()
+    # A vector of zeros has no direction; it counts as one that is at right angles.
+    products = (sizes * others)[known]
+    cosine = (1 - (y * other).sum(dim=1)[known] / torch.where(products > 0, products, 1.0)).clamp_min(0).mean()
+    if not (torch.isfinite(relative) and torch.isfinite(cosine)):
+        return None
+    return DriftError(relative=float(relative), cosine=float(cosine))
+
+
+@dataclass(frozen=True)
+class FollowedTokens:
+    """Hidden states of the few tokens that are followed through both models, in front of one block.
+
+    Args:
+        cache: of two tensors (batch, length, width), the original model's first.
+    """
+
+    cache: TensorCache
+
+    @classmethod
+    def of(cls, cache: TensorCache, original: Tensor, compressed: Tensor) -> FollowedTokens:
+        """Put hidden states into an empty cache."""
+        cache.append(original)
+        cache.append(compressed)
+        return cls(cache)
+
+    @property
+    def original(self) -> Tensor:
+        """Of the original model."""
+        return self.cache[0]
+
+    @property
+    def compressed(self) -> Tensor:
+        """Of the model as it is compressed so far."""
+        return self.cache[1]
 
 
 @dataclass(frozen=True)
@@ -39,7 +119,7 @@ class Outputs:
         return Outputs(self.hidden, {**self.layers, **moved})
 
 
-def outputs_of(block: Block, arguments: ArgumentsByShape, hidden: Tensor, device: torch.device) -> Outputs:
+def outputs_of(block: Block, run: BlockPass, hidden: Tensor) -> Outputs:
     """Run a block as it is now on hidden states (batch, length, width) in the stored dtype."""
     seen: dict[LinearRef, list[Tensor]] = {}
 
@@ -52,14 +132,14 @@ def outputs_of(block: Block, arguments: ArgumentsByShape, hidden: Tensor, device
     with hooks() as handles, torch.no_grad():
         for ref in block.linears:
             handles.append(block.module.get_submodule(ref.name).register_forward_hook(record(ref)))
-        given = hidden.to(device, compute_dtype(hidden.dtype, device), copy=True)
-        behind = arguments[hidden.shape[:2]](block.module, given)
+        call, given = next(run.over([hidden]))
+        behind = call(block.module, given)
     return Outputs(behind, {ref: torch.cat(parts) for ref, parts in seen.items()})
 
 
 @contextmanager
 def original_weights(onloaded: OnloadedModule) -> Iterator[None]:
-    """Let the linears of a block that is lent with other weights have their own."""
+    """Let the linears of a block that is onloaded with other weights have their own."""
     lent = {name: weight_matrix(onloaded.module.get_submodule(name)).detach() for name in onloaded.originals}
     before = {name: weight.clone() for name, weight in lent.items()}
     for name, weight in lent.items():
@@ -71,28 +151,9 @@ def original_weights(onloaded: OnloadedModule) -> Iterator[None]:
             weight.copy_(before[name])
 
 
-def order_units(
-    block: Block, layers: Sequence[LayerRecord], original: Outputs | None, structure: Structure
-) -> tuple[list[LayerRecord], Outputs | None]:
-    """Let pivoted layers give a block's hidden units in their own order, and take their index off the records.
-
-    What the original layers gave is put in that order too, as it will be compared.
-    """
-    found = put_in_order(block.module, block.units)
-    if original is not None:
-        original = original.reordered({t: found.orders[t.name] for t in block.linears if t.name in found.orders})
-    paths = {f"{block.path}.{name}" for name in found.without_index}
-
-    def without_index(record: LayerRecord) -> LayerRecord:
-        saved = structure.index_bytes(record.out_features)
-        return record.model_copy(update={"in_order": True, "bytes": record.bytes - saved})
-
-    return [without_index(record) if record.path in paths else record for record in layers], original
-
-
-def compare(block: Block, original: Outputs, compressed: Outputs) -> BlockRecord:
+def compare(block: Block, original: Outputs, compressed: Outputs) -> BlockDrift:
     """Return how far the outputs of a block in the compressed model are from those in the original one."""
-    return BlockRecord(
+    return BlockDrift(
         path=block.path,
         output=drift_error(original.hidden, compressed.hidden),
         layers={

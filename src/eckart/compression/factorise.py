@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from eckart.blocks.discovery import Group, LinearRef
 from eckart.blocks.onload import OnloadedModule
 from eckart.compression.plan import Plan
-from eckart.compression.records import thin_spectrum
-from eckart.compression.result import LayerRecord
+from eckart.compression.records import LayerRecord, thin_spectrum
 from eckart.errors import NonFiniteError
 from eckart.layers import FactoredLinear, Fit, QuantizedLinear, bias_vector, weight_matrix
 from eckart.maths.lowrank import Solution, Whitening, least_squares
@@ -56,10 +55,10 @@ class Factoriser:
         """Replace the linears of ``group`` that have a rank, and return a record of each of its linears.
 
         Args:
-            onloaded: the block, lent.
+            onloaded: the block.
             group: of the block.
             moments: of the group's inputs; None if the objective looks at no data.
-            output_energies: ``||W X||^2`` of each linear in the original model, if both streams are observed.
+            output_energies: ``||W X||^2`` of each linear in the original model, if both models' inputs are observed.
             projectors: on the leading output directions of each linear, (m, m), if the objective observes outputs.
 
         Raises:

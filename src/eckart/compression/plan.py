@@ -1,36 +1,36 @@
-"""What will be done to a model, before anything is done: its blocks, its targets and their ranks."""
+"""What will be done to a model, before anything is done: its blocks, their linears and the ranks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
 
 from transformers import PreTrainedModel
 
 from eckart.blocks.discovery import Block, LinearRef, find_blocks
-from eckart.blocks.fuse import fusable, join, separate
+from eckart.blocks.fuse import fusable, fuse, unfuse
 from eckart.blocks.onload import ResidentWeights, WeightSource
 from eckart.errors import EckartError, UnsupportedModelError
 from eckart.layers import fused_layers
-from eckart.methods.allocation import LayerStatistics, Needs, Uniform
-from eckart.methods.layout import BYTES_PER_NUMBER, Layout
+from eckart.methods.allocation import Needs, Uniform
+from eckart.methods.layout import BYTES_PER_NUMBER
 from eckart.methods.recipe import Recipe
-from eckart.methods.sharing import Shared
-from eckart.methods.structure import Pivoted
+from eckart.methods.sensitivity.layer_statistics import shapes_of
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The blocks of a model and a rank for each target linear.
+    """What is done to a model: the recipe, the blocks, and a rank for each linear in them.
 
     Attributes:
-        keep: bytes of the targets to keep, as was asked for.
+        recipe: what is done.
+        keep: bytes of the linears to keep, as was asked for.
         blocks: with their groups, in order of execution.
         ranks: by path; None where the linear stays dense.
         parameters: of the whole model as it is.
     """
 
+    recipe: Recipe
     keep: float
     blocks: list[Block]
     ranks: dict[str, int | None]
@@ -38,23 +38,15 @@ class Plan:
 
     @property
     def linears(self) -> list[LinearRef]:
-        """All target linears, in order of execution."""
+        """All linears of the blocks, in order of execution."""
         return [ref for block in self.blocks for ref in block.linears]
 
-    def bytes(self, layout: Layout) -> int:
-        """Return the bytes of the whole model with the targets laid out at their ranks, and all else in 16 bits."""
+    @property
+    def bytes(self) -> int:
+        """Bytes of the whole model with the linears laid out at their ranks, and all else in 16 bits."""
+        layout = self.recipe.layout
         stored = sum(layout.beside_bias(ref.has_bias).bytes(*ref.shape, self.ranks[ref.path]) for ref in self.linears)
         return stored + BYTES_PER_NUMBER * (self.parameters - sum(ref.size for ref in self.linears))
-
-
-def shapes_of(blocks: Sequence[Block]) -> tuple[LayerStatistics, ...]:
-    """Return all that is known of the linears without a measurement, in order of execution."""
-    groups = [group for block in blocks for group in block.groups]
-    return tuple(
-        LayerStatistics(ref.path, ref.shape, number, ref.name, has_bias=ref.has_bias)
-        for number, group in enumerate(groups)
-        for ref in group.linears
-    )
 
 
 def check_keep(keep: float) -> None:
@@ -75,18 +67,18 @@ def blocks_for(recipe: Recipe, model: PreTrainedModel, weights: WeightSource) ->
         model,
         weights,
         residuals=recipe.objective.residual_share > 0,
-        units=isinstance(recipe.structure, Pivoted),
+        units=recipe.structure.reorders_units,
         gradients=bool(taken) or recipe.has_metric,
     )
 
 
 def make_plan(model: PreTrainedModel, recipe: Recipe, keep: float, weights: WeightSource | None = None) -> Plan:
-    """Find the target linears of ``model`` and give each a rank: a uniform one, which an allocation replaces.
+    """Find the linears in the blocks of ``model`` and give each a rank: a uniform one, which an allocation replaces.
 
     Args:
-        model: to be compressed; if the recipe says that linears share a basis, they are joined in it.
+        model: to be compressed; if the recipe says that linears share a basis, they are fused in it.
         recipe: what is to be done to it.
-        keep: bytes of the targets to keep, as a share.
+        keep: bytes of the linears to keep, as a share.
         weights: where the model's tensors are; in memory by default.
 
     Raises:
@@ -97,13 +89,13 @@ def make_plan(model: PreTrainedModel, recipe: Recipe, keep: float, weights: Weig
     check_keep(keep)
     weights = weights or ResidentWeights()
     blocks = blocks_for(recipe, model, weights)
-    if isinstance(recipe.sharing, Shared):
-        join(model, fusable(blocks), weights)
+    if recipe.sharing.fuses_all:
+        fuse(model, fusable(blocks), weights)
         blocks = blocks_for(recipe, model, weights)
     try:
         return _uniform_plan(model, blocks, recipe, keep)
     except EckartError:
-        separate(model, fused_layers(model), weights)
+        unfuse(model, fused_layers(model), weights)
         raise
 
 
@@ -121,4 +113,4 @@ def _uniform_plan(model: PreTrainedModel, blocks: list[Block], recipe: Recipe, k
     )
     ranks = first.ranks(linears, keep, recipe.layout)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return Plan(keep, blocks, ranks, parameters)
+    return Plan(recipe, keep, blocks, ranks, parameters)

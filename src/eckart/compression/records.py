@@ -1,79 +1,82 @@
-"""What a run notes down for whoever reads its result later: errors by depth, spectra, and what it cost."""
+"""What a walk over the blocks notes down, as data."""
 
 from __future__ import annotations
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from eckart.files.field_types import Count, Label
+from eckart.compression.drift import BlockDrift
+from eckart.files.field_types import Count, Label, Size
+from eckart.methods.distillation.record import DistillationRecord
+from eckart.methods.layout import dense_bytes
+from eckart.methods.refinement.record import RefinementRecord
 
-# Tokens whose hidden states are followed through both models: enough for means over tokens, and few beside those of a
-# calibration, so that recipes which look at one model only can afford to follow them too.
-RECORDED_SAMPLES, RECORDED_LENGTH = 2, 128
 SPECTRUM_POINTS = 512  # of a layer that are kept, at most
 SPECTRUM_HEAD = 128  # of them, from the largest on without a gap
 
 
-class DriftError(BaseModel):
-    """How far outputs of the compressed model are from those of the original one, each in its own stream.
+class LayerRecord(BaseModel):
+    """One linear layer: its shape, its rank (None: left dense), its stored bytes and its error.
 
-    Attributes:
-        relative: mean over tokens of ``||y' - y|| / ||y||``. A mean of ratios, since in many language models one token
-            is a thousand times the others, and would be all that a ratio of sums tells of.
-        cosine: mean over tokens of ``1 - cos(y', y)``.
-    """
-
-    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
-
-    relative: float
-    cosine: float
-
-
-class BlockRecord(BaseModel):
-    """Errors in one block after its refinement, on the first calibration tokens.
-
-    Attributes:
-        path: of the block.
-        output: of the hidden states behind it.
-        layers: of the outputs of its target linears, by path, those that stayed dense too. An error is None where it
-            is not finite, or where the two models hand a layer different tokens, as routed experts do.
+    ``error`` is ``||T - W' Z|| / ||T||`` on the calibration tokens, T the outputs that the objective compares with;
+    for an objective without data it is ``||W - W'|| / ||W||``. ``unresolved`` is the share of ``||T||^2``, at most,
+    that no rank could explain, since its inputs cannot be told from rounding. ``in_order``: whether the layer is
+    pivoted and computes its outputs in order, so that no index is stored.
     """
 
     model_config = ConfigDict(frozen=True)
 
     path: Label
-    output: DriftError | None
-    layers: dict[str, DriftError | None]
+    out_features: Size
+    in_features: Size
+    rank: Count | None
+    bytes: Count
+    error: float
+    unresolved: float = 0.0
+    in_order: bool = False
+
+    @property
+    def dense_bytes(self) -> int:
+        """Bytes of the layer's weight in 16-bit numbers."""
+        return dense_bytes(self.out_features, self.in_features)
 
 
-class Memory(BaseModel):
-    """Largest memory of the process, in bytes: as it was, and as was expected; None where there is no accelerator."""
+class Records(BaseModel):
+    """What is known of the blocks that are finished. A new quantity is one line here.
 
-    model_config = ConfigDict(frozen=True)
+    Attributes:
+        layers: every linear of the blocks, in order of execution.
+        refinements: every block that was refined, in order of execution.
+        distillation: what it did; None if there was none. Errors of layers and blocks are those before it.
+        blocks: errors by depth; empty if the recipe looks at no data.
+        spectra: singular values of the layers that were factored, by path, as :func:`thin_spectrum` gives them. They
+            are saved in a file of their own.
+    """
 
-    host: Count
-    expected_host: Count
-    device: Count | None = None
-    expected_device: Count | None = None
+    model_config = ConfigDict(arbitrary_types_allowed=True)
 
+    layers: list[LayerRecord] = []
+    refinements: list[RefinementRecord] = []
+    distillation: DistillationRecord | None = None
+    blocks: list[BlockDrift] = []
+    spectra: dict[str, Tensor] = Field(default_factory=dict, exclude=True)
 
-def drift_error(original: Tensor, compressed: Tensor) -> DriftError | None:
-    """Compare two lists of vectors, (..., width) in any float dtype; None if there is no number that tells of them."""
-    if original.shape != compressed.shape or not original.numel():
-        return None
-    y, other = original.flatten(0, -2).double(), compressed.flatten(0, -2).double()
-    sizes, others = y.norm(dim=1), other.norm(dim=1)
-    known = sizes > 0  # of a vector of zeros there is no relative error
-    if not known.any():
-        return None
-    relative = ((other - y).norm(dim=1)[known] / sizes[known]).mean()
-    # A vector of zeros has no direction; it counts as one that is at right angles.
-    products = (sizes * others)[known]
-    cosine = (1 - (y * other).sum(dim=1)[known] / torch.where(products > 0, products, 1.0)).clamp_min(0).mean()
-    if not (torch.isfinite(relative) and torch.isfinite(cosine)):
-        return None
-    return DriftError(relative=float(relative), cosine=float(cosine))
+    def and_block(
+        self,
+        layers: list[LayerRecord],
+        refinement: RefinementRecord | None,
+        drift: BlockDrift | None,
+        spectra: dict[str, Tensor],
+    ) -> Records:
+        """Return these records with those of one more block."""
+        return Records(
+            layers=[*self.layers, *layers],
+            refinements=[*self.refinements, *([] if refinement is None else [refinement])],
+            distillation=self.distillation,
+            blocks=[*self.blocks, *([] if drift is None else [drift])],
+            spectra={**self.spectra, **spectra},
+        )
 
 
 def thin_spectrum(singular_values: Tensor, rank: int) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -10,10 +9,8 @@ from torch import Tensor
 
 from eckart.blocks.discovery import Block
 from eckart.blocks.passes import HiddenStates
-from eckart.compression.records import BlockRecord
-from eckart.compression.result import LayerRecord
-from eckart.methods.distillation.record import DistillationRecord
-from eckart.methods.refinement.record import RefinementRecord
+from eckart.compression.drift import FollowedTokens
+from eckart.compression.records import Records
 
 
 @dataclass(frozen=True)
@@ -22,31 +19,23 @@ class WalkState:
 
     Attributes:
         finished: blocks that are done.
-        original: the stream of the original model in front of the next block; None if nobody looks at it.
+        original: the original model's hidden states in front of the next block; None if nobody looks at them.
         compressed: the same of the compressed model; the same object in front of the first block.
-        layers: records of the layers of the finished blocks.
-        refinements: records of their refinements.
-        recorded: hidden states of the few tokens that errors are recorded on, in the original and in the compressed
-            model; None if there are no tokens.
-        blocks: those errors, of the finished blocks.
-        spectra: of their layers, by path.
-        distillation: what it did to the finished model; None before.
+        followed: hidden states of the few tokens that errors are recorded on; None if there are no tokens.
+        records: of the finished blocks.
     """
 
     finished: int = 0
     original: HiddenStates | None = None
     compressed: HiddenStates | None = None
-    layers: tuple[LayerRecord, ...] = ()
-    refinements: tuple[RefinementRecord, ...] = ()
-    recorded: HiddenStates | None = None
-    blocks: tuple[BlockRecord, ...] = ()
-    spectra: Mapping[str, Tensor] = field(default_factory=dict)
-    distillation: DistillationRecord | None = None
+    followed: FollowedTokens | None = None
+    records: Records = field(default_factory=Records)
 
     @property
     def streams(self) -> list[HiddenStates]:
-        """All streams that there are."""
-        return [stream for stream in (self.original, self.compressed, self.recorded) if stream is not None]
+        """All hidden states that there are."""
+        followed = None if self.followed is None else self.followed.cache
+        return [stream for stream in (self.original, self.compressed, followed) if stream is not None]
 
 
 class RunCheckpoint(Protocol):

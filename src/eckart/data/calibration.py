@@ -8,20 +8,34 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from eckart.compression.result import CalibrationRecord
 from eckart.data.context import check_ids, check_length, length_for
 from eckart.data.text import parts_of, read_text, text_name
 from eckart.device import free_memory
 from eckart.errors import CalibrationError
+from eckart.files.field_types import Count, Whole
 
 SELF = "self"
 DEFAULT_LENGTH = 1024
 BATCH_TOKENS = 2048  # tokens in one forward pass of a block, about
 OBJECT_BYTES = 500  # of a small tensor, about, beside its numbers
 MAX_SEED = 2**53 - 1  # that every reader of the result's records can tell from its neighbours
+
+
+class CalibrationRecord(BaseModel):
+    """Where the calibration tokens came from. ``sha256`` is of the token ids as little-endian 64-bit integers."""
+
+    model_config = ConfigDict(frozen=True)
+
+    source: str
+    samples: Count
+    length: Count
+    tokens: Count
+    seed: Whole
+    sha256: str
 
 
 @dataclass(frozen=True)

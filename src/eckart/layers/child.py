@@ -18,7 +18,7 @@ Child = nn.Linear | QuantizedLinear | SparseLinear
 
 
 class Pattern(Enum):
-    """Which numbers of a child are stored, in place of a grid of them."""
+    """Which numbers of a child are stored, in place of a scheme for all of them."""
 
     TWO_OF_FOUR = "2-of-4"
 

@@ -99,7 +99,7 @@ def empty_fused(linears: Sequence[nn.Module]) -> nn.Module:
         for linear, weight in zip(linears, weights, strict=True)
     }
     if len(kinds) != 1 or not {kind for kind, *_ in kinds} <= set(LINEAR_CLASSES):
-        raise ValueError(f"layers of different kinds cannot be joined: {kinds}")
+        raise ValueError(f"layers of different kinds cannot be fused: {kinds}")
     kind, lacks_bias, dtype, device = kinds.pop()
     outputs, inputs = sum(len(weight) for weight in weights), weights[0].shape[1]
     if kind is Conv1D:
@@ -109,7 +109,7 @@ def empty_fused(linears: Sequence[nn.Module]) -> nn.Module:
 
 
 def fuse_modules(model: nn.Module, paths: Sequence[str]) -> FusedLinear:
-    """Put a joint layer, its numbers not yet set, and its parts in the places of linear layers of ``model``."""
+    """Put a fused layer, its numbers not yet set, and its parts in the places of linear layers of ``model``."""
     linears = [model.get_submodule(path) for path in paths]
     leader = FusedLinear(empty_fused(linears), [weight_matrix(linear).shape[0] for linear in linears])
     model.set_submodule(paths[0], leader)
@@ -119,7 +119,7 @@ def fuse_modules(model: nn.Module, paths: Sequence[str]) -> FusedLinear:
 
 
 def fused_layers(model: nn.Module) -> dict[str, list[str]]:
-    """Return the paths of the layers of each group that is joined, the first one first, by the first one's path."""
+    """Return the paths of the layers of each group that is fused, the first one first, by the first one's path."""
     groups: dict[int, list[str]] = {}
     for path, module in model.named_modules():
         if isinstance(module, FusedLinear):
@@ -131,11 +131,11 @@ def fused_layers(model: nn.Module) -> dict[str, list[str]]:
 
 
 def unfuse_modules(model: nn.Module, paths: Sequence[str]) -> None:
-    """Put the layers that were joined, with copies of their numbers, back in their places.
+    """Put the layers that were fused, with copies of their numbers, back in their places.
 
     Args:
         model: is changed in place.
-        paths: of one group of :func:`fused_layers`; its joint layer must be linear.
+        paths: of one group of :func:`fused_layers`; its fused layer must be linear.
     """
     leader = cast(FusedLinear, model.get_submodule(paths[0]))
     weights, bias = torch.split(weight_matrix(leader.joint).detach(), leader.sizes), bias_vector(leader.joint)

@@ -21,7 +21,7 @@ ALIGNMENT = 64  # bytes; the 8-bit product ends the process if its operands begi
 
 
 def can_multiply(inputs: Tensor, scale: Tensor, scheme: QuantScheme, out_features: int) -> bool:
-    """Return whether :func:`multiply` serves ``inputs``, (..., in features), for a weight of that grid."""
+    """Return whether :func:`multiply` serves ``inputs``, (..., in features), for a weight of that scheme."""
     columns = inputs.shape[-1]
     if (
         inputs.device.type != "cpu"

@@ -31,13 +31,14 @@ class Moments:
     """Sums over tokens of one group's inputs; ``X`` in the original model, ``X'`` in the compressed one.
 
     Attributes:
-        second: ``Z Z^T``, (n, n) float64, where Z is X' if the compressed stream is observed, else X.
-        shift: ``(X - X') X'^T``, (n, n) float64, or None if only one stream is observed. Summed as a difference of
-            paired tokens: ``X X'^T - X' X'^T`` afterwards would lose the digits in which nearly equal streams differ.
+        second: ``Z Z^T``, (n, n) float64, where Z is X' if the compressed model's are observed, else X.
+        shift: ``(X - X') X'^T``, (n, n) float64, or None if only one model's inputs are observed. Summed as a
+            difference of paired tokens: ``X X'^T - X' X'^T`` afterwards would lose the digits in which nearly equal
+            streams differ.
         absolute: sum of ``|Z|`` over the tokens, (n,) float64.
         tokens: how many tokens were summed.
         sum: sum of ``Z``, (n,) float64; only needed for what looks at means.
-        original_sum: sum of ``X``, (n,) float64, where both streams are observed.
+        original_sum: sum of ``X``, (n,) float64, where both models' inputs are observed.
         residuals: by the place of the residual stream (see :mod:`eckart.blocks.residual`).
         floor: share of the largest eigenvalue of ``second`` below which one is rounding of the sums.
     """
@@ -53,7 +54,7 @@ class Moments:
 
     @staticmethod
     def zeros(in_features: int, *, paired: bool, device: torch.device) -> Moments:
-        """Return empty sums for inputs of ``in_features`` features; ``paired`` if both streams are observed."""
+        """Return empty sums for inputs of ``in_features`` features; ``paired`` if both models' inputs are observed."""
         shape = (in_features, in_features)
         second = torch.zeros(shape, dtype=torch.float64, device=device)
         none = torch.zeros_like(second[0])
@@ -120,7 +121,7 @@ class Moments:
 
     @property
     def shift_sum(self) -> Tensor:
-        """The sum of ``X - X'``, (n,) float64, where both streams are observed."""
+        """The sum of ``X - X'``, (n,) float64, where both models' inputs are observed."""
         assert self.sum is not None
         assert self.original_sum is not None
         return self.original_sum - self.sum

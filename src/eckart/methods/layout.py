@@ -105,6 +105,11 @@ class Layout:
         """Return whether a linear of that rank becomes another layer."""
         return rank is not None or self.precision.scheme is not None
 
+    @property
+    def looks_at_inputs(self) -> bool:
+        """Whether a layer's numbers depend on the inputs beyond its factors: on how rounding them is made up for."""
+        return self.affine or self.precision.scheme is not None or not self.structure.rounds_to_nearest
+
     def factored(
         self, linear: nn.Module, second: Tensor, first: Tensor, stored: torch.dtype, fit: Fit
     ) -> FactoredLinear:

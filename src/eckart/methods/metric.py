@@ -7,9 +7,9 @@ from typing import Literal
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional
 
 from eckart.errors import EckartError
+from eckart.maths.labels import LabelSource
 from eckart.maths.lowrank import Whitening, triangular_root
 from eckart.methods.choice import Choice
 
@@ -51,6 +51,11 @@ class Fisher(Choice):
         """Whether tokens count differently."""
         return self.token_weights == "gradient"
 
+    @property
+    def label_source(self) -> LabelSource:
+        """Where the labels of the loss come from whose gradients are taken."""
+        return LabelSource(self.labels == "sampled", self.top_k)
+
     def root(self, second_moment: Tensor) -> Whitening:
         """Return the root of the metric, of full rank, from the gradients' second moment (m, m) float64.
 
@@ -72,34 +77,3 @@ class Fisher(Choice):
 
 
 AnyMetric = NoMetric | Fisher
-
-
-def label_loss(logits: Tensor, tokens: Tensor, metric: Fisher | None, generator: torch.Generator) -> tuple[Tensor, int]:
-    """Return the summed cross-entropy of one batch, in nats, and how many tokens were predicted.
-
-    Args:
-        logits: (batch, length, vocabulary).
-        tokens: (batch, length) int64.
-        metric: says where the labels come from; None for the text's next tokens.
-        generator: on the CPU, for sampled labels.
-    """
-    logits = logits.float()
-    if metric is None or metric.labels == "next":
-        logits, labels = logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()
-    else:
-        logits = logits.flatten(0, 1)
-        if metric.top_k is not None:
-            # The curvature of the distribution over the leading tokens alone.
-            logits = logits.topk(min(metric.top_k, logits.shape[-1]), dim=-1).values
-        labels = _draw(logits.detach().softmax(-1), generator)
-    return functional.cross_entropy(logits, labels, reduction="sum"), len(labels)
-
-
-def _draw(odds: Tensor, generator: torch.Generator) -> Tensor:
-    """Return a label for each row of ``odds``, (tokens, vocabulary): where a random number falls among their sums.
-
-    The number comes from the CPU, so that labels are the same on every device and only the numbers are moved.
-    """
-    sums = odds.cumsum(-1)
-    places = torch.rand(len(odds), 1, generator=generator).to(sums) * sums[:, -1:]
-    return torch.searchsorted(sums, places, right=True)[:, 0].clamp_max(odds.shape[1] - 1)

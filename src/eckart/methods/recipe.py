@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal, Self
 
 import yaml
@@ -17,14 +18,14 @@ from pydantic import (
 )
 
 from eckart.errors import RecipeError
-from eckart.methods.allocation import ALLOCATIONS, Allocation, Learned, Needs, Search, Uniform, ZeroSum
+from eckart.methods.allocation import ALLOCATIONS, Allocation, Uniform
 from eckart.methods.choice import expand_name
 from eckart.methods.distillation import AnyDistillation, NoDistillation
 from eckart.methods.layout import Layout
-from eckart.methods.objectives import OBJECTIVES, InputAware, Objective
+from eckart.methods.objectives import OBJECTIVES, Objective
 from eckart.methods.precision import AnyPrecision, Bits16
 from eckart.methods.refinement import AnyRefinement, NoRefinement
-from eckart.methods.sharing import AnySharing, Separate, SharedByLoss
+from eckart.methods.sharing import AnySharing, Separate
 from eckart.methods.structure import STRUCTURES, Structure, TwoFactor
 
 HALF_MADE = {"half-made": True}  # the context in which a recipe is validated whose choices need not go together yet
@@ -32,6 +33,21 @@ HALF_MADE = {"half-made": True}  # the context in which a recipe is validated wh
 
 class Recipe(BaseModel):
     """What is done to a model. It is stored in the checkpoint that it made, and round-trips through YAML.
+
+    Attributes:
+        version: of this form.
+        name: by which people know it.
+        reference: what it is, in a few words, and what of the paper is not in it.
+        paper: title of the paper that it is from; empty if there is none.
+        arxiv: number of that paper, such as ``2403.07378``.
+        year: in which it appeared.
+        objective: what is minimised.
+        allocation: which rank goes where.
+        sharing: which linears share a basis.
+        structure: how a weight of some rank is laid out.
+        precision: how its numbers are stored.
+        refinement: how a block is trained once its linears are factored.
+        distillation: how the model is trained once all blocks are.
 
     Raises:
         RecipeError: two of the choices do not go together.
@@ -42,6 +58,9 @@ class Recipe(BaseModel):
     version: Literal[1] = 1
     name: str = "custom"
     reference: str = ""
+    paper: str = ""
+    arxiv: str = Field("", pattern=r"^(\d{4}\.\d{4,5})?$")
+    year: int | None = None
     objective: Annotated[SerializeAsAny[Objective], BeforeValidator(OBJECTIVES.parse)]
     allocation: Annotated[SerializeAsAny[Allocation], BeforeValidator(ALLOCATIONS.parse)] = Field(
         default_factory=Uniform
@@ -66,49 +85,53 @@ class Recipe(BaseModel):
     def _choices_go_together(self, info: ValidationInfo) -> Self:
         if info.context == HALF_MADE:
             return self
-        structure, allocation = self.layout.structure, self.allocation
-        if self.weighs_tokens:
-            self._check_weights()
-        if structure.adds_to_base:
-            staged = isinstance(allocation, ZeroSum) and allocation.stages > 1
-            if isinstance(allocation, Search | Learned) or staged:
-                chosen = f"{allocation.name!r}" + (" in stages" if staged else "")
-                raise RecipeError(
-                    f"Allocation {chosen} runs the model with weights truncated to a rank, and in structure "
-                    f"{structure.name!r} a rank truncates only what the base lacks. Use another allocation, such as "
-                    "uniform or curvature."
-                )
-            if self.objective.observes_outputs:
-                raise RecipeError(
-                    f"Objective {self.objective.name!r} gives a projection and no loss of a weight, which structure "
-                    f"{structure.name!r} minimises. Use another objective, such as input-aware."
-                )
+        _ = self.layout  # which raises if its parts do not go together
+        for problem in self.conflicts():
+            raise RecipeError(problem)
         return self
+
+    def conflicts(self) -> Iterator[str]:
+        """Yield which choices do not go together, and why; they are asked, and not told apart by their classes."""
+        objective, allocation, structure = self.objective, self.allocation, self.structure
+        # Weights of tokens are measured before anything is compressed, and nowhere else.
+        found = {
+            f"objective {objective.name!r}": not objective.takes_token_weights,
+            "an affine objective": objective.adds_bias,
+            f"allocation {allocation.name!r}": not allocation.solves_first,
+            f"structure {structure.name!r}": structure.adds_to_base,
+            f"sharing {self.sharing.name!r}": self.sharing.measures,
+        }
+        wrong = [what for what, is_wrong in found.items() if is_wrong] if self.weighs_tokens else []
+        for what in wrong:
+            yield (
+                f"A metric with token_weights 'gradient' solves the equation before anything is compressed; found "
+                f"{what}. Use objective input-aware, allocation curvature, and factors alone, or "
+                "objective.metric.token_weights=equal."
+            )
+        if structure.adds_to_base and allocation.truncates:
+            yield (
+                f"Allocation {allocation.label} runs the model with weights truncated to a rank, and in structure "
+                f"{structure.name!r} a rank truncates only what the base lacks. Use another allocation, such as "
+                "uniform or curvature."
+            )
+        if structure.adds_to_base and objective.observes_outputs:
+            yield (
+                f"Objective {objective.name!r} gives a projection and no loss of a weight, which structure "
+                f"{structure.name!r} minimises. Use another objective, such as input-aware."
+            )
+
+    @property
+    def citation(self) -> str:
+        """The paper that it is from, in one line; empty if there is none."""
+        number = f"arXiv {self.arxiv}" if self.arxiv else ""
+        where = ", ".join(part for part in (number, str(self.year or "")) if part)
+        return f"{self.paper} ({where})" if self.paper and where else self.paper
 
     @property
     def needs_data(self) -> bool:
         """Whether calibration tokens are looked at."""
         places = (self.objective, self.allocation, self.refinement, self.distillation)
         return any(place.needs_data for place in places)
-
-    def _check_weights(self) -> None:
-        """Raise unless solutions are known before anything is compressed: weights of tokens are measured only there."""
-        allocation, objective = self.allocation, self.objective
-        staged = isinstance(allocation, ZeroSum) and allocation.stages > 1
-        found = {
-            f"objective {objective.name!r}": not isinstance(objective, InputAware),
-            "an affine objective": objective.adds_bias,
-            f"allocation {allocation.name!r}": staged or Needs.SPECTRUM not in allocation.needs,
-            f"structure {self.structure.name!r}": self.structure.adds_to_base,
-            f"sharing {self.sharing.name!r}": isinstance(self.sharing, SharedByLoss),
-        }
-        wrong = [what for what, is_wrong in found.items() if is_wrong]
-        if wrong:
-            raise RecipeError(
-                f"A metric with token_weights 'gradient' solves the equation before anything is compressed; found "
-                f"{wrong[0]}. Use objective input-aware, allocation curvature, and factors alone, or "
-                "objective.metric.token_weights=equal."
-            )
 
     @property
     def weighs_tokens(self) -> bool:

@@ -21,7 +21,7 @@ def times(runs: Sequence[Run]) -> Figure | None:
         return None
     parts: dict[str, list[float | None]] = {part: [] for part in (*PARTS, "shared with other runs", "not told apart")}
     for run in known:
-        timings = run.report.timings if run.report else None
+        timings = run.report.costs.timings if run.report else None
         for part in PARTS:
             parts[part].append(getattr(timings, part) if timings else None)
         parts["shared with other runs"].append(run.shared_seconds or None)
@@ -49,11 +49,13 @@ def times(runs: Sequence[Run]) -> Figure | None:
 
 def memory(runs: Sequence[Run]) -> Figure | None:
     """Draw the largest memory of each run, and what was expected."""
-    known = [run for run in runs if run.report is not None and run.report.memory is not None]
+    known = [run for run in runs if run.report is not None and run.report.costs.memory is not None]
     if not known:
         return None
     names = [plain(run.name) for run in known]
-    memories = [run.report.memory for run in known if run.report is not None and run.report.memory is not None]
+    memories = [
+        run.report.costs.memory for run in known if run.report is not None and run.report.costs.memory is not None
+    ]
     kinds: list[tuple[str, list[int | None], str | None]] = [
         ("host, expected", [memory.expected_host for memory in memories], "line-ns-open"),
         ("host", [memory.host for memory in memories], None),

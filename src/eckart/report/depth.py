@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from eckart.compression.records import BlockRecord, DriftError
+from eckart.compression.drift import BlockDrift, DriftError
 from eckart.report.figure import DASHES, Figure, Select, Trace, axis, marker, plain, rounded
 from eckart.report.runs import Run
 
@@ -12,15 +12,15 @@ METRICS: tuple[tuple[str, str, Callable[[DriftError], float]], ...] = (
     ("relative norm of the error", "relative norm", lambda error: error.relative),
     ("cosine distance", "cosine distance", lambda error: error.cosine),
 )
-Outputs = Callable[[BlockRecord], "DriftError | None"]
+Outputs = Callable[[BlockDrift], "DriftError | None"]
 
 
-def first_layer(block: BlockRecord) -> DriftError | None:
+def first_layer(block: BlockDrift) -> DriftError | None:
     """Return the error of the first linear that the block runs: of q, where attention comes first."""
     return next(iter(block.layers.values()), None)
 
 
-def last_layer(block: BlockRecord) -> DriftError | None:
+def last_layer(block: BlockDrift) -> DriftError | None:
     """Return the error of the last linear that the block runs: of down, where the MLP comes last."""
     return next(reversed(block.layers.values()), None)
 
@@ -88,6 +88,6 @@ def _names(runs: Sequence[Run], place: int) -> str:
         for block in run.report.blocks:
             if block.layers:
                 parts = list(block.layers)[place].split(".")
-                # A joint layer is a child called `joint` of the first that it stands for.
+                # A fused layer is a child called `joint` of the first that it stands for.
                 found[".".join(parts[-2:]) if parts[-1] == "joint" else parts[-1]] = None
     return " or ".join(list(found)[:3]) or "the linear layers"

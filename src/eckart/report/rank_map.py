@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
-from eckart.compression.result import LayerRecord
+from eckart.compression.records import LayerRecord
 
 FEWEST_TENTHS = 3  # of a scale of colours
 

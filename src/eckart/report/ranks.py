@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from eckart.compression.result import LayerRecord
+from eckart.compression.records import LayerRecord
 from eckart.report.figure import Figure, Select, Trace, axis, plain, rounded, thinned
 from eckart.report.rank_map import RankMap, rank_map
 from eckart.report.runs import Run

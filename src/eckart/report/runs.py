@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from eckart.compression.result import CalibrationRecord, CompressionResult
+from eckart.compression.result import CompressionResult
+from eckart.data.calibration import CalibrationRecord
 from eckart.data.text import text_name
 from eckart.evaluate import Perplexity
 from eckart.sweep.row import SpeedResult

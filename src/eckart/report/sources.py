@@ -96,7 +96,7 @@ def read_folder(folder: Path) -> Run:
         CheckpointError: it is no such folder, or of another version.
     """
     report = read_records(folder)
-    timings = report.timings
+    timings = report.costs.timings
     return Run(
         name=folder.resolve().name,
         recipe=report.recipe.name,

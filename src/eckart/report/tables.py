@@ -102,7 +102,7 @@ def all_runs(runs: Sequence[Run], measures: Sequence[Measure]) -> Table:
                 (bounds[1] - bounds[0]) / 2 if bounds else None,
             ]
         speed = run.speed if not run.is_dense else None
-        used = run.report.memory if run.report else None
+        used = run.report.costs.memory if run.report else None
         row += [
             rounded(run.mean_layer_error),
             None if run.is_dense else rounded(run.last_error),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from eckart.blocks.fuse import separate
-from eckart.blocks.onload import ResidentWeights, WeightSource
+from eckart.blocks.blockwise_model import BlockwiseModel
+from eckart.blocks.discovery import LinearRef
+from eckart.blocks.fuse import unfuse
+from eckart.blocks.onload import ResidentWeights
 from eckart.blocks.tensor_cache import ScratchSpace
 from eckart.checkpoint.load import check_compressible
 from eckart.checkpoint.loaded import check_unchanged
@@ -22,10 +24,12 @@ from eckart.checkpoint.save import description
 from eckart.checkpoint.tokenizer import load_tokenizer
 from eckart.compression.allocate import allocate
 from eckart.compression.callback import Callback
+from eckart.compression.costs import Memory
+from eckart.compression.estimate import Estimate
 from eckart.compression.model_check import ModelCheck
 from eckart.compression.plan import Plan, check_keep, make_plan
-from eckart.compression.records import Memory
-from eckart.compression.result import CompressionResult, LayerRecord
+from eckart.compression.records import LayerRecord
+from eckart.compression.result import CompressionResult
 from eckart.compression.state import RunCheckpoint
 from eckart.compression.walk import compress_blocks
 from eckart.data.calibration import SELF, Calibration, calibrate
@@ -36,16 +40,18 @@ from eckart.layers import fused_layers
 from eckart.methods.recipe import Recipe
 from eckart.methods.recipes.loader import load_recipe
 from eckart.methods.recipes.published import DEFAULT_KEEP, DEFAULT_RECIPE
-from eckart.methods.refinement import BlockRefinement
 from eckart.run.check.run import check_model
-from eckart.run.estimate import Estimate, estimate
+from eckart.run.estimate import estimate
 from eckart.run.random_state import random_state_kept
+from eckart.run.renamed import renamed
+from eckart.run.scratch import Scratch
 
 DEFAULT_SAMPLES = 32
 MOST_UNRESOLVED = 0.01  # of a layer's output energy, before it is worth a word
 FEW_STEPS = 100  # of the optimiser in a block's refinement; AA-SVD takes 200
 
 
+@renamed(observer="callback")
 @random_state_kept()
 def compress(
     model: PreTrainedModel,
@@ -109,13 +115,14 @@ def compress(
             if tokenizer is None and reads_text and model.config.name_or_path:
                 tokenizer = load_tokenizer(model.config.name_or_path)
             tokens = calibrate(calibration, samples=samples, length=length, seed=seed, tokenizer=tokenizer, model=model)
-        check = check_model(model, chosen, plan, tokens, weights=weights, device=place, allow_partial=allow_partial)
-        job = Job(model, weights, chosen, plan, tokens, place, callback or Callback(), check)
+        blockwise = BlockwiseModel(model, plan.blocks, weights, place, ScratchSpace(), tokens)
+        check = check_model(blockwise, plan, allow_partial=allow_partial)
+        job = Job(blockwise, plan, callback or Callback(), check)
         job.warn()
         report = job.run(job.estimate(memory))
         check_unchanged(model)
     except BaseException:
-        separate(model, fused_layers(model), weights)
+        unfuse(model, fused_layers(model), weights)
         raise
     attach(model, description(model, report, source or name_of(model)))
     return report
@@ -125,21 +132,18 @@ def compress(
 class Job:
     """Everything that is known before the first block is touched."""
 
-    model: PreTrainedModel
-    weights: WeightSource
-    recipe: Recipe
+    model: BlockwiseModel
     plan: Plan
-    calibration: Calibration | None
-    device: torch.device
     callback: Callback
     check: ModelCheck
 
     def notes(self) -> list[str]:
         """Return what the user should know about the choice of data and numbers."""
+        calibration = self.model.calibration
         return [
             *self.check.notes,
-            *token_warnings(self.plan, self.calibration),
-            *step_warnings(self.recipe, self.calibration),
+            *token_warnings(self.plan.linears, calibration),
+            *step_warnings(self.plan.recipe, calibration),
         ]
 
     def warn(self) -> None:
@@ -150,15 +154,12 @@ class Job:
     def estimate(self, memory: int | None) -> Estimate:
         """Return what the run will take, if the process may take ``memory`` bytes of the host."""
         limit = memory if memory is not None else host_memory() + free_memory(torch.device("cpu"))
+        device = self.model.device
         cost = estimate(
             self.model,
-            self.recipe,
             self.plan,
-            self.calibration,
-            self.device,
-            weights=self.weights,
             limit=limit,
-            device_limit=None if self.device.type == "cpu" else free_memory(self.device),
+            device_limit=None if device.type == "cpu" else free_memory(device),
         )
         if cost.host_bytes > limit:
             warn(
@@ -170,10 +171,8 @@ class Job:
     def run(
         self,
         cost: Estimate,
+        scratch: Scratch | None = None,
         *,
-        streams: Path | None = None,
-        student: Path | None = None,
-        measurements: Path | None = None,
         run_checkpoint: RunCheckpoint | None = None,
         finished: int = 0,
     ) -> CompressionResult:
@@ -181,57 +180,38 @@ class Job:
 
         Args:
             cost: from :meth:`estimate`.
-            streams: folder for the files of the streams; a temporary one by default.
-            student: folder for the files of a distillation; a temporary one by default.
-            measurements: folder for the files of what is measured before; a temporary one by default.
-            run_checkpoint: keeps the finished blocks.
+            scratch: where what is kept between blocks lives; temporary folders, if it must, by default.
+            run_checkpoint: saves the finished blocks.
             finished: blocks that it has already.
         """
         self.callback.on_check(self.check)
         self.callback.on_start(self.plan, cost, finished)
-        folders = (streams, student, measurements)
-        scratch, trained, measured = (ScratchSpace(cost.in_memory, folder) for folder in folders)
+        scratch = scratch or Scratch.at(cost)
         try:
             start = perf_counter()
-            allocated = allocate(
-                self.model,
-                self.recipe,
-                self.plan,
-                self.calibration,
-                device=self.device,
-                weights=self.weights,
-                scratch=measured,
-                progress=self.callback.on_measurement,
-            )
+            measured_on = replace(self.model, scratch=scratch.measurements)
+            allocated = allocate(measured_on, self.plan, self.callback.on_measurement)
             seconds = perf_counter() - start
             report = compress_blocks(
-                self.model,
-                self.recipe,
+                replace(allocated.model, scratch=scratch.streams),
                 allocated.plan,
-                self.calibration,
-                device=self.device,
-                weights=allocated.weights,
-                scratch=scratch,
-                student=trained,
+                allocated.measurements,
+                student=scratch.student,
                 run_checkpoint=run_checkpoint,
-                checkpoint_activations=cost.checkpoint_activations,
+                recompute=cost.recompute,
                 callback=self.callback,
-                metrics=allocated.metrics,
-                block_metrics=allocated.block_metrics,
-                components=allocated.components,
             )
-            report.timings.allocation = seconds
-            report.timings.total += seconds
-            report.resumed_behind = finished
-            report.memory = Memory(
+            report.costs.timings.allocation = seconds
+            report.costs.timings.total += seconds
+            report.costs.resumed_behind = finished
+            report.costs.memory = Memory(
                 host=peak_host_memory(),
                 expected_host=cost.host_bytes,
-                device=peak_device_memory(self.device),
+                device=peak_device_memory(self.model.device),
                 expected_device=cost.device_bytes,
             )
         finally:
-            for space in (scratch, trained, measured):
-                space.close()
+            scratch.close()
         report.warnings.extend(self.notes())
         for note in unresolved_warnings(report.layers):
             warn(note)
@@ -240,12 +220,12 @@ class Job:
         return report
 
 
-def token_warnings(plan: Plan, calibration: Calibration | None) -> list[str]:
+def token_warnings(linears: Iterable[LinearRef], calibration: Calibration | None) -> list[str]:
     """Return a warning if there are fewer calibration tokens than some layer has input features."""
     if calibration is None:
         return []
     tokens = calibration.tokens.numel()
-    starved = [ref for ref in plan.linears if ref.in_features > tokens]
+    starved = [ref for ref in linears if ref.in_features > tokens]
     if not starved:
         return []
     widest = max(starved, key=lambda ref: ref.in_features)
@@ -271,13 +251,14 @@ def unresolved_warnings(layers: Iterable[LayerRecord]) -> list[str]:
 
 def step_warnings(recipe: Recipe, calibration: Calibration | None) -> list[str]:
     """Return a warning if a block's refinement takes very few optimiser steps."""
-    if calibration is None or not isinstance(recipe.refinement, BlockRefinement) or recipe.refinement.relative:
+    training = recipe.refinement.training
+    if calibration is None or training is None or training.relative:
         return []  # steps in proportion to the weights are larger than published ones, and there may be fewer
     samples = len(calibration.tokens)
-    steps = recipe.refinement.steps(samples)
+    steps = training.steps(samples)
     if steps >= FEW_STEPS:
         return []
-    smaller = max(1, recipe.refinement.batch * steps // 200)
+    smaller = max(1, training.batch * steps // 200)
     return [
         f"The refinement of a block takes at most {steps} optimiser steps on {samples} samples; published results "
         f"took 200. Use more samples, or smaller batches (--set refinement.batch={smaller})."

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from eckart.blocks.blockwise_model import BlockwiseModel
 from eckart.blocks.tensor_cache import ScratchSpace
 from eckart.checkpoint.gguf import load_gguf_model
 from eckart.checkpoint.identity import identity_of_run
@@ -39,8 +40,11 @@ from eckart.methods.recipes.published import DEFAULT_KEEP, DEFAULT_RECIPE
 from eckart.run.check.run import check_model
 from eckart.run.compress import DEFAULT_SAMPLES, Job
 from eckart.run.random_state import random_state_kept
+from eckart.run.renamed import renamed
+from eckart.run.scratch import Scratch
 
 
+@renamed(observer="callback")
 @random_state_kept()
 def compress_checkpoint(
     source: str | Path,
@@ -131,7 +135,8 @@ def compress_checkpoint(
                 tokens = _calibrate(
                     calibration, model_folder, model, tokenizer, samples, length, seed, limit, trust_remote_code
                 )
-            check = check_model(model, chosen, plan, tokens, weights=weights, device=place, allow_partial=allow_partial)
+            blockwise = BlockwiseModel(model, plan.blocks, weights, place, ScratchSpace(), tokens)
+            check = check_model(blockwise, plan, allow_partial=allow_partial)
             files = files or weights.files
             identity = identity_of_run(chosen, keep, tokens, model, files.hashes(), place)
             if finished_before and (found := _finished_report(output, identity, overwrite)):
@@ -139,24 +144,21 @@ def compress_checkpoint(
             manifest = read_manifest(folder) if resume else None
             if manifest is not None:
                 check_same_run(manifest.identity, identity, folder.path)
-            job = Job(model, weights, chosen, plan, tokens, place, callback or Callback(), check)
+            job = Job(blockwise, plan, callback or Callback(), check)
             job.warn()
             cost = job.estimate(memory)
             _check_space(job, folder)
             folder.begin(clear=manifest is None, overwrite=may_replace)
-            streams, distils = ScratchSpace(cost.in_memory, folder.streams), chosen.distillation.needs_data
-            run_checkpoint = DiskRunCheckpoint(folder, identity, model, streams, distils=distils)
+            scratch = Scratch.at(cost, folder.streams, folder.student, folder.measurements)
+            run_checkpoint = DiskRunCheckpoint(
+                folder, identity, model, scratch.streams, distils=chosen.distillation.needs_data
+            )
             report = job.run(
-                cost,
-                streams=folder.streams,
-                student=folder.student,
-                measurements=folder.measurements,
-                run_checkpoint=run_checkpoint,
-                finished=manifest.finished if manifest else 0,
+                cost, scratch, run_checkpoint=run_checkpoint, finished=manifest.finished if manifest else 0
             )
             model.config.quantization_config = description(model, report, _name_of(source), identity)
             report.warnings.extend(weights.notes)
-            with report.timings.measure("files"):
+            with report.costs.timings.measure("files"):
                 run_checkpoint.check(len(plan.blocks))
                 if tokenizer is None:
                     copy_tokenizer(source, folder.model)
@@ -253,10 +255,10 @@ def _check_space(job: Job, folder: RunFolder) -> None:
     """Raise if what will be written does not fit on the disk."""
     itemsize = job.model.dtype.itemsize
     # What is counted in 16 bits is stored in the model's dtype; codes are not, so that this is too much for them.
-    needed = job.plan.bytes(job.recipe.layout) * itemsize // BYTES_PER_NUMBER
-    if job.calibration is not None:
-        width = int(job.model.get_input_embeddings().embedding_dim)
-        needed += 4 * job.calibration.tokens.numel() * width * itemsize
+    needed = job.plan.bytes * itemsize // BYTES_PER_NUMBER
+    if job.model.calibration is not None:
+        width = int(job.model.model.get_input_embeddings().embedding_dim)
+        needed += 4 * job.model.tokens.numel() * width * itemsize
     written = sum(path.stat().st_size for path in folder.model.iterdir()) if folder.model.exists() else 0
     check_space(folder.output, max(0, needed - written))
 

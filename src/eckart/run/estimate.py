@@ -9,116 +9,68 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
-from eckart.blocks.block_arguments import BlockArguments, capture_arguments
-from eckart.blocks.discovery import Block, find_block_list
-from eckart.blocks.onload import ResidentWeights, WeightSource
+from eckart.blocks.block_arguments import BlockArguments
+from eckart.blocks.blockwise_model import BlockwiseModel
+from eckart.blocks.discovery import Block
 from eckart.compression.allocate import needs_measurement
+from eckart.compression.estimate import Estimate
 from eckart.compression.plan import Plan
-from eckart.data.calibration import Calibration
 from eckart.device import (
     autocast,
-    compute_dtype,
     give_back_memory,
     host_memory,
     peak_host_memory,
 )
 from eckart.maths.moments import gram
-from eckart.methods.distillation import LogitDistillation
+from eckart.maths.stopwatch import random_matrix, seconds_of
 from eckart.methods.objectives import InputSource
-from eckart.methods.recipe import Recipe
-from eckart.methods.refinement import BlockRefinement
 from eckart.methods.refinement.activations import checkpointed, saved_bytes
+from eckart.methods.sensitivity.cost import StepSeconds
 from eckart.methods.training import TrainingConfig
 from eckart.run.memory import memory_of_run
-from eckart.run.sensitivity_cost import Passes, measurement_seconds
-from eckart.run.timing import factorisation_seconds, random_matrix, seconds_of
+from eckart.run.sensitivity_cost import measurement_seconds
+from eckart.run.timing import factorisation_seconds
 
 PROBE_TOKENS = 64  # of the pass in which a block's activations are counted
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """What a run is expected to take.
-
-    Attributes:
-        host_bytes: peak resident memory of the process.
-        device_bytes: peak memory on the accelerator; None without one.
-        allocation_seconds: for the measurement that the ranks follow from.
-        block_seconds: for one block.
-        seconds: for all blocks, without the allocation and the distillation.
-        distillation_seconds: for the distillation.
-        in_memory: whether the streams fit into memory; else they go to files.
-        checkpoint_activations: whether a training must compute activations twice to fit.
-    """
-
-    host_bytes: int
-    device_bytes: int | None
-    allocation_seconds: float
-    block_seconds: float
-    seconds: float
-    distillation_seconds: float
-    in_memory: bool
-    checkpoint_activations: bool
-
-
 def estimate(
-    model: PreTrainedModel,
-    recipe: Recipe,
-    plan: Plan,
-    calibration: Calibration | None,
-    device: torch.device,
-    *,
-    weights: WeightSource | None = None,
-    limit: int | None = None,
-    device_limit: int | None = None,
+    model: BlockwiseModel, plan: Plan, *, limit: int | None = None, device_limit: int | None = None
 ) -> Estimate:
     """Return the expected memory and time; runs one batch through the first block, and one factorisation.
 
     Args:
         model: to be compressed.
-        recipe: what is to be done to it.
-        plan: blocks and ranks.
-        calibration: the tokens; None if the recipe looks at no data.
-        device: where blocks will be run.
-        weights: where the model's tensors are; in memory by default.
+        plan: what is to be done to it.
         limit: bytes of resident memory that the process may take; None for no limit.
         device_limit: bytes that may be allocated on the accelerator; None for no limit.
     """
-    probe = _Probe(model, recipe, plan, calibration, device, weights or ResidentWeights())
-    memory = memory_of_run(
-        model,
-        recipe,
-        plan,
-        calibration,
-        compute_dtype(model.dtype, device),
-        on_host=device.type == "cpu",
-        resident=isinstance(probe.weights, ResidentWeights),
-        activations=probe.activation_bytes(),
-    )
-    give_back_memory(device)
+    probe = _Probe(model, plan)
+    memory = memory_of_run(model, plan, probe.activation_bytes())
+    give_back_memory(model.device)
     base = host_memory()
-    ways = ((True, False), (True, True)) if recipe.distillation.needs_data else ((True, False), (False, False))
-    for in_memory, checkpoint in (*ways, (False, memory.activations > 0 or memory.student > 0)):
-        smaller = memory.with_less(in_memory=in_memory, checkpoint=checkpoint)
+    distils = plan.recipe.distillation.needs_data
+    ways = ((True, False), (True, True)) if distils else ((True, False), (False, False))
+    for in_memory, recompute in (*ways, (False, memory.activations > 0 or memory.student > 0)):
+        smaller = memory.with_less(in_memory=in_memory, checkpoint=recompute)
         if smaller.fits(base, limit, device_limit):
             break
     memory = smaller
-    seconds = probe.block_seconds(checkpoint=checkpoint)
+    seconds = probe.block_seconds(recompute=recompute)
     allocation_seconds = probe.allocation_seconds()
-    distillation_seconds = probe.distillation_seconds(checkpoint=checkpoint)
+    distillation_seconds = probe.distillation_seconds(recompute=recompute)
     # Read again: the short runs loaded libraries that the long one needs too.
-    give_back_memory(device)
+    give_back_memory(model.device)
     return Estimate(
         max(host_memory() + memory.host, peak_host_memory()),
-        memory.device if device.type != "cpu" else None,
+        memory.device if model.device.type != "cpu" else None,
         allocation_seconds,
         seconds,
         seconds * len(plan.blocks),
         distillation_seconds,
         in_memory,
-        checkpoint,
+        recompute,
     )
 
 
@@ -126,12 +78,13 @@ def estimate(
 class _Probe:
     """Short runs of the first block, as it is and as it will be."""
 
-    model: PreTrainedModel
-    recipe: Recipe
+    model: BlockwiseModel
     plan: Plan
-    calibration: Calibration | None
-    device: torch.device
-    weights: WeightSource
+
+    def __post_init__(self) -> None:
+        self.recipe, self.calibration, self.device = self.plan.recipe, self.model.calibration, self.model.device
+        embedding = self.model.model.get_input_embeddings()
+        self.width, self.vocabulary = int(embedding.embedding_dim), int(embedding.num_embeddings)
 
     def activation_bytes(self) -> int:
         """Return what the training of a block holds between the forward and the backward pass of one batch."""
@@ -145,10 +98,10 @@ class _Probe:
             held = saved_bytes(lambda: self._forward(sample, call, hidden), list(sample.parameters()))
         return held * batch.numel() // tokens.numel()
 
-    def block_seconds(self, *, checkpoint: bool) -> float:
+    def block_seconds(self, *, recompute: bool) -> float:
         """Return the seconds of all that is done to one block."""
         block = max(self.plan.blocks, key=lambda b: sum(t.size for t in b.linears))
-        seconds = factorisation_seconds(block, self.plan, self.recipe, self.device)
+        seconds = factorisation_seconds(block, self.plan, self.device)
         if self.calibration is None:
             return seconds
         batches = list(self.calibration.batches())
@@ -157,10 +110,10 @@ class _Probe:
             with torch.no_grad():
                 passes = [seconds_of(lambda: call(dense, hidden), self.device)]
                 passes.append(seconds_of(lambda: call(factored, hidden), self.device))
-            refinement = self.recipe.refinement
-            if isinstance(refinement, BlockRefinement):
+            refinement = self.recipe.refinement.training
+            if refinement is not None:
                 factored = _trainable(factored)
-                with checkpointed(factored) if checkpoint else nullcontext():
+                with checkpointed(factored) if recompute else nullcontext():
                     both = seconds_of(lambda: self._forward_and_backward(factored, call, hidden), self.device)
                 samples = len(self.calibration.tokens)
                 trained_on, held_out = refinement.split(samples)
@@ -172,28 +125,38 @@ class _Probe:
 
     def allocation_seconds(self) -> float:
         """Return the seconds of what is measured before the ranks are known."""
-        if not needs_measurement(self.recipe, self.plan.keep):
+        if not needs_measurement(self.plan):
             return 0.0
         block = max(self.plan.blocks, key=lambda b: sum(t.size for t in b.linears))
-        passes = None
-        if self.calibration is not None:
-            batch = next(self.calibration.batches())
-            with self._first_block(batch) as (dense, call, hidden), torch.no_grad():
-                once = seconds_of(lambda: call(dense, hidden), self.device)
-                widths = [group.linears[0].in_features for group in block.groups]
-                sample = random_matrix(batch.numel(), max(widths)).to(self.device)
-                product = seconds_of(lambda: gram(sample), self.device) / max(widths) ** 2
-                embedding = self.model.get_input_embeddings()
-                width, vocabulary = int(embedding.embedding_dim), int(embedding.num_embeddings)
-                passes = Passes(
-                    once, product * sum(width**2 for width in widths), product * width * vocabulary, batch.numel()
-                )
-        return measurement_seconds(block, self.recipe, self.plan, self.calibration, passes, self.device)
+        return measurement_seconds(self.plan, block, self._step_timings(block), self.device)
 
-    def distillation_seconds(self, *, checkpoint: bool) -> float:
+    def _step_timings(self, block: Block) -> StepSeconds | None:
+        """Return the seconds of single steps of a measurement; None if there are no tokens."""
+        if self.calibration is None:
+            return None
+        batch = next(self.calibration.batches())
+        widths = [group.linears[0].in_features for group in block.groups]
+        with self._first_block(batch) as (dense, call, hidden), torch.no_grad():
+            once = seconds_of(lambda: call(dense, hidden), self.device)
+            sample = random_matrix(batch.numel(), max(widths)).to(self.device)
+            product = seconds_of(lambda: gram(sample), self.device) / max(widths) ** 2
+        samples, length = self.calibration.tokens.shape
+        return StepSeconds(
+            block=once,
+            moments=product * sum(width**2 for width in widths),
+            head=product * self.width * self.vocabulary,
+            batch_tokens=batch.numel(),
+            blocks=len(self.plan.blocks),
+            shapes=tuple(ref.shape for ref in block.linears),
+            samples=samples,
+            length=length,
+            device=self.device,
+        )
+
+    def distillation_seconds(self, *, recompute: bool) -> float:
         """Return the seconds of a distillation."""
-        distillation = self.recipe.distillation
-        if self.calibration is None or not isinstance(distillation, LogitDistillation):
+        distillation = self.recipe.distillation.training
+        if self.calibration is None or distillation is None:
             return 0.0
         batch = next(self.calibration.batches())
         with self._first_block(batch) as (dense, call, hidden):
@@ -207,37 +170,34 @@ class _Probe:
         samples = len(self.calibration.tokens)
         trained_on, held_out = distillation.split(samples)
         # Logits of both models, and a gradient of one.
-        step = blocks * (both + once * checkpoint) + 3 * head
+        step = blocks * (both + once * recompute) + 3 * head
         look = blocks * once + 2 * head
         epochs = distillation.epochs_on(samples)
         updates = distillation.steps(samples) * blocks * update
         return epochs * (step * trained_on + look * held_out) / len(batch) + updates
 
-    def _step_seconds(self, plan: TrainingConfig, block: nn.Module) -> float:
+    def _step_seconds(self, config: TrainingConfig, block: nn.Module) -> float:
         """Return the seconds of one step of a block's optimiser; batches may be small, so that there are many."""
         parameters = list(block.parameters())
-        optimiser = plan.optimiser(parameters)
+        optimiser = config.optimiser(parameters)
 
         def step() -> None:
             for parameter in parameters:
                 parameter.grad = torch.zeros_like(parameter)
-            plan.step(optimiser, 0.0)
+            config.step(optimiser, 0.0)
 
         return seconds_of(step, self.device)
 
     def _head_seconds(self, batch: Tensor) -> float:
         """Return the seconds that the logits of a batch take, and their logarithms."""
-        embedding = self.model.get_input_embeddings()
-        width, vocabulary = int(embedding.embedding_dim), int(embedding.num_embeddings)
-        dtype = compute_dtype(self.model.dtype, self.device)
-        few = max(1, vocabulary // 16)
-        hidden = random_matrix(batch.numel(), width).to(self.device, dtype)
-        head = random_matrix(width, few).to(self.device, dtype)
-        return seconds_of(lambda: (hidden @ head).float().log_softmax(-1), self.device) * vocabulary / few
+        few = max(1, self.vocabulary // 16)
+        hidden = random_matrix(batch.numel(), self.width).to(self.device, self.model.compute)
+        head = random_matrix(self.width, few).to(self.device, self.model.compute)
+        return seconds_of(lambda: (hidden @ head).float().log_softmax(-1), self.device) * self.vocabulary / few
 
     def _statistics_seconds(self, block: Block, passes: list[float], hidden: Tensor) -> float:
         """Return the seconds that the statistics of a block take for one batch."""
-        streams, refined = self.recipe.objective.streams, self.recipe.refinement.needs_data
+        streams, refined = self.recipe.objective.input_source, self.recipe.refinement.needs_data
         distilled = self.recipe.distillation.needs_data
         sizes = [sum(t.size for t in group.linears) for group in block.groups]
         widths = [group.linears[0].in_features for group in block.groups]
@@ -245,7 +205,7 @@ class _Probe:
         product = seconds_of(lambda: gram(sample), self.device) / max(widths) ** 2
         original = streams in (InputSource.ORIGINAL, InputSource.BOTH) or refined or distilled
         in_order = streams in (InputSource.COMPRESSED, InputSource.BOTH)
-        # How far into the block the passes of the compressed stream run before they stop at each group.
+        # How far into the block the passes of the compressed model run before they stop at each group.
         depth = sum(sum(sizes[:index]) for index in range(len(sizes))) / sum(sizes)
         # What is summed for pairs of tokens is not symmetric: a whole product, as long as 1.6 symmetric ones.
         moments = {InputSource.NONE: 0, InputSource.ORIGINAL: 1, InputSource.COMPRESSED: 1, InputSource.BOTH: 2.6}[
@@ -259,12 +219,10 @@ class _Probe:
 
     @contextmanager
     def _first_block(self, tokens: Tensor) -> Iterator[tuple[nn.Module, BlockArguments, Tensor]]:
-        """Lend the first block, with a call of it and the hidden states in front of it."""
-        _, modules = find_block_list(self.model)
-        skip = (*modules[1:], self.model.get_output_embeddings())
-        with self.weights.onload(self.model, self.device, skip):
-            hidden, arguments = capture_arguments(self.model, modules, tokens.to(self.device))
-            yield modules[0], arguments[0], hidden
+        """Give the first block, with a call of it and the hidden states in front of it."""
+        with self.model.entrance() as front:
+            hidden, calls = front(tokens)
+            yield self.model.modules[0], calls[0], hidden
 
     def _factored(self, block: nn.Module) -> nn.Module:
         """Return a copy of a block with factors of the planned ranks, their numbers without meaning."""
@@ -283,7 +241,7 @@ class _Probe:
         self._forward(block, call, hidden).sum().backward()  # type: ignore[no-untyped-call]
 
     def _forward(self, block: nn.Module, call: BlockArguments, hidden: Tensor) -> Tensor:
-        with autocast(self.device, compute_dtype(self.model.dtype, self.device)):
+        with autocast(self.device, self.model.compute):
             return call(block, hidden.float()).float()
 
 

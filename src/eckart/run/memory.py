@@ -6,19 +6,16 @@ import math
 from dataclasses import dataclass, replace
 
 import torch
-from transformers import PreTrainedModel
 
+from eckart.blocks.blockwise_model import BlockwiseModel
 from eckart.blocks.discovery import Block
+from eckart.blocks.onload import ResidentWeights
 from eckart.blocks.residual import FRONT
 from eckart.compression.allocate import needs_measurement
 from eckart.compression.plan import Plan
-from eckart.compression.sensitivity.request import request_of
-from eckart.data.calibration import Calibration
-from eckart.methods.allocation import Needs, ZeroSum
-from eckart.methods.distillation import LogitDistillation
+from eckart.compression.request import request_of
 from eckart.methods.objectives import InputSource
-from eckart.methods.recipe import Recipe
-from eckart.methods.refinement import BlockRefinement
+from eckart.methods.sensitivity.layer_statistics import Needs
 
 FLOAT32, FLOAT64 = 4, 8
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -32,7 +29,7 @@ class Memory:
         weights: the block that is worked on, in the dtype that it is computed in.
         streams: hidden states and inputs of linears of all calibration tokens, or what is kept while ranks are found;
             on the host.
-        embedding: while the first stream is made.
+        embedding: while the first hidden states are made.
         statistics: moments and what is summed into them.
         solver: while a linear is factored.
         training: float32 weights, gradients and optimiser of a refinement.
@@ -56,7 +53,7 @@ class Memory:
     on_host: bool
 
     def with_less(self, *, in_memory: bool, checkpoint: bool) -> Memory:
-        """Return what is held if streams and the student are in files, or activations computed twice."""
+        """Return what is held if hidden states and the student are in files, or activations computed twice."""
         return replace(
             self,
             streams=self.streams if in_memory else 0,
@@ -91,28 +88,19 @@ class Memory:
 
 
 def memory_of_run(
-    model: PreTrainedModel,
-    recipe: Recipe,
-    plan: Plan,
-    calibration: Calibration | None,
-    compute: torch.dtype,
-    *,
-    on_host: bool,
-    resident: bool,
-    activations: int,
+    model: BlockwiseModel, plan: Plan, activations: int = 0, *, compute: torch.dtype | None = None
 ) -> Memory:
     """Return the bytes that a run will hold.
 
     Args:
-        model: to be compressed.
-        recipe: what is to be done to it.
-        plan: its blocks and ranks.
-        calibration: None if the recipe looks at no data.
-        compute: dtype of forward passes.
-        on_host: whether blocks are run on the host.
-        resident: whether the model is in memory; then what is not widened is not copied.
+        model: to be compressed; where its tensors are in memory, what is not widened is not copied.
+        plan: the recipe and the ranks.
         activations: that the training of a block holds for one batch of sequences.
+        compute: dtype of forward passes; by default that of the device.
     """
+    recipe, calibration, compute = plan.recipe, model.calibration, compute or model.compute
+    on_host, resident = model.device.type == "cpu", isinstance(model.weights, ResidentWeights)
+    embedding_layer = model.model.get_input_embeddings()
     block = max(plan.blocks, key=_parameters)
     parameters = _parameters(block)
     stored = model.dtype.itemsize
@@ -131,19 +119,20 @@ def memory_of_run(
         tokens = calibration.tokens.numel()
         first = next(calibration.batches())
         sequences, batch = len(first), first.numel()
-        if isinstance(recipe.refinement, BlockRefinement):
-            refined_on = min(recipe.refinement.batch, sequences)  # larger batches are run in parts
-        if isinstance(recipe.distillation, LogitDistillation):
-            distilled_on = min(recipe.distillation.batch, len(calibration.tokens))
-        width = int(model.get_input_embeddings().embedding_dim)
-        looks_at = recipe.objective.streams
+        refinement, distillation = recipe.refinement.training, recipe.distillation.training
+        if refinement is not None:
+            refined_on = min(refinement.batch, sequences)  # larger batches are run in parts
+        if distillation is not None:
+            distilled_on = min(distillation.batch, len(calibration.tokens))
+        width = int(embedding_layer.embedding_dim)
+        looks_at = recipe.objective.input_source
         trains = recipe.refinement.needs_data or recipe.distillation.needs_data
         both = looks_at is InputSource.BOTH or trains
         # In front of a block and behind it; both streams are one in front of the first block only.
         streams = stored * tokens * width * (4 if both else 2)
         if looks_at is InputSource.BOTH:
             streams += compute.itemsize * tokens * (sum(widths) + width * _places_inside(block))
-        streams = max(streams, _profile_bytes(recipe, plan, tokens * width, stored))
+        streams = max(streams, _measurement_bytes(plan, tokens * width, stored))
         observed = widths if looks_at is InputSource.ORIGINAL else [largest]
         moments = FLOAT64 * sum(w**2 for w in observed) * (2 if looks_at is InputSource.BOTH else 1)
         # Of the residual stream, one group at a time.
@@ -153,15 +142,13 @@ def memory_of_run(
         forward = 3 * compute.itemsize * batch * max(max(t.out_features for t in block.linears), largest)
         statistics = moments + product + forward
         solver += moments
-        embedding = (compute.itemsize + (0 if resident else stored)) * int(
-            math.prod(model.get_input_embeddings().weight.shape)
-        )
-        if recipe.refinement.needs_data:
+        embedding = (compute.itemsize + (0 if resident else stored)) * int(math.prod(embedding_layer.weight.shape))
+        if refinement is not None:
             # Weights, gradients and two moments of the optimiser; the best state and the present one; its float32 copy.
-            training = _trained(block, recipe, plan) * (4 * FLOAT32 + 2 * stored + FLOAT32)
-        if recipe.distillation.needs_data:
-            student = sum(_trained(b, recipe, plan) for b in plan.blocks) * (4 * FLOAT32 + 2 * stored)
-            vocabulary = int(model.get_input_embeddings().num_embeddings)
+            training = _trained(block, plan) * (4 * FLOAT32 + 2 * stored + FLOAT32)
+        if distillation is not None:
+            student = sum(_trained(b, plan) for b in plan.blocks) * (4 * FLOAT32 + 2 * stored)
+            vocabulary = int(embedding_layer.num_embeddings)
             # Of both models, with their logarithms and a gradient; the head beside them.
             student += 6 * FLOAT32 * calibration.tokens.shape[1] * vocabulary + embedding
     return Memory(
@@ -179,22 +166,17 @@ def memory_of_run(
     )
 
 
-def _profile_bytes(recipe: Recipe, plan: Plan, numbers: int, stored: int) -> int:
-    """Return what is kept between blocks while ranks are found, for streams of so many numbers."""
-    if not needs_measurement(recipe, plan.keep):
+def _measurement_bytes(plan: Plan, numbers: int, stored: int) -> int:
+    """Return what is kept between blocks while ranks are found, for hidden states of so many numbers."""
+    if not needs_measurement(plan):
         return 0
-    request = request_of(recipe)
+    recipe, request = plan.recipe, request_of(plan.recipe)
     streams = stored * numbers * (len(plan.blocks) + 1)
     kinds = (Needs.FIRST_ORDER in request.needs) + (request.metric is not None)
     gradients = FLOAT32 * numbers * (kinds + 1 if kinds else 0)
     metrics = FLOAT32 * sum(t.out_features**2 for t in plan.linears) if recipe.objective.output_metric else 0
-    kept = 0
-    if Needs.TRIALS in request.needs or recipe.weighs_tokens:
-        kept = FLOAT32 * 2 * sum(t.out_features * min(t.shape) for t in plan.linears)
-    if isinstance(recipe.allocation, ZeroSum) and recipe.allocation.stages > 1:
-        # Bases of a stage, truncated and corrected weights.
-        kept = FLOAT32 * sum(2 * t.out_features * min(t.shape) + 3 * t.size for t in plan.linears)
-    return streams + gradients + metrics + kept
+    bases = FLOAT32 * 2 * sum(t.out_features * min(t.shape) for t in plan.linears) if request.keep_bases else 0
+    return streams + gradients + metrics + bases + recipe.allocation.own_bytes([ref.shape for ref in plan.linears])
 
 
 def parse_bytes(text: str) -> int:
@@ -216,9 +198,9 @@ def _places_inside(block: Block) -> int:
     return len({ref.residual for ref in block.linears} - {None, FRONT})
 
 
-def _trained(block: Block, recipe: Recipe, plan: Plan) -> int:
+def _trained(block: Block, plan: Plan) -> int:
     """Return the numbers of a block that training changes."""
-    numbers = recipe.structure.numbers
+    numbers = plan.recipe.structure.numbers
     return _parameters(block) + sum(numbers(*t.shape, plan.ranks[t.path]) - t.size for t in block.linears)
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
-from time import perf_counter
 
 import torch
 from torch import Tensor
@@ -12,10 +10,11 @@ from torch import Tensor
 from eckart.blocks.discovery import Block, Group, LinearRef
 from eckart.compression.factorise import Factoriser
 from eckart.compression.plan import Plan
-from eckart.device import moment_device, synchronize
+from eckart.device import moment_device
 from eckart.layers.linear import empty_linear
 from eckart.maths.lowrank import Solution, Whitening, solve
 from eckart.maths.moments import Moments
+from eckart.maths.stopwatch import random_matrix, seconds_of
 from eckart.methods.metric import Fisher
 from eckart.methods.objectives import InputSource
 from eckart.methods.recipe import Recipe
@@ -23,16 +22,15 @@ from eckart.methods.recipe import Recipe
 LARGEST_SIDE = 1536  # of a matrix that is factored for timing; larger ones are scaled by their operations
 
 
-def factorisation_seconds(block: Block, plan: Plan, recipe: Recipe, device: torch.device) -> float:
+def factorisation_seconds(block: Block, plan: Plan, device: torch.device) -> float:
     """Return the seconds that the factorisations of a block will take, by doing one of each shape.
 
     Args:
         block: whose linears are factored.
-        plan: with their ranks.
-        recipe: its objective has costs of its own.
+        plan: with their ranks, and the recipe.
         device: where the block will be.
     """
-    solver = Factoriser(recipe, plan, moment_device(device))
+    solver = Factoriser(plan.recipe, plan, moment_device(device))
     known: dict[tuple[int, ...], float] = {}
     return sum(_group_seconds(group, solver, known) for group in block.groups)
 
@@ -40,7 +38,10 @@ def factorisation_seconds(block: Block, plan: Plan, recipe: Recipe, device: torc
 def solution_seconds(block: Block, recipe: Recipe, device: torch.device) -> float:
     """Return the seconds that solving the equation for all linears of a block will take before ranks are known.
 
-    Arguments as for :func:`factorisation_seconds`.
+    Args:
+        block: whose linears they are.
+        recipe: its objective has costs of its own.
+        device: where the block will be.
     """
     objective, place = recipe.objective, moment_device(device)
     known: dict[tuple[int, ...], float] = {}
@@ -120,7 +121,7 @@ def _growth(shape: tuple[int, int], weight: Tensor) -> float:
 def _random_moments(size: int, recipe: Recipe, device: torch.device) -> Moments | None:
     if not recipe.objective.needs_data:
         return None
-    moments = Moments.zeros(size, paired=recipe.objective.streams is InputSource.BOTH, device=device)
+    moments = Moments.zeros(size, paired=recipe.objective.input_source is InputSource.BOTH, device=device)
     tokens = random_matrix(2 * size, size).to(device)
     moments.add(tokens, tokens + 0.1 if moments.shift is not None else None)
     return moments
@@ -128,18 +129,3 @@ def _random_moments(size: int, recipe: Recipe, device: torch.device) -> Moments 
 
 def _svd_operations(shape: tuple[int, int]) -> int:
     return shape[0] * shape[1] * min(shape)
-
-
-def random_matrix(rows: int, columns: int) -> Tensor:
-    """Return normally distributed numbers, (rows, columns) float32, without moving the global seed."""
-    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(0))
-
-
-def seconds_of(run: Callable[[], object], device: torch.device) -> float:
-    """Return the seconds of the second of two runs: the first one allocates and loads libraries."""
-    run()
-    synchronize(device)
-    start = perf_counter()
-    run()
-    synchronize(device)
-    return perf_counter() - start

@@ -8,7 +8,7 @@ from eckart.sweep.best import smallest_within as smallest_within
 from eckart.sweep.row import SpeedResult as SpeedResult
 from eckart.sweep.row import SweepRow as SweepRow
 from eckart.sweep.runner import Sweep as Sweep
-from eckart.sweep.runner import SweepObserver as SweepObserver
+from eckart.sweep.runner import SweepCallback as SweepCallback
 from eckart.sweep.runner import prepare as prepare
 from eckart.sweep.runner import run as run
 from eckart.sweep.store import Failure as Failure

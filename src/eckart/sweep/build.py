@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from eckart.blocks.blockwise_model import BlockwiseModel
 from eckart.blocks.discovery import Block, LinearRef
 from eckart.blocks.hidden_units import put_in_order
 from eckart.blocks.onload import ResidentWeights
 from eckart.blocks.tensor_cache import ScratchSpace
 from eckart.compression.allocate import Allocated, allocate
 from eckart.compression.callback import Callback
-from eckart.compression.plan import make_plan, shapes_of
+from eckart.compression.plan import make_plan
 from eckart.compression.result import CompressionResult
-from eckart.compression.sensitivity.measurements import Measurements
 from eckart.compression.walk import compress_blocks
 from eckart.device import moment_device
 from eckart.layers import Fit, weight_matrix
@@ -26,6 +26,8 @@ from eckart.maths.lowrank import Solution, Whitening
 from eckart.methods.allocation import LayerStatistics
 from eckart.methods.layout import dense_bytes
 from eckart.methods.recipe import Recipe
+from eckart.methods.sensitivity.layer_statistics import shapes_of
+from eckart.methods.sensitivity.measurements import Measurements
 from eckart.sweep.case import Way, way_of
 from eckart.sweep.statistics import Ranks, Statistics
 
@@ -146,7 +148,7 @@ class _LayerMaker:
             return layout.fitted(linear, rank, stored, fit)
         components = self.measurements.components(ref.path)
         basis, dual, singular_values = (tensor.to(self.device, torch.float64) for tensor in components)
-        solution, tokens = Solution(basis, dual, singular_values, weight), self.measurements.needs(ref.path).tokens
+        solution, tokens = Solution(basis, dual, singular_values, weight), self.measurements.statistics(ref.path).tokens
         return layout.factored(linear, *layout.structure.truncated(solution, rank, tokens), stored, fit)
 
     def _fit(self, weight: Tensor, ref: LinearRef) -> Fit:
@@ -177,38 +179,11 @@ def _walked(
     callback: Callback,
 ) -> CompressionResult:
     """Compress a copy by a walk of its own, after a measurement of its own if it has no ranks."""
-    weights, device, calibration = ResidentWeights(), statistics.original.device, statistics.original.calibration
-    plan = make_plan(candidate, recipe, keep, weights)
+    original = statistics.original
+    plan = make_plan(candidate, recipe, keep)
+    own = BlockwiseModel(candidate, plan.blocks, ResidentWeights(), original.device, scratch, original.calibration)
     if ranks is None:
-        allocated = allocate(
-            candidate,
-            recipe,
-            plan,
-            calibration,
-            device=device,
-            weights=weights,
-            scratch=scratch,
-            progress=callback.on_measurement,
-        )
+        allocated = allocate(own, plan, callback.on_measurement)
     else:
-        measurements = statistics.measurements(recipe)
-        allocated = Allocated(
-            replace(plan, ranks=dict(ranks)),
-            weights,
-            measurements.metrics,
-            block_metrics=measurements.block_metrics,
-            components=measurements.components if recipe.weighs_tokens else None,
-        )
-    return compress_blocks(
-        candidate,
-        recipe,
-        allocated.plan,
-        calibration,
-        device=device,
-        weights=allocated.weights,
-        scratch=scratch,
-        callback=callback,
-        metrics=allocated.metrics,
-        block_metrics=allocated.block_metrics,
-        components=allocated.components,
-    )
+        allocated = Allocated(own, replace(plan, ranks=dict(ranks)), statistics.measurements(recipe))
+    return compress_blocks(allocated.model, allocated.plan, allocated.measurements, callback=callback)

@@ -8,15 +8,14 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 from eckart.compression.plan import check_keep
-from eckart.compression.sensitivity.request import Request, request_of
+from eckart.compression.request import request_of
 from eckart.errors import EckartError, RecipeError
-from eckart.methods.allocation import LayerStatistics, Needs, ZeroSum
+from eckart.methods.allocation import LayerStatistics
 from eckart.methods.allocation.rank_budget import RankBudget
 from eckart.methods.objectives import InputSource
-from eckart.methods.precision import Bits16
 from eckart.methods.recipe import Recipe
 from eckart.methods.recipes.loader import load_recipe
-from eckart.methods.sharing import SharedByLoss
+from eckart.methods.sensitivity.request import Request
 from eckart.methods.structure import TwoFactor
 
 DENSE = "dense"
@@ -105,12 +104,12 @@ def cases_of(recipes: Sequence[str | Recipe], keep: Sequence[float], samples: Se
 
 def way_of(recipe: Recipe) -> Way:
     """Return how the model of a recipe is made."""
-    if isinstance(recipe.sharing, SharedByLoss) or (
-        isinstance(recipe.allocation, ZeroSum) and recipe.allocation.stages > 1
-    ):
+    if recipe.sharing.measures or recipe.allocation.changes_weights:
         return Way.ALONE
     objective = recipe.objective
-    original_only = objective.streams in (InputSource.NONE, InputSource.ORIGINAL) and not objective.observes_outputs
+    original_only = (
+        objective.input_source in (InputSource.NONE, InputSource.ORIGINAL) and not objective.observes_outputs
+    )
     trained = recipe.refinement.needs_data or recipe.distillation.needs_data
     return Way.TRUNCATED if original_only and not trained else Way.WALKED
 
@@ -126,21 +125,17 @@ def request_for(recipe: Recipe, keep: Iterable[float], linears: tuple[LayerStati
     way = way_of(recipe)
     if way is Way.ALONE:
         return None
-    layout = recipe.layout
-    plain = isinstance(layout.structure, TwoFactor) and isinstance(layout.precision, Bits16) and not layout.affine
-    truncated = way is Way.TRUNCATED
-    trials = Needs.TRIALS in recipe.allocation.needs
+    layout, truncated = recipe.layout, way is Way.TRUNCATED
     bases = truncated and not layout.structure.adds_to_base and any(_factors(recipe, k, linears) for k in keep)
-    request = request_of(
-        recipe,
-        keep_bases=bases or trials or recipe.weighs_tokens,
-        # Two factors of 16 bits are rounded to what is nearest, whatever the inputs are.
-        keep_inputs=truncated and not plain and recipe.objective.needs_data,
+    request = request_of(recipe)
+    request = replace(
+        request,
+        keep_bases=request.keep_bases or bases,
+        keep_inputs=truncated and layout.looks_at_inputs and recipe.objective.needs_data,
     )
     if not layout.structure.adds_to_base:
         request = replace(request, structure=TwoFactor())
-    asks = request.needs_spectrum or request.keep_inputs or request.needs & ~Needs.TRUNCATION_POINT or request.metric
-    return replace(request, needs=request.needs & ~Needs.TRUNCATION_POINT) if asks else None
+    return None if request.is_empty else request
 
 
 def _factors(recipe: Recipe, keep: float, linears: tuple[LayerStatistics, ...]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
-from eckart.compression.result import CalibrationRecord
+from eckart.data.calibration import CalibrationRecord
 from eckart.evaluate.perplexity import Perplexity
 from eckart.files.field_types import Count, Label
 from eckart.methods.recipe import Recipe

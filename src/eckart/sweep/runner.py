@@ -12,8 +12,10 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from eckart.blocks.blockwise_model import BlockwiseModel
 from eckart.blocks.discovery import find_blocks
 from eckart.blocks.onload import ResidentWeights
+from eckart.blocks.tensor_cache import ScratchSpace
 from eckart.checkpoint.identity import digest_of, versions
 from eckart.checkpoint.load import check_compressible
 from eckart.checkpoint.loaded import check_unchanged
@@ -27,10 +29,10 @@ from eckart.device import resolve_device
 from eckart.errors import CalibrationError, CheckpointError, EckartError, warn
 from eckart.methods.recipe import Recipe
 from eckart.methods.recipes.published import DEFAULT_KEEP
-from eckart.methods.sharing import Shared
 from eckart.run.check.run import check_model, check_reach
 from eckart.run.compress import DEFAULT_SAMPLES, name_of, step_warnings, token_warnings
 from eckart.run.random_state import random_state_kept
+from eckart.run.renamed import renamed
 from eckart.sweep.build import Compressed, build
 from eckart.sweep.case import Case, cases_of
 from eckart.sweep.evaluation import Evaluation, Stopwatch, stored_bytes
@@ -39,7 +41,7 @@ from eckart.sweep.statistics import Statistics, collect
 from eckart.sweep.store import Failure, Store
 
 
-class SweepObserver(Callback):
+class SweepCallback(Callback):
     """Is told what a sweep does, and what the walks in it do. Does nothing itself: override what you want to hear."""
 
     def on_sweep(self, missing: int, cases: int) -> None:
@@ -77,7 +79,7 @@ class Sweep:
     draw: Callable[[int], Calibration]
     stopwatch: Stopwatch | None
     memory: int | None
-    callback: SweepObserver
+    callback: SweepCallback
 
     def rows(self) -> list[SweepRow]:
         """Return the rows that are in the file, of those that are asked for."""
@@ -145,9 +147,11 @@ class Sweep:
         for case in cases:
             assert case.recipe is not None
             data = calibration if case.recipe.needs_data else None
-            plan = Plan(case.keep, blocks, {}, 0)
+            plan = Plan(case.recipe, case.keep, blocks, {}, 0)
             try:
-                check_model(self.model, case.recipe, plan, data, weights=weights, device=device, allow_partial=True)
+                check_model(
+                    BlockwiseModel(self.model, blocks, weights, device, ScratchSpace(), data), plan, allow_partial=True
+                )
             except EckartError as error:
                 self._fail(case, str(error))
             else:
@@ -220,13 +224,14 @@ class Sweep:
         return calibration
 
     def _warn(self, statistics: Statistics, recipes: Iterable[Recipe], calibration: Calibration | None) -> None:
-        blocks = list(statistics.original.blocks)
-        notes = token_warnings(Plan(1.0, blocks, {}, 0), calibration)
+        linears = [ref for block in statistics.original.blocks for ref in block.linears]
+        notes = token_warnings(linears, calibration)
         notes += [note for recipe in recipes for note in step_warnings(recipe, calibration)]
         for note in dict.fromkeys(notes):
             warn(note)
 
 
+@renamed(observer="callback")
 @random_state_kept()
 def prepare(
     model: PreTrainedModel,
@@ -247,7 +252,7 @@ def prepare(
     memory: int | None = None,
     allow_partial: bool = False,
     source: str | None = None,
-    callback: SweepObserver | None = None,
+    callback: SweepCallback | None = None,
 ) -> Sweep:
     """Return a sweep of which nothing is measured yet.
 
@@ -314,7 +319,7 @@ def prepare(
         draw=draw,
         stopwatch=Stopwatch(model, place) if speed else None,
         memory=memory,
-        callback=callback or SweepObserver(),
+        callback=callback or SweepCallback(),
     )
 
 
@@ -324,4 +329,4 @@ def run(model: PreTrainedModel, recipes: Sequence[str | Recipe], **options: Any)
 
 
 def _joins(recipe: Recipe | None) -> bool | None:
-    return None if recipe is None else isinstance(recipe.sharing, Shared)
+    return None if recipe is None else recipe.sharing.fuses_all

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 
@@ -14,24 +14,21 @@ from transformers import PreTrainedModel
 
 from eckart.blocks.blockwise_model import BlockwiseModel
 from eckart.blocks.discovery import Block, find_blocks
-from eckart.blocks.fuse import fusable, join
+from eckart.blocks.fuse import fusable, fuse
 from eckart.blocks.onload import ResidentWeights
 from eckart.blocks.tensor_cache import ScratchSpace
 from eckart.checkpoint.identity import digest_of, versions
-from eckart.compression.allocate import search_trials
-from eckart.compression.plan import shapes_of
+from eckart.compression.request import request_of
 from eckart.compression.sensitivity.cache import MeasurementsCache
-from eckart.compression.sensitivity.measure import Progress, measure_all
-from eckart.compression.sensitivity.measurements import Measurements
-from eckart.compression.sensitivity.request import Request, merge
-from eckart.compression.sensitivity.truncation_points import train_truncation_points
 from eckart.data.calibration import Calibration
 from eckart.device import free_memory
 from eckart.errors import EckartError
-from eckart.methods.allocation import LayerStatistics, Learned, Needs, Search
+from eckart.methods.allocation.base import OwnMeasurement, Wanted
 from eckart.methods.recipe import Recipe
-from eckart.methods.sharing import Shared
-from eckart.methods.structure import Pivoted
+from eckart.methods.sensitivity.layer_statistics import shapes_of
+from eckart.methods.sensitivity.measure import Progress, measure_all
+from eckart.methods.sensitivity.measurements import Measurements
+from eckart.methods.sensitivity.request import Request, merge
 from eckart.sweep.case import request_for
 
 Ranks = Mapping[str, int | None]
@@ -44,7 +41,7 @@ class Statistics:
     """What was measured on the original model, for several recipes.
 
     Attributes:
-        original: the model, its linears joined if the recipes share bases.
+        original: the model, its linears fused if the recipes share bases.
         requests: what each recipe asked for, merged with what others did.
         measurements_by_path: what was found for each of them.
         errors: why nothing was found.
@@ -56,7 +53,7 @@ class Statistics:
     measurements_by_path: dict[Request, Measurements] = field(default_factory=dict)
     errors: Mapping[Request, EckartError] = field(default_factory=dict)
     seconds: float = 0.0
-    _trials: dict[Recipe, tuple[LayerStatistics, ...]] = field(default_factory=dict)
+    _own: dict[Recipe, Measurements] = field(default_factory=dict)
 
     def measurements(self, recipe: Recipe) -> Measurements:
         """Return what was measured for a recipe.
@@ -83,16 +80,20 @@ class Statistics:
             EckartError: the budget cannot be met.
             NonFiniteError: the measurement failed.
         """
-        allocation, linears = recipe.allocation, self.measurements(recipe).linears
-        if keep < 1 and isinstance(allocation, Search):
-            if recipe not in self._trials:
-                self._trials[recipe] = search_trials(self.original, recipe, self.measurements(recipe), progress)
-            linears = self._trials[recipe]
-        if keep < 1 and isinstance(allocation, Learned):
-            sample = self.original.cropped(allocation.training_samples, allocation.training_length)
-            positions = train_truncation_points(sample, allocation, keep, recipe.layout, progress)
-            linears = tuple(replace(linear, truncation_point=positions[linear.path]) for linear in linears)
-        return allocation.ranks(linears, keep, recipe.layout)
+        allocation, measured = recipe.allocation, self.measurements(recipe)
+        if keep < 1 and allocation.own_measurement is not OwnMeasurement.NONE:
+            measured = self._measured_alone(recipe, keep, measured, progress)
+        return allocation.ranks(measured.linears, keep, recipe.layout)
+
+    def _measured_alone(self, recipe: Recipe, keep: float, measured: Measurements, progress: Progress) -> Measurements:
+        """Return what an allocation measures itself; for all sizes at once, if it does not depend on them."""
+        if recipe in self._own:
+            return self._own[recipe]
+        wanted = Wanted(keep, recipe.layout, request_of(recipe), progress)
+        found = recipe.allocation.measure(self.original, measured, wanted)
+        if recipe.allocation.own_measurement is OwnMeasurement.ONCE:
+            self._own[recipe] = found
+        return found
 
     def close(self) -> None:
         """Give back the files, if there are any."""
@@ -123,11 +124,11 @@ def collect(
         progress: is called with (blocks done, blocks to do).
     """
     weights = ResidentWeights()
-    units = any(isinstance(recipe.structure, Pivoted) for recipe in wanted)
+    units = any(recipe.structure.reorders_units for recipe in wanted)
     blocks = find_blocks(model, weights, units=units)
-    if any(isinstance(recipe.sharing, Shared) for recipe in wanted):
+    if any(recipe.sharing.fuses_all for recipe in wanted):
         model = copy.deepcopy(model)
-        join(model, fusable(find_blocks(model, weights)), weights)
+        fuse(model, fusable(find_blocks(model, weights)), weights)
         blocks = find_blocks(model, weights, units=units)
     kept = None if cache is None else MeasurementsCache(cache, _identity(model, calibration, device))
     shapes = shapes_of(blocks)
@@ -136,7 +137,8 @@ def collect(
     numbers = 0 if calibration is None else calibration.tokens.numel() * model.get_input_embeddings().embedding_dim
     if limit is None:
         limit = int(SHARE_OF_MEMORY * free_memory(torch.device("cpu")))
-    held = sum(kept_bytes(request, blocks) for request in merged) + stream_bytes(merged, blocks, numbers, model.dtype)
+    held = sum(kept_bytes(request, blocks) for request in merged)
+    held += stream_bytes(merged, list(wanted), blocks, numbers, model.dtype)
     original = BlockwiseModel(model, blocks, weights, device, ScratchSpace(held <= limit), calibration)
     measurements_by_path: dict[Request, Measurements] = {}
     errors: dict[Request, EckartError] = {}
@@ -193,11 +195,13 @@ def kept_bytes(request: Request, blocks: Sequence[Block]) -> int:
     return (bases if request.keep_bases else 0) + (metrics if metric else 0) + (inputs if request.keep_inputs else 0)
 
 
-def stream_bytes(requests: Sequence[Request], blocks: Sequence[Block], numbers: int, dtype: torch.dtype) -> int:
-    """Return the bytes of the hidden states and gradients of a measurement, for streams of so many numbers."""
+def stream_bytes(
+    requests: Sequence[Request], recipes: Sequence[Recipe], blocks: Sequence[Block], numbers: int, dtype: torch.dtype
+) -> int:
+    """Return the bytes of the hidden states and gradients of a measurement, for hidden states of so many numbers."""
     if not any(request.looks_at_data for request in requests):
         return 0
     labels = {labels for r in requests for labels in (r.next_labels, r.metric_labels)} - {None}
-    trials = any(Needs.TRIALS in request.needs for request in requests)
-    searched = sum(len(block.linears) for block in blocks) * len(Search().shares) if trials else 0
-    return numbers * (dtype.itemsize * (len(blocks) + 1 + searched) + FLOAT32 * 2 * len(labels))
+    linears = sum(len(block.linears) for block in blocks)
+    own = max((recipe.allocation.own_streams(linears) for recipe in recipes), default=0)
+    return numbers * (dtype.itemsize * (len(blocks) + 1 + own) + FLOAT32 * 2 * len(labels))

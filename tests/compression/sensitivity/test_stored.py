@@ -9,12 +9,12 @@ import torch
 from tests.conftest import make_model
 from torch import Tensor
 
+from eckart.compression.request import request_of
 from eckart.compression.sensitivity.cache import MeasurementsCache
-from eckart.compression.sensitivity.measurements import Measurements
-from eckart.compression.sensitivity.request import request_of
 from eckart.compression.sensitivity.stored import load_profile, save_profile
 from eckart.data.calibration import Calibration
 from eckart.methods.allocation import LayerStatistics, Needs
+from eckart.methods.sensitivity.measurements import Measurements
 from eckart.sweep import statistics
 from eckart.sweep.build import build
 from eckart.sweep.case import recipe_of
@@ -75,21 +75,21 @@ def test_a_cache_gives_nothing_less_than_what_is_asked_for(tmp_path):
         MeasurementsCache(tmp_path, "a model"),
         Measurements((LayerStatistics("a", (2, 3), 0, "a", torch.ones(2)),)),
     )
-    request = request_of(recipe_of("svd-llm"), keep_bases=True)
+    request = replace(request_of(recipe_of("svd-llm")), keep_bases=True)
     assert cache.find(request) is None
     cache.save(request, measurements)
     assert cache.find(request) is not None
     assert cache.find(replace(request, keep_bases=False)) is not None
     assert cache.find(replace(request, keep_inputs=True)) is None
     assert cache.find(replace(request, needs=request.needs | Needs.SIMILARITY)) is None
-    assert cache.find(request_of(recipe_of("svd-llm+objective.shrinkage=0.1"), keep_bases=True)) is None
+    assert cache.find(replace(request_of(recipe_of("svd-llm+objective.shrinkage=0.1")), keep_bases=True)) is None
     assert MeasurementsCache(tmp_path, "another model").find(request) is None
 
 
 def test_a_profile_that_was_not_finished_is_not_there(tmp_path, monkeypatch):
     cache = MeasurementsCache(tmp_path, "a model")
     request, measurements = (
-        request_of(recipe_of("svd-llm"), keep_bases=True),
+        replace(request_of(recipe_of("svd-llm")), keep_bases=True),
         Measurements((LayerStatistics("a", (2, 3), 0, "a"),)),
     )
     with monkeypatch.context() as patch:

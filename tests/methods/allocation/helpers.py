@@ -8,9 +8,10 @@ import math
 import torch
 from hypothesis import strategies as st
 
-from eckart.methods.allocation.rank_budget import LayerStatistics, RankBudget
+from eckart.methods.allocation.rank_budget import RankBudget
 from eckart.methods.layout import Layout
 from eckart.methods.precision import Bits8, Bits16
+from eckart.methods.sensitivity.layer_statistics import LayerStatistics
 from eckart.methods.structure import STRUCTURES, TwoFactor
 
 LAYOUT = Layout(TwoFactor())
@@ -22,8 +23,8 @@ LAYOUTS = [
 ]
 
 
-def needs(path: str, shape: tuple[int, int], seed: int = 0, group: int = 0, **others) -> LayerStatistics:
-    """Evidence on a linear with random spectra, energies falling."""
+def statistics(path: str, shape: tuple[int, int], seed: int = 0, group: int = 0, **others) -> LayerStatistics:
+    """Statistics of a linear with random spectra, energies falling."""
     generator = torch.Generator().manual_seed(seed)
     size = min(shape)
     energy = torch.rand(size, generator=generator, dtype=torch.float64).sort(descending=True).values
@@ -38,7 +39,7 @@ def problems(draw: st.DrawFn, largest: int = 8, most: int = 3) -> RankBudget:
     """Small problems, some of which cannot be met."""
     count = draw(st.integers(1, most))
     linears = tuple(
-        needs(
+        statistics(
             f"{index}.linear",
             (draw(st.integers(1, largest)), draw(st.integers(1, largest))),
             seed=draw(st.integers(0, 1000)),

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.methods.allocation.helpers import LAYOUT, all_choices, is_allowed, needs, problems
+from tests.methods.allocation.helpers import LAYOUT, all_choices, is_allowed, problems, statistics
 
 from eckart.errors import EckartError
 from eckart.methods.allocation.base import gain_per_byte, relative_energy
@@ -71,15 +71,15 @@ def test_a_choice_within_the_budget_is_only_rounded_down_if_the_budget_is_not_to
 
 
 def test_a_choice_that_meets_the_budget_stays_as_it_is():
-    problem = RankBudget((needs("a", (64, 64)), needs("b", (64, 64))), 0.5, LAYOUT)
+    problem = RankBudget((statistics("a", (64, 64)), statistics("b", (64, 64))), 0.5, LAYOUT)
     chosen = {"a": 8, "b": 24}
     assert problem.bytes(chosen) == problem.budget
     assert fit_to_budget(problem, chosen, lambda *_: 0.0) == chosen
 
 
 def test_steps_are_taken_where_they_are_worth_most():
-    flat = needs("flat", (64, 64), energy=torch.ones(64, dtype=torch.float64))
-    steep = needs("steep", (64, 64), energy=0.5 ** torch.arange(64, dtype=torch.float64))
+    flat = statistics("flat", (64, 64), energy=torch.ones(64, dtype=torch.float64))
+    steep = statistics("steep", (64, 64), energy=0.5 ** torch.arange(64, dtype=torch.float64))
     problem = RankBudget((flat, steep), 0.5, LAYOUT)
     worth = gain_per_byte(problem, problem.losses(relative_energy))
     up = fit_to_budget(problem, {"flat": 8, "steep": 8}, worth)
@@ -88,7 +88,7 @@ def test_steps_are_taken_where_they_are_worth_most():
 
 
 def test_a_group_is_factored_or_dense_as_a_whole():
-    linears = tuple(needs(name, (64, 64), seed=i, group=0) for i, name in enumerate("abc"))
+    linears = tuple(statistics(name, (64, 64), seed=i, group=0) for i, name in enumerate("abc"))
     problem = RankBudget(linears, 0.7, LAYOUT, fused_groups=True)
     ranks = fit_to_budget(problem, {"a": None, "b": 8, "c": 8}, gain_per_byte(problem, problem.losses(relative_energy)))
     assert None not in ranks.values()
@@ -98,6 +98,6 @@ def test_a_group_is_factored_or_dense_as_a_whole():
 
 
 def test_a_floor_above_the_budget_is_an_error_that_says_what_to_do():
-    problem = RankBudget((needs("a", (64, 64)),), 0.3, LAYOUT, floor=0.9)
+    problem = RankBudget((statistics("a", (64, 64)),), 0.3, LAYOUT, floor=0.9)
     with pytest.raises(EckartError, match=r"Use --keep 1 or more, or lower allocation\.floor"):
         fit_to_budget(problem, {"a": 8}, lambda *_: 0.0)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.methods.allocation.helpers import LAYOUT, needs
+from tests.methods.allocation.helpers import LAYOUT, statistics
 
 from eckart.methods.allocation import ZeroSum
 from eckart.methods.allocation.rank_budget import RankBudget
@@ -56,19 +56,19 @@ def literal_zero_sum(problem: RankBudget) -> dict[str, int | None]:
     st.sampled_from([0.0, 0.3]),
 )
 def test_the_heaps_choose_what_the_published_rule_says(shapes, keep, floor):
-    linears = tuple(needs(str(i), (m, n), seed) for i, (m, n, seed) in enumerate(shapes))
+    linears = tuple(statistics(str(i), (m, n), seed) for i, (m, n, seed) in enumerate(shapes))
     problem = RankBudget(linears, keep, LAYOUT, multiple=1, floor=floor)
     assert select_zero_sum(problem) == literal_zero_sum(problem)
 
 
 def test_ties_go_to_the_candidate_that_came_up_first():
-    tied = [needs(name, (8, 8), first_order=torch.full((8,), 0.5, dtype=torch.float64)) for name in "ab"]
+    tied = [statistics(name, (8, 8), first_order=torch.full((8,), 0.5, dtype=torch.float64)) for name in "ab"]
     problem = RankBudget(tuple(tied), 0.6, LAYOUT, multiple=1)
     assert select_zero_sum(problem) == literal_zero_sum(problem)
 
 
 def test_the_running_sum_stays_near_zero():
-    linears = tuple(needs(str(i), (64, 64), seed=i) for i in range(6))
+    linears = tuple(statistics(str(i), (64, 64), seed=i) for i in range(6))
     ranks = ZeroSum(multiple=1).ranks(linears, 0.5, LAYOUT)
     removed = sum(
         float(linear.first_order[ranks[linear.path] :].sum()) for linear in linears if ranks[linear.path] is not None
@@ -78,7 +78,7 @@ def test_the_running_sum_stays_near_zero():
 
 
 def test_a_structure_that_has_no_full_rank_starts_from_the_dense_weight():
-    linears = tuple(needs(f"{i}", (12, 12), seed=i) for i in range(3))
+    linears = tuple(statistics(f"{i}", (12, 12), seed=i) for i in range(3))
     problem = RankBudget(linears, 0.7, Layout(Pivoted()), multiple=1)
     assert problem.cost(linears[0], 12) == 2 * 12 * 12
     ranks = ZeroSum(multiple=1).ranks(linears, 0.7, Layout(Pivoted()))

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from eckart.compression.result import LayerRecord
+from eckart.compression.records import LayerRecord
 from eckart.maths.moments import Moments
 from eckart.methods.objectives import Anchored
 from eckart.run.compress import unresolved_warnings

@@ -14,12 +14,14 @@ from transformers import PreTrainedModel
 import eckart
 from eckart.blocks.block_arguments import BlockArguments, arguments_by_shape, capture_arguments
 from eckart.blocks.discovery import find_block_list
+from eckart.blocks.passes import BlockPass
 from eckart.blocks.tensor_cache import TensorCache
 from eckart.errors import CalibrationError, EckartWarning
 from eckart.methods.metric import NoMetric
 from eckart.methods.refinement import BlockRefinement
 from eckart.methods.refinement.block_training import Sequences
 from eckart.methods.refinement.record import RefinementRecord
+from eckart.methods.training import TrainingRun
 
 CPU = torch.device("cpu")
 BATCH = 2  # sequences that go through a block at once
@@ -54,11 +56,16 @@ class Setting:
         return Sequences(*spools, CPU)
 
     def refine(
-        self, settings: BlockRefinement, stored: torch.dtype = torch.float32, **options: object
+        self,
+        settings: BlockRefinement,
+        stored: torch.dtype = torch.float32,
+        metric: torch.Tensor | None = None,
+        recompute: bool = False,
     ) -> tuple[nn.Module, RefinementRecord]:
         block = copy.deepcopy(self.damaged)
         dtypes = {name: stored for name, _ in block.named_parameters()}
-        record = settings.refine(block, "block", self.arguments, self.sequences(), dtypes, torch.float32, 0, **options)
+        run, training = BlockPass(block, self.arguments, CPU), TrainingRun(torch.float32, 0, recompute)
+        record = settings.refine(run, "block", self.sequences(), dtypes, training, metric)
         return block, record
 
     def relative_loss(self, block: nn.Module, samples: slice) -> float:
@@ -146,7 +153,7 @@ def test_a_recipe_with_a_metric_of_blocks_measures_it(llama: PreTrainedModel, to
                 model, "aa-svd", 0.6, tokens, overrides=[*overrides, f"refinement.metric={metric}"]
             )
         records.append(report.refinements)
-        assert (report.timings.allocation > 0.01) == (metric == "fisher")
+        assert (report.costs.timings.allocation > 0.01) == (metric == "fisher")
     assert all(one.before != other.before for one, other in zip(*records, strict=True))
 
 
@@ -216,7 +223,7 @@ def test_the_order_depends_on_the_seed_and_on_nothing_else() -> None:
 def test_checkpointing_changes_nothing() -> None:
     setting = Setting()
     settings = BlockRefinement(epochs=2, batch=4, learning_rate=1e-3, held_out=0.25)
-    plain, again = setting.refine(settings)[0], setting.refine(settings, checkpoint_activations=True)[0]
+    plain, again = setting.refine(settings)[0], setting.refine(settings, recompute=True)[0]
     for ours, theirs in zip(plain.parameters(), again.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs)
 

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from eckart.blocks.blockwise_model import BlockwiseModel
 from eckart.blocks.discovery import Block
-from eckart.blocks.onload import WeightSource
-from eckart.blocks.passes import ArgumentsByShape, HiddenStates
-from eckart.blocks.tensor_cache import ScratchSpace
+from eckart.blocks.passes import HiddenStates
 from eckart.compression.distil.student import StudentBlock
 from eckart.compression.distil.training import Student
-from eckart.compression.result import LayerRecord
-from eckart.data.calibration import Calibration
-from eckart.device import compute_dtype
+from eckart.compression.records import LayerRecord
 from eckart.layers import PivotedLinear
-from eckart.methods.distillation.choice import LogitDistillation
 from eckart.methods.distillation.record import DistillationRecord
 from eckart.methods.layout import Layout
-from eckart.methods.training import EpochRecord, train
+from eckart.methods.training import EpochRecord, TrainingConfig, TrainingRun, train
 
 
 @dataclass(frozen=True)
@@ -40,58 +33,42 @@ class Distilled:
 
 
 def distil(
-    plan: LogitDistillation,
-    model: PreTrainedModel,
-    blocks: Sequence[Block],
+    config: TrainingConfig,
+    model: BlockwiseModel,
     stored: Callable[[int], Mapping[str, Tensor]],
-    arguments: Sequence[ArgumentsByShape],
     inputs: HiddenStates,
-    targets: HiddenStates,
-    calibration: Calibration,
+    desired: HiddenStates,
     *,
-    weights: WeightSource,
-    device: torch.device,
-    scratch: ScratchSpace,
     recompute: bool,
     on_epoch: Callable[[int, EpochRecord], None] = lambda number, record: None,
 ) -> Distilled:
     """Train all blocks against the original model's predictions.
 
     Args:
-        plan: of the training.
-        model: whose blocks are compressed; stays as it is.
-        blocks: of it.
+        config: of the training.
+        model: whose blocks are compressed; stays as it is. What is trained lives in its scratch space between uses.
         stored: gives all tensors of a block by its number.
-        arguments: how the model calls each block.
-        inputs: the stream in front of the first block.
-        targets: the stream behind the last block of the original model.
-        calibration: the tokens.
-        weights: where the model's other tensors are.
-        device: where blocks are run.
-        scratch: where what is trained lives between uses.
+        inputs: hidden states in front of the first block.
+        desired: those behind the last block of the original model.
         recompute: compute activations twice instead of holding them.
         on_epoch: is called with the number of each finished epoch, from 1, and its losses.
     """
-    files = [None if scratch.in_memory else scratch.path(f"student-{index:05d}") for index in range(len(blocks))]
+    scratch = model.scratch
+    recompute = recompute or not scratch.in_memory
     student_blocks = [
-        StudentBlock(block.module, stored(index), plan, device, file)
-        for index, (block, file) in enumerate(zip(blocks, files, strict=True))
-    ]
-    head = BlockwiseModel(model, blocks, weights, device, scratch, calibration)
-    head.arguments = list(arguments)
-    with head.head() as logits:
-        student = Student(
-            student_blocks,
-            arguments,
-            calibration.tokens,
-            inputs,
-            targets,
-            logits,
-            device,
-            compute_dtype(head.dtype, device),
-            recompute=recompute or not scratch.in_memory,
+        StudentBlock(
+            block.module,
+            stored(index),
+            config,
+            model.device,
+            None if scratch.in_memory else scratch.path(f"student-{index:05d}"),
         )
-        record = train(plan, student, len(calibration.tokens), calibration.seed, on_epoch)
+        for index, block in enumerate(model.blocks)
+    ]
+    run = TrainingRun(model.compute, model.seed, recompute, on_epoch)
+    with model.head() as logits:
+        student = Student(model, student_blocks, inputs, desired, logits, recompute)
+        record = train(config, student, len(model.tokens), run)
     return Distilled(DistillationRecord(**dict(record)), (block.result() for block in student_blocks))
 
 

@@ -23,7 +23,7 @@ class StudentBlock:
     Args:
         module: the block; only its structure counts, its own tensors may be anywhere.
         stored: all its tensors by name, in the dtypes that they are saved in.
-        plan: of the training.
+        config: of the training.
         device: where the block is used.
         file: that holds the block between uses, and beside it one for the best state; None to keep both in memory.
     """
@@ -32,18 +32,18 @@ class StudentBlock:
         self,
         module: nn.Module,
         stored: Mapping[str, Tensor],
-        plan: TrainingConfig,
+        config: TrainingConfig,
         device: torch.device,
         file: Path | None = None,
     ) -> None:
-        self.module, self.plan, self.device, self.file = module, plan, device, file
+        self.module, self.config, self.device, self.file = module, config, device, file
         trained = {name for name, _ in module.named_parameters()} & stored.keys()
         self.dtypes = {name: stored[name].dtype for name in trained}
         self.fixed = {name: tensor.to(device) for name, tensor in stored.items() if name not in trained}
         self.parameters = {
             name: nn.Parameter(stored[name].to(device, torch.float32, copy=True)) for name in sorted(trained)
         }
-        self.optimiser = plan.optimiser(list(self.parameters.values()))
+        self.optimiser = config.optimiser(list(self.parameters.values()))
         self.best: dict[str, Tensor] = {}
         if file is not None:
             self._park(file)
@@ -76,7 +76,7 @@ class StudentBlock:
 
     def step(self, learning_rate: float) -> None:
         """Take an optimiser step along the gradients that there are."""
-        self.plan.step(self.optimiser, learning_rate)
+        self.config.step(self.optimiser, learning_rate)
 
     @property
     def tensors(self) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ head f behind both, all blocks are trained to
     minimise   mean over tokens of KL( softmax f(h) || softmax f(h') ).
 
 A step runs the blocks forwards over its sequences, and then backwards, each taking its optimiser step as soon as its
-gradients are there. What the original model computes is known: only h is kept, which is as small as a stream.
+gradients are there. What the original model computes is known: only h is kept, which is as small as hidden states.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from eckart.blocks.block_arguments import BlockArguments
+from eckart.blocks.blockwise_model import BlockwiseModel
 from eckart.blocks.passes import ArgumentsByShape, HiddenStates, gather
 from eckart.compression.distil.student import StudentBlock
 from eckart.device import autocast
@@ -33,26 +34,25 @@ class Student:
     """The compressed model in training.
 
     Attributes:
+        model: gives the tokens, and how each block is called.
         blocks: in order.
-        arguments: how the model calls each.
-        tokens: of the calibration, (samples, length).
-        inputs: the stream in front of the first block.
-        targets: the stream behind the last block of the original model.
+        inputs: hidden states in front of the first block.
+        desired: those behind the last block of the original model.
         logits: the model's head.
-        device: where blocks are run.
-        compute: dtype of matrix products; weights and sums are float32 throughout.
         recompute: whether to compute activations twice instead of holding them.
     """
 
+    model: BlockwiseModel
     blocks: Sequence[StudentBlock]
-    arguments: Sequence[ArgumentsByShape]
-    tokens: Tensor
     inputs: HiddenStates
-    targets: HiddenStates
+    desired: HiddenStates
     logits: Logits
-    device: torch.device
-    compute: torch.dtype
     recompute: bool
+
+    @property
+    def arguments(self) -> Sequence[ArgumentsByShape]:
+        """How the model calls each block."""
+        return self.model.arguments
 
     @property
     def at_once(self) -> int:
@@ -62,7 +62,7 @@ class Student:
     def step(self, batch: Tensor, learning_rate: float) -> float:
         """Take one optimiser step on the sequences ``batch``, and return the sum of their losses before it."""
         parts = torch.split(batch, self.at_once)
-        hidden = [gather(self.inputs, part, self.device).float() for part in parts]
+        hidden = [gather(self.inputs, part, self.model.device).float() for part in parts]
         held: list[list[tuple[Tensor, Tensor | None]]] = []
         for block, arguments in zip(self.blocks, self.arguments, strict=True):
             runs = list[tuple[Tensor, Tensor | None]]()
@@ -88,12 +88,12 @@ class Student:
 
     def unit(self, sequences: Tensor) -> float:
         """Return the number of tokens."""
-        return len(sequences) * self.tokens.shape[1]
+        return len(sequences) * self.model.tokens.shape[1]
 
     def loss(self, sequences: Tensor) -> float:
         """Return the sum of the losses of sequences with the present weights as they would be stored."""
         parts = torch.split(sequences, self.at_once)
-        hidden = [gather(self.inputs, part, self.device).float() for part in parts]
+        hidden = [gather(self.inputs, part, self.model.device).float() for part in parts]
         with torch.no_grad():
             for block, arguments in zip(self.blocks, self.arguments, strict=True):
                 with block.used():
@@ -127,7 +127,7 @@ class Student:
         def run(*args: object, **kwargs: object) -> object:
             return functional_call(block.module, dict(tensors), args, kwargs)
 
-        with autocast(self.device, self.compute):
+        with autocast(self.model.device, self.model.compute):
             # A copy, since a block may write into what it is given, which a leaf forbids.
             return call(run, hidden.clone()).float()
 
@@ -137,15 +137,15 @@ class Student:
         for row, index in enumerate(part.tolist()):  # one sequence at a time: logits are large
             leaf = hidden[row : row + 1].detach().requires_grad_(True)
             loss = self._divergence(index, leaf)
-            gradients.append(torch.autograd.grad(loss / (sequences * self.tokens.shape[1]), leaf)[0])
+            gradients.append(torch.autograd.grad(loss / (sequences * self.model.tokens.shape[1]), leaf)[0])
             total += float(loss.detach())
         return total, torch.cat(gradients)
 
     def _divergence(self, index: int, hidden: Tensor) -> Tensor:
         """Return the KL divergence of a sequence, summed over its tokens."""
-        tokens = self.tokens[index : index + 1].to(self.device)
-        target = gather(self.targets, torch.tensor([index]), self.device)
+        tokens = self.model.tokens[index : index + 1].to(self.model.device)
+        target = gather(self.desired, torch.tensor([index]), self.model.device)
         with torch.no_grad():
-            expected = self.logits(tokens, target.to(self.compute)).float().log_softmax(-1)
-        found = self.logits(tokens, hidden.to(self.compute)).float().log_softmax(-1)
+            expected = self.logits(tokens, target.to(self.model.compute)).float().log_softmax(-1)
+        found = self.logits(tokens, hidden.to(self.model.compute)).float().log_softmax(-1)
         return functional.kl_div(found, expected, reduction="sum", log_target=True)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eckart.compression.sensitivity.measurements import Measurements
-from eckart.compression.sensitivity.request import Request
 from eckart.compression.sensitivity.stored import load_profile, save_profile
 from eckart.methods.allocation import Needs
+from eckart.methods.sensitivity.measurements import Measurements
+from eckart.methods.sensitivity.request import Request
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from eckart.compression.sensitivity.measurements import Measurements
 from eckart.methods.allocation import LayerStatistics
+from eckart.methods.sensitivity.measurements import Measurements
 
 T = TypeVar("T")
 

@@ -1,18 +1,52 @@
-"""What every allocator answers: a rank for each linear, of evidence that was measured on the original model."""
+"""What every allocator answers: a rank for each linear, of what was measured on the original model."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import Enum, auto
 from typing import ClassVar
 
 from pydantic import Field
 from torch import Tensor
 
+from eckart.blocks.blockwise_model import BlockwiseModel
 from eckart.methods.allocation.fit_to_budget import GainPerByte, fit_to_budget
-from eckart.methods.allocation.rank_budget import LayerStatistics, Needs, RankBudget, Ranks
+from eckart.methods.allocation.rank_budget import RankBudget, Ranks
 from eckart.methods.choice import Choice
 from eckart.methods.layout import Layout, dense_bytes
 from eckart.methods.metric import Fisher
+from eckart.methods.sensitivity.cost import StepSeconds
+from eckart.methods.sensitivity.layer_statistics import LayerStatistics, Needs
+from eckart.methods.sensitivity.measure import Progress
+from eckart.methods.sensitivity.measurements import Measurements
+from eckart.methods.sensitivity.request import Request
+
+
+class OwnMeasurement(Enum):
+    """How often an allocation measures something itself, after what it shares with others was measured."""
+
+    NONE = auto()
+    ONCE = auto()
+    FOR_EACH_SIZE = auto()
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What ranks are wanted for.
+
+    Attributes:
+        keep: bytes to keep, as a share of the dense 16-bit bytes, in (0, 1].
+        layout: what a rank costs, and a weight that is not factored.
+        request: what was measured in the walk that is shared.
+        progress: is called with (steps done, steps to do).
+    """
+
+    keep: float
+    layout: Layout
+    request: Request
+    progress: Progress = lambda done, total: None
 
 
 class Allocation(Choice):
@@ -37,7 +71,37 @@ class Allocation(Choice):
     @property
     def needs_data(self) -> bool:
         """Whether calibration tokens are looked at, if the objective looks at any."""
-        return self.needs not in (Needs.NONE, Needs.SPECTRUM)
+        return self.needs not in (Needs.NONE, Needs.SPECTRUM) or self.own_measurement is not OwnMeasurement.NONE
+
+    @property
+    def own_measurement(self) -> OwnMeasurement:
+        """How often :meth:`measure` finds something of its own."""
+        return OwnMeasurement.NONE
+
+    @property
+    def label(self) -> str:
+        """Its name, as messages give it."""
+        return repr(self.name)
+
+    @property
+    def truncates(self) -> bool:
+        """Whether its own measurement runs the model with weights or outputs truncated to a rank."""
+        return False
+
+    @property
+    def changes_weights(self) -> bool:
+        """Whether its own measurement ends with other weights than the model's, which are then factored."""
+        return False
+
+    @property
+    def walks(self) -> int:
+        """How often it walks through the original model, the shared measurement included."""
+        return 1
+
+    @property
+    def solves_first(self) -> bool:
+        """Whether the equation is solved for all linears, of the model as it is, before ranks are chosen."""
+        return Needs.SPECTRUM in self.needs and not self.changes_weights
 
     @property
     def curvature_metric(self) -> Fisher | None:
@@ -51,13 +115,47 @@ class Allocation(Choice):
         chosen = getattr(self, "metric", None)
         return chosen if isinstance(chosen, Fisher) else Fisher()
 
+    def ask(self, request: Request) -> Request:
+        """Return what is measured in one walk through the original model, beyond what the objective asks for.
+
+        Args:
+            request: of the objective alone. What a plug-in wants changed, such as
+                :attr:`eckart.methods.sensitivity.request.Request.gradient_samples`, it changes here.
+        """
+        return replace(request, needs=request.needs | self.needs, metric=request.metric or self.curvature_metric)
+
+    def measure(self, model: BlockwiseModel, measured: Measurements, wanted: Wanted) -> Measurements:
+        """Return what was measured with what this allocation measures itself; nothing, unless a class says so.
+
+        What it finds of a linear goes to :attr:`eckart.methods.sensitivity.layer_statistics.LayerStatistics.own`, where
+        :meth:`choose` finds it. A class that measures says in :attr:`own_measurement` how often.
+
+        Args:
+            model: the original one.
+            measured: what :meth:`ask` asked for.
+            wanted: the size, and what a rank costs.
+        """
+        return measured
+
+    def own_seconds(self, steps: StepSeconds) -> float:
+        """Return about how long :meth:`measure` takes, beside walks through the whole model."""
+        return 0.0
+
+    def own_bytes(self, shapes: Sequence[tuple[int, int]]) -> int:
+        """Return the bytes of the weights and bases that :meth:`measure` keeps, of linears of some shapes (m, n)."""
+        return 0
+
+    def own_streams(self, linears: int) -> int:
+        """Return how many copies of the hidden states of all tokens :meth:`measure` keeps, with so many linears."""
+        return 0
+
     def ranks(self, linears: tuple[LayerStatistics, ...], keep: float, layout: Layout) -> dict[str, int | None]:
         """Return a rank for each linear by path, or None where it stays dense.
 
         Their bytes are at most the budget. With :attr:`fill_budget` no linear could take one step more within it.
 
         Args:
-            linears: with the evidence that :attr:`needs` asks for.
+            linears: with the statistics that :attr:`needs` asks for.
             keep: bytes to keep, as a share of the dense 16-bit bytes, in (0, 1].
             layout: what a rank costs, and a weight that is not factored.
 

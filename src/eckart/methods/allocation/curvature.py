@@ -10,8 +10,9 @@ from torch import Tensor
 from eckart.methods.allocation.base import Allocation, gain_per_byte
 from eckart.methods.allocation.fit_to_budget import GainPerByte
 from eckart.methods.allocation.hull import fill_by_hull
-from eckart.methods.allocation.rank_budget import LayerStatistics, Needs, RankBudget, Ranks
+from eckart.methods.allocation.rank_budget import RankBudget, Ranks
 from eckart.methods.metric import Fisher
+from eckart.methods.sensitivity.layer_statistics import LayerStatistics, Needs
 
 
 class Curvature(Allocation):

@@ -8,7 +8,8 @@ from pydantic import Field
 
 from eckart.methods.allocation.base import Allocation, gain_per_byte_of_shares
 from eckart.methods.allocation.fit_to_budget import GainPerByte
-from eckart.methods.allocation.rank_budget import Needs, RankBudget, Ranks
+from eckart.methods.allocation.rank_budget import RankBudget, Ranks
+from eckart.methods.sensitivity.layer_statistics import Needs
 
 
 class Importance(Allocation):

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from dataclasses import replace
+from typing import Literal
 
+import torch
 from pydantic import Field
 
-from eckart.methods.allocation.base import Allocation, gain_per_byte_of_shares
+from eckart.blocks.blockwise_model import BlockwiseModel
+from eckart.maths.soft_truncation import soft_truncate
+from eckart.maths.stopwatch import random_matrix, seconds_of
+from eckart.methods.allocation.base import Allocation, OwnMeasurement, Wanted, gain_per_byte_of_shares
 from eckart.methods.allocation.fit_to_budget import GainPerByte
-from eckart.methods.allocation.rank_budget import LayerStatistics, Needs, RankBudget, Ranks
+from eckart.methods.allocation.rank_budget import RankBudget, Ranks
+from eckart.methods.allocation.truncation_points import train_truncation_points
 from eckart.methods.layout import dense_bytes
+from eckart.methods.sensitivity.cost import BACKWARD, StepSeconds
+from eckart.methods.sensitivity.layer_statistics import LayerStatistics
+from eckart.methods.sensitivity.measurements import Measurements
 
 
 class Learned(Allocation):
@@ -30,7 +39,6 @@ class Learned(Allocation):
     """
 
     name: Literal["learned"] = "learned"
-    needs: ClassVar[Needs] = Needs.TRUNCATION_POINT
 
     epochs: int = Field(20, ge=1)
     training_samples: int = Field(256, ge=1)
@@ -39,6 +47,30 @@ class Learned(Allocation):
     final_learning_rate: float = Field(4.0, gt=0)
     penalty: float = Field(200.0, ge=0)
     sharpness: float = Field(10.0, gt=0)
+
+    @property
+    def own_measurement(self) -> OwnMeasurement:
+        """See :attr:`Allocation.own_measurement`."""
+        return OwnMeasurement.FOR_EACH_SIZE
+
+    @property
+    def truncates(self) -> bool:
+        """See :attr:`Allocation.truncates`."""
+        return True
+
+    def measure(self, model: BlockwiseModel, measured: Measurements, wanted: Wanted) -> Measurements:
+        """Train the truncation positions; a linear's is kept as a share of min(m, n)."""
+        sample = model.cropped(self.training_samples, self.training_length)
+        found = train_truncation_points(sample, self, wanted.keep, wanted.layout, wanted.progress)
+        return replace(measured, linears=tuple(replace(x, own=found[x.path]) for x in measured.linears))
+
+    def own_seconds(self, steps: StepSeconds) -> float:
+        """Return the seconds of the training: a soft truncation of each linear's outputs, forwards and backwards."""
+        samples, length = steps.crop(self.training_samples, self.training_length)
+        truncating = sum(_soft_truncation_seconds(length, rows, steps.device) for rows, _ in steps.shapes)
+        share = length / steps.batch_tokens
+        of_sequence = steps.blocks * (2 * truncating + (1 + BACKWARD) * steps.block * share)
+        return self.epochs * samples * (of_sequence + BACKWARD * steps.head * share)
 
     def choose(self, problem: RankBudget) -> Ranks:
         """Return the rank at each position."""
@@ -53,5 +85,9 @@ class Learned(Allocation):
 
 
 def _rank(linear: LayerStatistics) -> int:
-    assert linear.truncation_point is not None
-    return max(1, round(linear.truncation_point * min(linear.shape)))
+    return max(1, round(float(linear.own) * min(linear.shape)))
+
+
+def _soft_truncation_seconds(tokens: int, features: int, device: torch.device) -> float:
+    outputs = random_matrix(tokens, features).to(device)
+    return seconds_of(lambda: soft_truncate(outputs, torch.tensor(1.0, device=device)), device)

@@ -1,71 +1,19 @@
-"""What an allocator sees: the evidence on each linear, what each rank of it costs, and how many bytes there are."""
+"""What an allocator sees: the statistics of each linear, what each rank of it costs, and how many bytes there are."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import Flag, auto
 from functools import cached_property
 
 from torch import Tensor
 
 from eckart.errors import EckartError
 from eckart.methods.layout import Layout, dense_bytes
+from eckart.methods.sensitivity.layer_statistics import LayerStatistics
 
 Ranks = Mapping[str, int | None]
-
-
-class Needs(Flag):
-    """What an allocator wants to know of each linear beyond its shape."""
-
-    NONE = 0
-    SPECTRUM = auto()
-    FIRST_ORDER = auto()
-    CURVATURE = auto()
-    SIMILARITY = auto()
-    TRIALS = auto()
-    TRUNCATION_POINT = auto()
-
-
-@dataclass(frozen=True)
-class LayerStatistics:
-    """What was measured of one target linear on the original model. All tensors are (min(m, n),) float64 on the host.
-
-    Attributes:
-        path: in the model.
-        shape: (out features m, in features n).
-        group: number of the group of linears that share its input; unique in the model.
-        kind: its name inside its block, the same for all blocks.
-        energy: the part of ``||W X||^2`` a token, in the objective's metric, that each component carries.
-        output_energy: ``||W X||^2`` a token, in the same metric, where the components are not those of W but of what
-            another matrix lacks; None where the energies add up to it.
-        tokens: over which energies are means.
-        first_order: predicted change of the loss, in nats a token, if a component is removed; may be negative.
-        curvature: predicted rise of the loss by its curvature alone, in nats a token, if a component is removed.
-        similarity: mean cosine of the hidden states in front of its block and behind it.
-        trials: loss in nats a token with this linear alone at a rank, by rank.
-        truncation_point: trained truncation position, as a share of min(m, n).
-        has_bias: whether it has one.
-    """
-
-    path: str
-    shape: tuple[int, int]
-    group: int
-    kind: str
-    energy: Tensor | None = None
-    output_energy: float | None = None
-    tokens: int = 0
-    first_order: Tensor | None = None
-    curvature: Tensor | None = None
-    similarity: float | None = None
-    trials: Mapping[int, float] | None = None
-    truncation_point: float | None = None
-    has_bias: bool = False
-
-    def layout(self, layout: Layout) -> Layout:
-        """Return the layout by which its bytes are counted."""
-        return layout.beside_bias(self.has_bias)
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from eckart.methods.allocation.base import Allocation
-from eckart.methods.allocation.rank_budget import Needs, RankBudget, Ranks
+from eckart.blocks.blockwise_model import BlockwiseModel
+from eckart.methods.allocation.base import Allocation, OwnMeasurement, Wanted
+from eckart.methods.allocation.rank_budget import RankBudget, Ranks
+from eckart.methods.allocation.trials import trial_losses
+from eckart.methods.layout import Layout
+from eckart.methods.sensitivity.cost import StepSeconds
+from eckart.methods.sensitivity.layer_statistics import LayerStatistics, Needs
+from eckart.methods.sensitivity.measurements import Measurements
+from eckart.methods.sensitivity.request import Request
 
 
 class Search(Allocation):
@@ -25,18 +33,53 @@ class Search(Allocation):
     """
 
     name: Literal["search"] = "search"
-    needs: ClassVar[Needs] = Needs.SPECTRUM | Needs.TRIALS
+    needs: ClassVar[Needs] = Needs.SPECTRUM
 
     shares: tuple[float, ...] = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     trial_samples: int = Field(32, ge=1)
     trial_length: int | None = Field(None, ge=2)
+
+    @property
+    def own_measurement(self) -> OwnMeasurement:
+        """See :attr:`Allocation.own_measurement`."""
+        return OwnMeasurement.ONCE
+
+    @property
+    def truncates(self) -> bool:
+        """See :attr:`Allocation.truncates`."""
+        return True
+
+    def ask(self, request: Request) -> Request:
+        """Keep the bases, in which linears are truncated."""
+        return replace(super().ask(request), keep_bases=True)
+
+    def measure(self, model: BlockwiseModel, measured: Measurements, wanted: Wanted) -> Measurements:
+        """Measure the loss of all trials; a linear's are kept by rank."""
+        ranks = {linear.path: self._trial_ranks(linear, wanted.layout) for linear in measured.linears}
+        sample = model.cropped(self.trial_samples, self.trial_length)
+        losses = trial_losses(sample, measured.solutions, ranks, wanted.progress)
+        return replace(measured, linears=tuple(replace(x, own=losses.get(x.path, {})) for x in measured.linears))
+
+    def _trial_ranks(self, linear: LayerStatistics, layout: Layout) -> list[int]:
+        shares = (linear.layout(layout).rank_of_share(*linear.shape, share) or 0 for share in self.shares)
+        return sorted(set(shares) - {0})
+
+    def own_seconds(self, steps: StepSeconds) -> float:
+        """Return the seconds of all trials, each from its block to the end."""
+        samples, length = steps.crop(self.trial_samples, self.trial_length)
+        trials = len(steps.shapes) * steps.blocks * len(self.shares)
+        return trials * samples * length / steps.batch_tokens * (steps.block * steps.blocks / 2 + steps.head)
+
+    def own_streams(self, linears: int) -> int:
+        """Return how many trials are carried along side by side."""
+        return linears * len(self.shares)
 
     def choose(self, problem: RankBudget) -> Ranks:
         """Return the ranks below the lowest cut that meets the budget, or below the highest if none does."""
         pairs = sorted(
             (loss, index, rank)
             for index, linear in enumerate(problem.linears)
-            for rank, loss in (linear.trials or {}).items()
+            for rank, loss in (linear.own or {}).items()
         )
         ranks: dict[str, int | None] = {linear.path: None for linear in problem.linears}
         total = problem.whole_bytes

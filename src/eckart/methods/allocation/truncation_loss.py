@@ -7,7 +7,8 @@ from typing import ClassVar, Literal
 
 from eckart.methods.allocation.base import Allocation, gain_per_byte_of_shares
 from eckart.methods.allocation.fit_to_budget import GainPerByte
-from eckart.methods.allocation.rank_budget import LayerStatistics, Needs, RankBudget, Ranks
+from eckart.methods.allocation.rank_budget import RankBudget, Ranks
+from eckart.methods.sensitivity.layer_statistics import LayerStatistics, Needs
 
 
 class TruncationLoss(Allocation):

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import heapq
 import itertools
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from eckart.methods.allocation.base import Allocation
-from eckart.methods.allocation.rank_budget import LayerStatistics, Needs, RankBudget, Ranks
+from eckart.blocks.blockwise_model import BlockwiseModel
+from eckart.methods.allocation.base import Allocation, OwnMeasurement, Wanted
+from eckart.methods.allocation.iterative_truncation import truncate_in_stages
+from eckart.methods.allocation.rank_budget import RankBudget, Ranks
+from eckart.methods.sensitivity.layer_statistics import LayerStatistics, Needs
+from eckart.methods.sensitivity.measurements import Measurements
+from eckart.methods.sensitivity.request import Request
 
 
 class ZeroSum(Allocation):
@@ -32,6 +39,43 @@ class ZeroSum(Allocation):
 
     gradient_samples: int = Field(1, ge=1)
     stages: int = Field(1, ge=1)
+
+    @property
+    def own_measurement(self) -> OwnMeasurement:
+        """Nothing in one stage; in several all but the first."""
+        return OwnMeasurement.FOR_EACH_SIZE if self.stages > 1 else OwnMeasurement.NONE
+
+    @property
+    def label(self) -> str:
+        """See :attr:`Allocation.label`."""
+        return repr(self.name) + (" in stages" if self.stages > 1 else "")
+
+    @property
+    def truncates(self) -> bool:
+        """Whether gradients are taken at truncated weights."""
+        return self.stages > 1
+
+    @property
+    def changes_weights(self) -> bool:
+        """Whether weights are moved between two stages."""
+        return self.stages > 1
+
+    @property
+    def walks(self) -> int:
+        """One a stage."""
+        return self.stages
+
+    def ask(self, request: Request) -> Request:
+        """Ask for gradients of so many samples, and for the bases of what a stage truncates."""
+        return replace(super().ask(request), gradient_samples=self.gradient_samples, keep_bases=self.stages > 1)
+
+    def measure(self, model: BlockwiseModel, measured: Measurements, wanted: Wanted) -> Measurements:
+        """Measure all stages behind the first."""
+        return measured if self.stages == 1 else truncate_in_stages(model, self, measured, wanted)
+
+    def own_bytes(self, shapes: Sequence[tuple[int, int]]) -> int:
+        """Return what truncated and corrected weights take, in float32."""
+        return 4 * 3 * sum(rows * columns for rows, columns in shapes) if self.stages > 1 else 0
 
     def choose(self, problem: RankBudget) -> Ranks:
         """Remove steps until the budget is met."""

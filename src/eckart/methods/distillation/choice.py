@@ -16,9 +16,10 @@ class NoDistillation(Choice):
     name: Literal["none"] = "none"
     needs_data: ClassVar[bool] = False
 
-    def batch_sizes(self, samples: int, batch: int) -> set[int]:
-        """See :meth:`TrainingConfig.batch_sizes`."""
-        return set()
+    @property
+    def training(self) -> TrainingConfig | None:
+        """How the model is trained; None if it is not."""
+        return None
 
 
 class LogitDistillation(TrainingConfig):
@@ -42,3 +43,8 @@ class LogitDistillation(TrainingConfig):
     weight_decay: float = Field(0.0, ge=0)
     final_learning_rate: float = Field(0.05, ge=0, le=1)
     patience: int = Field(3, ge=1)
+
+    @property
+    def training(self) -> TrainingConfig:
+        """See :attr:`NoDistillation.training`."""
+        return self

@@ -1,4 +1,4 @@
-"""What every objective answers: which stream it looks at, and its moments ``S`` and ``P`` for a linear."""
+"""What every objective answers: whose inputs it looks at, and its moments ``S`` and ``P`` for a linear."""
 
 from __future__ import annotations
 
@@ -42,13 +42,14 @@ class TargetMoments:
 class Objective(Choice):
     """A choice of inputs Z and target outputs T in ``min || T - W' Z ||^2``."""
 
-    streams: ClassVar[InputSource]
+    input_source: ClassVar[InputSource]
     observes_outputs: ClassVar[bool] = False
+    takes_token_weights: ClassVar[bool] = False  # whether its equation can be solved with tokens weighed by gradients
 
     @property
     def needs_data(self) -> bool:
         """Whether calibration tokens are looked at."""
-        return self.streams is not InputSource.NONE
+        return self.input_source is not InputSource.NONE
 
     @property
     def output_metric(self) -> Fisher | None:
@@ -70,7 +71,7 @@ class Objective(Choice):
         """Return the root of ``S``, shared by the linears of a group.
 
         Args:
-            moments: of the group's inputs; None if the objective observes no stream.
+            moments: of the group's inputs; None if the objective looks at no inputs.
             in_features: n.
             device: where the result is needed.
         """
@@ -121,7 +122,7 @@ class Objective(Choice):
 
         Args:
             weight: ``W``, (m, n) float64.
-            moments: of the group's inputs; None if the objective observes no stream.
+            moments: of the group's inputs; None if the objective looks at no inputs.
             whitening: what :meth:`whitening` returned for them.
             rank: the rank that the linear will get.
             metric: the root of the output metric; None for the identity.

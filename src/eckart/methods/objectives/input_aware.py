@@ -11,4 +11,5 @@ class InputAware(DataAwareObjective):
     """Z is X, the input in the original model, and T is W X. One pass over the original block serves all groups."""
 
     name: Literal["input-aware"] = "input-aware"
-    streams: ClassVar[InputSource] = InputSource.ORIGINAL
+    input_source: ClassVar[InputSource] = InputSource.ORIGINAL
+    takes_token_weights: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""What the objectives that observe both streams have in common."""
+"""What the objectives that observe both models' inputs have in common."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class PairedObjective(DataAwareObjective):
         residual_anchoring: a, from 0 to 1.
     """
 
-    streams: ClassVar[InputSource] = InputSource.BOTH
+    input_source: ClassVar[InputSource] = InputSource.BOTH
 
     residual_anchoring: float = Field(0.0, ge=0.0, le=1.0)
 

@@ -23,7 +23,7 @@ class PrincipalOutputs(DataAwareObjective):
     """
 
     name: Literal["principal-outputs"] = "principal-outputs"
-    streams: ClassVar[InputSource] = InputSource.ORIGINAL
+    input_source: ClassVar[InputSource] = InputSource.ORIGINAL
     observes_outputs: ClassVar[bool] = True
 
     def solution(

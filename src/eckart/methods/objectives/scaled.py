@@ -23,7 +23,7 @@ class ActivationScaled(DataAwareObjective):
     """
 
     name: Literal["activation-scaled"] = "activation-scaled"
-    streams: ClassVar[InputSource] = InputSource.ORIGINAL
+    input_source: ClassVar[InputSource] = InputSource.ORIGINAL
 
     alpha: float = Field(0.5, ge=0.0)
 

@@ -11,4 +11,4 @@ class ShiftAware(DataAwareObjective):
     """Z is X', the input in the partly compressed model, and T is W X': the original weight on the shifted input."""
 
     name: Literal["shift-aware"] = "shift-aware"
-    streams: ClassVar[InputSource] = InputSource.COMPRESSED
+    input_source: ClassVar[InputSource] = InputSource.COMPRESSED

@@ -1,4 +1,4 @@
-"""The weight itself: ``min || W - W' ||^2`` (Eckart and Young, 1936). No data, no streams."""
+"""The weight itself: ``min || W - W' ||^2`` (Eckart and Young, 1936). No data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Weight(Objective):
     """Z is the identity and T is W: plain truncated SVD."""
 
     name: Literal["weight"] = "weight"
-    streams: ClassVar[InputSource] = InputSource.NONE
+    input_source: ClassVar[InputSource] = InputSource.NONE
 
     def whitening(self, moments: Moments | None, in_features: int, device: torch.device) -> Whitening:
         """Return the root of the identity."""

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
+import torch
+from torch import Tensor
+
+from eckart.blocks.passes import BlockPass
 from eckart.methods.choice import Choice
 from eckart.methods.metric import Fisher
+from eckart.methods.refinement.block_training import Sequences
+from eckart.methods.refinement.record import RefinementRecord
+from eckart.methods.training import TrainingConfig, TrainingRun
 
 
 class Refinement(Choice):
@@ -18,14 +27,31 @@ class Refinement(Choice):
         """The metric in which errors of a block's output are measured; None if all weigh the same."""
         return None
 
-    def batch_sizes(self, samples: int, batch: int) -> set[int]:
-        """Return in how large batches of calibration sequences a block will be run.
+    @property
+    def training(self) -> TrainingConfig | None:
+        """How blocks are trained; None if they are not."""
+        return None
+
+    @abstractmethod
+    def refine(
+        self,
+        run: BlockPass,
+        path: str,
+        sequences: Sequences,
+        stored: Mapping[str, torch.dtype],
+        training: TrainingRun,
+        metric: Tensor | None = None,
+    ) -> RefinementRecord:
+        """Train a block in place; its parameters end as numbers of their stored dtypes. Only if there is a training.
 
         Args:
-            samples: calibration sequences in all.
-            batch: how many of them go through a block at once.
+            run: the block, compressed and onloaded, and how the model calls it.
+            path: its name, for the record.
+            sequences: inputs and desired outputs.
+            stored: dtype by parameter name, that each is saved in.
+            training: seed, dtype and what hears of it.
+            metric: second moment of the gradients behind the block, (d, d), if it is to be minimised in a metric.
         """
-        return set()
 
 
 class NoRefinement(Refinement):
@@ -33,3 +59,15 @@ class NoRefinement(Refinement):
 
     name: Literal["none"] = "none"
     needs_data: ClassVar[bool] = False
+
+    def refine(
+        self,
+        run: BlockPass,
+        path: str,
+        sequences: Sequences,
+        stored: Mapping[str, torch.dtype],
+        training: TrainingRun,
+        metric: Tensor | None = None,
+    ) -> RefinementRecord:
+        """Is never asked to."""
+        raise NotImplementedError("There is no training.")

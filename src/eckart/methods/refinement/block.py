@@ -1,6 +1,6 @@
 """Block refinement: train a compressed block to give what the original one gives (AA-SVD, arXiv 2604.02119, sec. 3.3).
 
-With the block's input x' from the compressed stream and its target y = B(x) from the original stream, every parameter
+With the block's input x' in the compressed model and its target y = B(x) in the original one, every parameter
 of the compressed block B' (factors, norms, biases) is trained to
 
     minimise   mean over all elements of (B'(x') - y)^2.
@@ -18,22 +18,22 @@ state in either case.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import BeforeValidator, Discriminator, Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from eckart.blocks.passes import ArgumentsByShape
+from eckart.blocks.passes import BlockPass
 from eckart.methods.choice import expand_name
 from eckart.methods.metric import AnyMetric, Fisher, NoMetric
 from eckart.methods.refinement.activations import checkpointed
 from eckart.methods.refinement.base import Refinement
 from eckart.methods.refinement.block_training import BlockTraining, Sequences
 from eckart.methods.refinement.record import RefinementRecord
-from eckart.methods.training import EpochRecord, TrainingConfig, train
+from eckart.methods.training import TrainingConfig, TrainingRun, train
 
 
 class BlockRefinement(TrainingConfig, Refinement):
@@ -58,36 +58,24 @@ class BlockRefinement(TrainingConfig, Refinement):
         """The metric, if it is not that of equal weights."""
         return self.metric if isinstance(self.metric, Fisher) else None
 
+    @property
+    def training(self) -> TrainingConfig:
+        """See :attr:`Refinement.training`."""
+        return self
+
     def refine(
         self,
-        block: nn.Module,
+        run: BlockPass,
         path: str,
-        arguments: ArgumentsByShape,
         sequences: Sequences,
         stored: Mapping[str, torch.dtype],
-        compute: torch.dtype,
-        seed: int,
+        training: TrainingRun,
         metric: Tensor | None = None,
-        checkpoint_activations: bool = False,
-        on_epoch: Callable[[int, EpochRecord], None] = lambda number, record: None,
     ) -> RefinementRecord:
-        """Train ``block`` in place; its parameters end as numbers of their stored dtypes.
-
-        Args:
-            block: compressed, on its device.
-            path: its name, for the record.
-            arguments: how the model calls it, by (batch, length).
-            sequences: inputs and targets.
-            stored: dtype by parameter name, that each is saved in.
-            compute: dtype of matrix products; weights and sums are float32 throughout.
-            seed: of the order of the sequences.
-            metric: second moment of the gradients behind the block, (d, d), if it is to be minimised in a metric.
-            checkpoint_activations: compute what the children of the block hold twice, instead of holding it.
-            on_epoch: is called with the number of each finished epoch, from 1, and its losses.
-        """
+        """See :meth:`Refinement.refine`."""
         root = None if metric is None or self.output_metric is None else self.output_metric.root(metric.double()).root
-        training = BlockTraining(self, block, arguments, sequences, stored, compute, root)
-        with checkpointed(block) if checkpoint_activations else nullcontext():
-            record = train(self, training, len(sequences), seed, on_epoch)
-        training.finish()
+        trainee = BlockTraining(self, run, sequences, stored, training.compute, root)
+        with checkpointed(run.module) if training.recompute else nullcontext():
+            record = train(self, trainee, len(sequences), training)
+        trainee.finish()
         return RefinementRecord(block=path, **dict(record))

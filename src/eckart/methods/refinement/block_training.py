@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 
 from eckart.blocks.block_arguments import BlockArguments
-from eckart.blocks.passes import ArgumentsByShape, HiddenStates, gather
+from eckart.blocks.passes import BlockPass, HiddenStates, gather
 from eckart.device import autocast
 from eckart.methods.training.config import TrainingConfig
 
@@ -20,9 +20,9 @@ class Sequences:
     """Calibration sequences around a block, one at a time.
 
     Attributes:
-        inputs: the stream in front of the block, of the compressed model.
+        inputs: hidden states in front of the block, of the compressed model.
         original_inputs: the same, of the original model.
-        targets: the stream behind the block, of the original model.
+        targets: hidden states behind the block, of the original model.
         device: where batches are put together.
     """
 
@@ -48,9 +48,9 @@ class BlockTraining:
     """The state of one block's training: float32 weights and the optimiser.
 
     Args:
-        plan: of the training.
-        block: compressed, on its device; its parameters become float32 until :meth:`finish`.
-        arguments: how the model calls it, by (batch, length).
+        config: of the training.
+        run: the block, compressed and onloaded, and how the model calls it; its parameters become float32 until
+            :meth:`finish`.
         sequences: inputs and targets.
         stored: dtype by parameter name, that each is saved in.
         compute: dtype of matrix products.
@@ -59,26 +59,25 @@ class BlockTraining:
 
     def __init__(
         self,
-        plan: TrainingConfig,
-        block: nn.Module,
-        arguments: ArgumentsByShape,
+        config: TrainingConfig,
+        run: BlockPass,
         sequences: Sequences,
         stored: Mapping[str, torch.dtype],
         compute: torch.dtype,
         root: Tensor | None = None,
     ) -> None:
-        self.plan, self.block, self.arguments, self.sequences = plan, block, arguments, sequences
+        self.config, self.block, self.arguments, self.sequences = config, run.module, run.arguments, sequences
         self.stored, self.compute = stored, compute
         # Of the size of the identity, so that gradients have the size that their bound is made for.
         self.root = (
             None if root is None else (root / root.square().sum(dim=1).mean().sqrt()).to(sequences.device).float()
         )
-        self.lent = {name: (p.dtype, p.requires_grad) for name, p in block.named_parameters()}
-        for parameter in block.parameters():
+        self.before = {name: (p.dtype, p.requires_grad) for name, p in self.block.named_parameters()}
+        for parameter in self.block.parameters():
             parameter.data = parameter.data.float()
             parameter.requires_grad_(True)
-        self.parameters = list(block.parameters())
-        self.optimiser = plan.optimiser(self.parameters)
+        self.parameters = list(self.block.parameters())
+        self.optimiser = config.optimiser(self.parameters)
         self.best: dict[str, Tensor] = {}
         self.changes: dict[int, float] = {}
 
@@ -89,7 +88,7 @@ class BlockTraining:
             squares = self._squared_error(part, self.block)
             (squares / self._elements(batch)).backward()  # type: ignore[no-untyped-call]
             error += float(squares.detach())
-        self.plan.step(self.optimiser, learning_rate)
+        self.config.step(self.optimiser, learning_rate)
         return error
 
     def loss(self, sequences: Tensor) -> float:
@@ -123,7 +122,7 @@ class BlockTraining:
     def finish(self) -> None:
         """Leave the block with the weights that were remembered last, otherwise as it came."""
         for name, parameter in self.block.named_parameters():
-            dtype, requires_grad = self.lent[name]
+            dtype, requires_grad = self.before[name]
             parameter.grad = None
             parameter.data = self.best[name].to(dtype)
             parameter.requires_grad_(requires_grad)

@@ -25,6 +25,7 @@ class Pivoted(Structure):
     name: Literal["pivoted"] = "pivoted"
     layer: ClassVar[type[FactoredLinear]] = PivotedLinear
     amplifies: ClassVar[bool] = True
+    reorders_units: ClassVar[bool] = True
 
     def index_bytes(self, out_features: int) -> int:
         """Return the bytes of the index of the rows."""

@@ -6,3 +6,4 @@ from eckart.methods.training.config import TrainingConfig as TrainingConfig
 from eckart.methods.training.loop import Trainee as Trainee
 from eckart.methods.training.loop import train as train
 from eckart.methods.training.record import EpochRecord as EpochRecord
+from eckart.methods.training.run import TrainingRun as TrainingRun

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from eckart.methods.training.config import TrainingConfig
 from eckart.methods.training.record import EpochRecord, TrainingRecord
+from eckart.methods.training.run import TrainingRun
 
 
 class Trainee(Protocol):
@@ -38,23 +38,21 @@ class Trainee(Protocol):
 
 
 def train(
-    plan: TrainingConfig,
+    config: TrainingConfig,
     trainee: Trainee,
     samples: int,
-    seed: int,
-    on_epoch: Callable[[int, EpochRecord], None] = lambda number, record: None,
+    run: TrainingRun,
 ) -> TrainingRecord:
     """Train, so that what the trainee remembers last is the best state.
 
     Args:
-        plan: how.
+        config: how.
         trainee: what.
         samples: sequences that there are; the last ones are held out.
-        seed: of their order.
-        on_epoch: is called with the number of each finished epoch, from 1, and its losses.
+        run: the seed of their order, and what hears of each epoch.
     """
-    generator = torch.Generator().manual_seed(seed)
-    trained_on, _ = plan.split(samples)
+    generator = torch.Generator().manual_seed(run.seed)
+    trained_on, _ = config.split(samples)
     held_out = torch.arange(trained_on, samples)
 
     def look() -> float | None:
@@ -63,22 +61,22 @@ def train(
     trainee.snapshot()
     kept, epochs, step = 0, list[EpochRecord](), 0
     before = lowest = look()
-    for number in range(1, plan.epochs_on(samples) + 1):
+    for number in range(1, config.epochs_on(samples) + 1):
         if before == 0:
             break  # nothing was lost, so nothing can be won
-        order = torch.randperm(trained_on, generator=generator) if plan.shuffle else torch.arange(trained_on)
+        order = torch.randperm(trained_on, generator=generator) if config.shuffle else torch.arange(trained_on)
         error = 0.0
-        for batch in torch.split(order, plan.batch):
-            error += trainee.step(batch, plan.rate(step, samples))
+        for batch in torch.split(order, config.batch):
+            error += trainee.step(batch, config.rate(step, samples))
             step += 1
         now = look()
         if not (math.isfinite(error) and math.isfinite(now or 0) and trainee.is_finite()):
             break  # it diverged; what was best so far is kept
         epochs.append(EpochRecord(training=error / trainee.unit(order), held_out=now))
-        on_epoch(number, epochs[-1])
+        run.on_epoch(number, epochs[-1])
         if now is None or lowest is None or now < lowest:
             trainee.snapshot()
             lowest, kept = now, number
-        elif number - kept >= plan.patience:
+        elif number - kept >= config.patience:
             break
     return TrainingRecord(before=before, after=lowest, kept_epoch=kept, epochs=epochs)

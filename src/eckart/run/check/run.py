@@ -16,59 +16,47 @@ from eckart.blocks.block_arguments import (
     named_arguments,
     run_head,
 )
-from eckart.blocks.discovery import Block, find_block_list, vocabulary_of
-from eckart.blocks.onload import WeightSource
+from eckart.blocks.blockwise_model import BlockwiseModel
+from eckart.blocks.discovery import Block, vocabulary_of
 from eckart.compression.model_check import LEAST_SHARE, ModelCheck
 from eckart.compression.plan import Plan
-from eckart.data.calibration import Calibration
 from eckart.data.context import context_of
 from eckart.errors import UnsupportedModelError
 from eckart.methods.allocation import Needs
+from eckart.methods.allocation.base import OwnMeasurement
 from eckart.methods.recipe import Recipe
 from eckart.run.check.merged import check_layers_stay_apart
 from eckart.run.check.reach import reach_of
 
 
-def check_model(
-    model: PreTrainedModel,
-    recipe: Recipe,
-    plan: Plan,
-    calibration: Calibration | None,
-    *,
-    weights: WeightSource,
-    device: torch.device,
-    allow_partial: bool = False,
-) -> ModelCheck:
+def check_model(blockwise: BlockwiseModel, plan: Plan, *, allow_partial: bool = False) -> ModelCheck:
     """Return what is known of a model, or raise for what would end in an error or a wrong result later.
 
     That weights are finite was seen where the blocks were found (:func:`eckart.blocks.discovery.find_blocks`), and that
     the model can take the tokens where those were drawn (:func:`eckart.data.calibration.calibrate`).
 
     Args:
-        model: in evaluation mode.
-        recipe: what is to be done to it.
-        plan: its blocks.
-        calibration: None if the recipe looks at no data.
-        weights: where the model's tensors are.
-        device: where blocks will be run.
+        blockwise: the model, with the tokens that it will be run on, if it will be.
+        plan: what is to be done to it; its ranks do not matter.
         allow_partial: whether less than half of the blocks' bytes may be reached.
 
     Raises:
         UnsupportedModelError: too little is reached, layers are merged when the model is saved, blocks are handed
             what depends on the text, or the recipe looks at predictions of the next token and there are none.
     """
+    model, modules, device = blockwise.model, blockwise.modules, blockwise.device
     check = check_reach(model, plan.blocks, allow_partial=allow_partial)
     check_layers_stay_apart(model, plan.blocks)
+    calibration = blockwise.calibration
     if calibration is None:
         return check
-    predicts = looks_at_predictions(recipe, plan.keep)
-    _, modules = find_block_list(model)
+    predicts = looks_at_predictions(plan)
     length = calibration.tokens.shape[1]
     skip = (*modules[1:], None if predicts else model.get_output_embeddings())
-    with weights.onload(model, device, skip), failures_named(model, length):
+    with blockwise.weights.onload(model, device, skip), failures_named(model, length):
         hidden, arguments = check_calls_are_independent_of_tokens(model, modules, length, check.vocabulary, device)
         if predicts:
-            _check_predictions(model, modules, arguments, calibration.tokens.to(device), hidden, recipe)
+            _check_predictions(model, modules, arguments, calibration.tokens.to(device), hidden, plan.recipe)
     names = sorted(named_arguments(modules[0], arguments[0]))
     return check.model_copy(
         update={
@@ -100,11 +88,12 @@ def check_reach(model: PreTrainedModel, blocks: Sequence[Block], *, allow_partia
     return check
 
 
-def looks_at_predictions(recipe: Recipe, keep: float) -> bool:
+def looks_at_predictions(plan: Plan) -> bool:
     """Return whether a recipe runs the model's head: for gradients, trials or logits."""
-    measured = Needs.FIRST_ORDER | Needs.CURVATURE | Needs.TRIALS | Needs.TRUNCATION_POINT
-    for_ranks = bool(recipe.allocation.needs & measured) or recipe.has_metric
-    return (for_ranks and keep < 1) or recipe.distillation.needs_data
+    recipe, allocation = plan.recipe, plan.recipe.allocation
+    by_gradients = bool(allocation.needs & (Needs.FIRST_ORDER | Needs.CURVATURE)) or recipe.has_metric
+    for_ranks = by_gradients or allocation.own_measurement is not OwnMeasurement.NONE
+    return (for_ranks and plan.keep < 1) or recipe.distillation.needs_data
 
 
 def _check_predictions(

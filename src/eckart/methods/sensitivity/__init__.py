@@ -1,0 +1,1 @@
+"""What allocators and output metrics know of the original model, measured block by block before anything is changed."""

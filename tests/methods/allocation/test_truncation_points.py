@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.methods.sensitivity.helpers import original_of
+
+from eckart.maths.soft_truncation import soft_truncate
+from eckart.methods.allocation import Learned
+from eckart.methods.allocation.truncation_points import _Training, train_truncation_points
+from eckart.methods.layout import Layout
+
+
+def test_gradients_of_positions_are_those_of_plain_autograd(llama, tokens):
+    original = original_of(llama, tokens[:3])
+    training = _Training(original, Learned(penalty=0.0, sharpness=1.0), 0.5, Layout())
+    training.accumulate(original.tokens, original.enter()[0])
+    streamed = {path: float(position.grad) for path, position in training.positions.items()}
+
+    positions = {path: position.detach().clone().requires_grad_(True) for path, position in training.positions.items()}
+    handles = [
+        llama.get_submodule(path).register_forward_hook(
+            lambda _, __, output, path=path: soft_truncate(output, positions[path], 1.0)
+        )
+        for path in positions
+    ]
+    logits = llama(input_ids=tokens[:3], use_cache=False).logits[:, :-1].flatten(0, 1)
+    torch.nn.functional.cross_entropy(logits, tokens[:3, 1:].flatten()).exp().backward()
+    for handle in handles:
+        handle.remove()
+    for path, gradient in streamed.items():
+        assert gradient == pytest.approx(float(positions[path].grad), rel=2e-2, abs=1e-3)
+
+
+def test_the_penalty_pulls_the_bytes_to_the_budget(llama, tokens):
+    """Positions that only pay for bytes, started at the budget, stay near it."""
+    allocation = Learned(epochs=2, learning_rate=0.05, final_learning_rate=0.01, penalty=1e4)
+    found = train_truncation_points(original_of(llama, tokens[:4]), allocation, 0.5, Layout(), lambda *_: None)
+    shapes = {path: llama.get_submodule(path).weight.shape for path in found}
+    spent = sum(share * min(shapes[path]) * sum(shapes[path]) for path, share in found.items())
+    assert spent / sum(m * n for m, n in shapes.values()) == pytest.approx(0.5, abs=0.05)
+    assert all(0 <= share <= 1 for share in found.values())
+    assert len(set(found.values())) > 5
