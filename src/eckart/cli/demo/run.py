@@ -27,7 +27,7 @@ from eckart.run.compress import compress
 
 DENSE = "dense"
 HELD_OUT = f"{PYTHON_DOCS}:held-out"
-SAMPLES, LENGTH = 16, 512  # so few that all is done in minutes
+SAMPLES, LENGTH = 8, 512  # so few that all is done in minutes
 WINDOWS = 8
 PROMPT = "In Python, a dictionary is"
 
