@@ -16,6 +16,7 @@ from typing import Annotated
 
 import typer
 from harness import Rows, Texts, table
+from measurement_cache import remembering
 from transformers import PreTrainedModel
 
 import eckart
@@ -25,6 +26,7 @@ from eckart.errors import EckartError
 from eckart.evaluate.harness import load_tasks
 from eckart.evaluate.tasks import zero_shot
 from eckart.methods.recipe import Recipe
+from eckart.methods.sensitivity.measure import measure_all
 from eckart.sweep.build import build
 from eckart.sweep.case import recipe_of
 from eckart.sweep.statistics import collect
@@ -133,7 +135,7 @@ def main(
     sizes: dict[Recipe, list[float]] = {}
     for (_, share), chosen in wanted.items():
         sizes.setdefault(chosen, []).append(share)
-    statistics = collect(dense, sizes, tokens, place, cache=cache)
+    statistics = collect(dense, sizes, tokens, place, measure=measure_all if cache is None else remembering(cache))
     for (label, share), chosen in wanted.items():
         start = perf_counter()
         try:

@@ -25,7 +25,7 @@ from eckart.blocks.onload import ResidentWeights
 from eckart.blocks.tensor_cache import ScratchSpace
 from eckart.compression.plan import make_plan
 from eckart.data.calibration import calibrate
-from eckart.layers import FactoredLinear, Fit, LowRankLinear, PivotedLinear, weight_matrix
+from eckart.layers import weight_matrix
 from eckart.maths.lowrank import Solution, truncate, whiten
 from eckart.maths.pivoting import choose_pivots
 from eckart.methods.allocation import Needs
@@ -35,10 +35,11 @@ from eckart.methods.recipes.loader import load_recipe
 from eckart.methods.sensitivity.measure import measure
 from eckart.methods.sensitivity.measurements import Measurements
 from eckart.methods.sensitivity.request import Request
-from eckart.methods.structure import Pivoted
+from eckart.methods.structure import Pivoted, Structure, TwoFactor
+from eckart.methods.structure.fitting import Fit
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16)
-LAYERS: tuple[type[FactoredLinear], ...] = (LowRankLinear, PivotedLinear)
+LAYOUTS: tuple[Structure, ...] = (TwoFactor(), Pivoted())
 
 
 def main(
@@ -59,7 +60,7 @@ def main(
     original = BlockwiseModel(dense, plan.blocks, ResidentWeights(), torch.device("cpu"), ScratchSpace(), tokens)
     request = Request(InputAware(), Needs.SPECTRUM, keep_bases=True)
     measurements = measure(original, request, lambda done, total: None)
-    errors: dict[tuple[float, torch.dtype, type], list[float]] = defaultdict(list)
+    errors: dict[tuple[float, torch.dtype, Structure], list[float]] = defaultdict(list)
     sizes: dict[float, list[tuple[float, float]]] = defaultdict(list)
     for path, inputs in inputs_of(dense, [linear.path for linear in measurements.linears], tokens.tokens):
         for share in keep:
@@ -68,7 +69,7 @@ def main(
     print("|---|---|---|---|---|---|---|")
     for share in keep:
         for dtype in DTYPES:
-            both = [errors[share, dtype, layer] for layer in LAYERS]
+            both = [errors[share, dtype, structure] for structure in LAYOUTS]
             nearer = sum(b < a for a, b in zip(*both, strict=True)) / len(both[0])
             cells = " | ".join(f"{median(found):.1e} | {max(found):.1e}" for found in both)
             print(f"| {share:g} | {str(dtype).removeprefix('torch.')} | {cells} | {nearer:.0%} |")
@@ -85,7 +86,7 @@ def compare(
     path: str,
     share: float,
     inputs: Tensor,
-    errors: dict[tuple[float, torch.dtype, type], list[float]],
+    errors: dict[tuple[float, torch.dtype, Structure], list[float]],
     sizes: dict[float, list[tuple[float, float]]],
 ) -> None:
     """Add the errors of one linear (relative, of its outputs), and the size of its coefficients."""
@@ -102,11 +103,11 @@ def compare(
     exact = inputs @ first.T @ second.T
     for dtype in DTYPES:
         stand_in = nn.Linear(weight.shape[1], weight.shape[0], bias=False, dtype=dtype)
-        for layer_class in LAYERS:
-            layer = layer_class.from_factors(stand_in, second, first, fit=fit if layer_class is PivotedLinear else None)
+        for structure in LAYOUTS:
+            layer = structure.fitter.factored(stand_in, second, first, fit=fit)
             with torch.no_grad():
                 outputs = layer(inputs.to(dtype)).double()
-            errors[share, dtype, layer_class].append(float((outputs - exact).norm() / exact.norm()))
+            errors[share, dtype, structure].append(float((outputs - exact).norm() / exact.norm()))
     pivots, coefficients = choose_pivots(second, torch.linalg.vector_norm(known @ first.T @ second.T, dim=0))
     # Of the pivots' rows in an orthonormal basis: how much larger errors of the pivots can get in the other rows.
     rows = torch.linalg.qr(second)[0][pivots]

@@ -4,33 +4,40 @@
     report = eckart.compress(model, keep=0.6, calibration="text.txt", tokenizer=tokenizer)
     eckart.save(model, report, "smaller", tokenizer=tokenizer)
 
-Importing this package lets ``from_pretrained`` load what it wrote. It touches no accelerator.
+Importing this package lets ``from_pretrained`` load what it wrote. It touches no accelerator, and imports no more than
+loading needs: the names below are imported when they are asked for.
 """
 
 from __future__ import annotations
 
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
-from eckart.checkpoint import load_model as load_model
-from eckart.checkpoint import load_tokenizer as load_tokenizer
-from eckart.checkpoint import register, save
-from eckart.compression.callback import Callback as Callback
-from eckart.compression.callback import Callback as Observer
-from eckart.compression.result import CompressionResult as CompressionResult
-from eckart.errors import EckartError as EckartError
-from eckart.evaluate import perplexity as perplexity
-from eckart.layers import LowRankLinear as LowRankLinear
-from eckart.layers import PivotedLinear as PivotedLinear
-from eckart.methods.recipe import Recipe as Recipe
-from eckart.methods.recipes.loader import load_recipe as load_recipe
-from eckart.methods.recipes.published import RECIPES as RECIPES
-from eckart.run.compress import compress as compress
-from eckart.run.compress_checkpoint import compress_checkpoint as compress_checkpoint
+from eckart.checkpoint.quantizer import register
+from eckart.lazy import importer
+
+if TYPE_CHECKING:
+    from eckart.checkpoint.load import load_model
+    from eckart.checkpoint.save import save
+    from eckart.checkpoint.tokenizer import load_tokenizer
+    from eckart.compression.callback import Callback
+    from eckart.compression.callback import Callback as Observer
+    from eckart.compression.result import CompressionResult
+    from eckart.compression.result import CompressionResult as Report
+    from eckart.errors import EckartError
+    from eckart.evaluate import perplexity
+    from eckart.layers import LowRankLinear, PivotedLinear
+    from eckart.methods.recipe import Recipe
+    from eckart.methods.recipes.loader import load_recipe
+    from eckart.methods.recipes.published import RECIPES
+    from eckart.run.compress import compress
+    from eckart.run.compress_checkpoint import compress_checkpoint
 
 __version__ = version("eckart")
 __all__ = [
     "RECIPES",
     "Callback",
+    "CompressionResult",
     "EckartError",
     "LowRankLinear",
     "Observer",
@@ -45,5 +52,33 @@ __all__ = [
     "perplexity",
     "save",
 ]
+
+__getattr__ = importer(
+    __name__,
+    {
+        "RECIPES": "eckart.methods.recipes.published:RECIPES",
+        "Callback": "eckart.compression.callback:Callback",
+        "CompressionResult": "eckart.compression.result:CompressionResult",
+        "EckartError": "eckart.errors:EckartError",
+        "LowRankLinear": "eckart.layers:LowRankLinear",
+        "PivotedLinear": "eckart.layers:PivotedLinear",
+        "Recipe": "eckart.methods.recipe:Recipe",
+        "compress": "eckart.run.compress:compress",
+        "compress_checkpoint": "eckart.run.compress_checkpoint:compress_checkpoint",
+        "load_model": "eckart.checkpoint.load:load_model",
+        "load_recipe": "eckart.methods.recipes.loader:load_recipe",
+        "load_tokenizer": "eckart.checkpoint.tokenizer:load_tokenizer",
+        "perplexity": "eckart.evaluate:perplexity",
+        "save": "eckart.checkpoint.save:save",
+        # Older names.
+        "Observer": "eckart.compression.callback:Callback",
+        "Report": "eckart.compression.result:CompressionResult",
+    },
+)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
 
 register()

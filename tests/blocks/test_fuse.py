@@ -87,4 +87,4 @@ def test_a_shared_basis_is_the_truncated_stack(llama: PreTrainedModel, tokens: t
     assert (record.path, record.out_features) == ("model.layers.0.self_attn.q_proj.joint", 64)
     left = torch.linalg.svd(outputs)[0][:, : record.rank]
     expected = left @ (left.T @ stacked)
-    torch.testing.assert_close(attention.q_proj.joint.product(), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(attention.q_proj.joint.dense_weight(), expected, rtol=1e-4, atol=1e-5)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from tests.blocks.test_residual import Example
 from tests.conftest import CONFIGS, make_model
+from tests.layers.helpers import from_factors
 from torch import Tensor, nn
 from torch.nn.functional import relu, scaled_dot_product_attention, silu
 from transformers import AutoModelForCausalLM, PhiConfig, PreTrainedModel
@@ -194,7 +195,7 @@ def test_units_are_told_by_numbers(block: Example, expected: bool) -> None:
 
 def pivoted(linear: nn.Linear, rank: int = 5) -> PivotedLinear:
     out_features, in_features = linear.weight.shape
-    return PivotedLinear.from_factors(linear, torch.randn(out_features, rank), torch.randn(rank, in_features))
+    return from_factors(PivotedLinear, linear, torch.randn(out_features, rank), torch.randn(rank, in_features))
 
 
 def quantized(linear: nn.Linear, scheme: QuantScheme) -> QuantizedLinear:
@@ -205,7 +206,7 @@ def quantized(linear: nn.Linear, scheme: QuantScheme) -> QuantizedLinear:
 
 def two_factor(linear: nn.Linear) -> LowRankLinear:
     out_features, in_features = linear.weight.shape
-    return LowRankLinear.from_factors(linear, torch.randn(out_features, 4), torch.randn(4, in_features))
+    return from_factors(LowRankLinear, linear, torch.randn(out_features, 4), torch.randn(4, in_features))
 
 
 @pytest.mark.parametrize("other", ["dense", "two-factor", "8-bit", "4-bit", "pivoted"])

@@ -250,4 +250,4 @@ def test_zero_weights_and_equal_rows_are_stored(tmp_path: Path, tokens: torch.Te
             model, "svd-llm", keep_of(structure, precision), tokens, overrides=overrides(structure, precision)
         )
         assert torch.isfinite(logits(model, tokens)).all()
-        assert not model.model.layers[0].mlp.up_proj.product().any()
+        assert not model.model.layers[0].mlp.up_proj.dense_weight().any()

@@ -9,6 +9,7 @@ from types import MappingProxyType
 import pytest
 import torch
 from tests.conftest import CONFIGS, make_model
+from tests.layers.helpers import from_factors
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -83,7 +84,7 @@ def literal(
                 u, s, vt = torch.linalg.svd(goal @ basis[kept].T, full_matrices=False)
                 first = vt[:rank] @ (directions[:, kept] / sizes[kept]).T / scale.T
                 second = u[:, :rank] * s[:rank]
-                layer = LowRankLinear.from_factors(linear, second, first)
+                layer = from_factors(LowRankLinear, linear, second, first)
                 if affine:
                     layer = LowRankLinear.empty_like(linear, rank, affine=True)
                     before = 0 if linear.bias is None else linear.bias
@@ -108,10 +109,10 @@ def assert_equals_literal(
             # Shifted inputs can be nearly singular (attention mixes few values), and then only the outputs agree.
             z = inputs_of(expected, ref.path, tokens)
             outputs = [
-                layer.product() @ z + (0 if layer.dense_bias() is None else layer.dense_bias().detach()[:, None])
+                layer.dense_weight() @ z + (0 if layer.dense_bias() is None else layer.dense_bias().detach()[:, None])
                 for layer in (ours, theirs)
             ]
-            assert (outputs[0] - outputs[1]).norm() < tolerance * (theirs.product() @ z).norm(), ref.path
+            assert (outputs[0] - outputs[1]).norm() < tolerance * (theirs.dense_weight() @ z).norm(), ref.path
     with torch.no_grad():
         ours, theirs = model(tokens).logits, expected(tokens).logits
     assert (ours - theirs).norm() < tolerance * theirs.norm()
@@ -181,7 +182,7 @@ def test_reported_errors_are_those_of_the_outputs(
     for layer in report.layers:
         weight = weight_matrix(original.get_submodule(layer.path)).detach().double()
         layer_now = llama.get_submodule(layer.path)
-        product = layer_now.product() if is_replaced(layer_now) else weight
+        product = layer_now.dense_weight() if is_replaced(layer_now) else weight
         if streams == "NONE":
             expected = (weight - product).norm() / weight.norm()
         else:

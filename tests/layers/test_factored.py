@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.layers.helpers import from_factors
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from eckart.layers import FactoredLinear, Fit, LowRankLinear, PivotedLinear, bias_vector, weight_matrix
+from eckart.layers import FactoredLinear, LowRankLinear, PivotedLinear, bias_vector, weight_matrix
 from eckart.maths.lowrank import Whitening
 from eckart.maths.quantization import QuantScheme
+from eckart.methods.structure.fitting import Fit
 
 LAYERS = [LowRankLinear, PivotedLinear]
 OUT, IN, RANK = 9, 7, 5
@@ -35,7 +37,7 @@ def factors(module: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("kind", ["bias", "no-bias", "conv1d"])
 def test_a_layer_of_that_rank_is_the_same_and_goes_back_to_it(layer_class: type[FactoredLinear], kind: str) -> None:
     module = linear(kind)
-    layer = layer_class.from_factors(module, *factors(module))
+    layer = from_factors(layer_class, module, *factors(module))
     x = torch.randn(2, 3, IN)
     with torch.no_grad():
         torch.testing.assert_close(layer(x), module(x), rtol=1e-4, atol=1e-4)
@@ -43,7 +45,7 @@ def test_a_layer_of_that_rank_is_the_same_and_goes_back_to_it(layer_class: type[
         assert type(dense) is type(module)
         torch.testing.assert_close(dense(x), module(x), rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(layer.weight, weight_matrix(module), rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(layer.product(), weight_matrix(module).double(), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(layer.dense_weight(), weight_matrix(module).double(), rtol=1e-4, atol=1e-4)
         # As of a linear layer: None or a tensor, whatever the children hold.
         assert (layer.bias is None) is (module.bias is None)
         if module.bias is not None:
@@ -54,8 +56,8 @@ def test_a_layer_of_that_rank_is_the_same_and_goes_back_to_it(layer_class: type[
 def test_a_layer_of_a_lower_rank_is_the_product_of_the_factors(layer_class: type[FactoredLinear]) -> None:
     module = linear("bias").double()
     second, first = (factor.double() for factor in factors(module))
-    layer = layer_class.from_factors(module, second[:, :3], first[:3])
-    torch.testing.assert_close(layer.product(), second[:, :3] @ first[:3])
+    layer = from_factors(layer_class, module, second[:, :3], first[:3])
+    torch.testing.assert_close(layer.dense_weight(), second[:, :3] @ first[:3])
     x = torch.randn(4, IN, dtype=torch.float64)
     torch.testing.assert_close(layer(x), x @ (second[:, :3] @ first[:3]).T + module.bias)
     torch.testing.assert_close(layer.to_dense().bias, module.bias)
@@ -81,7 +83,7 @@ def test_device_and_dtype_are_those_of_the_replaced_layer(layer_class: type[Fact
 @pytest.mark.parametrize("layer_class", LAYERS)
 def test_numbers_are_those_that_will_be_stored(layer_class: type[FactoredLinear]) -> None:
     module = linear("bias").bfloat16().float()
-    layer = layer_class.from_factors(module, *factors(module), stored=torch.bfloat16)
+    layer = from_factors(layer_class, module, *factors(module), stored=torch.bfloat16)
     for parameter in layer.parameters():
         assert parameter.dtype is torch.float32
         assert torch.equal(parameter, parameter.bfloat16().float())
@@ -90,7 +92,7 @@ def test_numbers_are_those_that_will_be_stored(layer_class: type[FactoredLinear]
 @pytest.mark.parametrize("layer_class", LAYERS)
 def test_both_children_are_trained(layer_class: type[FactoredLinear]) -> None:
     module = linear("bias").double()
-    layer = layer_class.from_factors(module, *factors(module))
+    layer = from_factors(layer_class, module, *factors(module))
     x = torch.randn(4, IN, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(layer, (x,))
     layer(x).square().sum().backward()
@@ -108,7 +110,7 @@ def test_a_constant_is_added_to_the_bias_for_the_weight_as_it_is_stored(
     second, first = factors(module)
     identity = Whitening.identity(IN)
     fit = Fit(second.double() @ first.double(), identity, constant=lambda product: goal - product @ mean)
-    layer = layer_class.from_factors(module, second, first, torch.bfloat16, scheme=scheme, fit=fit)
+    layer = from_factors(layer_class, module, second, first, torch.bfloat16, scheme=scheme, fit=fit)
     before = bias_vector(module)
     wanted = goal + (0 if before is None else before.detach().double())
     with torch.no_grad():

@@ -129,5 +129,5 @@ def test_layers_of_a_subclass_stay_apart() -> None:
     class Named(nn.Linear):
         pass
 
-    with pytest.raises(ValueError, match="cannot be joined"):
+    with pytest.raises(ValueError, match="cannot be fused"):
         fuse_modules(Projections([Named(5, size) for size in (6, 4, 2)]), ["q", "k", "v"])

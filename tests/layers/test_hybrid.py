@@ -7,9 +7,13 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from eckart.layers import Fit, HybridLinear, QuantizedLinear, bias_vector, fill_child, weight_matrix
+from eckart.layers import HybridLinear, QuantizedLinear, bias_vector, fill_child, weight_matrix
 from eckart.maths.lowrank import Whitening, whiten
 from eckart.maths.quantization import QuantScheme
+from eckart.methods.precision import Bits4, Bits8
+from eckart.methods.structure import Hybrid
+from eckart.methods.structure.fitting import Fit
+from eckart.methods.structure.fitting.base import set_bias
 
 BASES = [QuantScheme(4, 8), QuantScheme(4, 128), QuantScheme(8)]
 OUT, IN = 20, 28
@@ -42,11 +46,17 @@ def solved(
     rank: int,
     base: QuantScheme = BASES[0],
     scheme: QuantScheme | None = None,
-    **options: object,
+    *,
+    stored: torch.dtype | None = None,
+    alternations: int = 0,
+    base_feedback: bool = True,
+    feedback: bool = True,
 ) -> tuple[HybridLinear, float]:
     layer = HybridLinear.empty_like(module, rank, scheme, base=base)
-    loss = layer.solve_for(fit, **options)
-    layer.take_bias(module)
+    precision = {8: Bits8, 4: Bits4}[base.bits](group=base.group, feedback=base_feedback)
+    fitter = Hybrid(base=precision, alternations=alternations).fitter
+    loss = fitter.solve_for(layer, fit, stored, feedback=feedback)
+    set_bias(layer, module)
     return layer, loss
 
 
@@ -59,11 +69,11 @@ def test_outputs_are_those_of_the_dense_product(base: QuantScheme, kind: str) ->
     weight = layer.base.weight + layer.second.weight @ layer.first.weight
     expected = x @ weight.T + (0 if bias_vector(module) is None else bias_vector(module))
     torch.testing.assert_close(layer(x), expected)
-    torch.testing.assert_close(layer.product(), weight.detach())
+    torch.testing.assert_close(layer.dense_weight(), weight.detach())
     torch.testing.assert_close(layer.weight, weight)
     assert type(layer.to_dense()) is type(module)
     torch.testing.assert_close(layer.to_dense()(x), expected)
-    assert loss == pytest.approx(fit_of(module).loss(layer.product()))
+    assert loss == pytest.approx(fit_of(module).loss(layer.dense_weight()))
     assert layer.base.bias is None
     assert layer.first.bias is None
     assert (layer.second.bias is None) == (kind == "no-bias")
@@ -80,7 +90,7 @@ def test_without_alternation_it_is_the_published_formula() -> None:
     assert torch.equal(layer.base.codes, quantized.codes)
     values, vectors = torch.linalg.eigh(second_moment)
     projection = vectors @ values.sqrt().diag()
-    u, s, vt = torch.linalg.svd((weight - quantized.product()) @ projection, full_matrices=False)
+    u, s, vt = torch.linalg.svd((weight - quantized.dense_weight()) @ projection, full_matrices=False)
     expected = (u[:, :4] * s[:4]) @ (vt[:4] @ torch.linalg.inv(projection))
     torch.testing.assert_close(layer.second.weight @ layer.first.weight, expected)
 
@@ -98,7 +108,7 @@ def test_it_loses_no_more_than_the_base_alone_and_less_with_every_alternation(
     alone = QuantizedLinear.empty_like(module, base)
     fill_child(alone, fit.target, module.bias, None, fit.second_moment)
     losses = [solved(module, fit, 4, base, scheme, alternations=count)[1] for count in range(4)]
-    assert losses[0] < fit.loss(alone.product())
+    assert losses[0] < fit.loss(alone.dense_weight())
     assert losses == sorted(losses, reverse=True)
     if scheme is None and base.bits == 4 and not with_metric:
         assert losses[3] < losses[0]
@@ -119,7 +129,7 @@ def test_at_full_rank_nothing_is_lost(inputs: int) -> None:
     """In directions that no token reaches too."""
     module = make().double()
     layer, _ = solved(module, fit_of(module, inputs=inputs), min(OUT, IN))
-    torch.testing.assert_close(layer.product(), module.weight.detach())
+    torch.testing.assert_close(layer.dense_weight(), module.weight.detach())
 
 
 def test_numbers_are_those_that_will_be_stored() -> None:
@@ -128,7 +138,7 @@ def test_numbers_are_those_that_will_be_stored() -> None:
     for parameter in layer.parameters():
         assert parameter.dtype is torch.float32
         assert torch.equal(parameter, parameter.bfloat16().float())
-    assert loss == pytest.approx(fit_of(module).loss(layer.product()))
+    assert loss == pytest.approx(fit_of(module).loss(layer.dense_weight()))
 
 
 def test_zero_weights_and_equal_rows() -> None:
@@ -141,7 +151,7 @@ def test_zero_weights_and_equal_rows() -> None:
     with torch.no_grad():
         module.weight.copy_(torch.randn(1, IN).expand(OUT, -1))
     layer, _ = solved(module, fit_of(module), 1)
-    torch.testing.assert_close(layer.product().float(), module.weight.detach(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(layer.dense_weight().float(), module.weight.detach(), rtol=1e-4, atol=1e-4)
 
 
 def test_scales_and_factors_are_trained_and_it_exports() -> None:

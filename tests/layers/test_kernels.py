@@ -21,7 +21,7 @@ def make(scheme: QuantScheme, columns: int = 256, rows: int = 48) -> QuantizedLi
 
 
 def expected(layer: QuantizedLinear, inputs: torch.Tensor) -> torch.Tensor:
-    return inputs.double() @ layer.product().T + layer.bias.double()
+    return inputs.double() @ layer.dense_weight().T + layer.bias.double()
 
 
 @pytest.mark.parametrize("scheme", GRIDS)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.layers.helpers import from_factors
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -26,7 +27,7 @@ def make(kind: str, scheme: QuantScheme | None) -> nn.Module:
         fill_child(layer, dense.weight.detach().double(), dense.bias)
         return layer
     classes: dict[str, type[FactoredLinear]] = {"two-factor": LowRankLinear, "pivoted": PivotedLinear}
-    return classes[kind].from_factors(dense, *factors, scheme=scheme) if kind in classes else dense
+    return from_factors(classes[kind], dense, *factors, scheme=scheme) if kind in classes else dense
 
 
 @pytest.mark.parametrize("scheme", GRIDS)

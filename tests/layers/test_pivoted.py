@@ -2,18 +2,20 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.layers.helpers import from_factors
 from torch import nn
 
-from eckart.layers import Fit, LowRankLinear, PivotedLinear, weight_matrix
+from eckart.layers import LowRankLinear, PivotedLinear, weight_matrix
 from eckart.layers.pivoted import index_dtype
 from eckart.maths.lowrank import whiten
+from eckart.methods.structure.fitting import Fit
 
 
 def make(rank: int = 3, **options: object) -> tuple[nn.Linear, PivotedLinear, LowRankLinear]:
     torch.manual_seed(1)
     module = nn.Linear(20, 30)
     second, first = torch.randn(30, rank, dtype=torch.float64), torch.randn(rank, 20, dtype=torch.float64)
-    made = [kind.from_factors(module, second, first, **options) for kind in (PivotedLinear, LowRankLinear)]
+    made = [from_factors(kind, module, second, first, **options) for kind in (PivotedLinear, LowRankLinear)]
     return module, *made
 
 
@@ -27,7 +29,7 @@ def test_some_outputs_are_those_of_the_first_factor() -> None:
         "index": (30,),
     }
     pivots = (layer.index < 3).nonzero()[:, 0]
-    torch.testing.assert_close(layer.product()[pivots].float(), layer.first.weight)
+    torch.testing.assert_close(layer.dense_weight()[pivots].float(), layer.first.weight)
     torch.testing.assert_close(layer.first.bias, module.bias[pivots])
     assert layer.second.weight.abs().max() < 1.2
 
@@ -47,10 +49,10 @@ def test_in_bfloat16_it_is_as_near_as_two_factors(rank: int) -> None:
 
 def test_a_zero_weight_and_equal_rows_are_laid_out_too() -> None:
     module = nn.Linear(4, 6)
-    zero = PivotedLinear.from_factors(module, torch.zeros(6, 2), torch.zeros(2, 4))
+    zero = from_factors(PivotedLinear, module, torch.zeros(6, 2), torch.zeros(2, 4))
     assert torch.equal(zero(torch.ones(1, 4)), module.bias[None])
-    equal = PivotedLinear.from_factors(module, torch.ones(6, 1), torch.ones(1, 4))
-    torch.testing.assert_close(equal.product(), torch.ones(6, 4, dtype=torch.float64))
+    equal = from_factors(PivotedLinear, module, torch.ones(6, 1), torch.ones(1, 4))
+    torch.testing.assert_close(equal.dense_weight(), torch.ones(6, 4, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("rank", [7, 8])
@@ -90,6 +92,6 @@ def test_in_bfloat16_what_rounding_loses_is_made_up_for() -> None:
     fit = Fit(torch.randn(96, 64, generator=generator, dtype=torch.float64), whiten(inputs @ inputs.T))
     lost = []
     for given in (None, fit):
-        layer = PivotedLinear.from_factors(linear, second, first, fit=given)
-        lost.append(float(((layer.product() - second @ first) @ inputs).norm()))
+        layer = from_factors(PivotedLinear, linear, second, first, fit=given)
+        lost.append(float(((layer.dense_weight() - second @ first) @ inputs).norm()))
     assert lost[1] < 0.7 * lost[0]

@@ -28,7 +28,7 @@ def test_it_is_the_linear_layer_with_its_rounded_weight(scheme: QuantScheme, kin
     assert type(dense) is type(linear)
     torch.testing.assert_close(layer(x), dense(x))
     torch.testing.assert_close(weight_matrix(dense), layer.weight)
-    torch.testing.assert_close(layer.product().float(), layer.weight)
+    torch.testing.assert_close(layer.dense_weight().float(), layer.weight)
     assert (layer.weight - weight_matrix(linear)).norm() < 0.2 * weight_matrix(linear).norm()
     assert "bits=" in repr(layer)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.layers.helpers import from_factors
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from eckart.layers import Fit, QuantizedLinear, RemappedLinear, bias_vector, weight_matrix
+from eckart.layers import QuantizedLinear, RemappedLinear, bias_vector, weight_matrix
 from eckart.maths.lowrank import whiten
+from eckart.methods.structure.fitting import Fit
 
 SHAPES = [(30, 18), (18, 30), (24, 24)]  # (out features, in features)
 
@@ -42,7 +44,7 @@ def fit_of(target: torch.Tensor, inputs: int | None = None) -> Fit:
 def test_outputs_are_those_of_the_dense_product(shape: tuple[int, int], kind: str) -> None:
     module = make(shape, kind).double()
     second, first = factors(shape, 5)
-    layer = RemappedLinear.from_factors(module, second, first)
+    layer = from_factors(RemappedLinear, module, second, first)
     x = torch.randn(2, 3, shape[1], dtype=torch.float64)
     common = min(shape)
     held = [layer.second.weight, layer.first.weight]
@@ -57,10 +59,10 @@ def test_outputs_are_those_of_the_dense_product(shape: tuple[int, int], kind: st
     expected = x @ weight.T + (0 if bias is None else bias)
     torch.testing.assert_close(layer(x), expected)
     torch.testing.assert_close(layer.weight, weight)
-    torch.testing.assert_close(layer.product(), weight.detach())
+    torch.testing.assert_close(layer.dense_weight(), weight.detach())
     assert type(layer.to_dense()) is type(module)
     torch.testing.assert_close(layer.to_dense()(x), expected)
-    assert (layer.product() - second @ first).norm() < 0.02 * (second @ first).norm()
+    assert (layer.dense_weight() - second @ first).norm() < 0.02 * (second @ first).norm()
     held_biases = sum(p.numel() for name, p in layer.named_parameters() if name.endswith("bias"))
     assert held_biases == (0 if bias is None else shape[0])
 
@@ -68,7 +70,7 @@ def test_outputs_are_those_of_the_dense_product(shape: tuple[int, int], kind: st
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("rank", [1, 7, 18])
 def test_it_takes_two_bytes_for_each_component_and_longer_side(shape: tuple[int, int], rank: int) -> None:
-    layer = RemappedLinear.from_factors(make(shape).bfloat16(), *factors(shape, rank))
+    layer = from_factors(RemappedLinear, make(shape).bfloat16(), *factors(shape, rank))
     tensors = {name: tensor for name, tensor in layer.state_dict().items() if not name.endswith("bias")}
     scales = sum(tensor.nbytes for name, tensor in tensors.items() if name.endswith("scale"))
     assert sum(tensor.nbytes for tensor in tensors.values()) - scales == 2 * rank * max(shape)
@@ -83,9 +85,9 @@ def test_it_takes_two_bytes_for_each_component_and_longer_side(shape: tuple[int,
 def test_feedback_loses_less(shape: tuple[int, int]) -> None:
     second, first = factors(shape, 6)
     fit = fit_of(second @ first)
-    plain = RemappedLinear.from_factors(make(shape), second, first)
-    fed_back = RemappedLinear.from_factors(make(shape), second, first, fit=fit)
-    assert fit.loss(fed_back.product()) < 0.7 * fit.loss(plain.product())
+    plain = from_factors(RemappedLinear, make(shape), second, first)
+    fed_back = from_factors(RemappedLinear, make(shape), second, first, fit=fit)
+    assert fit.loss(fed_back.dense_weight()) < 0.7 * fit.loss(plain.dense_weight())
 
 
 def test_what_takes_16_bits_makes_up_for_the_first_columns() -> None:
@@ -96,9 +98,9 @@ def test_what_takes_16_bits_makes_up_for_the_first_columns() -> None:
     rest = torch.randn(12, 400, dtype=torch.float64, generator=generator)
     inputs = torch.cat([torch.randn(6, 12, dtype=torch.float64, generator=generator) @ rest, rest])
     fit = Fit(second @ first, whiten(inputs @ inputs.T))
-    layer = RemappedLinear.from_factors(make(shape).double(), second, first, fit=fit)
+    layer = from_factors(RemappedLinear, make(shape).double(), second, first, fit=fit)
     held = torch.cat([layer.first.weight, layer.rest.weight], dim=1).detach()
-    plain = torch.cat([RemappedLinear.from_factors(make(shape).double(), second, first).first.weight, first[:, 6:]], 1)
+    plain = torch.cat([from_factors(RemappedLinear, make(shape).double(), second, first).first.weight, first[:, 6:]], 1)
     lost = [float(((factor.detach() - first) @ inputs).norm()) for factor in (held, plain)]
     assert lost[0] < 0.1 * lost[1]
 
@@ -108,30 +110,30 @@ def test_what_takes_16_bits_makes_up_for_the_first_columns() -> None:
 def test_few_inputs_are_no_obstacle(shape: tuple[int, int], inputs: int) -> None:
     second, first = factors(shape, 6)
     fit = fit_of(second @ first, inputs)
-    layer = RemappedLinear.from_factors(make(shape), second, first, fit=fit)
-    assert torch.isfinite(layer.product()).all()
-    plain = RemappedLinear.from_factors(make(shape), second, first)
-    assert fit.loss(layer.product()) < fit.loss(plain.product())
+    layer = from_factors(RemappedLinear, make(shape), second, first, fit=fit)
+    assert torch.isfinite(layer.dense_weight()).all()
+    plain = from_factors(RemappedLinear, make(shape), second, first)
+    assert fit.loss(layer.dense_weight()) < fit.loss(plain.dense_weight())
     silent = Fit(second @ first, whiten(torch.zeros(shape[1], shape[1], dtype=torch.float64)))
-    layer = RemappedLinear.from_factors(make(shape), second, first, fit=silent)
-    torch.testing.assert_close(layer.product(), plain.product())
+    layer = from_factors(RemappedLinear, make(shape), second, first, fit=silent)
+    torch.testing.assert_close(layer.dense_weight(), plain.dense_weight())
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_zero_weights_and_equal_rows(shape: tuple[int, int]) -> None:
     module = make(shape)
     second, first = (torch.zeros_like(factor) for factor in factors(shape, 2))
-    layer = RemappedLinear.from_factors(module, second, first, fit=fit_of(second @ first))
+    layer = from_factors(RemappedLinear, module, second, first, fit=fit_of(second @ first))
     torch.testing.assert_close(layer(torch.ones(1, shape[1])), module.bias[None])
     ones = torch.ones(shape[0], 1), torch.ones(1, shape[1])
-    equal = RemappedLinear.from_factors(module, *ones)
-    torch.testing.assert_close(equal.product(), torch.ones(shape, dtype=torch.float64))
+    equal = from_factors(RemappedLinear, module, *ones)
+    torch.testing.assert_close(equal.dense_weight(), torch.ones(shape, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_numbers_are_those_that_will_be_stored_and_train(shape: tuple[int, int]) -> None:
     second, first = factors(shape, 4)
-    layer = RemappedLinear.from_factors(make(shape), second, first, torch.bfloat16)
+    layer = from_factors(RemappedLinear, make(shape), second, first, torch.bfloat16)
     for parameter in layer.parameters():
         assert torch.equal(parameter, parameter.bfloat16().float())
     x = torch.randn(4, shape[1], requires_grad=True)

@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from eckart.layers import Fit, HybridLinear, Pattern, SparseLinear, fill_child
+from eckart.layers import HybridLinear, Pattern, SparseLinear, fill_child
 from eckart.maths.lowrank import whiten
 from eckart.methods.precision import SemiStructured
+from eckart.methods.structure import Hybrid
+from eckart.methods.structure.fitting import Fit
 
 
 @pytest.mark.parametrize("columns", [16, 18])
@@ -50,13 +52,13 @@ def test_factors_beside_it_take_back_what_it_lost(columns: int) -> None:
     losses = []
     for rank, alternations in ((1, 0), (6, 0), (6, 1), (6, 3)):
         layer = HybridLinear.empty_like(linear, rank, base=Pattern.TWO_OF_FOUR)
-        losses.append(layer.solve_for(fit, alternations=alternations))
-        assert losses[-1] == pytest.approx(fit.loss(layer.product()))
+        losses.append(Hybrid(base=SemiStructured(), alternations=alternations).fitter.solve_for(layer, fit))
+        assert losses[-1] == pytest.approx(fit.loss(layer.dense_weight()))
     alone = SparseLinear(columns, 20)
     fill_child(alone, fit.target, linear.bias, None, fit.second_moment)
     assert losses[0] < fit.loss(alone.weight.detach().double())
     assert losses == sorted(losses, reverse=True)
     assert losses[-1] < losses[1]
     layer = HybridLinear.empty_like(linear, 20, base=Pattern.TWO_OF_FOUR)
-    layer.solve_for(fit)
-    torch.testing.assert_close(layer.product().float(), linear.weight.detach(), rtol=1e-4, atol=1e-4)
+    Hybrid(base=SemiStructured(), alternations=0).fitter.solve_for(layer, fit)
+    torch.testing.assert_close(layer.dense_weight().float(), linear.weight.detach(), rtol=1e-4, atol=1e-4)

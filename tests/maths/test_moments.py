@@ -25,7 +25,7 @@ def test_sums_equal_the_definition_whatever_the_batches() -> None:
     original, compressed = streams()
     moments = collect(original, compressed, batch=7)
     x, z = original.double(), compressed.double()
-    torch.testing.assert_close(moments.second, z.T @ z, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(moments.second_moment, z.T @ z, rtol=1e-5, atol=1e-5)
     assert moments.shift is not None
     torch.testing.assert_close(moments.shift, (x - z).T @ z, rtol=1e-5, atol=1e-5)
     assert moments.tokens == 50
@@ -137,7 +137,7 @@ def test_paired_inputs_of_float32_are_multiplied_in_float64() -> None:
     inputs, original = (3000 + torch.randn(50, 4, generator=generator) for _ in range(2))
     moments = paired(inputs, original)
     exact = inputs.double().T @ inputs.double()
-    assert (moments.second - exact).norm() / exact.norm() < 1e-15
+    assert (moments.second_moment - exact).norm() / exact.norm() < 1e-15
     shift = (original.double() - inputs.double()).T @ inputs.double()
     assert (moments.shift - shift).norm() / shift.norm() < 1e-14
     assert moments.floor == FLOAT64_FLOOR

@@ -6,11 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from eckart.layers import Fit, QuantizedLinear, weight_matrix
+from eckart.layers import QuantizedLinear, weight_matrix
 from eckart.maths.lowrank import whiten
 from eckart.methods.layout import Layout, dense_bytes
 from eckart.methods.precision import Bits4, Bits8, Bits16, SemiStructured
 from eckart.methods.structure import STRUCTURES, Hybrid, Structure, TwoFactor
+from eckart.methods.structure.fitting import Fit
 
 LAYOUTS = [
     Layout(kind(), precision)
@@ -85,16 +86,16 @@ def test_layers_hold_what_they_are_given_as_well_as_their_numbers_can(layout: La
     inputs = torch.randn(24, 200, dtype=torch.float64)
     fit = Fit(second @ first, whiten(inputs @ inputs.T))
     layer = layout.factored(linear, second, first, torch.float32, fit)
-    error = (layer.product() - second @ first).norm() / (second @ first).norm()
+    error = (layer.dense_weight() - second @ first).norm() / (second @ first).norm()
     bits = int(layout.precision.name.split("-")[0])
     if layout.structure.own_precision or layout.structure.adds_to_base:
         bits = 8 if layout.structure.own_precision or layout.structure == Hybrid(base=Bits8()) else 4
     assert error < {16: 1e-5, 8: 0.02, 4: 0.2}[bits]
     torch.testing.assert_close(layer.dense_bias(), linear.bias, rtol=1e-4, atol=1e-4)
     if layout.changes(None):
-        whole = layout.whole(linear, weight_matrix(linear).double(), torch.float32, fit)
+        whole = layout.unfactored(linear, weight_matrix(linear).double(), torch.float32, fit)
         assert isinstance(whole, QuantizedLinear)
-        assert (whole.product() - linear.weight).norm() < 0.2 * linear.weight.norm()
+        assert (whole.dense_weight() - linear.weight).norm() < 0.2 * linear.weight.norm()
         assert torch.equal(whole.bias, linear.bias)
 
 

@@ -19,7 +19,7 @@ def compressed(
     """Return the rank and the weight that each linear ends with."""
     report = eckart.compress(model, recipe, keep, tokens)
     ranks = {layer.path: layer.rank for layer in report.layers}
-    return {path: (ranks[path], model.get_submodule(path).product()) for path in literal.paths(model)}
+    return {path: (ranks[path], model.get_submodule(path).dense_weight()) for path in literal.paths(model)}
 
 
 def worst(found: dict[str, tuple[int | None, Tensor]], expected: dict[str, Tensor]) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from typing import cast
 
 from torch import nn
@@ -13,19 +12,19 @@ from transformers.pytorch_utils import Conv1D
 from eckart.blocks.discovery import Block, Group
 from eckart.blocks.onload import WeightSource
 from eckart.layers import FusedLinear, fuse_modules, fused_layers, is_linear, unfuse_modules
-from eckart.layers.fused import empty_fused
+from eckart.layers.fused import same_kind
 
 
 def fusable(blocks: Sequence[Block]) -> list[Group]:
     """Return the groups of more than one linear that can be fused."""
-    found = []
-    for block in blocks:
-        for group in block.groups:
-            with suppress(ValueError):  # linears of different kinds
-                if len(group.linears) > 1 and group.runs_once:
-                    empty_fused([block.module.get_submodule(ref.name) for ref in group.linears])
-                    found.append(group)
-    return found
+    return [
+        group
+        for block in blocks
+        for group in block.groups
+        if len(group.linears) > 1
+        and group.runs_once
+        and same_kind([block.module.get_submodule(ref.name) for ref in group.linears])
+    ]
 
 
 def fuse(model: PreTrainedModel, groups: Iterable[Group], weights: WeightSource) -> None:

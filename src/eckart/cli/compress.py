@@ -12,12 +12,11 @@ from eckart.cli.progress import ProgressBar, progress_bar
 from eckart.cli.tables import distillation, layer_kinds, refinements
 from eckart.compression.plan import check_keep
 from eckart.compression.result import CompressionResult
-from eckart.data.calibration import DEFAULT_LENGTH, MAX_SEED
+from eckart.data.calibration import DEFAULT_LENGTH, DEFAULT_SAMPLES, MAX_SEED
 from eckart.data.text import PYTHON_DOCS
 from eckart.device import peak_device_memory, peak_host_memory, resolve_device
 from eckart.methods.recipes.loader import load_recipe
 from eckart.methods.recipes.published import DEFAULT_KEEP, DEFAULT_RECIPE
-from eckart.run.compress import DEFAULT_SAMPLES
 from eckart.run.compress_checkpoint import compress_checkpoint
 
 EPILOG = """

@@ -18,10 +18,9 @@ from eckart.checkpoint import load_model, load_tokenizer
 from eckart.checkpoint.output import SWEEP, check_output
 from eckart.cli.console import TrustRemoteCode, command, duration, megabytes, messages, output, size_in_bytes
 from eckart.cli.progress import progress_display
-from eckart.data.calibration import DEFAULT_LENGTH, MAX_SEED
+from eckart.data.calibration import DEFAULT_LENGTH, DEFAULT_SAMPLES, MAX_SEED
 from eckart.data.text import PYTHON_DOCS
 from eckart.errors import EckartError
-from eckart.run.compress import DEFAULT_SAMPLES
 from eckart.sweep import (
     Failure,
     Sweep,

@@ -1,9 +1,9 @@
-"""Replaces the linears of one group by factors, from the moments of their input."""
+"""Replaces the linears of one group by factors, from the moments of their input or from what was kept of them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -13,14 +13,41 @@ from eckart.blocks.onload import OnloadedModule
 from eckart.compression.plan import Plan
 from eckart.compression.records import LayerRecord, thin_spectrum
 from eckart.errors import NonFiniteError
-from eckart.layers import FactoredLinear, Fit, QuantizedLinear, bias_vector, weight_matrix
+from eckart.layers import FactoredLinear, QuantizedLinear, bias_vector, weight_matrix
 from eckart.maths.lowrank import Solution, Whitening, least_squares
 from eckart.maths.moments import Moments, ResidualMoments, relative_error
 from eckart.methods.objectives import TargetMoments
 from eckart.methods.recipe import Recipe
+from eckart.methods.sensitivity.measurements import Measurements
+from eckart.methods.structure.fitting import Fit
 
 Components = Callable[[str], tuple[Tensor, Tensor, Tensor]]
 """Gives basis and dual (m, p) of a linear, by its path, and its singular values (p,)."""
+
+
+@dataclass(frozen=True)
+class InputStatistics:
+    """What is known of the inputs that linears share.
+
+    Attributes:
+        moments: sums over the tokens; None if the objective looks at no data, or if only what was made of them is kept.
+        whitening: what the objective made of them; None if nobody asks for it.
+        tokens: over which the sums in the equation are; 1 if it looks at no data.
+        mean: (n,) float64, where it is asked for.
+    """
+
+    moments: Moments | None
+    whitening: Whitening | None
+    tokens: int = 1
+    mean: Tensor | None = None
+
+    @property
+    def second(self) -> Whitening | Tensor:
+        """What a fit knows the inputs by: their whitening, or else their second moment, (n, n) float64."""
+        if self.whitening is not None:
+            return self.whitening
+        assert self.moments is not None
+        return self.moments.second_moment
 
 
 @dataclass(frozen=True)
@@ -33,6 +60,7 @@ class Factoriser:
         device: where float64 factorisations run.
         metrics: second moment (m, m) of each linear's output gradients, by path, if the objective has an output metric.
         components: of linears whose equation is solved already; None if it is not.
+        kept: what was kept of the inputs, if no moments will come; the objective's target is then the original output.
         spectra: of the layers that were replaced so far, by path, as :func:`eckart.compression.records.thin_spectrum`
             gives them; of those only whose components have singular values.
     """
@@ -42,6 +70,7 @@ class Factoriser:
     device: torch.device
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
     components: Components | None = None
+    kept: Measurements | None = None
     spectra: dict[str, Tensor] = field(default_factory=dict)
 
     def replace_group(
@@ -57,7 +86,7 @@ class Factoriser:
         Args:
             onloaded: the block.
             group: of the block.
-            moments: of the group's inputs; None if the objective looks at no data.
+            moments: of the group's inputs; None if the objective looks at no data, or where they are kept.
             output_energies: ``||W X||^2`` of each linear in the original model, if both models' inputs are observed.
             projectors: on the leading output directions of each linear, (m, m), if the objective observes outputs.
 
@@ -66,21 +95,41 @@ class Factoriser:
         """
         if moments is not None:
             moments.check_finite(*(ref.path for ref in group.linears))
-        whitening = None
         changes = any(self.recipe.layout.changes(self.plan.ranks[ref.path]) for ref in group.linears)
-        if changes and self.components is None:
-            whitening = self.recipe.objective.whitening(moments, group.linears[0].in_features, self.device)
+        inputs = self._inputs(group, moments) if changes else InputStatistics(moments, None)
         return [
-            self._replace_linear(onloaded, ref, moments, whitening, output_energies.get(ref, 0.0), projectors.get(ref))
+            self._replace_linear(onloaded, ref, inputs, output_energies.get(ref, 0.0), projectors.get(ref))
             for ref in group.linears
         ]
+
+    def _inputs(self, group: Group, moments: Moments | None) -> InputStatistics:
+        """Return what is known of the inputs of a group, some of whose linears will be replaced."""
+        ref = group.linears[0]
+        if self.kept is not None:
+            pair = self.kept.whitenings.get(ref.path)
+            # Where none was kept nobody looks at one, or the objective looks at no data.
+            whitening = Whitening.identity(ref.in_features, self.device)
+            if pair is not None:
+                whitening = Whitening(*(tensor.to(self.device) for tensor in pair))
+            mean = self.kept.means[ref.path].to(self.device) if self.recipe.layout.affine else None
+            return InputStatistics(None, whitening, self.kept.statistics(ref.path).tokens, mean)
+        solved = self.components is not None
+        return self.statistics_of(
+            moments, None if solved else self.recipe.objective.whitening(moments, ref.in_features, self.device)
+        )
+
+    def statistics_of(self, moments: Moments | None, whitening: Whitening | None) -> InputStatistics:
+        """Return what is known of inputs by their moments and by what the objective made of them."""
+        if moments is None or not self.recipe.objective.needs_data:
+            return InputStatistics(moments, whitening)
+        mean = moments.mean if self.recipe.layout.affine else None
+        return InputStatistics(moments, whitening, moments.tokens, mean)
 
     def _replace_linear(
         self,
         onloaded: OnloadedModule,
         ref: LinearRef,
-        moments: Moments | None,
-        whitening: Whitening | None,
+        inputs: InputStatistics,
         output_energy: float,
         projectors: Tensor | None,
     ) -> LayerRecord:
@@ -94,7 +143,9 @@ class Factoriser:
         if self.recipe.layout.changes(rank):
             stored = onloaded.dtype(f"{ref.name}.weight")
             metric = None if rank is None else self._metric_root(ref.path, weight.device)
-            residual = None if moments is None or ref.residual is None else moments.residuals.get(ref.residual)
+            residual = None
+            if inputs.moments is not None and ref.residual is not None:
+                residual = inputs.moments.residuals.get(ref.residual)
 
             def keep_spectrum(solution: Solution) -> None:
                 if rank is not None and not self.recipe.objective.observes_outputs:
@@ -103,19 +154,18 @@ class Factoriser:
             layer = self.layer(
                 linear,
                 weight,
-                moments,
-                whitening,
+                inputs,
                 rank,
                 stored,
                 metric=metric,
                 projectors=projectors,
                 residual=residual,
-                solution=self._known_solution(ref.path, weight),
+                solution=None if rank is None else self._known_solution(ref.path, weight, inputs),
                 on_solution=keep_spectrum,
             )
             # The next layers see the numbers that will be stored, not those before rounding.
             onloaded.replace(ref.name, layer)
-            product = layer.product().to(weight.device)
+            product = layer.dense_weight().to(weight.device)
             if isinstance(layer, FactoredLinear) and self.recipe.layout.affine:
                 constant = added_bias(linear, layer).to(weight)
         return LayerRecord(
@@ -125,16 +175,15 @@ class Factoriser:
             rank=rank,
             bytes=self.recipe.layout.beside_bias(ref.has_bias).bytes(*ref.shape, rank),
             # What is lost counts from the model as it was, also where other weights are factored.
-            error=relative_error(original, product, moments, output_energy, constant),
-            unresolved=self._unresolved(weight, moments, whitening, output_energy),
+            error=relative_error(original, product, inputs.moments, output_energy, constant),
+            unresolved=self._unresolved(weight, inputs, output_energy),
         )
 
     def layer(
         self,
         linear: nn.Module,
         weight: Tensor,
-        moments: Moments | None,
-        whitening: Whitening | None,
+        inputs: InputStatistics,
         rank: int | None,
         stored: torch.dtype,
         *,
@@ -149,8 +198,7 @@ class Factoriser:
         Args:
             linear: gives its bias, device and dtype.
             weight: of it, (m, n) float64.
-            moments: of its inputs.
-            whitening: what the objective made of them; None if the solution is known.
+            inputs: what is known of its inputs; without their whitening if the solution is known.
             rank: None for a weight that is not factored, and yet stored in another precision.
             stored: dtype of 16-bit numbers.
             metric: the root of the output metric; None for the identity.
@@ -160,54 +208,53 @@ class Factoriser:
             on_solution: is called with the equation's solution for every rank, if it is solved as a whole.
         """
         layout, objective = self.recipe.layout, self.recipe.objective
-        if whitening is None:
-            assert moments is not None
-            inputs: Whitening | Tensor = moments.second.to(weight)
-        else:
-            inputs = whitening
         if rank is None:
-            return layout.whole(linear, weight, stored, Fit(weight, inputs))
+            return layout.unfactored(linear, weight, stored, Fit(weight, inputs.second))
         if layout.structure.adds_to_base:  # what is of low rank is known only when the base is
-            assert whitening is not None
-            ref = TargetMoments()
-            if moments is not None:
-                ref = objective.target(weight, moments, whitening, rank, residual)
-            fit = Fit(least_squares(whitening, ref.cross, weight), whitening, metric)
-            return layout.fitted(linear, rank, stored, replace(fit, constant=_constant(ref.mean, moments)))
+            assert inputs.whitening is not None
+            target = TargetMoments(mean=self._kept_target_mean(weight, inputs))
+            if inputs.moments is not None:
+                target = objective.target(weight, inputs.moments, inputs.whitening, rank, residual)
+            least = least_squares(inputs.whitening, target.cross, weight)
+            fit = Fit(least, inputs.whitening, metric, _constant(target.mean, inputs))
+            return layout.fitted(linear, rank, stored, fit)
         if solution is None:
-            assert whitening is not None
+            assert inputs.whitening is not None
             solution = objective.solution(
-                weight, moments, whitening, rank, metric=metric, projectors=projectors, residual=residual
+                weight, inputs.moments, inputs.whitening, rank, metric=metric, projectors=projectors, residual=residual
             )
         on_solution(solution)
-        fit = Fit(solution.least_squares, inputs, metric, _constant(solution.target_mean, moments))
-        tokens = moments.tokens if moments is not None and objective.needs_data else 1
-        return layout.factored(linear, *layout.structure.truncated(solution, rank, tokens), stored, fit)
+        fit = Fit(solution.least_squares, inputs.second, metric, _constant(solution.target_mean, inputs))
+        second, first = layout.structure.fitter.truncated(solution, rank, inputs.tokens)
+        return layout.factored(linear, second, first, stored, fit)
 
-    def _unresolved(
-        self, weight: Tensor, moments: Moments | None, whitening: Whitening | None, output_energy: float
-    ) -> float:
+    def _unresolved(self, weight: Tensor, inputs: InputStatistics, output_energy: float) -> float:
         """Return the share of the outputs' energy that may lie where inputs cannot be told from rounding."""
-        if moments is None or whitening is None or not output_energy > 0:
+        if inputs.moments is None or inputs.whitening is None or not output_energy > 0:
             return 0.0
-        return min(1.0, self.recipe.objective.unresolved(weight, moments, whitening) / output_energy)
+        return min(1.0, self.recipe.objective.unresolved(weight, inputs.moments, inputs.whitening) / output_energy)
 
-    def _known_solution(self, path: str, weight: Tensor) -> Solution | None:
-        if self.components is None:
+    def _known_solution(self, path: str, weight: Tensor, inputs: InputStatistics) -> Solution | None:
+        """Return the solution of a linear whose components are known."""
+        if self.components is None or self.recipe.structure.adds_to_base:
             return None
         basis, dual, singular_values = (tensor.to(weight) for tensor in self.components(path))
-        return Solution(basis, dual, singular_values, weight)
+        return Solution(basis, dual, singular_values, weight, self._kept_target_mean(weight, inputs))
+
+    def _kept_target_mean(self, weight: Tensor, inputs: InputStatistics) -> Tensor | None:
+        """Return the mean of the original outputs, (m,), where no moments say what the target is."""
+        return None if inputs.moments is not None or inputs.mean is None else weight @ inputs.mean
 
     def _metric_root(self, path: str, device: torch.device) -> Whitening | None:
         chosen = self.recipe.objective.output_metric
         return None if chosen is None else chosen.root(self.metrics[path].to(device, torch.float64))
 
 
-def _constant(target_mean: Tensor | None, moments: Moments | None) -> Callable[[Tensor], Tensor] | None:
+def _constant(target_mean: Tensor | None, inputs: InputStatistics) -> Callable[[Tensor], Tensor] | None:
     """Return what gives the best constant beside a weight, if the objective has one."""
-    if target_mean is None or moments is None:
+    mean = inputs.mean
+    if target_mean is None or mean is None:
         return None
-    mean = moments.mean
     return lambda product: target_mean - product.to(mean) @ mean
 
 

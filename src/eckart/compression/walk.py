@@ -59,6 +59,7 @@ def compress_blocks(
     student: ScratchSpace | None = None,
     run_checkpoint: RunCheckpoint | None = None,
     recompute: bool = False,
+    inputs_kept: bool = False,
     callback: Callback | None = None,
 ) -> CompressionResult:
     """Replace the linears of a model, block after block.
@@ -70,6 +71,8 @@ def compress_blocks(
         student: where what a distillation trains lives; by default where hidden states do.
         run_checkpoint: saves the finished blocks, and knows those of an earlier run.
         recompute: compute activations twice in a training instead of holding them.
+        inputs_kept: whether ``measurements`` hold all that the objective asks of inputs: no token is looked at then.
+            For objectives that look at the original model only, and recipes that train nothing.
         callback: is told what happens.
 
     Raises:
@@ -77,15 +80,16 @@ def compress_blocks(
         NonFiniteError: a weight or an activation is NaN or infinite; names the layer.
     """
     recipe = plan.recipe
-    if recipe.needs_data and model.calibration is None:
+    if recipe.needs_data and model.calibration is None and not inputs_kept:
         raise CalibrationError(f"Recipe {recipe.name!r} looks at activations and needs calibration text.")
     walk = _Walk(
-        model=model if recipe.needs_data else replace(model, calibration=None),
+        model=model if recipe.needs_data and not inputs_kept else replace(model, calibration=None),
         plan=plan,
         measurements=measurements or Measurements(()),
         student=student or model.scratch,
         run_checkpoint=run_checkpoint,
         recompute=recompute,
+        inputs_kept=inputs_kept,
         callback=callback or Callback(),
     )
     return walk.run()
@@ -111,18 +115,21 @@ class _Walk:
     student: ScratchSpace
     run_checkpoint: RunCheckpoint | None
     recompute: bool
+    inputs_kept: bool
     callback: Callback
     timings: Timings = field(default_factory=Timings)
 
     def __post_init__(self) -> None:
         self.recipe = self.plan.recipe
         self.entry: HiddenStates | None = None  # in front of the first block, if they are needed to the end
+        solved = self.measurements.solutions and (self.recipe.weighs_tokens or self.inputs_kept)
         self.factoriser = Factoriser(
             self.recipe,
             self.plan,
             moment_device(self.model.device),
             self.measurements.metrics,
-            self.measurements.components if self.recipe.weighs_tokens and self.measurements.solutions else None,
+            self.measurements.components if solved else None,
+            self.measurements if self.inputs_kept else None,
         )
 
     def run(self) -> CompressionResult:

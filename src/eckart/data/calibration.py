@@ -19,7 +19,7 @@ from eckart.errors import CalibrationError
 from eckart.files.field_types import Count, Whole
 
 SELF = "self"
-DEFAULT_LENGTH = 1024
+DEFAULT_SAMPLES, DEFAULT_LENGTH = 32, 1024
 BATCH_TOKENS = 2048  # tokens in one forward pass of a block, about
 OBJECT_BYTES = 500  # of a small tensor, about, beside its numbers
 MAX_SEED = 2**53 - 1  # that every reader of the result's records can tell from its neighbours

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from eckart.evaluate.agreement import Agreement as Agreement
-from eckart.evaluate.agreement import agreement as agreement
-from eckart.evaluate.continuation import continuation as continuation
-from eckart.evaluate.harness import Tasks as Tasks
-from eckart.evaluate.harness import load_tasks as load_tasks
-from eckart.evaluate.perplexity import Perplexity as Perplexity
-from eckart.evaluate.perplexity import perplexity as perplexity
-from eckart.evaluate.tasks import Score as Score
-from eckart.evaluate.tasks import ZeroShot as ZeroShot
-from eckart.evaluate.tasks import zero_shot as zero_shot
+from eckart.evaluate.agreement import Agreement, agreement
+from eckart.evaluate.continuation import continuation
+from eckart.evaluate.harness import Tasks, load_tasks
+from eckart.evaluate.perplexity import Perplexity, perplexity
+from eckart.evaluate.tasks import Score, ZeroShot, zero_shot
+
+__all__ = [
+    "Agreement",
+    "Perplexity",
+    "Score",
+    "Tasks",
+    "ZeroShot",
+    "agreement",
+    "continuation",
+    "load_tasks",
+    "perplexity",
+    "zero_shot",
+]

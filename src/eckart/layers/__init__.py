@@ -4,23 +4,37 @@ from __future__ import annotations
 
 from torch import nn
 
-from eckart.layers.child import Pattern as Pattern
-from eckart.layers.child import fill_child as fill_child
-from eckart.layers.factored import FactoredLinear as FactoredLinear
-from eckart.layers.factored import Fit as Fit
-from eckart.layers.fused import FusedLinear as FusedLinear
-from eckart.layers.fused import fuse_modules as fuse_modules
-from eckart.layers.fused import fused_layers as fused_layers
-from eckart.layers.fused import unfuse_modules as unfuse_modules
-from eckart.layers.hybrid import HybridLinear as HybridLinear
-from eckart.layers.linear import bias_vector as bias_vector
-from eckart.layers.linear import is_linear as is_linear
-from eckart.layers.linear import weight_matrix as weight_matrix
-from eckart.layers.pivoted import PivotedLinear as PivotedLinear
-from eckart.layers.quantized import QuantizedLinear as QuantizedLinear
-from eckart.layers.remapped import RemappedLinear as RemappedLinear
-from eckart.layers.sparse import SparseLinear as SparseLinear
-from eckart.layers.two_factor import LowRankLinear as LowRankLinear
+from eckart.layers.child import Pattern, dense_weight_of, fill_child
+from eckart.layers.factored import FactoredLinear
+from eckart.layers.fused import FusedLinear, fuse_modules, fused_layers, unfuse_modules
+from eckart.layers.hybrid import HybridLinear
+from eckart.layers.linear import bias_vector, is_linear, weight_matrix
+from eckart.layers.pivoted import PivotedLinear
+from eckart.layers.quantized import QuantizedLinear
+from eckart.layers.remapped import RemappedLinear
+from eckart.layers.sparse import SparseLinear
+from eckart.layers.two_factor import LowRankLinear
+
+__all__ = [
+    "FactoredLinear",
+    "FusedLinear",
+    "HybridLinear",
+    "LowRankLinear",
+    "Pattern",
+    "PivotedLinear",
+    "QuantizedLinear",
+    "RemappedLinear",
+    "SparseLinear",
+    "bias_vector",
+    "dense_weight_of",
+    "fill_child",
+    "fuse_modules",
+    "fused_layers",
+    "is_linear",
+    "is_replaced",
+    "unfuse_modules",
+    "weight_matrix",
+]
 
 
 def is_replaced(module: nn.Module) -> bool:

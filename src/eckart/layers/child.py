@@ -68,7 +68,7 @@ def make_child(
 
 def dense_weight_of(child: Child) -> Tensor:
     """Return the numbers of a layer, (out features, in features), multiplied in float64 and detached."""
-    return child.product() if isinstance(child, QuantizedLinear) else child.weight.detach().double()
+    return child.dense_weight() if isinstance(child, QuantizedLinear) else child.weight.detach().double()
 
 
 def fill_child(

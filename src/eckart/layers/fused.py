@@ -86,26 +86,38 @@ class JointPart(nn.Module):
         return None if bias is None else torch.split(bias, leader.sizes)[self.number]
 
 
+def same_kind(linears: Sequence[nn.Module]) -> bool:
+    """Return whether layers can be fused to one that can be taken apart again.
+
+    They are of one class, device and dtype, of no subclass that could not be given back, and all have a bias or none.
+    """
+    kinds = kinds_of(linears)
+    return len(kinds) == 1 and next(iter(kinds))[0] in LINEAR_CLASSES
+
+
+def kinds_of(linears: Sequence[nn.Module]) -> set[tuple[type[nn.Module], bool, torch.dtype, torch.device]]:
+    """Return the class, whether there is a bias, the dtype and the device of each layer, those that differ."""
+    return {
+        (type(linear), bias_vector(linear) is not None, weight.dtype, weight.device)
+        for linear, weight in zip(linears, map(weight_matrix, linears), strict=True)
+    }
+
+
 def empty_fused(linears: Sequence[nn.Module]) -> nn.Module:
     """Return a linear layer with the outputs of all of ``linears``, of their class, its numbers not yet set.
 
     Raises:
-        ValueError: they are not of one class, device and dtype, or of a subclass that could not be given back, or some
-            have a bias and others have none.
+        ValueError: they are not of the :func:`same_kind`.
     """
-    weights = [weight_matrix(linear) for linear in linears]
-    kinds = {
-        (type(linear), bias_vector(linear) is None, weight.dtype, weight.device)
-        for linear, weight in zip(linears, weights, strict=True)
-    }
-    if len(kinds) != 1 or not {kind for kind, *_ in kinds} <= set(LINEAR_CLASSES):
-        raise ValueError(f"layers of different kinds cannot be fused: {kinds}")
-    kind, lacks_bias, dtype, device = kinds.pop()
-    outputs, inputs = sum(len(weight) for weight in weights), weights[0].shape[1]
-    if kind is Conv1D:
+    if not same_kind(linears):
+        raise ValueError(f"layers of different kinds cannot be fused: {kinds_of(linears)}")
+    weights, first = [weight_matrix(linear) for linear in linears], linears[0]
+    outputs, (_, inputs) = sum(len(weight) for weight in weights), weights[0].shape
+    dtype, device = weights[0].dtype, weights[0].device
+    if isinstance(first, Conv1D):
         layer: nn.Module = empty_conv1d(outputs, inputs, device=device, dtype=dtype)
         return layer
-    return empty_linear(inputs, outputs, bias=not lacks_bias, device=device, dtype=dtype)
+    return empty_linear(inputs, outputs, bias=bias_vector(first) is not None, device=device, dtype=dtype)
 
 
 def fuse_modules(model: nn.Module, paths: Sequence[str]) -> FusedLinear:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-import torch
 from torch import Tensor
 
-from eckart.layers.child import Child, ChildShape, Pattern, dense_weight_of, fill_child, make_child
-from eckart.layers.factored import Fit
+from eckart.layers.child import Child, ChildShape, Pattern, dense_weight_of, make_child
 from eckart.layers.two_factor import LowRankLinear
-from eckart.maths.lowrank import solve, truncate
 from eckart.maths.quantization import QuantScheme
 
 
@@ -41,43 +38,10 @@ class HybridLinear(LowRankLinear):
         """See :attr:`FactoredLinear.weight`."""
         return self.base.weight + super().weight
 
-    def product(self) -> Tensor:
-        """See :meth:`FactoredLinear.product`."""
-        return dense_weight_of(self.base) + super().product()
+    def dense_weight(self) -> Tensor:
+        """See :meth:`FactoredLinear.dense_weight`."""
+        return dense_weight_of(self.base) + self.low_rank_weight()
 
-    def solve_for(
-        self,
-        fit: Fit,
-        stored: torch.dtype | None = None,
-        *,
-        alternations: int = 0,
-        base_feedback: bool = True,
-        feedback: bool = True,
-    ) -> float:
-        """Set all numbers to minimise ``|| C^T (T - base - second first) R ||^2``, and return what is lost.
-
-        First the base is the target rounded, and the factors are the best of their rank for what rounding left: that
-        is EoRA. An alternation rounds anew what the factors leave, and solves for the factors again. Rounding is no
-        projection, so that an alternation can lose more than it wins; the best state, as it is stored, is kept.
-
-        Args:
-            fit: the target and what its errors cost.
-            stored: dtype of what is no code; by default that of the layer.
-            alternations: how often both are found again.
-            base_feedback: whether the inputs are looked at for the base: numbers make up for what those before them in
-                the row lost (GPTQ), and of pruned ones those stay that the inputs make large (Wanda).
-            feedback: whether ``second`` makes up for the rounding of ``first``; of use below 16 bits.
-        """
-        least, best = float("inf"), dict[str, Tensor]()
-        low_rank = torch.zeros_like(fit.target)
-        for _ in range(alternations + 1):
-            fill_child(self.base, fit.target - low_rank, None, stored, fit.second_moment if base_feedback else None)
-            rest = Fit(fit.target - dense_weight_of(self.base).to(fit.target.device), fit.inputs, fit.metric)
-            solution = solve(fit.whitening, None, rest.target, fit.metric)
-            self.set_factors(*truncate(solution, self.rank), stored, rest if feedback else None)
-            low_rank = super().product().to(fit.target.device)
-            loss = rest.loss(low_rank)
-            if not best or loss < least:
-                least, best = loss, {name: tensor.clone() for name, tensor in self.state_dict().items()}
-        self.load_state_dict(best)
-        return least
+    def low_rank_weight(self) -> Tensor:
+        """Return what the factors multiply to, (out features, in features) float64, detached."""
+        return super().dense_weight()

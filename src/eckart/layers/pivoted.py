@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from eckart.layers.child import ChildShape, dense_weight_of
-from eckart.layers.factored import Arrangement, FactoredLinear
+from eckart.layers.factored import FactoredLinear
 from eckart.layers.linear import bias_vector
-from eckart.maths.pivoting import choose_pivots, other_rows
 
 
 class PivotedLinear(FactoredLinear):
@@ -39,17 +38,15 @@ class PivotedLinear(FactoredLinear):
             raise ValueError(f"a pivoted layer of {out_features} outputs has a rank below that, found {rank}")
         return ChildShape(in_features, rank, bias=True), ChildShape(rank, others, bias=True)
 
-    @classmethod
-    def arrange(cls, second: Tensor, first: Tensor, sizes: Tensor | None = None) -> Arrangement:
-        """See :meth:`FactoredLinear.arrange`."""
-        pivots, coefficients = choose_pivots(second, sizes)
-        return Arrangement(second[pivots] @ first, coefficients, other_rows(pivots, len(second)), pivots)
+    def set_rows(self, first_rows: Tensor, second_rows: Tensor) -> None:
+        """Set the index.
 
-    def set_rows(self, arrangement: Arrangement) -> None:
-        """Set the index."""
-        assert arrangement.first_rows is not None
+        Args:
+            first_rows: the outputs that ``first`` gives, (rank,).
+            second_rows: those that ``second`` gives, (out features - rank,).
+        """
         self.index = index = self.places()
-        places = torch.cat([arrangement.first_rows, arrangement.second_rows]).to(index.device)
+        places = torch.cat([first_rows, second_rows]).to(index.device)
         index[places] = torch.arange(len(places), dtype=index.dtype, device=index.device)
 
     def set_bias(self, bias: Tensor, stored: torch.dtype) -> None:
@@ -76,8 +73,8 @@ class PivotedLinear(FactoredLinear):
         first = self.first.weight
         return self._in_order(torch.cat([first, self.second.weight @ first]))
 
-    def product(self) -> Tensor:
-        """See :meth:`FactoredLinear.product`."""
+    def dense_weight(self) -> Tensor:
+        """See :meth:`FactoredLinear.dense_weight`."""
         first, second = self.first.weight.detach().double(), self.second.weight.detach().double()
         return self._in_order(torch.cat([first, second @ first]))
 

@@ -101,7 +101,7 @@ class QuantizedLinear(nn.Module):
         """
         return from_codes(self._codes(), self.scale, self.scheme)
 
-    def product(self) -> Tensor:
+    def dense_weight(self) -> Tensor:
         """Return :attr:`weight` in float64, detached."""
         return from_codes(self._codes(), self.scale.detach().double(), self.scheme)
 

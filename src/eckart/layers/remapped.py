@@ -7,12 +7,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from eckart.layers.child import ChildShape, dense_weight_of, fill_child, make_child
-from eckart.layers.factored import Fit
+from eckart.layers.child import ChildShape, dense_weight_of, make_child
 from eckart.layers.linear import bias_vector
 from eckart.layers.two_factor import LowRankLinear
-from eckart.maths.lowrank import refit
-from eckart.maths.quantization import DAMPING, QuantScheme
+from eckart.maths.quantization import QuantScheme
 
 EIGHT_BITS = QuantScheme(8)
 
@@ -63,46 +61,11 @@ class RemappedLinear(LowRankLinear):
             return ChildShape(in_features - out_features, rank, bias=False)
         return None
 
-    def set_factors(
-        self, second: Tensor, first: Tensor, stored: torch.dtype | None = None, fit: Fit | None = None
-    ) -> None:
-        """See :meth:`FactoredLinear.set_factors`."""
-        common = self.common
-        held = self._set_first(first, stored, fit)
-        moment = None
-        if fit is not None:
-            second = refit(second, held, fit.target, fit.second_moment)
-            moment = held @ fit.second_moment @ held.T
-        fill_child(self.second, second[:common], None, stored, moment)
-        if self.rest is not None and self.out_features > common:
-            fill_child(self.rest, second[common:], None, stored)
-
     def set_bias(self, bias: Tensor, stored: torch.dtype) -> None:
         """See :meth:`FactoredLinear.set_bias`."""
         super().set_bias(bias[: self.common], stored)
         if self.rest is not None and self.rest.bias is not None:
             self.rest.bias.copy_(bias[self.common :].to(stored))
-
-    def _set_first(self, first: Tensor, stored: torch.dtype | None, fit: Fit | None) -> Tensor:
-        """Set all that is made of ``first``, (rank, in features), and return it as it is stored, in float64."""
-        common = self.common
-        if self.rest is None or self.out_features > common:
-            fill_child(self.first, first, None, stored, None if fit is None else fit.second_moment)
-            return dense_weight_of(self.first)
-        codes, rest = first[:, :common], first[:, common:]
-        if fit is None or not fit.second_moment.any():
-            fill_child(self.first, codes, None, stored)
-        else:
-            # The columns of 16 bits come last, and make up for what is lost in front of them without a loss of their
-            # own. What they cannot make up for is measured by the Schur complement of their moment.
-            moment = fit.second_moment
-            damped = moment + DAMPING * moment.diagonal().mean() * torch.eye(len(moment)).to(moment)
-            cross = damped[common:, :common]
-            answer = torch.cholesky_solve(cross, torch.linalg.cholesky(damped[common:, common:]))
-            fill_child(self.first, codes, None, stored, damped[:common, :common] - cross.T @ answer)
-            rest = rest + (codes - self.first.weight.detach().to(codes)) @ answer.T
-        fill_child(self.rest, rest, None, stored)
-        return torch.cat([dense_weight_of(self.first), dense_weight_of(self.rest)], dim=1)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map (..., in features) to (..., out features)."""
@@ -122,8 +85,8 @@ class RemappedLinear(LowRankLinear):
         second, first = self._factors(self.second.weight, self.first.weight, rest)
         return second @ first
 
-    def product(self) -> Tensor:
-        """See :meth:`FactoredLinear.product`."""
+    def dense_weight(self) -> Tensor:
+        """See :meth:`FactoredLinear.dense_weight`."""
         rest = None if self.rest is None else dense_weight_of(self.rest)
         second, first = self._factors(dense_weight_of(self.second), dense_weight_of(self.first), rest)
         return second @ first

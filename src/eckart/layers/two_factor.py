@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import cast
 
-import torch
 from torch import Tensor
 
 from eckart.layers.child import ChildShape, dense_weight_of
-from eckart.layers.factored import Arrangement, FactoredLinear
+from eckart.layers.factored import FactoredLinear
 from eckart.layers.linear import bias_vector
 
 
@@ -25,11 +24,6 @@ class LowRankLinear(FactoredLinear):
         """See :meth:`FactoredLinear.shapes`."""
         return ChildShape(in_features, rank, bias=False), ChildShape(rank, out_features, bias=True)
 
-    @classmethod
-    def arrange(cls, second: Tensor, first: Tensor, sizes: Tensor | None = None) -> Arrangement:
-        """See :meth:`FactoredLinear.arrange`."""
-        return Arrangement(first, second, torch.arange(len(second), device=second.device))
-
     def forward(self, inputs: Tensor) -> Tensor:
         """Map (..., in features) to (..., out features)."""
         return cast(Tensor, self.second(self.first(inputs)))
@@ -39,8 +33,8 @@ class LowRankLinear(FactoredLinear):
         """See :attr:`FactoredLinear.weight`."""
         return self.second.weight @ self.first.weight
 
-    def product(self) -> Tensor:
-        """See :meth:`FactoredLinear.product`."""
+    def dense_weight(self) -> Tensor:
+        """See :meth:`FactoredLinear.dense_weight`."""
         return dense_weight_of(self.second) @ dense_weight_of(self.first)
 
     def dense_bias(self) -> Tensor | None:

@@ -31,7 +31,7 @@ class Moments:
     """Sums over tokens of one group's inputs; ``X`` in the original model, ``X'`` in the compressed one.
 
     Attributes:
-        second: ``Z Z^T``, (n, n) float64, where Z is X' if the compressed model's are observed, else X.
+        second_moment: ``Z Z^T``, (n, n) float64, where Z is X' if the compressed model's are observed, else X.
         shift: ``(X - X') X'^T``, (n, n) float64, or None if only one model's inputs are observed. Summed as a
             difference of paired tokens: ``X X'^T - X' X'^T`` afterwards would lose the digits in which nearly equal
             streams differ.
@@ -40,10 +40,10 @@ class Moments:
         sum: sum of ``Z``, (n,) float64; only needed for what looks at means.
         original_sum: sum of ``X``, (n,) float64, where both models' inputs are observed.
         residuals: by the place of the residual stream (see :mod:`eckart.blocks.residual`).
-        floor: share of the largest eigenvalue of ``second`` below which one is rounding of the sums.
+        floor: share of the largest eigenvalue of ``second_moment`` below which one is rounding of the sums.
     """
 
-    second: Tensor
+    second_moment: Tensor
     shift: Tensor | None
     absolute: Tensor
     tokens: int = 0
@@ -74,16 +74,16 @@ class Moments:
         directions but those that their own rounding made.
 
         Args:
-            inputs: (tokens, n), the inputs in the stream that ``second`` is of.
+            inputs: (tokens, n), the inputs in the stream that ``second_moment`` is of.
             original: (tokens, n), the inputs of the same tokens in the original model, where both are observed.
         """
         assert self.sum is not None
-        if self.shift is None or inputs.dtype.itemsize < 4 or inputs.device.type != self.second.device.type:
+        if self.shift is None or inputs.dtype.itemsize < 4 or inputs.device.type != self.second_moment.device.type:
             self.floor = FLOAT32_FLOOR
             inputs = inputs.float()
         else:
             inputs = inputs.double()
-        self.second += gram(inputs).to(self.second.device)
+        self.second_moment += gram(inputs).to(self.second_moment.device)
         self.absolute += inputs.abs().sum(dim=0).to(self.absolute.device)
         self.sum += _sum_of_tokens(inputs, self.sum.device)
         if self.shift is not None:
@@ -106,7 +106,7 @@ class Moments:
         """
         if difference.shape[:-1] != inputs.shape[:-1]:
             raise ValueError(f"{len(difference)} tokens of a residual stream cannot be paired with {len(inputs)}")
-        difference, device = difference.float(), self.second.device
+        difference, device = difference.float(), self.second_moment.device
         cross = (difference.T @ inputs.float()).to(device, torch.float64)
         total = _sum_of_tokens(difference, device)
         known = self.residuals.setdefault(place, ResidualMoments(torch.zeros_like(cross), torch.zeros_like(total)))
@@ -155,7 +155,7 @@ class Moments:
     def is_finite(self) -> bool:
         """Return whether no sum is NaN or infinite."""
         # A NaN or an infinity in any token reaches the trace of the second moment.
-        finite = torch.isfinite(self.second).all()
+        finite = torch.isfinite(self.second_moment).all()
         if self.shift is not None:
             finite &= torch.isfinite(self.shift).all()
         for residual in self.residuals.values():
@@ -204,8 +204,8 @@ def relative_error(
     difference = weight - product
     if moments is None:
         return float(difference.norm() / weight.norm()) if weight.any() else 0.0
-    error = ((difference @ moments.second) * difference).sum()
-    energy = ((weight @ moments.second) * weight).sum()
+    error = ((difference @ moments.second_moment) * difference).sum()
+    energy = ((weight @ moments.second_moment) * weight).sum()
     if moments.shift is not None:
         # W X - W' X' = (W - W') X' + W (X - X'), and the last term's energy follows from ||W X||^2.
         shifted = weight @ moments.shift

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from eckart.errors import RecipeError
-from eckart.layers import FactoredLinear, Fit, QuantizedLinear, bias_vector, fill_child
+from eckart.layers import FactoredLinear, QuantizedLinear, bias_vector, fill_child
 from eckart.methods.precision import Bits16, Precision
 from eckart.methods.structure import Structure, TwoFactor
+
+if TYPE_CHECKING:
+    from eckart.methods.structure.fitting import Fit
 
 BYTES_PER_NUMBER = 2  # `keep` counts in 16-bit numbers, whatever dtype a model is held in while it is compressed
 
@@ -122,7 +126,8 @@ class Layout:
             stored: dtype of what is stored in 16 bits.
             fit: what the layer is made for; the loss of rounding is made up for by it, if the precision does that.
         """
-        return self.structure.factored(linear, second, first, stored, self.precision, fit)
+        layer: FactoredLinear = self.structure.fitter.factored(linear, second, first, stored, self.precision, fit)
+        return layer
 
     def fitted(self, linear: nn.Module, rank: int, stored: torch.dtype, fit: Fit) -> FactoredLinear:
         """Return the layer of that rank that takes the place of ``linear``, as near to ``fit`` as can be.
@@ -133,9 +138,10 @@ class Layout:
             stored: as for :meth:`factored`.
             fit: what the layer is made for.
         """
-        return self.structure.fitted(linear, rank, stored, self.precision, fit)
+        layer: FactoredLinear = self.structure.fitter.fitted(linear, rank, stored, self.precision, fit)
+        return layer
 
-    def whole(self, linear: nn.Module, weight: Tensor, stored: torch.dtype, fit: Fit) -> QuantizedLinear:
+    def unfactored(self, linear: nn.Module, weight: Tensor, stored: torch.dtype, fit: Fit) -> QuantizedLinear:
         """Return the layer that takes the place of ``linear`` if it is not factored, for a precision below 16 bits.
 
         Args:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from eckart.report.build import build_page as build_page
-from eckart.report.build import check_installed as check_installed
-from eckart.report.sources import Gathered as Gathered
-from eckart.report.sources import gather as gather
+from eckart.report.build import build_page, check_installed
+from eckart.report.sources import Gathered, gather
+
+__all__ = [
+    "Gathered",
+    "build_page",
+    "check_installed",
+    "gather",
+]

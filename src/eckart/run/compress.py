@@ -32,7 +32,7 @@ from eckart.compression.records import LayerRecord
 from eckart.compression.result import CompressionResult
 from eckart.compression.state import RunCheckpoint
 from eckart.compression.walk import compress_blocks
-from eckart.data.calibration import SELF, Calibration, calibrate
+from eckart.data.calibration import DEFAULT_SAMPLES, SELF, Calibration, calibrate
 from eckart.data.text import PYTHON_DOCS
 from eckart.device import free_memory, host_memory, peak_device_memory, peak_host_memory, resolve_device
 from eckart.errors import warn
@@ -46,7 +46,6 @@ from eckart.run.random_state import random_state_kept
 from eckart.run.renamed import renamed
 from eckart.run.scratch import Scratch
 
-DEFAULT_SAMPLES = 32
 MOST_UNRESOLVED = 0.01  # of a layer's output energy, before it is worth a word
 FEW_STEPS = 100  # of the optimiser in a block's refinement; AA-SVD takes 200
 

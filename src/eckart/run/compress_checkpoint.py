@@ -29,7 +29,7 @@ from eckart.checkpoint.unchanged import SourceFiles
 from eckart.compression.callback import Callback
 from eckart.compression.plan import check_keep, make_plan
 from eckart.compression.result import CompressionResult
-from eckart.data.calibration import SELF, Calibration, calibrate
+from eckart.data.calibration import DEFAULT_SAMPLES, SELF, Calibration, calibrate
 from eckart.data.text import PYTHON_DOCS
 from eckart.device import free_memory, host_memory, resolve_device
 from eckart.errors import CalibrationError, CheckpointError, DamagedRunError, EckartError, InterruptedRun, warn
@@ -38,7 +38,7 @@ from eckart.methods.recipe import Recipe
 from eckart.methods.recipes.loader import load_recipe
 from eckart.methods.recipes.published import DEFAULT_KEEP, DEFAULT_RECIPE
 from eckart.run.check.run import check_model
-from eckart.run.compress import DEFAULT_SAMPLES, Job
+from eckart.run.compress import Job
 from eckart.run.random_state import random_state_kept
 from eckart.run.renamed import renamed
 from eckart.run.scratch import Scratch

@@ -95,8 +95,7 @@ def _group_seconds(group: Group, solver: Factoriser, known: dict[tuple[int, ...]
                 solver.layer,
                 linear,
                 weight,
-                moments,
-                whitening,
+                solver.statistics_of(moments, whitening),
                 small,
                 torch.bfloat16,  # as most are stored: rounding to it takes its time, too
                 projectors=projectors,

@@ -22,7 +22,7 @@ from eckart.checkpoint.loaded import check_unchanged
 from eckart.checkpoint.tokenizer import load_tokenizer
 from eckart.compression.callback import Callback
 from eckart.compression.plan import Plan
-from eckart.data.calibration import DEFAULT_LENGTH, Calibration, calibrate
+from eckart.data.calibration import DEFAULT_LENGTH, DEFAULT_SAMPLES, Calibration, calibrate
 from eckart.data.context import length_for
 from eckart.data.text import PYTHON_DOCS
 from eckart.device import resolve_device
@@ -30,7 +30,7 @@ from eckart.errors import CalibrationError, CheckpointError, EckartError, warn
 from eckart.methods.recipe import Recipe
 from eckart.methods.recipes.published import DEFAULT_KEEP
 from eckart.run.check.run import check_model, check_reach
-from eckart.run.compress import DEFAULT_SAMPLES, name_of, step_warnings, token_warnings
+from eckart.run.compress import name_of, step_warnings, token_warnings
 from eckart.run.random_state import random_state_kept
 from eckart.run.renamed import renamed
 from eckart.sweep.build import Compressed, build

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from time import perf_counter
+from typing import Protocol
 
 import torch
 from transformers import PreTrainedModel
@@ -17,9 +16,7 @@ from eckart.blocks.discovery import Block, find_blocks
 from eckart.blocks.fuse import fusable, fuse
 from eckart.blocks.onload import ResidentWeights
 from eckart.blocks.tensor_cache import ScratchSpace
-from eckart.checkpoint.identity import digest_of, versions
 from eckart.compression.request import request_of
-from eckart.compression.sensitivity.cache import MeasurementsCache
 from eckart.data.calibration import Calibration
 from eckart.device import free_memory
 from eckart.errors import EckartError
@@ -36,6 +33,15 @@ FLOAT32, FLOAT64 = 4, 8
 SHARE_OF_MEMORY = 0.5  # that what is kept may take; models that are made of it, and their evaluation, take some too
 
 
+class Measure(Protocol):
+    """What measures several requests at once, as :func:`eckart.methods.sensitivity.measure.measure_all` does."""
+
+    def __call__(
+        self, original: BlockwiseModel, requests: Sequence[Request], progress: Progress, *, first: int
+    ) -> list[Measurements]:
+        """Return what each request asks for."""
+
+
 @dataclass
 class Statistics:
     """What was measured on the original model, for several recipes.
@@ -43,14 +49,14 @@ class Statistics:
     Attributes:
         original: the model, its linears fused if the recipes share bases.
         requests: what each recipe asked for, merged with what others did.
-        measurements_by_path: what was found for each of them.
+        measured: what was found for each of them.
         errors: why nothing was found.
         seconds: that the measurement took.
     """
 
     original: BlockwiseModel
     requests: dict[Recipe, Request] = field(default_factory=dict)
-    measurements_by_path: dict[Request, Measurements] = field(default_factory=dict)
+    measured: dict[Request, Measurements] = field(default_factory=dict)
     errors: Mapping[Request, EckartError] = field(default_factory=dict)
     seconds: float = 0.0
     _own: dict[Recipe, Measurements] = field(default_factory=dict)
@@ -66,7 +72,7 @@ class Statistics:
             return Measurements(shapes_of(self.original.blocks))
         if request in self.errors:
             raise self.errors[request]
-        return self.measurements_by_path[request]
+        return self.measured[request]
 
     def ranks(self, recipe: Recipe, keep: float, progress: Progress = lambda done, total: None) -> Ranks:
         """Return the ranks that ``eckart compress`` would choose; trials of a search are made for all sizes at once.
@@ -107,7 +113,7 @@ def collect(
     device: torch.device,
     *,
     limit: int | None = None,
-    cache: Path | None = None,
+    measure: Measure = measure_all,
     progress: Progress = lambda done, total: None,
 ) -> Statistics:
     """Measure at once what all recipes ask for.
@@ -120,7 +126,7 @@ def collect(
         calibration: the tokens; None if no recipe looks at data.
         device: where blocks are run.
         limit: bytes that what is kept may take in memory; else it goes to files. By default half of what is free.
-        cache: folder of what earlier runs have measured, and this one will have; it can be as large as a few models.
+        measure: what measures several requests at once.
         progress: is called with (blocks done, blocks to do).
     """
     weights = ResidentWeights()
@@ -130,7 +136,6 @@ def collect(
         model = copy.deepcopy(model)
         fuse(model, fusable(find_blocks(model, weights)), weights)
         blocks = find_blocks(model, weights, units=units)
-    kept = None if cache is None else MeasurementsCache(cache, _identity(model, calibration, device))
     shapes = shapes_of(blocks)
     asked = {recipe: request_for(recipe, keep, shapes) for recipe, keep in wanted.items()}
     merged = merge(request for request in asked.values() if request is not None)
@@ -140,48 +145,26 @@ def collect(
     held = sum(kept_bytes(request, blocks) for request in merged)
     held += stream_bytes(merged, list(wanted), blocks, numbers, model.dtype)
     original = BlockwiseModel(model, blocks, weights, device, ScratchSpace(held <= limit), calibration)
-    measurements_by_path: dict[Request, Measurements] = {}
+    measured: dict[Request, Measurements] = {}
     errors: dict[Request, EckartError] = {}
     start = perf_counter()
-    missing = list(merged)
-    if kept is not None:
-        measurements_by_path = {request: known for request in merged if (known := kept.find(request)) is not None}
-        missing = [request for request in merged if request not in measurements_by_path]
     try:
-        measurements_by_path.update(
-            zip(missing, measure_all(original, missing, progress) if missing else [], strict=True)
-        )
+        found = measure(original, merged, progress, first=0) if merged else []
+        measured.update(zip(merged, found, strict=True))
     except EckartError as error:
-        errors = dict.fromkeys(missing, error)
-        for number, request in enumerate(missing if len(missing) > 1 else []):
+        errors = dict.fromkeys(merged, error)
+        for number, request in enumerate(merged if len(merged) > 1 else []):
             try:
-                (measurements_by_path[request],) = measure_all(original, [request], progress, first=number)
+                (measured[request],) = measure(original, [request], progress, first=number)
                 del errors[request]
             except EckartError as own:
                 errors[request] = own
-    if kept is not None:
-        measurements_by_path |= {
-            request: kept.save(request, measurements_by_path[request])
-            for request in missing
-            if request in measurements_by_path
-        }
-    found = {
+    answered = {
         recipe: next(known for known in merged if known.merged(request) == known)
         for recipe, request in asked.items()
         if request is not None
     }
-    return Statistics(original, found, measurements_by_path, errors, perf_counter() - start)
-
-
-def _identity(model: PreTrainedModel, calibration: Calibration | None, device: torch.device) -> str:
-    return json.dumps(
-        {
-            "model": digest_of(model),
-            "calibration": None if calibration is None else calibration.record.sha256,
-            "device": device.type,
-            "versions": versions(None),
-        }
-    )
+    return Statistics(original, answered, measured, errors, perf_counter() - start)
 
 
 def kept_bytes(request: Request, blocks: Sequence[Block]) -> int:

@@ -144,7 +144,7 @@ def test_components_beside_a_base_are_those_of_what_it_lacks(llama, tokens):
     measurements = measure(original_of(llama, tokens), request, lambda done, total: None)
     inputs = inputs_of(llama, PATH, tokens)
     weight = weight_matrix(llama.get_submodule(PATH)).detach().double()
-    remainder = structure.remainder(weight, Whitening.identity(32))
+    remainder = structure.fitter.remainder(weight, Whitening.identity(32))
     found = evidence_on(measurements)
     # All energy is what the base loses, and what is relative to the output stays so.
     lost = (remainder @ inputs.T).square().sum() / len(inputs)

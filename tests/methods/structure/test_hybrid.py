@@ -25,18 +25,18 @@ def test_bytes_are_those_of_the_base_and_of_the_factors() -> None:
 def test_the_remainder_of_a_pruned_base_is_what_is_left_out() -> None:
     weight = torch.tensor([[1.0, -2.0, 3.0, -4.0, 5.0]], dtype=torch.float64)
     base = Hybrid(base=SemiStructured())
-    assert base.remainder(weight, Whitening.identity(5)).tolist() == [[1, -2, 0, 0, 0]]
+    assert base.fitter.remainder(weight, Whitening.identity(5)).tolist() == [[1, -2, 0, 0, 0]]
     inputs = torch.diag(torch.tensor([100.0, 1.0, 1.0, 1.0, 1.0], dtype=torch.float64))
-    assert base.remainder(weight, Whitening(inputs, inputs.inverse())).tolist() == [[0, -2, 3, 0, 0]]
+    assert base.fitter.remainder(weight, Whitening(inputs, inputs.inverse())).tolist() == [[0, -2, 3, 0, 0]]
     assert Layout(base).bytes(256, 512, 3) == 256 * (512 + 512 // 8) + 2 * 3 * (256 + 512)
 
 
 @pytest.mark.parametrize("base", [Bits4(), Bits8(), Bits8(group=5)])
 def test_the_remainder_is_what_rounding_loses(base: Bits4 | Bits8) -> None:
     weight = torch.randn(12, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    remainder = Hybrid(base=base).remainder(weight, Whitening.identity(20))
+    remainder = Hybrid(base=base).fitter.remainder(weight, Whitening.identity(20))
     assert 0 < remainder.norm() < 0.2 * weight.norm()
-    assert not Hybrid(base=base).remainder(torch.zeros_like(weight), Whitening.identity(20)).any()
+    assert not Hybrid(base=base).fitter.remainder(torch.zeros_like(weight), Whitening.identity(20)).any()
 
 
 def test_a_base_by_its_name_alone_and_one_that_cannot_be() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 
 import torch
+from tests.layers.helpers import from_factors
 from torch import nn
 
 from eckart.layers import PivotedLinear
@@ -25,7 +26,7 @@ def test_the_split_between_two_factors_makes_no_difference() -> None:
     linear = nn.Linear(20, 30)
     layers = []
     for b, a in ((second, first), (second * split, first / split[:, None])):
-        layers.append(PivotedLinear.from_factors(linear, b, a))
+        layers.append(from_factors(PivotedLinear, linear, b, a))
     assert torch.equal(layers[0].index, layers[1].index)
     for one, two in zip(layers[0].parameters(), layers[1].parameters(), strict=True):
         torch.testing.assert_close(one, two)

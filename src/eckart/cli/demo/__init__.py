@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from eckart.cli.demo.command import demo as demo
-from eckart.cli.demo.model import find_demo_model as find_demo_model
+from eckart.cli.demo.command import demo
+from eckart.cli.demo.model import find_demo_model
 
-__all__ = ["demo", "find_demo_model"]
+__all__ = [
+    "demo",
+    "find_demo_model",
+]

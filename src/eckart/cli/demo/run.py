@@ -13,8 +13,8 @@ from pydantic import BaseModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from eckart.checkpoint import load_model, load_tokenizer, save
-from eckart.checkpoint.save import check_new_folder, new_folder
+from eckart.checkpoint import load_model, load_tokenizer
+from eckart.checkpoint.save import check_new_folder, new_folder, save
 from eckart.cli.demo.model import MODEL
 from eckart.cli.demo.steps import Step
 from eckart.compression.callback import Callback

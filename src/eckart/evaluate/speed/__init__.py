@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from eckart.evaluate.speed.compare import Speed as Speed
-from eckart.evaluate.speed.compare import compare as compare
-from eckart.evaluate.speed.roofline import Machine as Machine
-from eckart.evaluate.speed.roofline import Work as Work
-from eckart.evaluate.speed.roofline import measure_machine as measure_machine
+from eckart.evaluate.speed.compare import Speed, compare
+from eckart.evaluate.speed.roofline import Machine, Work, measure_machine
+
+__all__ = [
+    "Machine",
+    "Speed",
+    "Work",
+    "compare",
+    "measure_machine",
+]

@@ -2,18 +2,44 @@
 
 from __future__ import annotations
 
-from eckart.methods.allocation.base import Allocation as Allocation
-from eckart.methods.allocation.curvature import Curvature as Curvature
-from eckart.methods.allocation.energy import Energy as Energy
-from eckart.methods.allocation.importance import Importance as Importance
-from eckart.methods.allocation.learned import Learned as Learned
-from eckart.methods.allocation.search import Search as Search
-from eckart.methods.allocation.truncation_loss import TruncationLoss as TruncationLoss
-from eckart.methods.allocation.uniform import Uniform as Uniform
-from eckart.methods.allocation.zero_sum import ZeroSum as ZeroSum
+from eckart.methods.allocation.base import Allocation, OwnMeasurement, Wanted, gain_per_byte_of_shares
+from eckart.methods.allocation.curvature import Curvature
+from eckart.methods.allocation.energy import Energy
+from eckart.methods.allocation.fit_to_budget import GainPerByte
+from eckart.methods.allocation.importance import Importance
+from eckart.methods.allocation.learned import Learned
+from eckart.methods.allocation.rank_budget import RankBudget, Ranks
+from eckart.methods.allocation.search import Search
+from eckart.methods.allocation.truncation_loss import TruncationLoss
+from eckart.methods.allocation.uniform import Uniform
+from eckart.methods.allocation.zero_sum import ZeroSum
 from eckart.methods.registry import Registry
-from eckart.methods.sensitivity.layer_statistics import LayerStatistics as LayerStatistics
-from eckart.methods.sensitivity.layer_statistics import Needs as Needs
+from eckart.methods.sensitivity.layer_statistics import LayerStatistics, Needs
+from eckart.methods.sensitivity.measurements import Measurements
+from eckart.methods.sensitivity.request import Request
+
+__all__ = [
+    "ALLOCATIONS",
+    "Allocation",
+    "Curvature",
+    "Energy",
+    "GainPerByte",
+    "Importance",
+    "LayerStatistics",
+    "Learned",
+    "Measurements",
+    "Needs",
+    "OwnMeasurement",
+    "RankBudget",
+    "Ranks",
+    "Request",
+    "Search",
+    "TruncationLoss",
+    "Uniform",
+    "Wanted",
+    "ZeroSum",
+    "gain_per_byte_of_shares",
+]
 
 ALLOCATIONS: Registry[Allocation] = Registry(
     "allocations",

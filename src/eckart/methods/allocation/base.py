@@ -15,7 +15,7 @@ from eckart.blocks.blockwise_model import BlockwiseModel
 from eckart.methods.allocation.fit_to_budget import GainPerByte, fit_to_budget
 from eckart.methods.allocation.rank_budget import RankBudget, Ranks
 from eckart.methods.choice import Choice
-from eckart.methods.layout import Layout, dense_bytes
+from eckart.methods.layout import Layout
 from eckart.methods.metric import Fisher
 from eckart.methods.sensitivity.cost import StepSeconds
 from eckart.methods.sensitivity.layer_statistics import LayerStatistics, Needs
@@ -197,7 +197,7 @@ def gain_per_byte(problem: RankBudget, losses: dict[str, list[float]]) -> GainPe
 def gain_per_byte_of_shares(problem: RankBudget, shares: dict[str, float]) -> GainPerByte:
     """Return how far a step starts below the share of its 16-bit bytes that each linear was to get, by path."""
 
-    dense = {linear.path: dense_bytes(*linear.shape) for linear in problem.linears}
+    dense = {linear.path: linear.dense_bytes for linear in problem.linears}
 
     def worth(path: str, low: int, high: int) -> float:
         options = problem.options[path]

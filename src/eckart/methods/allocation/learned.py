@@ -15,7 +15,6 @@ from eckart.methods.allocation.base import Allocation, OwnMeasurement, Wanted, g
 from eckart.methods.allocation.fit_to_budget import GainPerByte
 from eckart.methods.allocation.rank_budget import RankBudget, Ranks
 from eckart.methods.allocation.truncation_points import train_truncation_points
-from eckart.methods.layout import dense_bytes
 from eckart.methods.sensitivity.cost import BACKWARD, StepSeconds
 from eckart.methods.sensitivity.layer_statistics import LayerStatistics
 from eckart.methods.sensitivity.measurements import Measurements
@@ -78,9 +77,7 @@ class Learned(Allocation):
 
     def worth(self, problem: RankBudget) -> GainPerByte:
         """Return how far a step starts below the trained position."""
-        shares = {
-            linear.path: problem.cost(linear, _rank(linear)) / dense_bytes(*linear.shape) for linear in problem.linears
-        }
+        shares = {linear.path: problem.cost(linear, _rank(linear)) / linear.dense_bytes for linear in problem.linears}
         return gain_per_byte_of_shares(problem, shares)
 
 

@@ -10,7 +10,7 @@ from functools import cached_property
 from torch import Tensor
 
 from eckart.errors import EckartError
-from eckart.methods.layout import Layout, dense_bytes
+from eckart.methods.layout import Layout
 from eckart.methods.sensitivity.layer_statistics import LayerStatistics
 
 Ranks = Mapping[str, int | None]
@@ -47,7 +47,7 @@ class RankBudget:
     @cached_property
     def dense_bytes(self) -> int:
         """Bytes of all linears in 16-bit numbers."""
-        return sum(dense_bytes(*linear.shape) for linear in self.linears)
+        return sum(linear.dense_bytes for linear in self.linears)
 
     @cached_property
     def whole_bytes(self) -> int:

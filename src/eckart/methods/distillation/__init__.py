@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from eckart.methods.distillation.choice import LogitDistillation as LogitDistillation
-from eckart.methods.distillation.choice import NoDistillation as NoDistillation
+from eckart.methods.distillation.choice import LogitDistillation, NoDistillation
+
+__all__ = [
+    "AnyDistillation",
+    "LogitDistillation",
+    "NoDistillation",
+]
 
 AnyDistillation = NoDistillation | LogitDistillation

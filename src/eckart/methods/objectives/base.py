@@ -181,9 +181,9 @@ class DataAwareObjective(Objective):
     def root(self, moments: Moments, share: float) -> Whitening:
         """Return the root of S, about the mean if there is a bias, plus ``share`` of its mean diagonal."""
         if not self.affine:
-            return whiten(add_to_diagonal(moments.second, share), floor=moments.floor)
+            return whiten(add_to_diagonal(moments.second_moment, share), floor=moments.floor)
         removed = moments.mean * moments.tokens**0.5
-        centred = moments.second - torch.outer(removed, removed)
+        centred = moments.second_moment - torch.outer(removed, removed)
         return whiten(add_to_diagonal(centred, share), removed, moments.floor)
 
     def about_means(self, cross_moment: Tensor, total: Tensor, moments: Moments) -> Tensor:

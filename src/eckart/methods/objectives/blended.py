@@ -50,7 +50,7 @@ class Blended(PairedObjective):
 
     def unblended(self, weight: Tensor, moments: Moments, whitening: Whitening) -> Tensor:
         """Return ``W (S + t I)``, which is not damped."""
-        diagonal = moments.second.diagonal()
+        diagonal = moments.second_moment.diagonal()
         if self.affine:
             diagonal = diagonal - moments.tokens * moments.mean.square()
         return super().unblended(weight, moments, whitening) - self.damping * diagonal.mean() * weight

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from eckart.methods.precision.base import Precision as Precision
-from eckart.methods.precision.bits16 import Bits16 as Bits16
-from eckart.methods.precision.low_bit import Bits4 as Bits4
-from eckart.methods.precision.low_bit import Bits8 as Bits8
-from eckart.methods.precision.semi_structured import SemiStructured as SemiStructured
+from eckart.methods.precision.base import Precision
+from eckart.methods.precision.bits16 import Bits16
+from eckart.methods.precision.low_bit import Bits4, Bits8
+from eckart.methods.precision.semi_structured import SemiStructured
+
+__all__ = ["PRECISIONS", "AnyPrecision", "Bits4", "Bits8", "Bits16", "Precision", "SemiStructured"]
 
 AnyPrecision = Bits16 | Bits8 | Bits4
 PRECISIONS: dict[str, type[AnyPrecision]] = {

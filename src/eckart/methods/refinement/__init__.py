@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from eckart.methods.refinement.base import NoRefinement as NoRefinement
-from eckart.methods.refinement.block import BlockRefinement as BlockRefinement
-from eckart.methods.refinement.block_training import Sequences as Sequences
-from eckart.methods.refinement.record import RefinementRecord as RefinementRecord
+from eckart.methods.refinement.base import NoRefinement
+from eckart.methods.refinement.block import BlockRefinement
+from eckart.methods.refinement.block_training import Sequences
+from eckart.methods.refinement.record import RefinementRecord
+
+__all__ = ["AnyRefinement", "BlockRefinement", "NoRefinement", "RefinementRecord", "Sequences"]
 
 AnyRefinement = NoRefinement | BlockRefinement

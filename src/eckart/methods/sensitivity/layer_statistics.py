@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from eckart.blocks.discovery import Block
-from eckart.methods.layout import Layout
+from eckart.methods.layout import Layout, dense_bytes
 
 
 class Needs(Flag):
@@ -55,6 +55,11 @@ class LayerStatistics:
     similarity: float | None = None
     own: Any = None
     has_bias: bool = False
+
+    @property
+    def dense_bytes(self) -> int:
+        """Bytes of its weight in 16-bit numbers."""
+        return dense_bytes(*self.shape)
 
     def layout(self, layout: Layout) -> Layout:
         """Return the layout by which its bytes are counted."""

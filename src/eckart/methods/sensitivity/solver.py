@@ -13,12 +13,13 @@ from eckart.blocks.discovery import Block, Group, LinearRef
 from eckart.blocks.tensor_cache import TensorCache
 from eckart.device import moment_device
 from eckart.errors import NonFiniteError
-from eckart.layers import Fit, weight_matrix
+from eckart.layers import weight_matrix
 from eckart.maths.lowrank import Solution, Whitening, solve
 from eckart.maths.moments import Moments
 from eckart.methods.sensitivity.layer_statistics import LayerStatistics, Needs, shapes_of
 from eckart.methods.sensitivity.measurements import Measurements
 from eckart.methods.sensitivity.request import Labels, Request
+from eckart.methods.structure.fitting import Fit
 
 
 @dataclass
@@ -133,7 +134,7 @@ class Solver:
             whitening = self.objective.whitening(moments, ref.in_features, self.device)
         assert whitening is not None
         root = None if self.objective.output_metric is None else self.metric_root(second)
-        remainder = self.structure.remainder(weight, whitening)
+        remainder = self.structure.fitter.remainder(weight, whitening)
         solution = solve(whitening, None, remainder, root)
         tokens = moments.tokens if moments is not None and self.objective.needs_data else 1
         needs = self._of_solution(needs, solution, remainder, tokens, ref, second, sums)
@@ -155,7 +156,7 @@ class Solver:
         assert labels is not None
         moments = Moments.zeros(ref.in_features, paired=False, device=self.device)
         moments.tokens = self.original.tokens.numel()
-        moments.second = sums.weighted[labels].get(ref, moments.second)
+        moments.second_moment = sums.weighted[labels].get(ref, moments.second_moment)
         moments.check_finite(ref.path)
         return moments
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from eckart.methods.registry import Registry
-from eckart.methods.structure.base import Matrix as Matrix
-from eckart.methods.structure.base import Structure as Structure
-from eckart.methods.structure.hybrid import Hybrid as Hybrid
-from eckart.methods.structure.pivoted import Pivoted as Pivoted
-from eckart.methods.structure.remapped import Remapped as Remapped
-from eckart.methods.structure.two_factor import TwoFactor as TwoFactor
+from eckart.methods.structure.base import Matrix, Structure
+from eckart.methods.structure.hybrid import Hybrid
+from eckart.methods.structure.pivoted import Pivoted
+from eckart.methods.structure.remapped import Remapped
+from eckart.methods.structure.two_factor import TwoFactor
+
+__all__ = ["STRUCTURES", "Hybrid", "Matrix", "Pivoted", "Remapped", "Structure", "TwoFactor"]
 
 STRUCTURES: Registry[Structure] = Registry("structures", Structure, (TwoFactor, Pivoted, Hybrid, Remapped))

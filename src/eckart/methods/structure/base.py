@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from eckart.layers import FactoredLinear, Fit
-from eckart.maths.lowrank import Solution, Whitening, solve, truncate
+from eckart.layers import FactoredLinear
 from eckart.methods.choice import Choice
 from eckart.methods.precision import Bits16, Precision
+
+if TYPE_CHECKING:
+    from eckart.methods.structure.fitting import Fitter
 
 
 class Matrix(NamedTuple):
@@ -56,54 +57,21 @@ class Structure(Choice):
             return out_features * in_features
         return sum(matrix.numbers for matrix in self.matrices(out_features, in_features, rank))
 
-    def remainder(self, weight: Tensor, whitening: Whitening) -> Tensor:
-        """Return what of a weight its rank has to answer for, (m, n) float64: all of it, unless it is stored beside.
+    @property
+    def fitter(self) -> Fitter[Any]:
+        """What finds the numbers of its layers."""
+        # Imported when a model is compressed: who loads one needs no solver.
+        from eckart.methods.structure.fitting import Fitter
 
-        Args:
-            weight: (m, n) float64.
-            whitening: the root of the second moment of its inputs.
-        """
-        return weight
+        return Fitter(self)
 
     def empty_like(self, linear: nn.Module, rank: int, precision: Precision, *, affine: bool = False) -> FactoredLinear:
         """Return the layer that takes the place of ``linear``, its numbers not yet set.
 
-        ``affine``: it has a bias even if ``linear`` has none.
+        Args:
+            linear: gives the shape, bias, device and dtype.
+            rank: of the layer.
+            precision: of all matrices that have none of their own.
+            affine: whether it has a bias even if ``linear`` has none.
         """
         return self.layer.empty_like(linear, rank, precision.scheme, affine=affine)
-
-    def truncated(self, solution: Solution, rank: int, tokens: int) -> tuple[Tensor, Tensor]:
-        """Return ``second`` (m, rank) and ``first`` (rank, n) float64 whose product is the best weight of that rank.
-
-        Args:
-            solution: of the equation.
-            rank: r.
-            tokens: over which the sums in the equation are; 1 if it looks at no data.
-        """
-        return truncate(solution, rank)
-
-    def factored(
-        self, linear: nn.Module, second: Tensor, first: Tensor, stored: torch.dtype, precision: Precision, fit: Fit
-    ) -> FactoredLinear:
-        """Return the layer that takes the place of ``linear`` with the weight ``second @ first``.
-
-        Args:
-            linear: gives its bias, device and dtype.
-            second: (m, rank) float64.
-            first: (rank, n) float64.
-            stored: dtype of what is stored in 16 bits.
-            precision: of all matrices that have none of their own.
-            fit: what the layer is made for.
-        """
-        layer = self.empty_like(linear, first.shape[0], precision, affine=fit.constant is not None)
-        feeds_back = precision.feeds_back or (self.amplifies and precision.scheme is None)
-        layer.set_factors(second, first, stored, fit if feeds_back else None)
-        layer.take_bias(linear, stored, fit)
-        return layer
-
-    def fitted(
-        self, linear: nn.Module, rank: int, stored: torch.dtype, precision: Precision, fit: Fit
-    ) -> FactoredLinear:
-        """Return the layer of that rank that is nearest to ``fit``; arguments as for :meth:`factored`."""
-        solution = solve(fit.whitening, None, fit.target, fit.metric)
-        return self.factored(linear, *truncate(solution, rank), stored, precision, fit)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-import torch
 from pydantic import BeforeValidator, Discriminator, Field
-from torch import Tensor, nn
+from torch import nn
 
-from eckart.layers import FactoredLinear, Fit, HybridLinear, Pattern
-from eckart.maths.lowrank import Whitening
-from eckart.maths.quantization import find_scales, from_codes, round_to_scheme
-from eckart.maths.sparsity import from_pruned, pack_places, prune
+from eckart.layers import FactoredLinear, HybridLinear, Pattern
 from eckart.methods.choice import expand_name
 from eckart.methods.precision import Bits4, Bits8, Precision, SemiStructured
 from eckart.methods.structure.base import Matrix, Structure
+
+if TYPE_CHECKING:
+    from eckart.methods.structure.fitting.hybrid import HybridFitter
 
 
 class Hybrid(Structure):
@@ -45,34 +44,15 @@ class Hybrid(Structure):
         """Return ``min(m, n)``."""
         return min(out_features, in_features)
 
-    def remainder(self, weight: Tensor, whitening: Whitening) -> Tensor:
-        """Return what the nearest codes, or the numbers that stay, leave of a weight."""
-        if isinstance(self.base, SemiStructured):
-            kept, places = prune(weight, whitening.second_moment)
-            return weight - from_pruned(kept, pack_places(places), weight.shape[1])
-        scales = find_scales(weight, self.base.scheme)
-        return weight - from_codes(round_to_scheme(weight, scales, self.base.scheme), scales, self.base.scheme)
+    @property
+    def fitter(self) -> HybridFitter:
+        """See :attr:`Structure.fitter`."""
+        # Imported when a model is compressed: who loads one needs no solver.
+        from eckart.methods.structure.fitting.hybrid import HybridFitter
+
+        return HybridFitter(self)
 
     def empty_like(self, linear: nn.Module, rank: int, precision: Precision, *, affine: bool = False) -> HybridLinear:
         """See :meth:`Structure.empty_like`."""
         base = Pattern.TWO_OF_FOUR if isinstance(self.base, SemiStructured) else self.base.scheme
         return HybridLinear.empty_like(linear, rank, precision.scheme, affine=affine, base=base)
-
-    def factored(
-        self, linear: nn.Module, second: Tensor, first: Tensor, stored: torch.dtype, precision: Precision, fit: Fit
-    ) -> HybridLinear:
-        """Return the layer that fits best; of the factors only the rank counts, since the base changes them."""
-        return self.fitted(linear, first.shape[0], stored, precision, fit)
-
-    def fitted(self, linear: nn.Module, rank: int, stored: torch.dtype, precision: Precision, fit: Fit) -> HybridLinear:
-        """See :meth:`Structure.fitted`."""
-        layer = self.empty_like(linear, rank, precision, affine=fit.constant is not None)
-        layer.solve_for(
-            fit,
-            stored,
-            alternations=self.alternations,
-            base_feedback=self.base.feeds_back,
-            feedback=precision.feeds_back,
-        )
-        layer.take_bias(linear, stored, fit)
-        return layer

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from eckart.layers import FactoredLinear, PivotedLinear
 from eckart.layers.pivoted import index_dtype
 from eckart.methods.structure.base import Structure
+
+if TYPE_CHECKING:
+    from eckart.methods.structure.fitting.pivoted import PivotedFitter
 
 
 class Pivoted(Structure):
@@ -34,3 +37,11 @@ class Pivoted(Structure):
     def highest_rank(self, out_features: int, in_features: int) -> int:
         """Return the largest rank that leaves a row to combine."""
         return min(out_features - 1, in_features)
+
+    @property
+    def fitter(self) -> PivotedFitter:
+        """See :attr:`Structure.fitter`."""
+        # Imported when a model is compressed: who loads one needs no solver.
+        from eckart.methods.structure.fitting.pivoted import PivotedFitter
+
+        return PivotedFitter(self)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-import torch
-from torch import Tensor, nn
-
-from eckart.layers import FactoredLinear, Fit, RemappedLinear
-from eckart.methods.precision import Bits8, Precision
+from eckart.layers import FactoredLinear, RemappedLinear
+from eckart.methods.precision import Bits8
 from eckart.methods.structure.base import Matrix, Structure
+
+if TYPE_CHECKING:
+    from eckart.methods.structure.fitting.remapped import RemappedFitter
 
 
 class Remapped(Structure):
@@ -39,11 +39,10 @@ class Remapped(Structure):
         """Return ``min(m, n)``."""
         return min(out_features, in_features)
 
-    def factored(
-        self, linear: nn.Module, second: Tensor, first: Tensor, stored: torch.dtype, precision: Precision, fit: Fit
-    ) -> FactoredLinear:
-        """See :meth:`Structure.factored`."""
-        layer = self.empty_like(linear, first.shape[0], precision, affine=fit.constant is not None)
-        layer.set_factors(second, first, stored, fit if self.feedback else None)
-        layer.take_bias(linear, stored, fit)
-        return layer
+    @property
+    def fitter(self) -> RemappedFitter:
+        """See :attr:`Structure.fitter`."""
+        # Imported when a model is compressed: who loads one needs no solver.
+        from eckart.methods.structure.fitting.remapped import RemappedFitter
+
+        return RemappedFitter(self)

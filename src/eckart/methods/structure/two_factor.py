@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from typing import ClassVar, Literal
-
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from eckart.layers import FactoredLinear, LowRankLinear
-from eckart.maths.lowrank import Solution, truncate
 from eckart.methods.structure.base import Structure
+
+if TYPE_CHECKING:
+    from eckart.methods.structure.fitting.two_factor import TwoFactorFitter
 
 
 class TwoFactor(Structure):
@@ -31,8 +30,10 @@ class TwoFactor(Structure):
         """Return ``min(m, n)``."""
         return min(out_features, in_features)
 
-    def truncated(self, solution: Solution, rank: int, tokens: int) -> tuple[Tensor, Tensor]:
-        """See :meth:`Structure.truncated`."""
-        if self.split == "norms":
-            return truncate(solution, rank)
-        return truncate(solution, rank, solution.singular_values / math.sqrt(tokens))
+    @property
+    def fitter(self) -> TwoFactorFitter:
+        """See :attr:`Structure.fitter`."""
+        # Imported when a model is compressed: who loads one needs no solver.
+        from eckart.methods.structure.fitting.two_factor import TwoFactorFitter
+
+        return TwoFactorFitter(self)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from eckart.methods.training.config import TrainingConfig as TrainingConfig
-from eckart.methods.training.loop import Trainee as Trainee
-from eckart.methods.training.loop import train as train
-from eckart.methods.training.record import EpochRecord as EpochRecord
-from eckart.methods.training.run import TrainingRun as TrainingRun
+from eckart.methods.training.config import TrainingConfig
+from eckart.methods.training.loop import Trainee, train
+from eckart.methods.training.record import EpochRecord
+from eckart.methods.training.run import TrainingRun
+
+__all__ = ["EpochRecord", "Trainee", "TrainingConfig", "TrainingRun", "train"]

@@ -1,6 +1,6 @@
-"""Profiles in a folder, so that another run need not measure again: safetensors files, and JSON for the rest.
+"""Measurements in a folder, so that another run need not measure again: safetensors files, and JSON for the rest.
 
-Each linear has a file, which is read when its tensors are looked at: a profile may be larger than memory.
+Each linear has a file, which is read when its tensors are looked at: measurements may be larger than memory.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from eckart.methods.sensitivity.measurements import Measurements
 T = TypeVar("T")
 
 FACTS, BLOCKS = "profile.json", "blocks.safetensors"
-KEYS = {  # a field of a profile, and what its tensors are called in a file
+KEYS = {  # a field of measurements, and what its tensors are called in a file
     "metrics": ("metric",),
     "means": ("mean",),
     "solutions": ("basis", "dual"),
@@ -31,8 +31,8 @@ KEYS = {  # a field of a profile, and what its tensors are called in a file
 OF_INPUTS = ("means", "whitenings")  # the same for all linears of a group
 
 
-def save_profile(measurements: Measurements, folder: Path) -> None:
-    """Write a profile; the folder is not there before all of it is.
+def save_measurements(measurements: Measurements, folder: Path) -> None:
+    """Write measurements; the folder is not there before all of it is.
 
     Args:
         measurements: what was measured.
@@ -61,8 +61,8 @@ def save_profile(measurements: Measurements, folder: Path) -> None:
     unfinished.rename(folder)
 
 
-def load_profile(folder: Path) -> Measurements:
-    """Return the profile that :func:`save_profile` wrote to ``folder``.
+def load_measurements(folder: Path) -> Measurements:
+    """Return the measurements that :func:`save_measurements` wrote to ``folder``.
 
     Raises:
         OSError: it is not there.
@@ -110,8 +110,7 @@ def _values(linear: LayerStatistics) -> list[tuple[str, Any]]:
 def _linear(facts: dict[str, Any], file: Path) -> LayerStatistics:
     names = {field.name for field in fields(LayerStatistics)}
     held = _with(file, lambda held: {name: held.get_tensor(name) for name in names & set(held.keys())})
-    trials = facts["trials"] and {int(rank): loss for rank, loss in facts["trials"].items()}
-    return LayerStatistics(**{**facts, **held, "shape": tuple(facts["shape"]), "trials": trials})
+    return LayerStatistics(**{**facts, **held, "shape": tuple(facts["shape"])})
 
 
 def _file(folder: Path, number: int) -> Path:

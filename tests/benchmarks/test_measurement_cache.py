@@ -1,4 +1,4 @@
-"""Profiles that were written are those that were measured; a cache finds those with all that is asked for."""
+"""Measurements that were written are those that were made; a cache finds those with all that is asked for."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
+from measurement_cache import MeasurementsCache, remembering
+from measurement_files import load_measurements, save_measurements
 from tests.conftest import make_model
 from torch import Tensor
 
 from eckart.compression.request import request_of
-from eckart.compression.sensitivity.cache import MeasurementsCache
-from eckart.compression.sensitivity.stored import load_profile, save_profile
 from eckart.data.calibration import Calibration
 from eckart.methods.allocation import LayerStatistics, Needs
+from eckart.methods.sensitivity.measure import measure_all
 from eckart.methods.sensitivity.measurements import Measurements
-from eckart.sweep import statistics
+from eckart.methods.sensitivity.request import Request
 from eckart.sweep.build import build
 from eckart.sweep.case import recipe_of
 from eckart.sweep.statistics import collect
@@ -36,10 +37,10 @@ def same(found: object, expected: object) -> bool:
 def test_what_was_written_is_what_is_read(tmp_path, tokens, limit):
     wanted = {recipe_of(label): [0.6] for label in LABELS}
     collected = collect(make_model("llama").bfloat16(), wanted, Calibration(tokens, "token ids", 0), CPU, limit=limit)
-    assert len(collected.measurements_by_path) > 2
-    for number, measurements in enumerate(collected.measurements_by_path.values()):
-        save_profile(measurements, tmp_path / str(number))
-        read = load_profile(tmp_path / str(number))
+    assert len(collected.measured) > 2
+    for number, measurements in enumerate(collected.measured.values()):
+        save_measurements(measurements, tmp_path / str(number))
+        read = load_measurements(tmp_path / str(number))
         for linear, expected in zip(read.linears, measurements.linears, strict=True):
             assert all(same(getattr(linear, f.name), getattr(expected, f.name)) for f in fields(LayerStatistics))
         for field in ("metrics", "solutions", "whitenings", "means", "block_metrics"):
@@ -50,24 +51,29 @@ def test_what_was_written_is_what_is_read(tmp_path, tokens, limit):
     assert not list(tmp_path.glob("*.unfinished"))
 
 
-def test_models_of_a_cache_are_those_that_were_measured(tmp_path, tokens, monkeypatch):
+def test_models_of_a_cache_are_those_that_were_measured(tmp_path, tokens):
     model, calibration = make_model("qwen2"), Calibration(tokens, "token ids", 0)
     wanted = {recipe_of(label): [0.6] for label in ("svd-llm", "zs-svd", "io-svd+structure=pivoted")}
-    first = collect(model, wanted, calibration, CPU, cache=tmp_path)
+    requests: list[Request] = []
 
-    def measure_all(original, requests, *args, **kwargs):
-        raise AssertionError(f"measured again: {requests}")
+    def counted(original, new, progress, *, first):
+        requests.extend(new)
+        return measure_all(original, new, progress, first=first)
 
-    monkeypatch.setattr(statistics, "measure_all", measure_all)
+    cached = remembering(tmp_path, counted)
+    first = collect(model, wanted, calibration, CPU, measure=cached)
+    assert len(requests) == len(first.measured)
+    requests.clear()
     # Fewer recipes ask for less, which is there too.
-    again = [collect(model, {recipe: [0.6]}, calibration, CPU, cache=tmp_path) for recipe in wanted]
+    again = [collect(model, {recipe: [0.6]}, calibration, CPU, measure=cached) for recipe in wanted]
+    assert not requests
     for recipe, second in zip(wanted, again, strict=True):
-        plain, cached = (build(model, recipe, 0.6, found).model.state_dict() for found in (first, second))
-        assert all(torch.equal(plain[name], cached[name]) for name in plain)
-    with pytest.raises(AssertionError, match="measured again"):
-        collect(model, wanted, Calibration(tokens.flip(0), "token ids", 0), CPU, cache=tmp_path)
-    with pytest.raises(AssertionError, match="measured again"):
-        collect(make_model("llama"), wanted, calibration, CPU, cache=tmp_path)
+        plain, read = (build(model, recipe, 0.6, found).model.state_dict() for found in (first, second))
+        assert all(torch.equal(plain[name], read[name]) for name in plain)
+    for other, tokens_of in ((model, Calibration(tokens.flip(0), "token ids", 0)), (make_model("llama"), calibration)):
+        requests.clear()
+        collect(other, wanted, tokens_of, CPU, measure=cached)
+        assert requests
 
 
 def test_a_cache_gives_nothing_less_than_what_is_asked_for(tmp_path):
@@ -86,19 +92,13 @@ def test_a_cache_gives_nothing_less_than_what_is_asked_for(tmp_path):
     assert MeasurementsCache(tmp_path, "another model").find(request) is None
 
 
-def test_a_profile_that_was_not_finished_is_not_there(tmp_path, monkeypatch):
+def test_measurements_that_were_not_finished_are_not_there(tmp_path):
     cache = MeasurementsCache(tmp_path, "a model")
-    request, measurements = (
-        replace(request_of(recipe_of("svd-llm")), keep_bases=True),
-        Measurements((LayerStatistics("a", (2, 3), 0, "a"),)),
-    )
-    with monkeypatch.context() as patch:
-        patch.setattr(
-            "eckart.compression.sensitivity.stored.save_file", lambda *args: (_ for _ in ()).throw(OSError("full"))
-        )
-        with pytest.raises(OSError, match="full"):
-            cache.save(request, measurements)
+    request = replace(request_of(recipe_of("svd-llm")), keep_bases=True)
+    (linear,) = (LayerStatistics("a", (2, 3), 0, "a"),)
+    with pytest.raises(TypeError):  # what cannot be written
+        cache.save(request, Measurements((linear, replace(linear, path=object()))))
     assert cache.find(request) is None
-    cache.save(request, measurements)
+    cache.save(request, Measurements((linear,)))
     assert cache.find(request) is not None
     assert len(list(tmp_path.iterdir())) == 2

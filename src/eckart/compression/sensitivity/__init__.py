@@ -1,1 +1,0 @@
-"""Statistics that serve one benchmark."""

@@ -1,0 +1,43 @@
+"""What a layer is made to fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import Tensor
+
+from eckart.maths.lowrank import FLOAT32_FLOOR, Whitening, whiten
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a layer is made to fit: ``|| C^T (T - W') R ||^2``, with ``S = R R^T`` and the output metric ``C C^T``.
+
+    Attributes:
+        target: T, (m, n) float64, of any rank.
+        inputs: S, (n, n) float64, or R and its inverse; each is found of the other when it is asked for.
+        metric: C and its inverse, of full rank m; None for the identity.
+        constant: gives, for the weight as it is stored, what is added to the bias, (m,) float64; None for nothing.
+    """
+
+    target: Tensor
+    inputs: Whitening | Tensor
+    metric: Whitening | None = None
+    constant: Callable[[Tensor], Tensor] | None = None
+
+    @cached_property
+    def second_moment(self) -> Tensor:
+        """S of the inputs, (n, n) float64."""
+        return self.inputs if isinstance(self.inputs, Tensor) else self.inputs.second_moment
+
+    @cached_property
+    def whitening(self) -> Whitening:
+        """R and its inverse."""
+        return whiten(self.inputs, floor=FLOAT32_FLOOR) if isinstance(self.inputs, Tensor) else self.inputs
+
+    def loss(self, weight: Tensor) -> float:
+        """Return what a weight, (m, n) float64, loses."""
+        missing = (self.target - weight) @ self.whitening.root
+        return float((missing if self.metric is None else self.metric.root.T @ missing).square().sum())
