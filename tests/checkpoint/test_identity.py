@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -35,12 +36,12 @@ def test_it_is_plain_data_with_hashes_of_all_that_matters(llama: PreTrainedModel
     ("path", "value"), [(("a", "b"), 2), (("a", "c"), None), (("d",), [1, 2]), (("e",), "new")], ids=str
 )
 def test_differences_are_named_with_both_values(path: tuple[str, ...], value: object) -> None:
-    before = {"a": {"b": 1, "c": {"x": 1}}, "d": [1], "f": 0.5}
+    before: dict[str, Any] = {"a": {"b": 1, "c": {"x": 1}}, "d": [1], "f": 0.5}
     now = copy.deepcopy(before)
-    place = now
+    place: dict[str, Any] = now
     for key in path[:-1]:
-        place = place[key]  # type: ignore[assignment]
-    place[path[-1]] = value  # type: ignore[assignment]
+        place = place[key]
+    place[path[-1]] = value
     (line,) = differences(before, now)
     assert line.startswith(".".join(path) + " was ")
     assert line.endswith(f"is {value!r}")

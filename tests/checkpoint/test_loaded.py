@@ -31,9 +31,9 @@ def test_a_changed_file_is_named(model_folder: Path) -> None:
 
 
 def test_a_file_that_changes_while_it_is_loaded(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    evaluated = PreTrainedModel.from_pretrained.__func__  # type: ignore[attr-defined]
+    evaluated = PreTrainedModel.from_pretrained.__func__
 
-    def slow(kind: type, *arguments: object, **options: object) -> object:
+    def slow(kind: type[PreTrainedModel], /, *arguments: object, **options: object) -> object:
         found = evaluated(kind, *arguments, **options)
         touch(model_folder)
         return found

@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 
 import eckart
 from eckart.checkpoint import register
-from eckart.checkpoint.save import INDEX_NAME
+from eckart.checkpoint.files import INDEX_NAME
 from eckart.errors import CheckpointError
 from eckart.layers import FactoredLinear
 from eckart.methods.structure import STRUCTURES
@@ -25,7 +26,8 @@ from eckart.methods.structure import STRUCTURES
 
 def logits(model: PreTrainedModel, tokens: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
-        return model(tokens.to(model.device)).logits.float().cpu()
+        found: torch.Tensor = model(tokens.to(model.device)).logits
+    return found.float().cpu()
 
 
 def assert_same(ours: torch.Tensor, theirs: torch.Tensor, tolerance: float = 1e-5) -> None:
@@ -50,13 +52,13 @@ def edit_config(folder: Path, **changes: object) -> None:
 
 def tensor_in(model: PreTrainedModel, path: str) -> str:
     """Return the name of the first tensor in a layer, which depends on its kind."""
-    return next(name for name in model.state_dict() if name.startswith(f"{path}."))
+    return next(str(name) for name in model.state_dict() if name.startswith(f"{path}."))
 
 
-def edit_weights(folder: Path, change: object) -> None:
+def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
     (shard,) = folder.glob("*.safetensors")
     tensors = load_file(shard)
-    change(tensors)  # type: ignore[operator]
+    change(tensors)
     save_file(tensors, shard, metadata={"format": "pt"})
 
 
@@ -154,7 +156,7 @@ def test_factors_train(saved: tuple[Path, PreTrainedModel], tokens: torch.Tensor
     model = AutoModelForCausalLM.from_pretrained(saved[0])
     model(tokens, labels=tokens).loss.backward()
     layer = next(module for module in model.modules() if isinstance(module, FactoredLinear))
-    assert all(parameter.grad.norm() > 0 for parameter in layer.parameters())
+    assert all(parameter.grad is not None and parameter.grad.norm() > 0 for parameter in layer.parameters())
 
 
 def test_without_the_library_it_fails_loudly(saved: tuple[Path, PreTrainedModel]) -> None:

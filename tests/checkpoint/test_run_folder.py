@@ -177,13 +177,13 @@ def test_the_rules_of_windows(out: Path, monkeypatch: pytest.MonkeyPatch) -> Non
             if target == real or target.startswith(f"{real}/"):
                 raise PermissionError(13, "[WinError 32] used by another process", str(path))
 
-    def rename(source: object, target: object) -> None:
+    def rename(source: str | Path, target: str | Path) -> None:
         check_closed(source)
         if os.path.lexists(str(target)):
             raise FileExistsError(17, "[WinError 183] Cannot create a file when that file already exists", str(target))
         plain_rename(source, target)
 
-    def replace(source: object, target: object) -> None:
+    def replace(source: str | Path, target: str | Path) -> None:
         check_closed(source)
         check_closed(target)
         if os.path.isdir(str(target)):
@@ -195,7 +195,7 @@ def test_the_rules_of_windows(out: Path, monkeypatch: pytest.MonkeyPatch) -> Non
             raise OSError(9, "Bad file descriptor")
         plain_sync(descriptor)
 
-    def unlink(path: object, **options: int) -> None:
+    def unlink(path: str | Path, **options: int) -> None:
         if not options:
             check_closed(path)
         plain_unlink(path, **options)

@@ -10,9 +10,10 @@ from tests.conftest import contents, make_model
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import eckart
+from eckart.checkpoint.files import INDEX_NAME
 from eckart.checkpoint.output import check_output
 from eckart.checkpoint.records import read_records
-from eckart.checkpoint.save import INDEX_NAME, new_folder
+from eckart.checkpoint.save import new_folder
 from eckart.compression.result import CompressionResult
 from eckart.errors import CheckpointError
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.check import architectures
 from tests.conftest import CONFIGS, make_model
-from transformers import AutoModelForCausalLM, MixtralConfig
+from tests.run.check import architectures
+from transformers import AutoModelForCausalLM, MixtralConfig, PreTrainedModel
 
 import eckart
 from eckart.blocks.discovery import find_block_list
@@ -18,11 +18,25 @@ from eckart.layers import LowRankLinear
 CPU = torch.device("cpu")
 
 
-def stored(kind: str, folder: Path, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
-    model = make_model(kind).to(dtype)
+def stored(kind: str, folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    model = make_model(kind)
+    model.to(dtype)
     model.save_pretrained(folder, max_shard_size="20KB")
     assert len(list(folder.glob("*.safetensors"))) > 1
     return model
+
+
+def watched(weights: FileWeights, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list to which the names of the tensors come that are read from now on."""
+    names: list[str] = []
+    plain = weights.read
+
+    def read(name: str) -> torch.Tensor:
+        names.append(name)
+        return plain(name)
+
+    monkeypatch.setattr(weights, "read", read)
+    return names
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
@@ -41,9 +55,7 @@ def test_the_model_lent_as_a_whole_is_the_model(kind: str, tmp_path: Path, token
 def test_only_what_is_lent_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stored("llama", tmp_path / "model")
     model, weights = open_model(tmp_path / "model", tmp_path / "offload")
-    read: list[str] = []
-    plain = weights.read
-    monkeypatch.setattr(weights, "read", lambda name: read.append(name) or plain(name))
+    read = watched(weights, monkeypatch)
     _, blocks = find_block_list(model)
     with weights.onload(blocks[1], CPU):
         assert all(parameter.is_meta for parameter in blocks[0].parameters())
@@ -61,9 +73,7 @@ def test_tied_tensors_are_read_once_and_stay_tied(kind: str, tmp_path: Path, mon
     model, weights = open_model(tmp_path / "model", tmp_path / "offload")
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     _, blocks = find_block_list(model)
-    read: list[str] = []
-    plain = weights.read
-    monkeypatch.setattr(weights, "read", lambda name: read.append(name) or plain(name))
+    read = watched(weights, monkeypatch)
     with weights.onload(model, CPU, skip=(*blocks, head)):
         assert head.weight is embedding.weight
         assert not head.weight.is_meta
@@ -77,12 +87,13 @@ def test_halves_come_in_the_compute_dtype(tmp_path: Path) -> None:
     model, weights = open_model(tmp_path / "model", tmp_path / "offload")
     _, blocks = find_block_list(model)
     with weights.onload(blocks[0], CPU) as onloaded:
-        assert blocks[0].mlp.up_proj.weight.dtype is compute_dtype(torch.bfloat16, CPU)
+        up = blocks[0].get_submodule("mlp.up_proj")
+        assert up.weight.dtype is compute_dtype(torch.bfloat16, CPU)
         assert onloaded.dtype("mlp.up_proj.weight") is torch.bfloat16
-        onloaded.replace("mlp.up_proj", LowRankLinear.empty_like(blocks[0].mlp.up_proj, 3))
+        onloaded.replace("mlp.up_proj", LowRankLinear.empty_like(up, 3))
         assert {tensor.dtype for tensor in onloaded.stored().values()} == {torch.bfloat16}
     assert all(parameter.is_meta for parameter in blocks[0].parameters())
-    assert isinstance(blocks[0].mlp.up_proj, LowRankLinear)
+    assert isinstance(blocks[0].get_submodule("mlp.up_proj"), LowRankLinear)
 
 
 def test_fused_experts_are_read_as_the_model_has_them(tmp_path: Path, tokens: torch.Tensor) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -43,7 +44,8 @@ def compress(
 
 def logits(model: PreTrainedModel, tokens: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
-        return model(tokens).logits.float()
+        found: torch.Tensor = model(tokens).logits
+    return found.float()
 
 
 def keep_of(structure: str, precision: str) -> float:
@@ -91,7 +93,7 @@ def test_bytes_on_disk_are_at_most_the_budget_and_hardly_less(
 def test_a_stopped_run_goes_on_to_the_same_bytes(
     structure: str, precision: str, model_folder: Path, text_file: Path, tmp_path: Path
 ) -> None:
-    def run(out: Path, **options: object) -> dict[str, str]:
+    def run(out: Path, **options: Any) -> dict[str, str]:
         compress_checkpoint(
             model_folder,
             out,
@@ -157,8 +159,9 @@ def test_refinement_makes_blocks_better(
     )
     assert len(report.refinements) == 3
     # Of few bits only the scales are trained, beside what is no linear layer.
-    assert all(record.after <= record.before for record in report.refinements)
-    assert precision != "16-bit" or any(record.after < record.before for record in report.refinements)
+    gains = [(record.before or 0.0) - (record.after or 0.0) for record in report.refinements]
+    assert min(gains) >= 0
+    assert precision != "16-bit" or max(gains) > 0
     eckart.save(llama, report, tmp_path / "small")
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "small")
     torch.testing.assert_close(logits(loaded, tokens), logits(llama, tokens), rtol=1e-4, atol=1e-4)

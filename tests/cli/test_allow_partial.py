@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.check import architectures
 from tests.cli.helpers import run, words
 from tests.conftest import byte_tokenizer
+from tests.run.check import architectures
 
 import eckart
 from eckart.sweep import read_failures

@@ -1,4 +1,4 @@
-"""``eckart eval`` on tasks; on texts it is tested with the other commands."""
+"""``eckart eval`` on texts and on tasks."""
 
 from __future__ import annotations
 
@@ -105,3 +105,18 @@ def test_the_extra_is_missing(model: Path, monkeypatch: pytest.MonkeyPatch) -> N
     result = run(model, "--tasks", "arc_easy")
     assert result.exit_code == 2
     assert "pip install 'eckart[eval]'" in words(result.stderr)
+
+
+def test_eval_with_a_baseline_on_two_texts(compressed: Path, model_folder: Path, text_file: Path) -> None:
+    texts = ["--text", text_file, "--text", f"{text_file}:raw"]
+    options = [*texts, "--length", 32, "--windows", 3, "--baseline", model_folder]
+    shown = run(compressed, *options)
+    assert shown.exit_code == 0, shown.output
+    assert shown.output.count("3 x 32") == 2
+    facts = json.loads(run(compressed, *options, "--json").stdout)
+    assert [row["text"] for row in facts["texts"]] == [str(text_file), f"{text_file}:raw"]
+    assert facts["texts"][0]["agreement"]["divergence"] > 0
+    itself = json.loads(run(model_folder, *options, "--json").stdout)["texts"][0]
+    assert itself["agreement"]["divergence"] == pytest.approx(0, abs=1e-6)
+    assert itself["agreement"]["top_1"] == 1
+    assert itself["baseline"]["perplexity"] == itself["perplexity"]

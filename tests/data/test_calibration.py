@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -87,7 +88,7 @@ def test_sampling_leaves_the_global_seed_alone(llama: PreTrainedModel) -> None:
         ({"source": "python-docs", "length": 1}, "at least 1 sample of 2 tokens"),
     ],
 )
-def test_bad_arguments(arguments: dict, message: str) -> None:
+def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(CalibrationError, match=message):
         calibrate(**{"samples": 2, "length": 8, "seed": 0, **arguments})
 

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from tests.check import architectures
 from tests.conftest import make_model
+from tests.run.check import architectures
 from transformers import PreTrainedModel
 
 from eckart.data.context import check_ids, check_length, checked_ids, context_of, length_for

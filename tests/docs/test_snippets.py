@@ -11,12 +11,12 @@ import re
 import shlex
 import shutil
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import lm_eval.tasks
 import pytest
-from sybil import Example, Sybil
+from sybil import Document, Example, Region, Sybil
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
 from tests.conftest import VOCABULARY, byte_tokenizer
 from tests.evaluate.helpers import with_an_end, write_task
@@ -78,7 +78,7 @@ def place(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     """The folder in which a page's commands are run."""
     shutil.copytree(template, tmp_path / "place")
     monkeypatch.chdir(tmp_path / "place")
-    monkeypatch.setattr("eckart.cli.demo_run.find_demo_model", lambda: template / "smollm2")
+    monkeypatch.setattr("eckart.cli.demo.find_demo_model", lambda: template / "smollm2")
     whole = lm_eval.tasks.TaskManager
     tasks = {"include_defaults": False, "include_path": str(template / "tasks")}
     monkeypatch.setattr(lm_eval.tasks, "TaskManager", lambda **given: whole(**{**given, **tasks}))
@@ -120,7 +120,7 @@ def _model(**sizes: int) -> PreTrainedModel:
 
 
 def _sybil() -> Sybil:
-    parsers = [
+    parsers: list[Callable[[Document], Iterable[Region]]] = [
         PythonCodeBlockParser(),
         CodeBlockParser("console", _console),
         CodeBlockParser("toml", _toml),

@@ -6,9 +6,11 @@ import math
 
 import torch
 
-from eckart.compression.costs import Memory
+from eckart.compression.costs import Costs, Memory, Timings
 from eckart.compression.drift import BlockDrift, DriftError
-from eckart.data.calibration import CalibrationRecord, CompressionResult, LayerRecord, Timings
+from eckart.compression.records import LayerRecord
+from eckart.compression.result import CompressionResult
+from eckart.data.calibration import CalibrationRecord
 from eckart.evaluate import Perplexity
 from eckart.methods.distillation.record import DistillationRecord
 from eckart.methods.recipe import Recipe
@@ -78,10 +80,12 @@ def report(recipe: Recipe = RECIPES["svd-llm"], keep: float = 0.5, blocks: int =
             for block in range(blocks)
         ],
         spectra={path: torch.stack([torch.arange(1.0, 65.0), torch.linspace(8, 0, 64)]) for path in paths},
-        timings=Timings(
-            statistics=1.0, factorisation=2.0, refinement=3.0, distillation=2.0, files=0.5, records=0.1, total=8.7
+        costs=Costs(
+            timings=Timings(
+                statistics=1.0, factorisation=2.0, refinement=3.0, distillation=2.0, files=0.5, records=0.1, total=8.7
+            ),
+            memory=Memory(host=10**9, expected_host=2 * 10**9),
         ),
-        memory=Memory(host=10**9, expected_host=2 * 10**9),
     )
 
 

@@ -61,12 +61,14 @@ class Tab:
         self.context = browser.new_context(**options)
         self.page = self.context.new_page()
         self.faults: list[str] = []
-        self.page.on(
-            "console", lambda message: message.type in ("error", "warning") and self.faults.append(message.text)
-        )
+        self.page.on("console", self.hear)
         self.page.on("pageerror", lambda error: self.faults.append(str(error)))
         self.page.on("request", lambda request: self.note(request.url))
         self.page.goto(path.as_uri())
+
+    def hear(self, message: Any) -> None:
+        if message.type in ("error", "warning"):
+            self.faults.append(message.text)
 
     def note(self, url: str) -> None:
         if not url.startswith(("file:", "data:", "blob:")):

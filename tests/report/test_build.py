@@ -9,7 +9,6 @@ from tests.report.helpers import NASTY, dense_run, folder_run, many, report
 
 from eckart.methods.recipes.published import RECIPES
 from eckart.report import Gathered, build_page
-from eckart.report.quality import front
 from eckart.report.runs import Run, Sample
 
 pytest.importorskip("plotly")
@@ -135,12 +134,6 @@ def test_two_hundred_runs_stay_small() -> None:
     assert len(data["tables"]["runs"]["variants"][0]) == 200
     assert len(json.dumps(data)) < 3_000_000
     assert len(data["recipes"]) > 10
-
-
-def test_the_front_takes_sizes_that_are_nearly_equal_as_equal() -> None:
-    assert front([(1.0, 5.0), (1.001, 2.0), (2.0, 3.0), (3.0, 1.0)]) == [1, 3]
-    assert front([(1.0, 5.0), (1.1, 2.0)]) == [0, 1]
-    assert front([(1.0, 2.0), (1.001, 2.0)]) == [0]
 
 
 def test_models_are_not_compared_with_each_other() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.report.helpers import perplexity, report, sweep_row
@@ -32,7 +33,7 @@ def write(path: Path, data: object) -> Path:
     return path
 
 
-def evaluation(model: str, **more: object) -> dict:
+def evaluation(model: str, **more: object) -> dict[str, Any]:
     row = {"text": "some/wiki.txt", **perplexity(30.0).model_dump(), "baseline": perplexity(20.0).model_dump()}
     return {"model": model, "baseline": "dense", "texts": [row], **more}
 
@@ -72,7 +73,7 @@ def test_a_name_that_two_folders_have_is_of_neither(folder: Path, tmp_path: Path
 
 
 def test_speeds_are_those_beside_the_first_model(folder: Path, tmp_path: Path) -> None:
-    def speed(model: str, batch: int, tokens: float) -> dict:
+    def speed(model: str, batch: int, tokens: float) -> dict[str, Any]:
         spread = Spread.of([tokens])
         facts = {"prompt": 8, "generate": 4, "weight_bytes": 1, "cache_bytes_per_token": 1.0, "peak_bytes": None}
         more = {"limit": "memory", "reached": 0.5, "first_token": spread, "prefill": spread, "decode": spread}

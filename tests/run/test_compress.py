@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -83,13 +84,13 @@ def test_records_arrive_in_order_of_execution(llama: PreTrainedModel, tokens: to
 
 
 @pytest.mark.parametrize("keep", [None, "0.6", [0.6], {}, 0.6j, torch.tensor([0.6])])
-def test_keep_that_is_no_number(keep: object, llama: PreTrainedModel) -> None:
+def test_keep_that_is_no_number(keep: Any, llama: PreTrainedModel) -> None:
     with pytest.raises(EckartError, match=f"a number above 0 and at most 1; found {type(keep).__name__}"):
         eckart.compress(llama, "svd", keep)
 
 
 @pytest.mark.parametrize("calibration", [None, [[1, 2]], {"input_ids": [1, 2]}, 7])
-def test_calibration_of_another_type(calibration: object, llama: PreTrainedModel, tmp_path: Path) -> None:
+def test_calibration_of_another_type(calibration: Any, llama: PreTrainedModel, tmp_path: Path) -> None:
     with pytest.raises(CalibrationError, match=f"name of a text, .* found {type(calibration).__name__}"):
         eckart.compress(llama, "svd-llm", 0.6, calibration)
     with pytest.raises(CalibrationError, match=f"name of a text, .* found {type(calibration).__name__}"):

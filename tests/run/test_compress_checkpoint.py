@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,13 +22,12 @@ from tests.conftest import CONFIGS, Stop, contents, make_model, needs_smollm2, s
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 import eckart
-from eckart.checkpoint.source import FileWeights
+from eckart.checkpoint.source import FileWeights, open_model
 from eckart.compression.records import LayerRecord
 from eckart.errors import CalibrationError, CheckpointError, EckartError, EckartWarning, InterruptedRun, NonFiniteError
-from eckart.run import compress_checkpoint as job
 from eckart.run.compress_checkpoint import compress_checkpoint
 
-OPTIONS = {"samples": 6, "length": 24}
+OPTIONS: dict[str, Any] = {"samples": 6, "length": 24}
 KILLS = int(os.environ.get("ECKART_KILLS", "2"))
 REFINED = ["refinement.epochs=2", "refinement.batch=2"]
 
@@ -84,7 +84,7 @@ def test_new_biases_and_residual_streams_equal_those_in_memory_and_are_resumed(
     expected = eckart.compress(model, "aa-svd-anchored", 0.6, str(text_file), overrides=overrides, **OPTIONS)
     for memory in (None, 1):
         out = tmp_path / f"out-{memory}"
-        settings: dict = {"overrides": overrides, "memory": memory, **OPTIONS}
+        settings: dict[str, Any] = {"overrides": overrides, "memory": memory, **OPTIONS}
         with pytest.raises(InterruptedRun):
             compress_checkpoint(
                 dense, out, "aa-svd-anchored", 0.6, str(text_file), callback=Stop(1, KeyboardInterrupt()), **settings
@@ -115,7 +115,7 @@ class TestResume:
     @pytest.fixture
     def run(self, model_folder: Path, text_file: Path, tmp_path: Path) -> Callable[..., eckart.CompressionResult]:
         def run(out: str = "out", **options: object) -> eckart.CompressionResult:
-            settings: dict = {"recipe": "aa-svd", "keep": 0.6, "overrides": REFINED, **OPTIONS, **options}
+            settings: dict[str, Any] = {"recipe": "aa-svd", "keep": 0.6, "overrides": REFINED, **OPTIONS, **options}
             return compress_checkpoint(model_folder, tmp_path / out, calibration=str(text_file), **settings)
 
         return run
@@ -161,7 +161,7 @@ class TestResume:
         self, model_folder: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.chdir(model_folder.parent)
-        settings: dict = {"recipe": "svd", "keep": 0.6, "calibration": str(text_file), **OPTIONS}
+        settings: dict[str, Any] = {"recipe": "svd", "keep": 0.6, "calibration": str(text_file), **OPTIONS}
         with pytest.raises(InterruptedRun, match="1 finished block"):
             compress_checkpoint(f"./{model_folder.name}", "out", callback=Stop(1, KeyboardInterrupt()), **settings)
         compress_checkpoint(f"{model_folder.name}/", "out", resume=True, **settings)
@@ -180,7 +180,7 @@ class TestResume:
         ids=lambda value: str(value)[:30],
     )
     def test_refuses_another_run_and_names_the_difference(
-        self, changed: dict, named: str, stopped: Path, run: Callable[..., eckart.CompressionResult]
+        self, changed: dict[str, Any], named: str, stopped: Path, run: Callable[..., eckart.CompressionResult]
     ) -> None:
         before = contents(stopped / "model")
         with pytest.raises(CheckpointError) as caught:
@@ -323,10 +323,9 @@ def test_one_block_is_in_memory_at_a_time(
     model_folder: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models: list[PreTrainedModel] = []
-    plain = job.open_model
 
-    def open_model(source: str | Path, offload: Path, **options: bool) -> tuple[PreTrainedModel, FileWeights]:
-        model, weights = plain(source, offload, **options)
+    def opened(source: str | Path, offload: Path, **options: bool) -> tuple[PreTrainedModel, FileWeights]:
+        model, weights = open_model(source, offload, **options)
         models.append(model)
         return model, weights
 
@@ -342,7 +341,7 @@ def test_one_block_is_in_memory_at_a_time(
         def on_block(self, finished: int) -> None:
             assert self.present() == []
 
-    monkeypatch.setattr(job, "open_model", open_model)
+    monkeypatch.setattr("eckart.run.compress_checkpoint.open_model", opened)
     compress_checkpoint(
         model_folder, tmp_path / "out", "aa-svd", 0.6, str(text_file), overrides=REFINED, callback=Watcher(), **OPTIONS
     )
@@ -362,7 +361,7 @@ def test_too_little_memory_is_said(model_folder: Path, text_file: Path, tmp_path
     ids=str,
 )
 def test_a_mistake_leaves_nothing_behind(
-    options: dict, error: type[Exception], model_folder: Path, tmp_path: Path
+    options: dict[str, Any], error: type[Exception], model_folder: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(error):
         compress_checkpoint(model_folder, tmp_path / "out", **options)

@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pytest
@@ -16,7 +17,7 @@ import eckart
 from eckart.run.random_state import random_state_kept
 from eckart.sweep import run
 
-OPTIONS = {"samples": 4, "length": 16}
+OPTIONS: dict[str, Any] = {"samples": 4, "length": 16}
 RECIPES = {
     "svd-llm": (),
     "eckart-fast": (),
@@ -26,12 +27,18 @@ RECIPES = {
 }
 
 
+def numpy_state() -> list[int]:
+    state = numpy.random.get_state(legacy=False)
+    assert isinstance(state, dict)
+    return [*state["state"]["key"].tolist(), state["state"]["pos"]]
+
+
 @contextmanager
 def unchanged() -> Iterator[None]:
-    states = random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state()
+    states = random.getstate(), numpy_state(), torch.get_rng_state()
     yield
     assert random.getstate() == states[0]
-    assert numpy.random.get_state()[1].tolist() == states[1]
+    assert numpy_state() == states[1]
     assert torch.equal(torch.get_rng_state(), states[2])
 
 
@@ -75,7 +82,11 @@ def test_compressing_loading_and_measuring_on_disk(model_folder: Path, text_file
 
 def test_a_sweep(tokenizer, text_file: Path, tmp_path: Path) -> None:
     model = make_model("llama")
-    options = {"output": tmp_path / "sweep.sqlite", "texts": [str(text_file)], "calibration": str(text_file)}
+    options: dict[str, Any] = {
+        "output": tmp_path / "sweep.sqlite",
+        "texts": [str(text_file)],
+        "calibration": str(text_file),
+    }
     options |= {"windows": 2, "window_length": 16, "samples": [4], "length": 16, "tokenizer": tokenizer}
     with unchanged():
         rows = list(run(model, ["svd", "eckart-fast"], keep=[0.6], **options))

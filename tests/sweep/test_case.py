@@ -64,7 +64,7 @@ def test_labels(tmp_path: Path):
     )
     file = tmp_path / "my+own.yaml"
     file.write_text(RECIPES["svd-llm"].to_yaml())
-    assert recipe_of(f"{file}+objective.shrinkage=0.5").objective.shrinkage == 0.5
+    assert recipe_of(f"{file}+objective.shrinkage=0.5").objective.model_dump()["shrinkage"] == 0.5
 
 
 @pytest.mark.parametrize(

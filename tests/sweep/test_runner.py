@@ -135,16 +135,6 @@ def test_what_cannot_be_measured_is_refused_at_once(sweep, others, message, tmp_
     assert not (tmp_path / "sweep.sqlite").exists()
 
 
-def test_texts_must_be_long_enough_and_have_names_of_their_own(sweep, tmp_path, text_file):
-    (tmp_path / "short.txt").write_text("short")
-    with pytest.raises(EckartError, match="has 5 tokens, and one window is 32"):
-        sweep(["svd"], [0.6], texts=[str(tmp_path / "short.txt")])
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "text.txt").write_text(text_file.read_text())
-    with pytest.raises(EckartError, match=r"Two texts are called 'text.txt'"):
-        sweep(["svd"], [0.6], texts=[str(text_file), str(tmp_path / "other" / "text.txt")])
-
-
 def test_a_model_without_a_tokenizer_is_refused(text_file, tmp_path):
     with pytest.raises(EckartError, match="needs the model's tokenizer"):
         run(make_model("llama"), ["svd"], output=tmp_path / "x", texts=[str(text_file)])

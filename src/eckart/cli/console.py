@@ -16,7 +16,7 @@ import typer
 from transformers.utils import logging
 
 from eckart.cli.plain import PlainConsole
-from eckart.cli.stream import DriftError, HiddenStates
+from eckart.cli.stream import StandardStream, StreamError
 from eckart.errors import EckartError, EckartWarning
 from eckart.run.memory import parse_bytes
 
@@ -27,7 +27,7 @@ PIPE_WIDTH = 160  # a file or a pipe has no width of its own; tables should not 
 
 
 def _console(name: str, *, needed: bool, breaks_lines: bool) -> PlainConsole:
-    stream = HiddenStates(name, needed=needed)
+    stream = StandardStream(name, needed=needed)
     terminal = stream.isatty()
     return PlainConsole(
         file=cast(TextIO, stream),
@@ -68,7 +68,7 @@ def command(run: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
                 messages.print("Error: ", style="bold red", end="")
                 messages.print(f"{error.filename or 'A file'} cannot be used: {error.strerror or error}.")
                 raise typer.Exit(FAILED) from None
-            except DriftError as error:
+            except StreamError as error:
                 leave_stdout()
                 if error.broken_pipe:  # whoever reads has seen enough
                     raise typer.Exit(SIGNALLED + getattr(signal, "SIGPIPE", 13)) from None

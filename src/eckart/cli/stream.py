@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TextIO
 
 
-class DriftError(Exception):
+class StreamError(Exception):
     """What a command prints cannot be written.
 
     Attributes:
@@ -19,7 +19,7 @@ class DriftError(Exception):
         self.broken_pipe = isinstance(error, BrokenPipeError)
 
 
-class HiddenStates:
+class StandardStream:
     """A standard stream.
 
     Args:
@@ -71,4 +71,4 @@ class HiddenStates:
             action(stream)
         except OSError as error:
             if self.needed:
-                raise DriftError(error) from error
+                raise StreamError(error) from error

@@ -80,7 +80,10 @@ def number(value: float | None, digits: int = 3) -> str:
 
 def rounded(value: float | None, digits: int = 4) -> float | None:
     """Return a number with so many significant digits; None if it is none that JSON knows."""
-    return None if value is None or not math.isfinite(value) else float(f"{value:.{digits}g}")
+    if value is None or not math.isfinite(value):
+        return None
+    found = float(f"{value:.{digits}g}")
+    return found if math.isfinite(found) else value  # the largest number of all may be rounded up
 
 
 def marker(series: int, size: int = 9) -> dict[str, Any]:

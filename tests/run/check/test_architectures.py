@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers as t
-from tests.check import architectures as a
+from tests.run.check import architectures as a
 
 import eckart
 from eckart.errors import EckartWarning, UnsupportedModelError

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from tests.check import architectures
 from tests.conftest import CONFIGS, make_model
+from tests.run.check import architectures
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
@@ -88,7 +89,7 @@ def test_a_tokenizer_of_another_model_is_refused(
     folder = tmp_path / "small"
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    options = {"samples": 4, "length": 16}
+    options: dict[str, Any] = {"samples": 4, "length": 16}
     with pytest.raises(CalibrationError, match="use the tokenizer that belongs to the model"):
         compress_checkpoint(folder, tmp_path / "out", "svd-llm", 0.6, str(text_file), **options)
 

@@ -1,0 +1,127 @@
+"""``eckart compress``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tests.cli.helpers import run, words
+from tests.conftest import contents
+from transformers import AutoModelForCausalLM
+
+import eckart
+
+
+def test_compress_tells_sizes_and_writes_the_tokenizer(model_folder: Path, tmp_path: Path) -> None:
+    result = run("compress", model_folder, "-o", tmp_path / "out", "--recipe", "svd", "--keep", 0.5)
+    assert result.exit_code == 0, result.output
+    text = words(result.output)
+    assert "of the bytes of the linear layers" in text
+    assert "of those of the whole model" in text
+    assert "Expected:" in text
+    assert "peak memory" in text
+    assert "model.layers.*.self_attn.q_proj" in text
+    assert eckart.load_tokenizer(tmp_path / "out") is not None
+
+
+def test_quiet_prints_nothing(model_folder: Path, tmp_path: Path) -> None:
+    result = run("compress", model_folder, "-o", tmp_path / "out", "--recipe", "svd", "--quiet")
+    assert (result.exit_code, result.output) == (0, "")
+
+
+def test_set_and_a_yaml_recipe(model_folder: Path, tmp_path: Path) -> None:
+    shown = run("recipes", "saes-svd")
+    (tmp_path / "mine.yaml").write_text(shown.stdout)
+    common = ("--keep", 0.6, "--calibration", "self", "--samples", 4, "--length", 32, "--seed", 3)
+    one = run("compress", model_folder, "-o", tmp_path / "one", "--recipe", tmp_path / "mine.yaml", *common)
+    changed = ("--recipe", "dobi-shift", "--set", "objective=blended")
+    two = run("compress", model_folder, "-o", tmp_path / "two", *changed, *common)
+    assert one.exit_code == two.exit_code == 0, one.output + two.output
+    models = [AutoModelForCausalLM.from_pretrained(tmp_path / name).state_dict() for name in ("one", "two")]
+    assert all(torch.equal(models[0][key], models[1][key]) for key in models[0])
+
+
+def test_overwrite(compressed: Path, model_folder: Path) -> None:
+    before = (compressed / "config.json").read_text()
+    refused = run("compress", model_folder, "-o", compressed, "--recipe", "svd")
+    assert refused.exit_code == 2
+    assert "exists" in refused.output
+    assert (compressed / "config.json").read_text() == before
+    assert run("compress", model_folder, "-o", compressed, "--recipe", "svd", "--overwrite").exit_code == 0
+    assert (compressed / "config.json").read_text() != before
+
+
+def test_fewer_tokens_than_features_warn_and_work(model_folder: Path, text_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    few = ("--calibration", text_file, "--samples", 1, "--length", 16)
+    result = run("compress", model_folder, "-o", out, "--recipe", "saes-svd", *few, "--quiet")
+    assert result.exit_code == 0
+    assert "Warning: 16 calibration tokens are fewer" in words(result.stderr)
+    assert "Warning: 16 calibration tokens" in words(run("inspect", out).output)
+
+
+@pytest.mark.parametrize(
+    ("held_out", "shown"),
+    [
+        (0.125, ("held-out loss before", "at most 10 optimiser steps")),
+        (0, ("training loss, first epoch", "at most 12 optimiser steps")),  # as published
+    ],
+)
+def test_a_refined_run_is_shown_and_can_be_resumed(
+    held_out: float, shown: tuple[str, str], model_folder: Path, text_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    arguments = ["compress", model_folder, "-o", out, "--recipe", "aa-svd", "--calibration", text_file, "--keep", 0.6]
+    arguments += ["--samples", 6, "--length", 32, "--set", "refinement.epochs=2", "--set", "refinement.batch=1"]
+    arguments += ["--set", f"refinement.held_out={held_out:g}"]
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    text = words(result.output)
+    for part in (*shown, "refinement", "a block", "(expected"):
+        assert part in text, text
+    assert shown[0] in words(run("inspect", out).output)
+    before = contents(out)
+    again = run(*arguments, "--resume")
+    assert (again.exit_code, words(again.stdout)) == (0, f"{out} is finished already.")
+    assert contents(out) == before
+    other = run(*arguments, "--resume", "--seed", 1)
+    assert other.exit_code == 2
+    assert "calibration.seed was 0 and is 1" in words(other.stderr)
+
+
+def test_a_model_with_nan_weights_is_named(model_folder: Path, tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(model_folder)
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[0, 0] = torch.nan
+    model.save_pretrained(tmp_path / "broken")
+    result = run("compress", tmp_path / "broken", "-o", tmp_path / "out", "--recipe", "svd")
+    assert result.exit_code == 2
+    assert "model.layers.1.mlp.up_proj is NaN or infinite" in words(result.stderr)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_is_said(model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000})())
+    result = run("compress", model_folder, "-o", tmp_path / "out", "--recipe", "svd")
+    assert result.exit_code == 2
+    assert "No space for" in words(result.stderr)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", [".", "", "/", "..", "n" * 245, "link", "u"])
+@pytest.mark.parametrize("command", ["compress", "merge"])
+def test_outputs_that_cannot_be_are_refused_before_the_work(
+    command: str, name: str, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here" / "u" / "thesis").mkdir(parents=True)
+    (tmp_path / "here" / "u" / "thesis" / "ch1").write_text("x")
+    (tmp_path / "here" / "link").symlink_to("nowhere")
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr("eckart.run.compress_checkpoint.open_model", None)
+    monkeypatch.setattr("eckart.cli.merge.load_model", None)
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    done = run(command, model_folder, "-o", name, "--overwrite")
+    assert done.exit_code == 2, done.output
+    assert "Error: " in done.stderr
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before

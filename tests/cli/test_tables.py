@@ -1,0 +1,69 @@
+"""Tables for the terminal, cell by cell."""
+
+from __future__ import annotations
+
+import pytest
+from tests.cli.helpers import rows_of
+
+from eckart.cli.tables import all_layers, distillation, layer_kinds, refinements
+from eckart.compression.records import LayerRecord
+from eckart.methods.distillation.record import DistillationRecord
+from eckart.methods.refinement.record import RefinementRecord
+from eckart.methods.training.record import EpochRecord
+
+
+def layer(path: str, rank: int | None, share: float = 0.5, error: float = 0.1, outputs: int = 100) -> LayerRecord:
+    """Return a record of a layer with 40 inputs that keeps a share of its bytes."""
+    size = int(share * 2 * outputs * 40)
+    return LayerRecord(path=path, out_features=outputs, in_features=40, rank=rank, bytes=size, error=error)
+
+
+def test_kinds_are_layers_whose_paths_differ_in_the_block_only() -> None:
+    layers = [
+        layer("m.0.q", 10, 0.4, 0.125),
+        layer("m.0.up", None, 1.0, 0.0),
+        layer("m.1.q", 7, 0.2, 0.375),
+        layer("m.1.up", None, 1.0, 0.0, outputs=300),
+        layer("m.12.up", 9, 0.25, 0.3),
+        layer("head", 5, 0.5, 0.5),
+    ]
+    kinds = {row[0]: row[1:] for row in rows_of(layer_kinds(layers))}
+    assert kinds == {
+        "m.*.q": ["2", "100x40", "7-10", "30.0%", "0.250", "0.375"],
+        # Bytes are added before they are divided: (100 + 300 + 25) of (100 + 300 + 100).
+        "m.*.up": ["3", "100x40 300x40", "9, dense", "85.0%", "0.100", "0.300"],
+        "head": ["1", "100x40", "5", "50.0%", "0.500", "0.500"],
+    }
+
+
+def test_every_layer_has_a_row_in_order() -> None:
+    assert rows_of(all_layers([layer("m.1.q", 7, 0.2, 0.25), layer("m.0.q", None, 1.0, 0.0)])) == [
+        ["m.1.q", "100x40", "7", "1,600", "20.0%", "0.250"],
+        ["m.0.q", "100x40", "dense", "8,000", "100.0%", "0.000"],
+    ]
+
+
+def refined(block: str, *, held_out: bool, epochs: int = 2) -> RefinementRecord:
+    losses = [EpochRecord(training=0.4 / (n + 1), held_out=0.3 / (n + 1) if held_out else None) for n in range(epochs)]
+    before, after = (0.5, 0.15) if held_out else (None, None)
+    return RefinementRecord(block=block, before=before, after=after, kept_epoch=epochs, epochs=losses)
+
+
+@pytest.mark.parametrize(
+    ("held_out", "header", "losses"),
+    [(True, "held-out loss before", ["0.5000", "0.1500"]), (False, "training loss, first epoch", ["0.4000", "0.2000"])],
+)
+def test_losses_are_those_that_were_measured(held_out: bool, header: str, losses: list[str]) -> None:
+    table = refinements([refined("m.0", held_out=held_out), refined("m.1", held_out=held_out)])
+    assert table.columns[1].header == header
+    assert rows_of(table) == [["m.0", *losses, "2", "2"], ["m.1", *losses, "2", "2"]]
+
+
+def test_a_block_without_an_epoch_has_no_losses() -> None:
+    assert rows_of(refinements([refined("m.0", held_out=False, epochs=0)])) == [["m.0", "-", "-", "0", "0"]]
+
+
+@pytest.mark.parametrize(("ends", "shown"), [((0.9, 0.25), ["0.9000", "0.2500"]), ((None, None), ["-", "-"])])
+def test_distillation(ends: tuple[float | None, float | None], shown: list[str]) -> None:
+    record = DistillationRecord(before=ends[0], after=ends[1], kept_epoch=0, epochs=[])
+    assert rows_of(distillation(record)) == [["all blocks", *shown, "0", "0"]]

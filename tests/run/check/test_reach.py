@@ -1,0 +1,92 @@
+"""What of a model is reached; that the numbers add up on every plain model is tested in tests/run/check/test_run.py."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.conftest import make_model
+from tests.run.check import architectures
+from torch import nn
+from transformers import PreTrainedModel
+
+from eckart.blocks.discovery import find_blocks
+from eckart.blocks.onload import ResidentWeights
+from eckart.run.check.reach import Reach, pattern, reach_of
+
+
+def reach(model: PreTrainedModel) -> Reach:
+    return reach_of(model, find_blocks(model, ResidentWeights()))
+
+
+def size(*modules: nn.Module) -> int:
+    return sum(p.numel() * p.element_size() for module in modules for p in module.parameters())
+
+
+def test_what_stays_is_named_by_its_module_in_blocks_and_by_its_part_outside() -> None:
+    model = make_model("llama")
+    found = reach(model)
+    layers = model.model.layers
+    assert found.stays == {
+        "lm_head": size(model.lm_head),
+        "model.embed_tokens": size(model.model.embed_tokens),
+        "model.layers.*.input_layernorm": size(*(layer.input_layernorm for layer in layers)),
+        "model.layers.*.post_attention_layernorm": size(*(layer.post_attention_layernorm for layer in layers)),
+        "model.norm": size(model.model.norm),
+    }
+    assert list(found.stays.values()) == sorted(found.stays.values(), reverse=True)
+    linears = [m for m in layers.modules() if isinstance(m, nn.Linear)]
+    assert (found.model_bytes, found.reached_bytes) == (size(model), size(*linears))
+    assert (found.unused, found.towers) == ([], [])
+
+
+def test_a_tied_head_is_counted_once() -> None:
+    model = make_model("qwen2")
+    found = reach(model)
+    assert "lm_head" not in found.stays
+    assert found.model_bytes == size(model) == found.reached_bytes + sum(found.stays.values())
+
+
+def test_biases_of_layers_that_are_reached_stay() -> None:
+    model = make_model("opt")
+    found = reach(model)
+    biases = [layer.fc1.bias for layer in model.model.decoder.layers]
+    assert found.stays["model.decoder.layers.*.fc1"] == sum(bias.nbytes for bias in biases)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_bytes_are_those_of_the_stored_dtype(dtype: torch.dtype) -> None:
+    model = make_model("llama")
+    model.to(dtype)
+    assert reach(model).block_bytes == size(model.model.layers)
+
+
+def test_fused_experts_are_not_reached() -> None:
+    model = architectures.made(architectures.mixtral)
+    found = reach(model)
+    (name,) = (place for place in found.stays if place.endswith("experts"))
+    assert name == "model.layers.*.mlp.experts"
+    assert found.stays[name] == size(*(layer.mlp.experts for layer in model.model.layers))
+    assert found.reached_bytes < found.block_bytes / 2
+
+
+def test_a_linear_that_is_never_called_is_named() -> None:
+    model = make_model("llama")
+    for layer in model.model.layers:
+        layer.register_module("spare", nn.Linear(4, 4))
+    found = reach(model)
+    assert found.unused == ["model.layers.*.spare"]
+    assert found.stays["model.layers.*.spare"] == 3 * 4 * (16 + 4)
+
+
+def test_blocks_beside_those_that_are_compressed_are_a_tower() -> None:
+    model = architectures.made(lambda: architectures.llava(3))
+    (tower,) = reach(model).towers
+    assert size(model.get_submodule(tower)) == reach(model).stays[tower]
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [("h.0.q", "h.*.q"), ("h.12.experts.3", "h.*.experts.*"), ("fc1.q8_proj", "fc1.q8_proj"), ("", "")],
+)
+def test_numbers_of_a_path_become_stars(path: str, expected: str) -> None:
+    assert pattern(path) == expected
