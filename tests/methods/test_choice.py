@@ -27,10 +27,10 @@ def test_choices_are_values() -> None:
     assert Some(amount=1) == Some(amount=1)
     assert hash(Some(amount=1)) == hash(Some(amount=1))
     with pytest.raises(ValidationError, match="frozen"):
-        Some().amount = 1.0
+        Some().amount = 1.0  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("fields", [{"amuont": 1}, {"amount": float("nan")}, {"amount": float("inf")}], ids=str)
 def test_misspelt_fields_and_numbers_that_are_none_are_refused(fields: dict[str, float]) -> None:
     with pytest.raises(ValidationError):
-        Some(**fields)  # type: ignore[arg-type]
+        Some(**fields)
