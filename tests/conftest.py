@@ -28,7 +28,7 @@ from transformers import (
 
 import eckart
 from eckart.checkpoint.records import TIMINGS_NAME
-from eckart.cli.demo_run import find_demo_model
+from eckart.cli.demo import find_demo_model
 from eckart.errors import CheckpointError
 
 VOCABULARY = 256

@@ -119,5 +119,9 @@ def test_rows_are_hashed_by_what_was_measured(hashes: ModuleType) -> None:
     }
     first = hashes.hash_of_row(row)
     assert hashes.hash_of_row(row | {"seconds": 2.0, "versions": {}}) == first
-    changed = [{"bytes": 11}, {"ranks": {"a": 4}}, {"texts": {"t": {"log_perplexity": 1.0000001, "error": 0.1}}}]
+    changed: list[dict[str, object]] = [
+        {"bytes": 11},
+        {"ranks": {"a": 4}},
+        {"texts": {"t": {"log_perplexity": 1.0000001, "error": 0.1}}},
+    ]
     assert first not in {hashes.hash_of_row(row | change) for change in changed}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 import torch
@@ -96,8 +97,9 @@ def test_measurements_that_were_not_finished_are_not_there(tmp_path):
     cache = MeasurementsCache(tmp_path, "a model")
     request = replace(request_of(recipe_of("svd-llm")), keep_bases=True)
     (linear,) = (LayerStatistics("a", (2, 3), 0, "a"),)
+    unwritable: Any = object()
     with pytest.raises(TypeError):  # what cannot be written
-        cache.save(request, Measurements((linear, replace(linear, path=object()))))
+        cache.save(request, Measurements((linear, replace(linear, path=unwritable))))
     assert cache.find(request) is None
     cache.save(request, Measurements((linear,)))
     assert cache.find(request) is not None

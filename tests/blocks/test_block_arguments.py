@@ -44,7 +44,8 @@ def test_a_call_that_depends_on_the_text_is_refused(llama: PreTrainedModel) -> N
 
     class Layer(type(layer)):  # type: ignore[misc]
         def __call__(self, hidden: torch.Tensor, **kwargs: object) -> torch.Tensor:
-            return original_call(self, hidden, extra=embed.last, **kwargs)
+            result: torch.Tensor = original_call(self, hidden, extra=embed.last, **kwargs)
+            return result
 
     embed.register_forward_hook(lambda module, args, result: setattr(module, "last", result.detach()))
     layer.__class__ = Layer

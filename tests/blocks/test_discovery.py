@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from tests.conftest import CONFIGS, make_model
 from torch import nn
@@ -79,12 +81,12 @@ def test_blocks_that_are_run_in_another_order_are_refused(llama: PreTrainedModel
 class Reversed(nn.ModuleList):
     """Is looped over from its end."""
 
-    def __getitem__(self, index: int | slice) -> nn.Module:
+    def __getitem__(self, index: int | slice) -> Any:
         return nn.ModuleList(reversed(list(self))) if isinstance(index, slice) else super().__getitem__(index)
 
 
 def test_of_lists_of_blocks_the_one_beside_the_embedding_is_taken() -> None:
-    model = nn.Module()
+    model: Any = nn.Module()
     model.text = nn.Module()
     model.text.embed = nn.Embedding(4, 4)
     model.text.layers = nn.ModuleList(nn.Sequential(nn.Linear(4, 4)) for _ in range(2))
@@ -97,7 +99,7 @@ def test_of_lists_of_blocks_the_one_beside_the_embedding_is_taken() -> None:
 
 
 def test_a_linear_that_is_handed_its_input_by_name_stays(llama: PreTrainedModel) -> None:
-    mlp = find_block_list(llama)[1][0].mlp
+    mlp: Any = find_block_list(llama)[1][0].mlp
     mlp.forward = lambda x: mlp.down_proj(input=mlp.act_fn(mlp.gate_proj(x)) * mlp.up_proj(x))
     names = [[ref.name for ref in group.linears] for group in find_blocks(llama)[0].groups]
     assert names[-1] == ["mlp.gate_proj", "mlp.up_proj"]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ WIDTH, UNITS = 8, 24
 CALL = BlockArguments((), {})
 
 # What a human reads off the source of each architecture. Where gate and up are one projection there are none.
-MLP = {
+MLP: dict[str, tuple[tuple[str, ...], str] | None] = {
     "llama": (("mlp.gate_proj", "mlp.up_proj"), "mlp.down_proj"),
     "qwen2": (("mlp.gate_proj", "mlp.up_proj"), "mlp.down_proj"),
     "gemma3": (("mlp.gate_proj", "mlp.up_proj"), "mlp.down_proj"),
@@ -47,7 +48,8 @@ def in_order_by_chance(model: nn.Module) -> set[str]:
 
 def logits(model: PreTrainedModel, tokens: Tensor) -> Tensor:
     with torch.no_grad():
-        return model(tokens).logits
+        result: Tensor = model(tokens).logits
+        return result
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
@@ -55,7 +57,8 @@ def test_found_in_every_block(kind: str) -> None:
     model = make_model(kind)
     for dtype in (torch.float32, torch.bfloat16):
         for block in find_blocks(model.to(dtype), units=True):
-            assert block.units == (() if MLP[kind] is None else (HiddenUnits(*MLP[kind]),))
+            names = MLP[kind]
+            assert block.units == (() if names is None else (HiddenUnits(*names),))
     assert not find_blocks(model)[0].units
 
 
@@ -106,7 +109,8 @@ def test_the_model_stays_the_same_and_one_producer_needs_no_index(
     expected = set(in_order_by_chance(theirs))
     for block in find_blocks(make_model(kind)):
         # The first that is pivoted: at this size some stay dense.
-        names = MLP[kind][0] if MLP[kind] else ()
+        known = MLP[kind]
+        names = known[0] if known else ()
         layers = [name for name in names if f"{block.path}.{name}" in pivoted_layers(theirs)]
         expected |= {f"{block.path}.{name}" for name in layers[:1]}
     assert without_index(ours) == expected
@@ -133,7 +137,7 @@ def test_refinement_trains_the_block_in_its_new_order(tokens: Tensor, monkeypatc
     training = ("refinement=block", "refinement.epochs=2", "refinement.batch=2")
     with pytest.warns(eckart.errors.EckartWarning, match="optimiser steps"):
         ours, theirs, report = compressed_twice("opt", tokens, monkeypatch, *training)
-    assert any(record.after < record.before for record in report.refinements)
+    assert any((record.after or 0) < (record.before or 0) for record in report.refinements)
     assert "model.decoder.layers.0.fc1" in without_index(ours)
     torch.testing.assert_close(logits(ours, tokens), logits(theirs, tokens), rtol=2e-2, atol=2e-2)
 
@@ -141,12 +145,14 @@ def test_refinement_trains_the_block_in_its_new_order(tokens: Tensor, monkeypatc
 def heads(count: int, *, gain: Iterable[float] = (1.0,)) -> Example:
     """Attention, whose q, k and v have as many outputs as o has inputs, and perhaps a scale for each of these."""
 
-    def run(block: Example, hidden: Tensor) -> Tensor:
+    def run(block: Any, hidden: Tensor) -> Tensor:
         def split(layer: nn.Module) -> Tensor:
-            return layer(hidden).unflatten(-1, (count, -1)).transpose(1, 2)
+            result: Tensor = layer(hidden).unflatten(-1, (count, -1)).transpose(1, 2)
+            return result
 
         mixed = scaled_dot_product_attention(split(block.q), split(block.k), split(block.v), is_causal=True)
-        return hidden + block.o(mixed.transpose(1, 2).flatten(2) * torch.tensor([*gain]))
+        result: Tensor = hidden + block.o(mixed.transpose(1, 2).flatten(2) * torch.tensor([*gain]))
+        return result
 
     return Example(run, **{name: nn.Linear(WIDTH, WIDTH) for name in "qkvo"})
 
@@ -165,10 +171,11 @@ def test_heads_are_no_units() -> None:
     assert not found(heads(1, gain=torch.linspace(0.9, 1.1, WIDTH).tolist()), "q k v", "o")
 
 
-def mlp(between=relu, after=lambda hidden, units, out: hidden + out) -> Example:  # type: ignore[no-untyped-def]
-    def run(block: Example, hidden: Tensor) -> Tensor:
+def mlp(between=relu, after=lambda hidden, units, out: hidden + out) -> Example:
+    def run(block: Any, hidden: Tensor) -> Tensor:
         units = between(block.up(hidden))
-        return after(hidden, units, block.down(units))
+        result: Tensor = after(hidden, units, block.down(units))
+        return result
 
     return Example(run, up=nn.Linear(WIDTH, UNITS), down=nn.Linear(UNITS, WIDTH))
 
@@ -195,7 +202,10 @@ def test_units_are_told_by_numbers(block: Example, expected: bool) -> None:
 
 def pivoted(linear: nn.Linear, rank: int = 5) -> PivotedLinear:
     out_features, in_features = linear.weight.shape
-    return from_factors(PivotedLinear, linear, torch.randn(out_features, rank), torch.randn(rank, in_features))
+    result: PivotedLinear = from_factors(
+        PivotedLinear, linear, torch.randn(out_features, rank), torch.randn(rank, in_features)
+    )
+    return result
 
 
 def quantized(linear: nn.Linear, scheme: QuantScheme) -> QuantizedLinear:
@@ -206,7 +216,10 @@ def quantized(linear: nn.Linear, scheme: QuantScheme) -> QuantizedLinear:
 
 def two_factor(linear: nn.Linear) -> LowRankLinear:
     out_features, in_features = linear.weight.shape
-    return from_factors(LowRankLinear, linear, torch.randn(out_features, 4), torch.randn(4, in_features))
+    result: LowRankLinear = from_factors(
+        LowRankLinear, linear, torch.randn(out_features, 4), torch.randn(4, in_features)
+    )
+    return result
 
 
 @pytest.mark.parametrize("other", ["dense", "two-factor", "8-bit", "4-bit", "pivoted"])

@@ -5,7 +5,7 @@ import torch
 from transformers import PreTrainedModel
 
 from eckart.blocks.block_arguments import capture_arguments
-from eckart.blocks.discovery import find_block_list, find_blocks
+from eckart.blocks.discovery import LinearRef, find_block_list, find_blocks
 from eckart.blocks.passes import capture_inputs
 
 
@@ -24,13 +24,14 @@ def test_observed_inputs_are_what_the_linears_are_handed(llama: PreTrainedModel,
         expected_output = arguments[0](block.module, hidden)
     for handle in handles:
         handle.remove()
-    energies: dict = {}
+    energies: dict[LinearRef, float] = {}
     inputs, output = capture_inputs(block.module, arguments[0], hidden, block.groups, output_energies=energies)
+    assert output is not None
     assert torch.equal(output, expected_output)
     for group in block.groups:
         for ref in group.linears:
             assert torch.equal(inputs[group], seen[ref.name].flatten(0, 1))
-            weight = block.module.get_submodule(ref.name).weight.detach()
+            weight = block.module.get_submodule(ref.name).get_parameter("weight").detach()
             assert energies[ref] == pytest.approx(float((inputs[group] @ weight.T).square().sum()), rel=1e-5)
         stopped, nothing = capture_inputs(block.module, arguments[0], hidden, (group,), stop=True)
         assert torch.equal(stopped[group], inputs[group])

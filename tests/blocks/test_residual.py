@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from tests.compression.test_walk import RESIDUALS
@@ -20,7 +23,13 @@ CALL = BlockArguments((), {})
 class Example(nn.Module):
     """A block made of its parts by a function of them and its input."""
 
-    def __init__(self, run, **parts: nn.Module) -> None:  # type: ignore[no-untyped-def]
+    run: Callable[..., Tensor]
+    gate: Any
+    up: Any
+    down: Any
+    b: Any
+
+    def __init__(self, run: Callable[..., Tensor], **parts: nn.Module) -> None:
         super().__init__()
         self.run = run
         for name, part in parts.items():
@@ -30,7 +39,8 @@ class Example(nn.Module):
             nn.init.normal_(parameter)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return self.run(self, hidden)
+        result: Tensor = self.run(self, hidden)
+        return result
 
 
 def linear() -> nn.Linear:
@@ -41,7 +51,7 @@ def norm() -> nn.LayerNorm:
     return nn.LayerNorm(WIDTH)
 
 
-def places(run, dtype: torch.dtype = torch.float32, **parts: nn.Module) -> dict[str, str]:  # type: ignore[no-untyped-def]
+def places(run: Callable[..., Tensor], dtype: torch.dtype = torch.float32, **parts: Any) -> dict[str, str]:
     block = Example(run, **parts).to(dtype)
     return residual_places(block, CALL, torch.randn(1, 4, WIDTH, dtype=dtype))
 
@@ -64,7 +74,7 @@ def test_models_without_one_are_refused_with_a_way_out(kind: str, tokens: Tensor
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_norms_in_front_or_behind_the_sum(dtype: torch.dtype) -> None:
-    parts = {"norm": norm(), "a": linear(), "b": linear()}
+    parts: dict[str, Any] = {"norm": norm(), "a": linear(), "b": linear()}
     assert places(lambda s, x: x + s.b(s.a(s.norm(x))), dtype, **parts) == {"b": ""}
     assert places(lambda s, x: s.norm(s.b(s.a(x)) + x), dtype, **parts) == {"b": ""}
     assert places(lambda s, x: x + s.norm(s.b(s.a(x))), dtype, **parts) == {}
@@ -72,7 +82,7 @@ def test_norms_in_front_or_behind_the_sum(dtype: torch.dtype) -> None:
 
 
 def test_branches_beside_each_other_have_none() -> None:
-    parts = {"norm": norm(), "a": linear(), "b": linear()}
+    parts: dict[str, Any] = {"norm": norm(), "a": linear(), "b": linear()}
     assert places(lambda s, x: x + s.a(s.norm(x)) + s.b(s.norm(x)), **parts) == {}
     # The second of two sums is one, where the first is looked at in between.
     assert places(lambda s, x: s.b(s.norm(x + s.a(x))) + x + s.a(x), **parts) == {}
@@ -106,7 +116,7 @@ def test_a_stream_that_is_written_to_in_place_is_read_as_it_was(tokens: Tensor) 
 
 def test_streams_are_read_where_they_are(tokens: Tensor) -> None:
     model = make_model("llama")
-    block = find_block_list(model)[1][0]
+    block: Any = find_block_list(model)[1][0]
     hidden, (call, *_) = capture_arguments(model, find_block_list(model)[1], tokens)
     with reading(block, ["", "post_attention_layernorm"]) as seen, torch.no_grad():
         output = call(block, hidden.clone())

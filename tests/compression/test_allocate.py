@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -120,7 +121,7 @@ def test_all_is_kept_where_all_may_be(recipe: str, llama: PreTrainedModel, token
 def test_from_disk_in_files_and_resumed_it_is_the_same(
     recipe: str, model_folder: Path, tokenizer: PreTrainedTokenizerFast, text_file: Path, tmp_path: Path
 ) -> None:
-    def run(out: Path, **options: object) -> dict[str, str]:
+    def run(out: Path, **options: Any) -> dict[str, str]:
         compress_checkpoint(
             model_folder, out, recipe, 0.6, str(text_file), samples=4, length=24, overrides=quick(recipe), **options
         )

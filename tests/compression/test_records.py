@@ -1,63 +1,18 @@
-"""What a run records, against whole models that are run as they are."""
+"""What a walk notes down of each layer, and what is kept of a long spectrum."""
 
 from __future__ import annotations
 
-import copy
-import json
-from pathlib import Path
-
 import pytest
 import torch
-from tests.conftest import make_model
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 from transformers import PreTrainedModel
 
 import eckart
-from eckart.checkpoint.records import SPECTRA_NAME, TIMINGS_NAME, read_records, read_report
-from eckart.compression.drift import FOLLOWED_LENGTH, FOLLOWED_SAMPLES, drift_error
-from eckart.compression.records import SPECTRUM_POINTS, thin_spectrum
-from eckart.compression.result import REPORT_NAME
-from eckart.errors import CheckpointError
-
-
-def outputs(model: PreTrainedModel, paths: list[str], tokens: Tensor) -> dict[str, Tensor]:
-    """Return what modules give in a plain forward pass of the whole model."""
-    seen: dict[str, Tensor] = {}
-
-    def record(path: str, output: Tensor | tuple[Tensor, ...]) -> None:
-        seen[path] = output[0] if isinstance(output, tuple) else output
-
-    handles = [
-        model.get_submodule(path).register_forward_hook(lambda _, args, output, path=path: record(path, output))
-        for path in paths
-    ]
-    with torch.no_grad():
-        model(tokens)
-    for handle in handles:
-        handle.remove()
-    return seen
-
-
-@pytest.mark.parametrize("kind", ["llama", "gpt2"])
-@pytest.mark.parametrize("recipe", ["svd-llm", "saes-svd", "aa-svd", "zs-svd-staged"])
-@pytest.mark.filterwarnings("ignore::eckart.errors.EckartWarning")
-def test_errors_by_depth_are_those_of_the_two_models(kind: str, recipe: str, tokens: Tensor) -> None:
-    dense = make_model(kind)
-    model = copy.deepcopy(dense)
-    overrides = ["refinement.epochs=1", "refinement.batch=4"] if recipe == "aa-svd" else []
-    report = eckart.compress(model, recipe, 0.6, tokens, overrides=overrides)
-    few = tokens[:FOLLOWED_SAMPLES, :FOLLOWED_LENGTH]
-    paths = [path for block in report.blocks for path in (block.path, *block.layers)]
-    assert sorted(set(paths) - {block.path for block in report.blocks}) == sorted(layer.path for layer in report.layers)
-    theirs, ours = outputs(dense, paths, few), outputs(model, paths, few)
-    for block in report.blocks:
-        for path, error in [(block.path, block.output), *block.layers.items()]:
-            assert error is not None
-            y, other = theirs[path].flatten(0, -2).double(), ours[path].flatten(0, -2).double()
-            relative = ((other - y).norm(dim=1) / y.norm(dim=1)).mean()
-            cosine = 1 - torch.cosine_similarity(y, other, dim=1).mean()
-            assert error.relative == pytest.approx(float(relative), rel=1e-3, abs=1e-5), path
-            assert error.cosine == pytest.approx(float(cosine), rel=1e-2, abs=1e-5), path
+from eckart.compression.drift import BlockDrift, DriftError
+from eckart.compression.records import SPECTRUM_HEAD, SPECTRUM_POINTS, LayerRecord, Records, thin_spectrum
+from eckart.methods.refinement.record import RefinementRecord
 
 
 def test_spectra_tell_what_is_lost(llama: PreTrainedModel, tokens: Tensor) -> None:
@@ -71,25 +26,6 @@ def test_spectra_tell_what_is_lost(llama: PreTrainedModel, tokens: Tensor) -> No
         assert layer.error == pytest.approx(float(left.sqrt()), rel=0.02)
 
 
-def test_recipes_that_look_at_no_text_have_no_streams(llama: PreTrainedModel, tokens: Tensor) -> None:
-    report = eckart.compress(llama, "svd", 0.6)
-    assert report.blocks == []
-    assert report.spectra
-    assert report.costs.timings.records < 0.1 * report.costs.timings.total + 0.05
-    assert report.costs.memory is not None
-    assert report.costs.memory.host > 0
-
-
-def test_layers_that_no_number_tells_of_have_none() -> None:
-    vectors = torch.tensor([[3.0, 4.0], [0.0, 0.0]])
-    error = drift_error(vectors, torch.tensor([[0.0, 0.0], [9.0, 9.0]]))
-    assert error is not None
-    assert (error.relative, error.cosine) == (1.0, 1.0)
-    assert drift_error(vectors, vectors[:1]) is None
-    assert drift_error(vectors, vectors * torch.inf) is None
-    assert drift_error(torch.zeros(2, 2), vectors) is None
-
-
 @pytest.mark.parametrize("rank", [1, 700, 1000])
 def test_a_long_spectrum_keeps_its_head_its_ends_and_its_cut(rank: int) -> None:
     values = torch.linspace(5, 1, 1000, dtype=torch.float64)
@@ -99,37 +35,38 @@ def test_a_long_spectrum_keeps_its_head_its_ends_and_its_cut(rank: int) -> None:
     assert torch.equal(kept, values[components.long() - 1].float())
 
 
-class TestFolder:
-    @pytest.fixture
-    def folder(self, llama: PreTrainedModel, tokens: Tensor, tmp_path: Path) -> Path:
-        report = eckart.compress(llama, "svd-llm", 0.6, tokens)
-        eckart.save(llama, report, tmp_path / "out")
-        return tmp_path / "out"
+@pytest.mark.parametrize("count", [1, 2, 511, 512])
+def test_a_short_spectrum_is_kept_whole(count: int) -> None:
+    values = torch.linspace(9, 1, count, dtype=torch.float64)
+    components, kept = thin_spectrum(values, 1)
+    assert components.tolist() == list(range(1, count + 1))
+    assert torch.equal(kept, values.float())
 
-    def test_what_may_be_absent_may_be(self, folder: Path) -> None:
-        for name in (SPECTRA_NAME, TIMINGS_NAME):
-            (folder / name).unlink()
-        report = read_records(folder)
-        assert (report.spectra, report.costs.memory, report.costs.timings.total) == ({}, None, 0)
 
-    def test_another_version_is_named(self, folder: Path) -> None:
-        path = folder / REPORT_NAME
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 2}))
-        with pytest.raises(CheckpointError, match=r"report\.json is of version 2, and this Eckart reads version 1"):
-            read_report(folder)
+@given(st.integers(513, 5000), st.data())
+def test_components_of_a_long_spectrum_rise_and_are_not_far_apart(count: int, data: st.DataObject) -> None:
+    rank = data.draw(st.integers(0, count))
+    components, kept = thin_spectrum(torch.arange(count, 0, -1, dtype=torch.float64), rank)
+    places = components.long() - 1
+    steps = places.diff()
+    assert (steps > 0).all()
+    assert steps.max() <= (count - SPECTRUM_HEAD) / (SPECTRUM_POINTS - SPECTRUM_HEAD - 3) + 1
+    assert torch.equal(kept, count - places.float())
+    assert {min(max(rank - 1, 0), count - 1), min(rank, count - 1), 0, count - 1} <= set(places.tolist())
 
-    def test_what_is_damaged_is_named(self, folder: Path) -> None:
-        (folder / SPECTRA_NAME).write_bytes(b"no")
-        with pytest.raises(CheckpointError, match=r"spectra\.safetensors cannot be read"):
-            read_records(folder)
-        (folder / REPORT_NAME).write_text("{")
-        with pytest.raises(CheckpointError, match=r"report\.json cannot be read"):
-            read_records(folder)
-        (folder / REPORT_NAME).write_text("{}")
-        with pytest.raises(CheckpointError, match=r"cannot be read \(recipe: Field required\)"):
-            read_records(folder)
 
-    def test_a_folder_of_before_is_told_apart(self, tmp_path: Path) -> None:
-        (tmp_path / "eckart_report.json").write_text("{}")
-        with pytest.raises(CheckpointError, match="of an earlier version: compress again"):
-            read_report(tmp_path)
+def test_records_of_a_block_are_put_behind_those_that_there_are() -> None:
+    def layer(path: str) -> LayerRecord:
+        return LayerRecord(path=path, out_features=2, in_features=3, rank=1, bytes=10, error=0.5)
+
+    refinement = RefinementRecord(block="1", before=1.0, after=0.5, kept_epoch=0, epochs=[])
+    drift = BlockDrift(path="1", output=DriftError(relative=0.1, cosine=0.2), layers={})
+    first = Records().and_block([layer("0.a"), layer("0.b")], None, None, {"0.a": torch.ones(2, 1)})
+    both = first.and_block([layer("1.a")], refinement, drift, {"1.a": torch.zeros(2, 1)})
+    assert [record.path for record in both.layers] == ["0.a", "0.b", "1.a"]
+    assert (both.refinements, both.blocks) == ([refinement], [drift])
+    assert list(both.spectra) == ["0.a", "1.a"]
+    # What was there is not changed.
+    assert (len(first.layers), first.refinements, first.blocks, list(first.spectra)) == (2, [], [], ["0.a"])
+    again = Records.model_validate_json(both.model_dump_json())
+    assert again.model_copy(update={"spectra": both.spectra}) == both

@@ -15,7 +15,8 @@ from eckart.methods.recipes.loader import load_recipe
 
 def lost(weight: torch.Tensor, inputs: torch.Tensor, keep: float) -> float:
     """Return the loss of a truncation, by brute force."""
-    rank = Layout().rank_of_share(*weight.shape, keep)
+    out_features, in_features = weight.shape
+    rank = Layout().rank_of_share(out_features, in_features, keep)
     values = torch.linalg.svdvals(weight.double() @ inputs.double().T)
     return 0.0 if rank is None else float(values[rank:].square().sum())
 

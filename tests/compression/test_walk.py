@@ -59,7 +59,7 @@ def literal(
     """Compress group by group with full forward passes of two whole models and an SVD of the raw inputs."""
     original, compressed = copy.deepcopy(model), copy.deepcopy(model)
     ranks = make_plan(model, recipe, KEEP).ranks
-    objective, affine, share = recipe.objective.name, recipe.objective.affine, recipe.objective.residual_share
+    objective, affine, share = recipe.objective.name, recipe.objective.adds_bias, recipe.objective.residual_share
     for block in find_blocks(model):
         for group in block.groups:
             leader = group.linears[0].path
@@ -73,6 +73,7 @@ def literal(
                     place = f"{block.path}.{residuals[ref.name]}".rstrip(".")
                     goal = goal + share * (inputs_of(original, place, tokens) - inputs_of(compressed, place, tokens))
                 rank = ranks[ref.path]
+                assert rank is not None
                 goal_mean, mean = (s.mean(dim=1) if affine else torch.zeros(len(s)).double() for s in (goal, z))
                 goal, centred = goal - goal_mean[:, None], z - mean[:, None]
                 scale = z.norm(dim=1, keepdim=True).clamp_min(1e-12)
@@ -88,6 +89,7 @@ def literal(
                 if affine:
                     layer = LowRankLinear.empty_like(linear, rank, affine=True)
                     before = 0 if linear.bias is None else linear.bias
+                    assert layer.second.bias is not None
                     with torch.no_grad():
                         layer.first.weight.copy_(first)
                         layer.second.weight.copy_(second)
@@ -108,9 +110,10 @@ def assert_equals_literal(
             assert isinstance(theirs, LowRankLinear)
             # Shifted inputs can be nearly singular (attention mixes few values), and then only the outputs agree.
             z = inputs_of(expected, ref.path, tokens)
+            biases = [layer.dense_bias() for layer in (ours, theirs)]
             outputs = [
-                layer.dense_weight() @ z + (0 if layer.dense_bias() is None else layer.dense_bias().detach()[:, None])
-                for layer in (ours, theirs)
+                layer.dense_weight() @ z + (0 if bias is None else bias.detach()[:, None])
+                for layer, bias in zip((ours, theirs), biases, strict=True)
             ]
             assert (outputs[0] - outputs[1]).norm() < tolerance * (theirs.dense_weight() @ z).norm(), ref.path
     with torch.no_grad():

@@ -78,7 +78,7 @@ def place(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     """The folder in which a page's commands are run."""
     shutil.copytree(template, tmp_path / "place")
     monkeypatch.chdir(tmp_path / "place")
-    monkeypatch.setattr("eckart.cli.demo_run.find_demo_model", lambda: template / "smollm2")
+    monkeypatch.setattr("eckart.cli.demo.find_demo_model", lambda: template / "smollm2")
     whole = lm_eval.tasks.TaskManager
     tasks = {"include_defaults": False, "include_path": str(template / "tasks")}
     monkeypatch.setattr(lm_eval.tasks, "TaskManager", lambda **given: whole(**{**given, **tasks}))

@@ -25,7 +25,7 @@ def from_factors(
     fit: Fit | None = None,
 ) -> Any:
     """Return the layer of that class in the place of ``linear``, with feedback if there is a fit."""
-    fitter = next(kind() for kind in STRUCTURES.values() if kind.layer is layer_class).fitter
+    fitter = next(kind.model_validate({}) for kind in STRUCTURES.values() if kind.layer is layer_class).fitter
     affine = fit is not None and fit.constant is not None
     layer = layer_class.empty_like(linear, len(first), scheme, affine=affine)
     fitter.set_factors(layer, second.detach().double(), first.detach().double(), stored, fit)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,10 @@ from eckart.layers import FusedLinear, fuse_modules, fused_layers, unfuse_module
 
 class Projections(nn.Module):
     """Three linears that are handed the same tensor."""
+
+    q: Any
+    k: Any
+    v: Any
 
     def __init__(self, linears: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -26,10 +31,10 @@ def joined(kind: type[nn.Module] = nn.Linear, bias: bool = True) -> tuple[Projec
     """Return three random linears, and the same ones joined."""
     torch.manual_seed(0)
     sizes = (6, 4, 2)
-    linears = [Conv1D(size, 5) if kind is Conv1D else nn.Linear(5, size, bias=bias) for size in sizes]
+    linears: list[Any] = [Conv1D(size, 5) if kind is Conv1D else nn.Linear(5, size, bias=bias) for size in sizes]
     separate = Projections(linears)
     together = copy.deepcopy(separate)
-    joint = fuse_modules(together, ["q", "k", "v"]).joint
+    joint: Any = fuse_modules(together, ["q", "k", "v"]).joint
     with torch.no_grad():
         weight_matrix(joint).copy_(torch.cat([weight_matrix(linear) for linear in linears]))
         if bias:

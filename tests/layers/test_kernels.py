@@ -21,6 +21,7 @@ def make(scheme: QuantScheme, columns: int = 256, rows: int = 48) -> QuantizedLi
 
 
 def expected(layer: QuantizedLinear, inputs: torch.Tensor) -> torch.Tensor:
+    assert layer.bias is not None
     return inputs.double() @ layer.dense_weight().T + layer.bias.double()
 
 

@@ -32,7 +32,7 @@ class Scaled(nn.Linear):
 
 
 class Router(nn.Linear):
-    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         logits = super().forward(inputs)
         return logits.softmax(-1), logits
 
@@ -51,11 +51,11 @@ class Rounded(nn.Linear):
 class Wide(nn.Linear):
     """Is given more than one argument."""
 
-    def forward(self, inputs: Tensor, offset: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor, offset: Tensor) -> Tensor:  # type: ignore[override]
         return super().forward(inputs) + offset
 
 
-class Transposed(Conv1D):
+class Transposed(Conv1D):  # type: ignore[misc]
     pass
 
 

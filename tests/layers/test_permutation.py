@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from tests.layers.helpers import from_factors
@@ -14,10 +16,10 @@ OUT, IN, RANK = 12, 10, 4
 GRIDS = {"16-bit": None, "8-bit": QuantScheme(8), "8-bit-groups": QuantScheme(8, 5), "4-bit": QuantScheme(4, 5)}
 
 
-def make(kind: str, scheme: QuantScheme | None) -> nn.Module:
+def make(kind: str, scheme: QuantScheme | None) -> Any:
     """A layer with random numbers."""
     torch.manual_seed(0)
-    dense: nn.Module = Conv1D(OUT, IN) if kind == "conv1d" else nn.Linear(IN, OUT, bias=kind != "no-bias")
+    dense: Any = Conv1D(OUT, IN) if kind == "conv1d" else nn.Linear(IN, OUT, bias=kind != "no-bias")
     nn.init.normal_(dense.weight)
     if kind != "no-bias":
         nn.init.normal_(dense.bias)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from tests.layers.helpers import from_factors
@@ -11,7 +13,7 @@ from eckart.maths.lowrank import whiten
 from eckart.methods.structure.fitting import Fit
 
 
-def make(rank: int = 3, **options: object) -> tuple[nn.Linear, PivotedLinear, LowRankLinear]:
+def make(rank: int = 3, **options: Any) -> tuple[nn.Linear, PivotedLinear, LowRankLinear]:
     torch.manual_seed(1)
     module = nn.Linear(20, 30)
     second, first = torch.randn(30, rank, dtype=torch.float64), torch.randn(rank, 20, dtype=torch.float64)
@@ -28,6 +30,7 @@ def test_some_outputs_are_those_of_the_first_factor() -> None:
         "second.bias": (27,),
         "index": (30,),
     }
+    assert layer.index is not None
     pivots = (layer.index < 3).nonzero()[:, 0]
     torch.testing.assert_close(layer.dense_weight()[pivots].float(), layer.first.weight)
     torch.testing.assert_close(layer.first.bias, module.bias[pivots])
@@ -66,10 +69,13 @@ def test_the_index_is_small_and_keeps_its_dtype() -> None:
     assert index_dtype(32769) is torch.int32
     largest = PivotedLinear(1, 32768, 1)
     assert largest.has_valid_index()
+    assert largest.index is not None
     assert int(largest.index[-1]) == 32767
     _, layer, _ = make()
-    assert layer.half().index.dtype is torch.int16
-    layer.index[0] = layer.index[1]
+    index = layer.half().index
+    assert index is not None
+    assert index.dtype is torch.int16
+    index[0] = index[1]
     assert not layer.has_valid_index()
 
 

@@ -52,6 +52,7 @@ def test_scales_are_rounded_before_the_codes_are_chosen(scheme: QuantScheme) -> 
     layer = QuantizedLinear.empty_like(linear, scheme)
     fill_child(layer, linear.weight.double(), linear.bias, torch.bfloat16)
     assert torch.equal(layer.scale, layer.scale.bfloat16().float())
+    assert layer.bias is not None
     assert torch.equal(layer.bias, linear.bias.bfloat16().float())
 
 

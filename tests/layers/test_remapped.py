@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from tests.layers.helpers import from_factors
@@ -15,10 +17,10 @@ from eckart.methods.structure.fitting import Fit
 SHAPES = [(30, 18), (18, 30), (24, 24)]  # (out features, in features)
 
 
-def make(shape: tuple[int, int], kind: str = "bias") -> nn.Module:
+def make(shape: tuple[int, int], kind: str = "bias") -> Any:
     torch.manual_seed(0)
     m, n = shape
-    module: nn.Module = Conv1D(m, n) if kind == "conv1d" else nn.Linear(n, m, bias=kind == "bias")
+    module: Any = Conv1D(m, n) if kind == "conv1d" else nn.Linear(n, m, bias=kind == "bias")
     if kind != "no-bias":
         nn.init.normal_(module.bias)
     return module
@@ -26,9 +28,8 @@ def make(shape: tuple[int, int], kind: str = "bias") -> nn.Module:
 
 def factors(shape: tuple[int, int], rank: int) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
-    return tuple(
-        torch.randn(*size, dtype=torch.float64, generator=generator) for size in ((shape[0], rank), (rank, shape[1]))
-    )
+    second = torch.randn(shape[0], rank, dtype=torch.float64, generator=generator)
+    return second, torch.randn(rank, shape[1], dtype=torch.float64, generator=generator)
 
 
 def fit_of(target: torch.Tensor, inputs: int | None = None) -> Fit:

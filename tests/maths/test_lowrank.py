@@ -36,7 +36,8 @@ def brute_force(targets: Tensor, inputs: Tensor, rank: int) -> Tensor:
     basis = torch.linalg.qr(inputs.T)[0].T  # (n or tokens, tokens), rows span those of the inputs
     inside = targets @ basis.T
     tail = torch.linalg.svdvals(inside)[rank:].square().sum()
-    return targets.square().sum() - inside.square().sum() + tail
+    result: Tensor = targets.square().sum() - inside.square().sum() + tail
+    return result
 
 
 def best(weight: Tensor, inputs: Tensor, targets: Tensor, rank: int) -> tuple[Tensor, Tensor]:

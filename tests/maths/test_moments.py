@@ -139,6 +139,7 @@ def test_paired_inputs_of_float32_are_multiplied_in_float64() -> None:
     exact = inputs.double().T @ inputs.double()
     assert (moments.second_moment - exact).norm() / exact.norm() < 1e-15
     shift = (original.double() - inputs.double()).T @ inputs.double()
+    assert moments.shift is not None
     assert (moments.shift - shift).norm() / shift.norm() < 1e-14
     assert moments.floor == FLOAT64_FLOOR
 

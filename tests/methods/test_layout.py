@@ -14,14 +14,14 @@ from eckart.methods.structure import STRUCTURES, Hybrid, Structure, TwoFactor
 from eckart.methods.structure.fitting import Fit
 
 LAYOUTS = [
-    Layout(kind(), precision)
+    Layout(kind.model_validate({}), precision)
     for kind in STRUCTURES.values()
     for precision in (Bits16(), Bits8(), Bits8(group=5), Bits4(), Bits4(group=8, feedback=False))
     if precision == Bits16() or not kind.own_precision
 ]
 LAYOUTS += [Layout(Hybrid(base=base)) for base in (Bits8(), SemiStructured())]
 LAYOUTS += [
-    Layout(kind(), precision, affine=True)
+    Layout(kind.model_validate({}), precision, affine=True)
     for kind in STRUCTURES.values()
     for precision in (Bits16(), Bits4())
     if precision == Bits16() or not kind.own_precision
@@ -96,10 +96,11 @@ def test_layers_hold_what_they_are_given_as_well_as_their_numbers_can(layout: La
         whole = layout.unfactored(linear, weight_matrix(linear).double(), torch.float32, fit)
         assert isinstance(whole, QuantizedLinear)
         assert (whole.dense_weight() - linear.weight).norm() < 0.2 * linear.weight.norm()
+        assert whole.bias is not None
         assert torch.equal(whole.bias, linear.bias)
 
 
-@pytest.mark.parametrize("structure", [kind() for kind in STRUCTURES.values()], ids=str)
+@pytest.mark.parametrize("structure", [kind.model_validate({}) for kind in STRUCTURES.values()], ids=str)
 def test_a_new_bias_is_counted_and_one_that_was_there_is_not(structure: Structure) -> None:
     plain, affine = Layout(structure), Layout(structure, affine=True)
     assert affine.bytes(30, 20, 4) == plain.bytes(30, 20, 4) + 2 * 30

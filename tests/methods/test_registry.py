@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +16,6 @@ import eckart
 from eckart.checkpoint.identity import versions
 from eckart.errors import CheckpointError, RecipeError
 from eckart.methods.objectives import OBJECTIVES, InputAware, Weight
-from eckart.methods.registry import Registry
 from eckart.methods.structure import STRUCTURES, TwoFactor
 
 PLUG_IN = """
@@ -42,10 +42,21 @@ other = eckart_plug_in:Other
 """
 
 
+def state_of(registry: object) -> dict[str, object]:
+    return {name: dict(value) if isinstance(value, dict) else value for name, value in vars(registry).items()}
+
+
 @pytest.fixture(autouse=True)
-def nothing_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    for registry in (OBJECTIVES, STRUCTURES):
-        monkeypatch.setattr(registry, "_added", {})
+def forget() -> Iterator[Callable[[], None]]:
+    """Gives what lets the tables be as they were, as in another process; in the end they are."""
+    known = [(registry, state_of(registry)) for registry in (OBJECTIVES, STRUCTURES)]
+
+    def forget_all() -> None:
+        for registry, state in known:
+            vars(registry).update({n: dict(v) if isinstance(v, dict) else v for n, v in state.items()})
+
+    yield forget_all
+    forget_all()
 
 
 @pytest.fixture
@@ -64,7 +75,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_choice_that_was_added_is_found_by_name_and_keeps_its_fields() -> None:
     @OBJECTIVES.add
     class Doubled(InputAware):
-        name: Literal["doubled"] = "doubled"
+        name: Literal["doubled"] = "doubled"  # type: ignore[assignment]
         times: int = 2
 
     recipe = eckart.load_recipe("svd-llm", ["objective=doubled", "objective.times=5"])
@@ -123,7 +134,11 @@ def test_mistakes_of_a_package_are_named(name: str, message: str) -> None:
 
 @pytest.mark.usefixtures("installed")
 def test_a_checkpoint_needs_the_package_and_says_so(
-    llama: PreTrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokens: torch.Tensor
+    llama: PreTrainedModel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    forget: Callable[[], None],
+    tokens: torch.Tensor,
 ) -> None:
     report = eckart.compress(llama, "svd", 0.6, overrides=["structure=renamed", "structure.extra=7"])
     eckart.save(llama, report, tmp_path / "small")
@@ -132,7 +147,7 @@ def test_a_checkpoint_needs_the_package_and_says_so(
     with torch.no_grad():
         loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "small")(tokens).logits
         assert torch.equal(loaded, llama(tokens).logits)
-    monkeypatch.setattr(Registry, "_declared", lambda registry: {})
-    STRUCTURES._added.clear()
+    forget()
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place != str(tmp_path / "site")])
     with pytest.raises(CheckpointError, match=r"'renamed'; .*eckart-plug-in 1\.2, .*: a plug-in that is missing here"):
         AutoModelForCausalLM.from_pretrained(tmp_path / "small")

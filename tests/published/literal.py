@@ -120,7 +120,8 @@ def saes(weight: Tensor, x: Tensor, z: Tensor, rank: int, lowest: float = 0.25, 
         key=lambda t: (a + 2 * b * t + c * t * t) / (d + 2 * e * t + f * t * t),
     )
     u, s, vt = torch.linalg.svd(start + beta * direction, full_matrices=False)
-    return (u[:, :rank] * s[:rank]) @ vt[:rank] @ whiten
+    result: Tensor = (u[:, :rank] * s[:rank]) @ vt[:rank] @ whiten
+    return result
 
 
 def _products(one: Tensor, two: Tensor) -> tuple[float, float, float]:
@@ -131,7 +132,8 @@ def scaled(weight: Tensor, x: Tensor, rank: int) -> Tensor:
     """ASVD: ``SVD_r(W diag(s)) diag(1/s)`` with ``s = sqrt(mean |x|) + 1e-6``."""
     scale = x.abs().mean(dim=1).sqrt() + 1e-6
     u, s, vt = torch.linalg.svd(weight * scale, full_matrices=False)
-    return (u[:, :rank] * s[:rank]) @ vt[:rank] / scale
+    result: Tensor = (u[:, :rank] * s[:rank]) @ vt[:rank] / scale
+    return result
 
 
 class Product(nn.Module):

@@ -30,7 +30,8 @@ def worst(found: dict[str, tuple[int | None, Tensor]], expected: dict[str, Tenso
 
 def svd(weight: Tensor, x: Tensor, rank: int) -> Tensor:
     u, s, vt = torch.linalg.svd(weight, full_matrices=False)
-    return (u[:, :rank] * s[:rank]) @ vt[:rank]
+    result: Tensor = (u[:, :rank] * s[:rank]) @ vt[:rank]
+    return result
 
 
 def whitened(weight: Tensor, x: Tensor, rank: int) -> Tensor:
@@ -42,13 +43,15 @@ def by_eigenvectors(weight: Tensor, x: Tensor, rank: int) -> Tensor:
     """SVD-LLM V2's truncation: the symmetric root by eigenvalues, on both sides."""
     values, vectors = torch.linalg.eigh(x @ x.T)
     u, s, vt = torch.linalg.svd(weight @ vectors * values.sqrt(), full_matrices=False)
-    return (u[:, :rank] * s[:rank]) @ vt[:rank] @ torch.diag(values.rsqrt()) @ vectors.T
+    result: Tensor = (u[:, :rank] * s[:rank]) @ vt[:rank] @ torch.diag(values.rsqrt()) @ vectors.T
+    return result
 
 
 def by_outputs(weight: Tensor, x: Tensor, rank: int) -> Tensor:
     """Swift-SVD: the projection on the leading eigenvectors of the outputs' second moment."""
     leading = torch.linalg.eigh(weight @ x @ x.T @ weight.T)[1][:, -rank:]
-    return leading @ leading.T @ weight
+    result: Tensor = leading @ leading.T @ weight
+    return result
 
 
 @pytest.mark.parametrize(

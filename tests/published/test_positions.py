@@ -41,13 +41,14 @@ def literal_positions(model: PreTrainedModel, batches: tuple[Tensor, ...], epoch
         u, s, vt = torch.linalg.svd(output, full_matrices=False)
         index = torch.arange(s.shape[-1], dtype=torch.float64)
         gates = 0.5 * torch.tanh(SHARPNESS * (positions[path] - index)) + 0.5
-        return u @ torch.diag_embed(s * gates) @ vt
+        result: Tensor = u @ torch.diag_embed(s * gates) @ vt
+        return result
 
     for path in weights:
         model.get_submodule(path).register_forward_hook(lambda _, __, output, path=path: truncate(path, output))
     optimiser = torch.optim.Adam(list(positions.values()), lr=FIRST_RATE)
     for step in range(epochs * len(batches)):
-        share = sum(
+        share = torch.zeros(()) + sum(
             (positions[path] + 0.5) / sizes[path] * min(weight.shape) * sum(weight.shape)
             for path, weight in weights.items()
         ) / sum(weight.numel() for weight in weights.values())

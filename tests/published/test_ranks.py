@@ -70,9 +70,10 @@ def test_search(dense: PreTrainedModel, tokens: Tensor) -> None:
     for cut in range(len(pairs) + 1):
         below = {path: [rank for _, other, rank in pairs[:cut] if other == path] for path in weights}
         expected = {path: min(ranks, default=None) for path, ranks in below.items()}
-        numbers = sum(
-            w.numel() if expected[path] is None else expected[path] * sum(w.shape) for path, w in weights.items()
-        )
+        numbers = 0
+        for path, weight in weights.items():
+            rank_here = expected[path]
+            numbers += weight.numel() if rank_here is None else rank_here * sum(weight.shape)
         if numbers <= keep * sum(w.numel() for w in weights.values()):
             break
     assert ranks_of(dense, "asvd", keep, tokens, f"allocation.shares={list(shares)}") == expected

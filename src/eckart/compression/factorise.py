@@ -42,7 +42,7 @@ class InputStatistics:
     mean: Tensor | None = None
 
     @property
-    def second(self) -> Whitening | Tensor:
+    def for_fit(self) -> Whitening | Tensor:
         """What a fit knows the inputs by: their whitening, or else their second moment, (n, n) float64."""
         if self.whitening is not None:
             return self.whitening
@@ -209,7 +209,7 @@ class Factoriser:
         """
         layout, objective = self.recipe.layout, self.recipe.objective
         if rank is None:
-            return layout.unfactored(linear, weight, stored, Fit(weight, inputs.second))
+            return layout.unfactored(linear, weight, stored, Fit(weight, inputs.for_fit))
         if layout.structure.adds_to_base:  # what is of low rank is known only when the base is
             assert inputs.whitening is not None
             target = TargetMoments(mean=self._kept_target_mean(weight, inputs))
@@ -224,7 +224,7 @@ class Factoriser:
                 weight, inputs.moments, inputs.whitening, rank, metric=metric, projectors=projectors, residual=residual
             )
         on_solution(solution)
-        fit = Fit(solution.least_squares, inputs.second, metric, _constant(solution.target_mean, inputs))
+        fit = Fit(solution.least_squares, inputs.for_fit, metric, _constant(solution.target_mean, inputs))
         second, first = layout.structure.fitter.truncated(solution, rank, inputs.tokens)
         return layout.factored(linear, second, first, stored, fit)
 

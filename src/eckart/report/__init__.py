@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from eckart.report.build import build_page
+from eckart.report.build import build_page, check_installed
 from eckart.report.sources import Gathered, gather
 
 __all__ = [
     "Gathered",
     "build_page",
+    "check_installed",
     "gather",
 ]

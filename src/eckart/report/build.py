@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib import resources
+from importlib import import_module, resources
 
 from eckart.errors import EckartError
 from eckart.report import costs, depth, quality, ranks, tables, training
@@ -15,6 +15,7 @@ from eckart.report.sources import Gathered
 from eckart.report.tables import Table
 
 CLOSE = 1.1  # times the dense perplexity
+PACKAGES = ("jinja2", "markupsafe", "plotly.offline")
 SCRIPTS = ("theme.js", "plots.js", "tables.js")
 
 
@@ -46,6 +47,19 @@ class Section:
         return not (self.groups or self.tables or self.samples)
 
 
+def check_installed() -> None:
+    """Raise if a package that pages are made with is not installed.
+
+    Raises:
+        EckartError: says what to install.
+    """
+    try:
+        for package in PACKAGES:
+            import_module(package)
+    except ImportError as error:
+        raise EckartError(f"The report needs an extra: pip install 'eckart[report]'. ({error})") from error
+
+
 def build_page(gathered: Gathered, title: str) -> str:
     """Return the page as HTML that needs nothing else.
 
@@ -56,12 +70,11 @@ def build_page(gathered: Gathered, title: str) -> str:
     Raises:
         EckartError: a package that the page is made with is not installed.
     """
-    try:
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-        from markupsafe import Markup
-        from plotly.offline import get_plotlyjs
-    except ImportError as error:
-        raise EckartError(f"The report needs an extra: pip install 'eckart[report]'. ({error})") from error
+    check_installed()
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+    from plotly.offline import get_plotlyjs
+
     runs = gathered.runs
     recipes = list(dict.fromkeys(run.recipe for run in runs if not run.is_dense))
     sections = _sections(runs, {recipe: number for number, recipe in enumerate(recipes)})

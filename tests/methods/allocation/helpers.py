@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
+from typing import Any
 
 import torch
 from hypothesis import strategies as st
 
-from eckart.methods.allocation.rank_budget import RankBudget
+from eckart.methods.allocation.rank_budget import RankBudget, Ranks
 from eckart.methods.layout import Layout
 from eckart.methods.precision import Bits8, Bits16
 from eckart.methods.sensitivity.layer_statistics import LayerStatistics
@@ -16,14 +18,14 @@ from eckart.methods.structure import STRUCTURES, TwoFactor
 
 LAYOUT = Layout(TwoFactor())
 LAYOUTS = [
-    Layout(kind(), precision)
+    Layout(kind.model_validate({}), precision)
     for kind in STRUCTURES.values()
     for precision in (Bits16(), Bits8())
     if precision == Bits16() or not kind.own_precision
 ]
 
 
-def statistics(path: str, shape: tuple[int, int], seed: int = 0, group: int = 0, **others) -> LayerStatistics:
+def statistics(path: str, shape: tuple[int, int], seed: int = 0, group: int = 0, **others: Any) -> LayerStatistics:
     """Statistics of a linear with random spectra, energies falling."""
     generator = torch.Generator().manual_seed(seed)
     size = min(shape)
@@ -32,6 +34,31 @@ def statistics(path: str, shape: tuple[int, int], seed: int = 0, group: int = 0,
     curvature = energy * torch.rand(size, generator=generator, dtype=torch.float64)
     values = {"energy": energy, "tokens": 100, "first_order": first_order, "curvature": curvature, "similarity": 0.5}
     return LayerStatistics(path, shape, group, path.rsplit(".", 1)[-1], **{**values, **others})
+
+
+def measured(path: str, shape: tuple[int, int], seed: int = 0, group: int = 0) -> LayerStatistics:
+    """Random statistics, with blocks more alike in front and behind the more energy their first component has."""
+    linear = statistics(path, shape, seed, group)
+    assert linear.energy is not None
+    return replace(linear, similarity=0.1 + linear.energy[0].item())
+
+
+def trials(linear: LayerStatistics, seed: int) -> dict[int, float]:
+    """Return a random loss at a few ranks, smaller for larger ones, as a search finds them."""
+    ranks = {LAYOUT.rank_of_share(*linear.shape, share) or 0 for share in (0.4, 0.6, 0.8)} - {0}
+    generator = torch.Generator().manual_seed(seed + 1)
+    return {rank: float(torch.rand((), generator=generator)) / rank for rank in ranks}
+
+
+SHAPES = [(64, 64), (24, 64), (96, 64), (64, 96), (64, 64), (24, 64)]
+LINEARS = tuple(measured(f"layers.{i // 3}.{i % 3}", shape, i, i // 2) for i, shape in enumerate(SHAPES))
+TRIED = tuple(replace(linear, own=trials(linear, i)) for i, linear in enumerate(LINEARS))
+TRAINED = tuple(replace(linear, own=0.5) for linear in LINEARS)
+
+
+def bytes_of(ranks: Ranks) -> int:
+    """Return what :data:`LINEARS` take at their ranks."""
+    return sum(LAYOUT.bytes(*linear.shape, ranks[linear.path]) for linear in LINEARS)
 
 
 @st.composite

@@ -6,7 +6,9 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.methods.allocation.helpers import all_choices, problems
+from torch import Tensor
 
+from eckart.methods.allocation import LayerStatistics
 from eckart.methods.allocation.hull import fill_by_hull, lower_hull
 from eckart.methods.allocation.rank_budget import RankBudget
 
@@ -28,12 +30,17 @@ def test_hull_lies_on_or_below_all_points_and_is_convex(points):
     assert values[corners[-1]] == min(values)
 
 
+def curvature_of(linear: LayerStatistics) -> Tensor:
+    assert linear.curvature is not None
+    return linear.curvature
+
+
 @settings(max_examples=150)
 @given(problems())
 def test_no_choice_of_as_many_bytes_loses_less(problem: RankBudget):
     least = sum(options[0].bytes for options in problem.options.values()) / problem.dense_bytes
     problem = replace(problem, keep=max(problem.keep, least))
-    losses = problem.losses(lambda linear: linear.curvature)
+    losses = problem.losses(curvature_of)
 
     def loss(ranks):
         return sum(
@@ -52,7 +59,7 @@ def test_no_choice_of_as_many_bytes_loses_less(problem: RankBudget):
 def _skipped_nothing(problem: RankBudget, losses) -> bool:
     """Whether the greedy choice took a prefix of all segments by slope, which is when it is the optimum."""
     chosen = fill_by_hull(problem, losses)
-    taken, left = [], []
+    taken, left = list[float](), list[float]()
     for path, options in problem.options.items():
         corners = lower_hull([option.bytes for option in options], losses[path])
         index = [option.rank for option in options].index(chosen[path])

@@ -6,15 +6,20 @@ from tests.methods.sensitivity.helpers import original_of
 
 from eckart.maths.soft_truncation import soft_truncate
 from eckart.methods.allocation import Learned
-from eckart.methods.allocation.truncation_points import _Training, train_truncation_points
+from eckart.methods.allocation.truncation_points import TruncationTraining, train_truncation_points
 from eckart.methods.layout import Layout
+
+
+def gradient_of(position: torch.Tensor) -> float:
+    assert position.grad is not None
+    return float(position.grad)
 
 
 def test_gradients_of_positions_are_those_of_plain_autograd(llama, tokens):
     original = original_of(llama, tokens[:3])
-    training = _Training(original, Learned(penalty=0.0, sharpness=1.0), 0.5, Layout())
+    training = TruncationTraining(original, Learned(penalty=0.0, sharpness=1.0), 0.5, Layout())
     training.accumulate(original.tokens, original.enter()[0])
-    streamed = {path: float(position.grad) for path, position in training.positions.items()}
+    streamed = {path: gradient_of(position) for path, position in training.positions.items()}
 
     positions = {path: position.detach().clone().requires_grad_(True) for path, position in training.positions.items()}
     handles = [
@@ -28,7 +33,7 @@ def test_gradients_of_positions_are_those_of_plain_autograd(llama, tokens):
     for handle in handles:
         handle.remove()
     for path, gradient in streamed.items():
-        assert gradient == pytest.approx(float(positions[path].grad), rel=2e-2, abs=1e-3)
+        assert gradient == pytest.approx(gradient_of(positions[path]), rel=2e-2, abs=1e-3)
 
 
 def test_the_penalty_pulls_the_bytes_to_the_budget(llama, tokens):

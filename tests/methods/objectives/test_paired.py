@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from tests.methods.objectives.test_affine import CPU, brute_force, data, moments_of
+from tests.methods.objectives.helpers import CPU, brute_force, moments_of
+from tests.methods.objectives.helpers import data_with_means as data
 from torch import Tensor
 
 from eckart.maths.lowrank import truncate
@@ -82,5 +83,5 @@ def test_shares_out_of_range_and_objectives_of_one_stream_are_refused() -> None:
     with pytest.raises(ValidationError):
         Anchored(residual_anchoring=1.5)
     with pytest.raises(ValidationError):
-        InputAware(residual_anchoring=0.5)
+        InputAware.model_validate({"residual_anchoring": 0.5})
     assert InputAware().residual_share == 0

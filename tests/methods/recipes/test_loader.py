@@ -6,7 +6,7 @@ import pytest
 
 from eckart.errors import RecipeError
 from eckart.methods.objectives import Anchored, Blended, InputAware
-from eckart.methods.precision import Bits8, Bits16
+from eckart.methods.precision import Bits4, Bits8, Bits16
 from eckart.methods.recipe import Recipe
 from eckart.methods.recipes.loader import load_recipe
 from eckart.methods.recipes.published import DEFAULT_RECIPE, RECIPES
@@ -98,7 +98,8 @@ def test_structures_have_fields() -> None:
     assert load_recipe("eora", ["structure.base=8-bit", "structure.alternations=3"]).structure == Hybrid(
         base=Bits8(), alternations=3
     )
-    assert load_recipe("svd", ["structure=hybrid", "structure.base.group=64"]).structure.base.group == 64
+    coarse = load_recipe("svd", ["structure=hybrid", "structure.base.group=64"]).structure
+    assert coarse == Hybrid(base=Bits4(group=64))
     for name, plain in (("aa-svd-remap", "aa-svd"), ("zs-svd-remap", "zs-svd")):
         changed = {"name": name, "reference": RECIPES[name].reference, "structure": Remapped(feedback=False)}
         assert RECIPES[name] == RECIPES[plain].model_copy(update=changed)

@@ -48,12 +48,13 @@ class Setting:
         self.call: BlockArguments = call
 
     def sequences(self, dtype: torch.dtype = torch.float32) -> Sequences:
-        spools = []
-        for tensor in (self.compressed, self.x, self.y):
-            spools.append(TensorCache(dtype))
+        def cached(tensor: Tensor) -> TensorCache:
+            cache = TensorCache(dtype)
             for batch in torch.split(tensor, BATCH):
-                spools[-1].append(batch)
-        return Sequences(*spools, CPU)
+                cache.append(batch)
+            return cache
+
+        return Sequences(cached(self.compressed), cached(self.x), cached(self.y), CPU)
 
     def refine(
         self,
@@ -116,6 +117,8 @@ def test_the_losses_are_relative_to_what_the_block_changes() -> None:
     assert record.before == pytest.approx(setting.relative_loss(setting.damaged, held_out), rel=1e-4)
     assert record.after == pytest.approx(setting.relative_loss(block, held_out), rel=1e-4)
     assert record.after == min(epoch.held_out for epoch in record.epochs if epoch.held_out is not None)
+    assert record.before is not None
+    assert record.after is not None
     assert record.after < record.before
     # The first epoch starts with a step of length zero, so its loss is near that of the block as it came.
     assert record.epochs[0].training == pytest.approx(setting.relative_loss(setting.damaged, slice(0, 6)), rel=0.2)
@@ -229,10 +232,11 @@ def test_checkpointing_changes_nothing() -> None:
 
 
 def test_batch_sizes_are_all_that_are_run() -> None:
-    class Recorder(dict):  # type: ignore[type-arg]
+    class Recorder(dict[torch.Size, BlockArguments]):
         def __getitem__(self, key: torch.Size) -> BlockArguments:
             asked.add(key[0])
-            return super().__getitem__(key)
+            result: BlockArguments = super().__getitem__(key)
+            return result
 
     for samples, batch in ((8, 3), (8, 32), (7, 5), (5, 1), (9, 4)):
         asked: set[int] = set()

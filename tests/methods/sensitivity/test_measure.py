@@ -41,7 +41,8 @@ def inputs_of(model, path, tokens) -> torch.Tensor:
     with torch.no_grad():
         model(input_ids=tokens, use_cache=False)
     handle.remove()
-    return seen[0].flatten(0, -2).double()
+    result: torch.Tensor = seen[0].flatten(0, -2).double()
+    return result
 
 
 def mean_loss(model, tokens) -> torch.Tensor:
@@ -110,6 +111,7 @@ def test_block_metrics_are_second_moments_of_gradients_behind_blocks(kind, token
     (mean_loss(model, tokens) * predictions).backward()
     assert list(found) == [f"{path}.{number}" for number in reversed(range(len(blocks)))]
     for number, hidden in enumerate(seen):
+        assert hidden.grad is not None
         gradients = hidden.grad.flatten(0, 1).double()
         expected = gradients.T @ gradients / predictions
         torch.testing.assert_close(found[f"{path}.{number}"].double(), expected, rtol=1e-3, atol=1e-7)

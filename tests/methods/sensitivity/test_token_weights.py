@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -94,7 +95,7 @@ def test_models_on_disk_and_sweeps_give_the_same(
     from eckart.sweep.statistics import collect
 
     recipe = load_recipe("io-svd", [*OVERRIDES, "structure=pivoted"])
-    options: dict = {"samples": 6, "length": 24}
+    options: dict[str, Any] = {"samples": 6, "length": 24}
     model = load_model(str(model_folder))
     dense = copy.deepcopy(model)
     eckart.compress(model, recipe, 0.7, str(text_file), tokenizer=load_tokenizer(str(model_folder)), **options)

@@ -173,8 +173,17 @@ class Allocation(Choice):
         """Return the ranks by the allocator's own rule, which need not be options nor meet the budget exactly."""
 
     def worth(self, problem: RankBudget) -> GainPerByte:
-        """Return what a step is worth when the choice is brought to the budget: relative energy a byte."""
-        return gain_per_byte(problem, problem.losses(relative_energy))
+        """Return what a step is worth when the choice is brought to the budget.
+
+        That is relative energy a byte; without a spectrum, how far the step starts below the choice.
+        """
+        if Needs.SPECTRUM in self.needs:
+            return gain_per_byte(problem, problem.losses(relative_energy))
+        ranks = self.choose(problem)
+        shares = {
+            linear.path: problem.cost(linear, ranks[linear.path]) / linear.dense_bytes for linear in problem.linears
+        }
+        return gain_per_byte_of_shares(problem, shares)
 
 
 def relative_energy(linear: LayerStatistics) -> Tensor:

@@ -11,8 +11,7 @@ from pydantic import Field
 from eckart.blocks.blockwise_model import BlockwiseModel
 from eckart.maths.soft_truncation import soft_truncate
 from eckart.maths.stopwatch import random_matrix, seconds_of
-from eckart.methods.allocation.base import Allocation, OwnMeasurement, Wanted, gain_per_byte_of_shares
-from eckart.methods.allocation.fit_to_budget import GainPerByte
+from eckart.methods.allocation.base import Allocation, OwnMeasurement, Wanted
 from eckart.methods.allocation.rank_budget import RankBudget, Ranks
 from eckart.methods.allocation.truncation_points import train_truncation_points
 from eckart.methods.sensitivity.cost import BACKWARD, StepSeconds
@@ -74,11 +73,6 @@ class Learned(Allocation):
     def choose(self, problem: RankBudget) -> Ranks:
         """Return the rank at each position."""
         return {linear.path: _rank(linear) for linear in problem.linears}
-
-    def worth(self, problem: RankBudget) -> GainPerByte:
-        """Return how far a step starts below the trained position."""
-        shares = {linear.path: problem.cost(linear, _rank(linear)) / linear.dense_bytes for linear in problem.linears}
-        return gain_per_byte_of_shares(problem, shares)
 
 
 def _rank(linear: LayerStatistics) -> int:

@@ -99,9 +99,9 @@ class RankBudget:
         """Return the largest rank that takes at most ``share`` of a linear's 16-bit bytes; None if dense does."""
         return linear.layout(self.layout).rank_of_share(*linear.shape, share)
 
-    def cost(self, linear: LayerStatistics, rank: int) -> int:
+    def cost(self, linear: LayerStatistics, rank: int | None) -> int:
         """Return the bytes of a linear at ``rank``, or of the weight itself if that is less or the rank too high."""
-        if rank > self.layout.highest_rank(*linear.shape):
+        if rank is None or rank > self.layout.highest_rank(*linear.shape):
             return self.whole_bytes_of(linear)
         return min(self.whole_bytes_of(linear), linear.layout(self.layout).bytes(*linear.shape, rank))
 

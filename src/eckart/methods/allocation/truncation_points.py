@@ -68,7 +68,7 @@ def train_truncation_points(
     Raises:
         NonFiniteError: the loss or a gradient is NaN or infinite.
     """
-    training = _Training(original, numbers, keep, layout)
+    training = TruncationTraining(original, numbers, keep, layout)
     stream = original.enter()
     batches = list(original.batches())
     steps = numbers.epochs * len(batches)
@@ -89,7 +89,7 @@ def train_truncation_points(
     }
 
 
-class _Training:
+class TruncationTraining:
     """The positions, and the gradient of the loss with respect to them."""
 
     def __init__(self, original: BlockwiseModel, numbers: Numbers, keep: float, layout: Layout) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
@@ -32,7 +31,6 @@ class Refinement(Choice):
         """How blocks are trained; None if they are not."""
         return None
 
-    @abstractmethod
     def refine(
         self,
         run: BlockPass,
@@ -52,6 +50,7 @@ class Refinement(Choice):
             training: seed, dtype and what hears of it.
             metric: second moment of the gradients behind the block, (d, d), if it is to be minimised in a metric.
         """
+        raise NotImplementedError(f"{self.name!r} trains nothing")
 
 
 class NoRefinement(Refinement):
@@ -59,15 +58,3 @@ class NoRefinement(Refinement):
 
     name: Literal["none"] = "none"
     needs_data: ClassVar[bool] = False
-
-    def refine(
-        self,
-        run: BlockPass,
-        path: str,
-        sequences: Sequences,
-        stored: Mapping[str, torch.dtype],
-        training: TrainingRun,
-        metric: Tensor | None = None,
-    ) -> RefinementRecord:
-        """Is never asked to."""
-        raise NotImplementedError("There is no training.")

@@ -101,7 +101,7 @@ class Request:
             self,
             needs=self.needs | other.needs,
             metric=self.metric or other.metric,
-            gradient_samples=first_order[0] if first_order else None,
+            gradient_samples=first_order[0] if first_order else self.gradient_samples,
             keep_bases=self.keep_bases or other.keep_bases,
             keep_inputs=self.keep_inputs or other.keep_inputs,
         )

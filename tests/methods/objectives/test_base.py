@@ -1,11 +1,29 @@
-"""A bias from the means, against the same problem with a row of ones added to the inputs."""
+"""What objectives that look at activations have in common: shrinkage, and a bias from the means.
+
+A bias is tested against the same problem with a row of ones added to the inputs.
+"""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
+from tests.methods.objectives.helpers import (
+    CPU,
+    RANK,
+    N,
+    brute_force,
+    data,
+    data_with_means,
+    found,
+    moments_of,
+    reduced_rank_regression,
+    weight_of,
+)
 from torch import Tensor
 
 from eckart.maths.lowrank import truncate
@@ -15,13 +33,12 @@ from eckart.methods.objectives import (
     ActivationScaled,
     Anchored,
     Blended,
+    DataAwareObjective,
     InputAware,
-    Objective,
     PrincipalOutputs,
     ShiftAware,
 )
 
-CPU = torch.device("cpu")
 OBJECTIVES = {
     "input-aware": InputAware(affine=True),
     "shift-aware": ShiftAware(affine=True),
@@ -30,26 +47,23 @@ OBJECTIVES = {
 }
 
 
-def data(seed: int, m: int, n: int, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return a weight, and inputs with large means in the original and the compressed model."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    original = normal(n, n) @ normal(n, tokens) + 5 * normal(n, 1)
-    return normal(m, n), original, original + 0.3 * normal(n, tokens) + 2 * normal(n, 1)
-
-
-def moments_of(inputs: Tensor, original: Tensor | None) -> Moments:
-    return Moments(
-        inputs @ inputs.T,
-        None if original is None else (original - inputs) @ inputs.T,
-        inputs.abs().sum(dim=1),
-        inputs.shape[1],
-        inputs.sum(dim=1),
-        None if original is None else original.sum(dim=1),
+@pytest.mark.parametrize("objective", [InputAware, ShiftAware, Anchored, Blended])
+def test_shrinkage_is_ridge_regression_towards_the_weight(objective: type) -> None:
+    weight, x, z = data()
+    share = 0.3
+    paired = objective in (Anchored, Blended)
+    numbers = {"beta_min": 1.0, "beta_max": 1.0} if objective is Blended else {}
+    inputs = x if objective is InputAware else z
+    amount = share * float(inputs.square().sum()) / N
+    # t ||W' - W||^2 is what n more tokens, sqrt(t) times the unit vectors, add to the loss.
+    more = amount**0.5 * torch.eye(N, dtype=torch.float64)
+    targets = weight @ (x if paired or objective is InputAware else z)
+    expected = reduced_rank_regression(
+        torch.cat([targets, weight @ more], dim=1), torch.cat([inputs, more], dim=1), RANK
     )
+    moments = moments_of(inputs, x if paired else None)
+    found = weight_of(objective(shrinkage=share, **numbers), weight, moments)
+    torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-7)
 
 
 def streams_of(name: str, weight: Tensor, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Moments]:
@@ -61,35 +75,13 @@ def streams_of(name: str, weight: Tensor, x: Tensor, z: Tensor) -> tuple[Tensor,
     return z, weight @ (x if name == "anchored" else 0.3 * x + 0.7 * z), moments_of(z, x)
 
 
-def found(
-    objective: Objective, weight: Tensor, moments: Moments, rank: int, **options: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return W' and c."""
-    whitening = objective.whitening(moments, weight.shape[1], CPU)
-    solution = objective.solution(weight, moments, whitening, rank, **options)
-    second, first = truncate(solution, rank)
-    assert solution.target_mean is not None
-    return second @ first, solution.target_mean - second @ first @ moments.mean
-
-
-def brute_force(targets: Tensor, inputs: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Return W' and c by least squares with a row of ones, and a truncated SVD of what it fits."""
-    ones = torch.ones(1, inputs.shape[1], dtype=torch.float64)
-    both = torch.linalg.lstsq(torch.cat([inputs, ones]).T, targets.T, driver="gelsd").solution.T
-    weight = both[:, :-1]
-    fitted = weight @ (inputs - inputs.mean(dim=1, keepdim=True))
-    left = torch.linalg.svd(fitted, full_matrices=False)[0][:, :rank]
-    weight = left @ left.T @ weight
-    return weight, targets.mean(dim=1) - weight @ inputs.mean(dim=1)
-
-
 @pytest.mark.parametrize("name", OBJECTIVES)
 @settings(max_examples=25)
 @given(
     seed=st.integers(0, 10**6), m=st.integers(2, 8), n=st.integers(2, 8), more=st.integers(5, 40), share=st.floats(0, 1)
 )
 def test_equals_least_squares_with_a_row_of_ones(name: str, seed: int, m: int, n: int, more: int, share: float) -> None:
-    weight, x, z = data(seed, m, n, n + more)
+    weight, x, z = data_with_means(seed, m, n, n + more)
     inputs, targets, moments = streams_of(name, weight, x, z)
     rank = max(1, round(share * min(m, n)))
     product, constant = found(OBJECTIVES[name], weight, moments, rank)
@@ -104,7 +96,7 @@ def test_equals_least_squares_with_a_row_of_ones(name: str, seed: int, m: int, n
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_fewer_tokens_than_features_are_fitted_and_the_rest_of_the_weight_is_kept(name: str) -> None:
-    weight, x, z = data(3, 6, 12, 7)
+    weight, x, z = data_with_means(3, 6, 12, 7)
     inputs, targets, moments = streams_of(name, weight, x, z)
     product, constant = found(OBJECTIVES[name], weight, moments, 6)
     torch.testing.assert_close(product @ inputs + constant[:, None], targets, rtol=1e-5, atol=1e-5)
@@ -115,8 +107,8 @@ def test_fewer_tokens_than_features_are_fitted_and_the_rest_of_the_weight_is_kep
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_shrinkage_and_metric_go_with_it(name: str) -> None:
-    weight, x, z = data(4, 5, 6, 60)
+def test_shrinkage_goes_with_it(name: str) -> None:
+    weight, x, z = data_with_means(4, 5, 6, 60)
     inputs, targets, moments = streams_of(name, weight, x, z)
     share, rank = 0.2, 3
     objective = OBJECTIVES[name].model_copy(update={"shrinkage": share})
@@ -133,15 +125,16 @@ def test_shrinkage_and_metric_go_with_it(name: str) -> None:
 
 
 def test_objectives_with_factors_of_their_own_make_up_for_the_mean_too() -> None:
-    weight, x, _ = data(5, 5, 6, 60)
+    weight, x, _ = data_with_means(5, 5, 6, 60)
     moments = moments_of(x, None)
     projectors = torch.zeros(5, 5, dtype=torch.float64)
     for sequence in (weight @ x).T.reshape(6, 10, 5):
         add_projector(projectors, sequence, 2)
-    for objective, options in (
+    cases: list[tuple[DataAwareObjective, dict[str, Any]]] = [
         (ActivationScaled(affine=True), {}),
         (PrincipalOutputs(affine=True), {"projectors": projectors}),
-    ):
+    ]
+    for objective, options in cases:
         product, constant = found(objective, weight, moments, 2, **options)
         torch.testing.assert_close(constant, (weight - product) @ x.mean(dim=1))
         plain = objective.model_copy(update={"affine": False})
@@ -155,7 +148,7 @@ def test_objectives_with_factors_of_their_own_make_up_for_the_mean_too() -> None
 @pytest.mark.parametrize("seed", range(8))
 def test_a_feature_that_never_changes_leaves_its_weight_to_the_bias(name: str, seed: int) -> None:
     """Its variance is zero but for rounding, which must not be taken for data."""
-    weight, x, z = data(seed, 5, 6, 400)
+    weight, x, z = data_with_means(seed, 5, 6, 400)
     x[2], z[2] = 1000 + 37.7 * seed, 1010 + 17.3 * seed
     moments = Moments.zeros(6, paired=name != "shift-aware", device=CPU)
     for part in torch.arange(400).split(100):
@@ -171,13 +164,21 @@ def test_a_feature_that_never_changes_leaves_its_weight_to_the_bias(name: str, s
 
 def least(targets: Tensor, inputs: Tensor, rank: int) -> Tensor:
     product, constant = brute_force(targets, inputs, rank)
-    return (targets - product @ inputs - constant[:, None]).norm()
+    result: Tensor = (targets - product @ inputs - constant[:, None]).norm()
+    return result
 
 
 def test_without_it_nothing_looks_at_means() -> None:
-    weight, x, z = data(7, 5, 6, 60)
+    weight, x, z = data_with_means(7, 5, 6, 60)
     moments = moments_of(z, x)
     moments.sum = moments.original_sum = None
     objective = Anchored()
     assert objective.solution(weight, moments, objective.whitening(moments, 6, CPU), 3).target_mean is None
     assert not objective.adds_bias
+
+
+def test_numbers_out_of_range_are_refused() -> None:
+    with pytest.raises(ValidationError, match="above beta_max"):
+        Blended(beta_min=0.8, beta_max=0.2)
+    with pytest.raises(ValidationError):
+        InputAware(shrinkage=-1)

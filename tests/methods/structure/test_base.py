@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,14 +19,14 @@ sides = st.integers(1, 60)
 BASES = [Hybrid(base=Bits8()), Hybrid(base=Bits4(group=5)), Hybrid(base=SemiStructured())]
 
 
-@pytest.mark.parametrize("structure", [*(kind() for kind in STRUCTURES.values()), *BASES], ids=str)
+@pytest.mark.parametrize("structure", [*(kind.model_validate({}) for kind in STRUCTURES.values()), *BASES], ids=str)
 @given(out_features=sides, in_features=sides)
 def test_what_is_counted_is_what_the_layer_holds(structure: Structure, out_features: int, in_features: int) -> None:
     assert structure.numbers(out_features, in_features, None) == out_features * in_features
     for rank in range(1, structure.highest_rank(out_features, in_features) + 1):
         linear = nn.Linear(in_features, out_features, bias=False, device="meta")
         layer = structure.empty_like(linear, rank, Bits16())
-        children = list(layer.children())
+        children: list[Any] = list(layer.children())
         matrices = structure.matrices(out_features, in_features, rank)
         stored = [c.values.numel() if isinstance(c, SparseLinear) else c.out_features * c.in_features for c in children]
         assert structure.numbers(out_features, in_features, rank) == sum(stored)
