@@ -25,6 +25,8 @@ TOPICS = {
     "cli/test_damaged.py": "damaged records, as all that read them meet them",
     "cli/test_single_files.py": "all commands that write a single file",
     "cli/test_wrong_lines.py": "command lines with mistakes, of all commands",
+    "methods/allocation/test_plug_in.py": "allocators of another package, in a run and in a sweep",
+    "methods/sensitivity/test_token_weights.py": "tokens that count by their gradients, from the sums to the folder",
     "report/test_browser.py": "the page in a browser, with its scripts",
     "run/check/test_architectures.py": "models of many classes, through the whole run",
     "run/test_outputs.py": "what a whole run does to the files around it",
