@@ -1,6 +1,7 @@
-"""Choices as plain data."""
-
 from __future__ import annotations
+
+import math
+from typing import Literal
 
 import pytest
 from pydantic import ValidationError
@@ -8,29 +9,30 @@ from pydantic import ValidationError
 from eckart.methods.choice import Choice, expand_name
 
 
-class Some(Choice):
-    name: str = "some"
-    amount: float = 0.0
+class Chosen(Choice):
+    name: Literal["chosen"] = "chosen"
+    number: float = 1.0
 
 
-def test_a_name_alone_stands_for_a_choice_with_its_defaults() -> None:
-    assert expand_name("some") == {"name": "some"}
-    assert Some.model_validate(expand_name("some")) == Some()
+def test_a_name_stands_for_a_choice_with_its_own_numbers() -> None:
+    assert Chosen.model_validate(expand_name("chosen")) == Chosen()
+    given = {"name": "chosen", "number": 2.0}
+    assert expand_name(given) is given
+    choice = Chosen(number=3.0)
+    assert expand_name(choice) is choice
+    assert expand_name(None) is None
 
 
-def test_what_is_no_name_stays_as_it_is() -> None:
-    for value in ({"name": "some", "amount": 1.0}, Some(), None, 3):
-        assert expand_name(value) is value
-
-
-def test_choices_are_values() -> None:
-    assert Some(amount=1) == Some(amount=1)
-    assert hash(Some(amount=1)) == hash(Some(amount=1))
+def test_a_choice_is_plain_data_that_does_not_change() -> None:
+    choice = Chosen(number=2.0)
+    assert Chosen.model_validate_json(choice.model_dump_json()) == choice
+    assert hash(Chosen(number=2.0)) == hash(choice)
+    assert len({choice, Chosen(number=2.0), Chosen()}) == 2
     with pytest.raises(ValidationError, match="frozen"):
-        Some().amount = 1.0  # type: ignore[misc]
+        choice.number = 4.0  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("fields", [{"amuont": 1}, {"amount": float("nan")}, {"amount": float("inf")}], ids=str)
-def test_misspelt_fields_and_numbers_that_are_none_are_refused(fields: dict[str, float]) -> None:
+@pytest.mark.parametrize("wrong", [{"nmber": 2.0}, {"number": math.nan}, {"number": math.inf}, {"name": "other"}])
+def test_fields_that_there_are_not_and_numbers_that_are_none_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
-        Some(**fields)
+        Chosen.model_validate(wrong)

@@ -13,6 +13,7 @@ from eckart.compression.records import LayerRecord
 from eckart.data.text import read_text
 from eckart.errors import CalibrationError, EckartError, EckartWarning
 from eckart.methods.objectives import InputAware
+from eckart.run.compress import unresolved_warnings
 
 
 def test_the_readme_lines(model_folder: Path, text_file: Path, tmp_path: Path) -> None:
@@ -130,3 +131,14 @@ def test_warnings_point_at_the_line_of_the_caller(llama: PreTrainedModel, model_
     ours = [warning for warning in said if issubclass(warning.category, EckartWarning)]
     assert len(ours) >= 3
     assert {warning.filename for warning in ours} == {__file__}
+
+
+def test_the_warning_names_the_worst_layer_and_how_much() -> None:
+    layers = [
+        LayerRecord(path=path, out_features=4, in_features=4, rank=1, bytes=16, error=0.1, unresolved=share)
+        for path, share in (("a", 0.0), ("b", 0.02), ("c", 0.4), ("d", 0.001))
+    ]
+    (message,) = unresolved_warnings(layers)
+    assert "2 layers" in message
+    assert "40.0% of the outputs of c " in message
+    assert not unresolved_warnings(layers[:1])

@@ -1,4 +1,4 @@
-"""Residual anchoring, against the loss that it names, from raw activations."""
+"""Residual anchoring, against the loss that it names; and what inputs cannot tell of a target."""
 
 from __future__ import annotations
 
@@ -85,3 +85,33 @@ def test_shares_out_of_range_and_objectives_of_one_stream_are_refused() -> None:
     with pytest.raises(ValidationError):
         InputAware.model_validate({"residual_anchoring": 0.5})
     assert InputAware().residual_share == 0
+
+
+def measured(apart: float, affine: bool) -> float:
+    """Return the share of a linear whose target is the difference of two features that are ``apart`` in X'."""
+    generator = torch.Generator().manual_seed(0)
+    common, difference = (torch.randn(200, 1, generator=generator) for _ in range(2))
+    common = common + 10 * affine
+    inputs, original = (torch.cat([common, common + size * difference], dim=1) for size in (apart, 1.0))
+    weight = torch.tensor([[1.0, -1.0]], dtype=torch.float64)
+    moments = Moments.zeros(2, paired=True, device=CPU)
+    moments.add(inputs, original)
+    energy = float((original.double() @ weight.T).square().sum())
+    objective = Anchored(affine=affine)
+    return objective.unresolved(weight, moments, objective.whitening(moments, 2, CPU)) / energy
+
+
+@pytest.mark.parametrize("affine", [False, True])
+@pytest.mark.parametrize("apart", [1.0, 1e-2, 1e-4])
+def test_what_inputs_tell_is_resolved(apart: float, affine: bool) -> None:
+    assert measured(apart, affine) == 0
+
+
+@pytest.mark.parametrize(("apart", "affine"), [(3e-7, False), (3e-5, True)])
+def test_a_target_that_inputs_hardly_tell_is_said_to_be_unresolved(apart: float, affine: bool) -> None:
+    assert measured(apart, affine) > 0.02
+
+
+@pytest.mark.parametrize("affine", [False, True])
+def test_inputs_that_are_the_same_hide_nothing(affine: bool) -> None:
+    assert measured(0.0, affine) < 1e-6
