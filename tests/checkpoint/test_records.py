@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from tests.report.helpers import report
 
 from eckart.checkpoint.records import SPECTRA_NAME, TIMINGS_NAME, read_records, read_report, write_records
-from eckart.compression.costs import Costs
+from eckart.compression.costs import Costs, Timings
 from eckart.compression.result import REPORT_NAME
 from eckart.errors import CheckpointError
 
@@ -49,7 +49,7 @@ def test_a_report_alone_needs_no_other_file(folder: Path) -> None:
     (folder / TIMINGS_NAME).unlink()
     for found in (read_report(folder), read_records(folder)):
         assert found.layers == report().layers
-        assert (found.spectra, found.costs) == ({}, Costs())
+        assert (found.spectra, found.costs) == ({}, Costs(timings=Timings(), memory=None))
 
 
 def test_a_folder_that_is_none(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from tests.cli.helpers import run, words
 
 def test_recipes_show_their_choices() -> None:
     listed = words(run("recipes").output)
-    assert "aa-svd-anchored anchored uniform two-factor 16-bit block AA-SVD" in listed
+    assert "aa-svd-anchored anchored uniform two-factor 16-bit block anchored objective" in listed
+    assert "arXiv 2604.02119" in listed
     assert "learning_rate: 0.0001" in run("recipes", "aa-svd").output
 
 

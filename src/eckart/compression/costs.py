@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from time import perf_counter
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from eckart.files.field_types import Count
 
@@ -61,6 +61,6 @@ class Costs(BaseModel):
     """
 
     version: Literal[1] = 1
-    timings: Timings = Field(default_factory=Timings)
-    memory: Memory | None = None
+    timings: Timings
+    memory: Memory | None
     resumed_behind: Count = 0

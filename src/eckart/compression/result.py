@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from eckart.compression.costs import Costs
+from eckart.compression.costs import Costs, Timings
 from eckart.compression.model_check import ModelCheck
 from eckart.compression.records import Records
 from eckart.data.calibration import CalibrationRecord
@@ -38,7 +38,7 @@ class CompressionResult(Records):
     parameters: Size
     check: ModelCheck | None = None
     warnings: list[str] = Field(default_factory=list)
-    costs: Costs = Field(default_factory=Costs, exclude=True)
+    costs: Costs = Field(default_factory=lambda: Costs(timings=Timings(), memory=None), exclude=True)
 
     @property
     def keep(self) -> float:

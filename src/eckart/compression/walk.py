@@ -155,7 +155,7 @@ class _Walk:
             requested_keep=self.plan.keep,
             calibration=None if calibration is None else calibration.record,
             parameters=self.plan.parameters,
-            costs=Costs(timings=self.timings),
+            costs=Costs(timings=self.timings, memory=None),
             **dict(state.records),
         )
 
