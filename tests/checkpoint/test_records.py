@@ -37,7 +37,7 @@ def test_all_comes_back(folder: Path) -> None:
 
 def test_what_differs_between_two_runs_is_in_one_file(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     other = tmp_path_factory.mktemp("other")
-    costs = Costs(resumed_behind=2)
+    costs = Costs(timings=Timings(), memory=None, resumed_behind=2)
     write_records(other, report().model_copy(update={"costs": costs}))
     for name in (REPORT_NAME, SPECTRA_NAME):
         assert (other / name).read_bytes() == (folder / name).read_bytes()
