@@ -283,8 +283,8 @@ class _Walk:
         self, state: WalkState, desired: HiddenStates | None, block: Block, run: BlockPass, onloaded: OnloadedModule
     ) -> RefinementRecord | None:
         """Refine a block if the recipe says so, to what the original one gives."""
-        refinement = self.recipe.refinement
-        if refinement.training is None:
+        refinement = self.recipe.refinement.training
+        if refinement is None:
             return None
         assert state.original is not None
         assert state.compressed is not None

@@ -59,8 +59,8 @@ class BlockRefinement(TrainingConfig, Refinement):
         return self.metric if isinstance(self.metric, Fisher) else None
 
     @property
-    def training(self) -> TrainingConfig:
-        """See :attr:`Refinement.training`."""
+    def training(self) -> BlockRefinement:
+        """How blocks are trained, and what trains them."""
         return self
 
     def refine(
@@ -72,7 +72,16 @@ class BlockRefinement(TrainingConfig, Refinement):
         training: TrainingRun,
         metric: Tensor | None = None,
     ) -> RefinementRecord:
-        """See :meth:`Refinement.refine`."""
+        """Train a block in place; its parameters end as numbers of their stored dtypes.
+
+        Args:
+            run: the block, compressed and onloaded, and how the model calls it.
+            path: its name, for the record.
+            sequences: inputs and desired outputs.
+            stored: dtype by parameter name, that each is saved in.
+            training: seed, dtype and what hears of it.
+            metric: second moment of the gradients behind the block, (d, d), if it is to be minimised in a metric.
+        """
         root = None if metric is None or self.output_metric is None else self.output_metric.root(metric.double()).root
         trainee = BlockTraining(self, run, sequences, stored, training.compute, root)
         with checkpointed(run.module) if training.recompute else nullcontext():
