@@ -21,7 +21,7 @@ def traces(figure: Figure | None) -> dict[str, dict[str, Any]]:
 
 def with_costs(run: Run, **costs: Any) -> Run:
     assert run.report is not None
-    run.report = run.report.model_copy(update={"costs": Costs(**costs)})
+    run.report = run.report.model_copy(update={"costs": Costs(**{"timings": Timings(), "memory": None, **costs})})
     return run
 
 
