@@ -7,9 +7,13 @@ from numbers import Real
 
 from transformers import PreTrainedModel
 
-from eckart.blocks.discovery import Block, LinearRef, find_blocks
+from eckart.blocks.block import Block, LinearRef
+from eckart.blocks.block_arguments import completed
+from eckart.blocks.discovery import find_blocks
 from eckart.blocks.fuse import fusable, fuse, unfuse
 from eckart.blocks.onload import ResidentWeights, WeightSource
+from eckart.data.calibration import Calibration
+from eckart.data.samples import LABELS
 from eckart.errors import EckartError, UnsupportedModelError
 from eckart.layers import fused_layers
 from eckart.methods.allocation import Needs, Uniform
@@ -60,19 +64,36 @@ def check_keep(keep: float) -> None:
         raise EckartError(f"keep is the share of the bytes to keep, above 0 and at most 1; found {keep:g}.")
 
 
-def blocks_for(recipe: Recipe, model: PreTrainedModel, weights: WeightSource) -> list[Block]:
-    """Return the blocks of a model with what a recipe wants to know of them."""
+def blocks_for(
+    recipe: Recipe, model: PreTrainedModel, weights: WeightSource, calibration: Calibration | None = None
+) -> list[Block]:
+    """Return the blocks of a model with what a recipe wants to know of them.
+
+    Args:
+        recipe: that will be applied.
+        model: to look into.
+        weights: where its tensors are.
+        calibration: whose first sample shows how the model calls its blocks, if it takes no rows of tokens.
+    """
+    probe = None if calibration is None or calibration.tokens is not None else completed(model, calibration.sample(0))
     taken = recipe.allocation.needs & (Needs.FIRST_ORDER | Needs.CURVATURE)
     return find_blocks(
         model,
         weights,
+        None if probe is None else {name: tensor for name, tensor in probe.items() if name != LABELS},
         residuals=recipe.objective.residual_share > 0,
         units=recipe.structure.reorders_units,
         gradients=bool(taken) or recipe.has_metric,
     )
 
 
-def make_plan(model: PreTrainedModel, recipe: Recipe, keep: float, weights: WeightSource | None = None) -> Plan:
+def make_plan(
+    model: PreTrainedModel,
+    recipe: Recipe,
+    keep: float,
+    weights: WeightSource | None = None,
+    calibration: Calibration | None = None,
+) -> Plan:
     """Find the linears in the blocks of ``model`` and give each a rank: a uniform one, which an allocation replaces.
 
     Args:
@@ -80,6 +101,7 @@ def make_plan(model: PreTrainedModel, recipe: Recipe, keep: float, weights: Weig
         recipe: what is to be done to it.
         keep: bytes of the linears to keep, as a share.
         weights: where the model's tensors are; in memory by default.
+        calibration: as for :func:`blocks_for`.
 
     Raises:
         EckartError: ``keep`` is not in (0, 1], or the smallest ranks allowed take more.
@@ -88,10 +110,10 @@ def make_plan(model: PreTrainedModel, recipe: Recipe, keep: float, weights: Weig
     """
     check_keep(keep)
     weights = weights or ResidentWeights()
-    blocks = blocks_for(recipe, model, weights)
+    blocks = blocks_for(recipe, model, weights, calibration)
     if recipe.sharing.fuses_all:
         fuse(model, fusable(blocks), weights)
-        blocks = blocks_for(recipe, model, weights)
+        blocks = blocks_for(recipe, model, weights, calibration)
     try:
         return _uniform_plan(model, blocks, recipe, keep)
     except EckartError:

@@ -39,7 +39,7 @@ def share_by_loss(original: BlockwiseModel, recipe: Recipe, keep: float, progres
 
 
 def _found_again(original: BlockwiseModel, recipe: Recipe) -> BlockwiseModel:
-    return replace(original, blocks=blocks_for(recipe, original.model, original.weights))
+    return replace(original, blocks=blocks_for(recipe, original.model, original.weights, original.calibration))
 
 
 def _lost(linear: LayerStatistics, layout: Layout, keep: float) -> float:

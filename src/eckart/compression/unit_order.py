@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from eckart.blocks.discovery import Block
+from eckart.blocks.block import Block
 from eckart.blocks.hidden_units import put_in_order
 from eckart.compression.drift import Outputs
 from eckart.compression.records import LayerRecord

@@ -126,7 +126,6 @@ def compress_checkpoint(
             files, model_folder = _as_folder(source, folder)
             model, weights = open_model(model_folder, folder.offload, trust_remote_code=trust_remote_code)
             check_compressible(model)
-            plan = make_plan(model, chosen, keep, weights)
             reads_text = chosen.needs_data and calibration != SELF
             tokenizer = _tokenizer(source, needed=reads_text, trust_remote_code=trust_remote_code)
             tokens = None
@@ -135,7 +134,8 @@ def compress_checkpoint(
                 tokens = _calibrate(
                     calibration, model_folder, model, tokenizer, samples, length, seed, limit, trust_remote_code
                 )
-            blockwise = BlockwiseModel(model, plan.blocks, weights, place, ScratchSpace(), tokens)
+            plan = make_plan(model, chosen, keep, weights, tokens)
+            blockwise = BlockwiseModel(model, plan.blocks, weights, place, ScratchSpace(), tokens).settled()
             check = check_model(blockwise, plan, allow_partial=allow_partial)
             files = files or weights.files
             identity = identity_of_run(chosen, keep, tokens, model, files.hashes(), place)
@@ -162,7 +162,7 @@ def compress_checkpoint(
                 run_checkpoint.check(len(plan.blocks))
                 if tokenizer is None:
                     copy_tokenizer(source, folder.model)
-                save_all_but_blocks(folder.model, model, weights, report, tokenizer)
+                save_all_but_blocks(folder.model, model, plan.blocks, weights, report, tokenizer)
                 files.check_content()
                 folder.publish()
         return report
@@ -257,8 +257,7 @@ def _check_space(job: Job, folder: RunFolder) -> None:
     # What is counted in 16 bits is stored in the model's dtype; codes are not, so that this is too much for them.
     needed = job.plan.bytes * itemsize // BYTES_PER_NUMBER
     if job.model.calibration is not None:
-        width = int(job.model.model.get_input_embeddings().embedding_dim)
-        needed += 4 * job.model.tokens.numel() * width * itemsize
+        needed += 4 * job.model.stream_numbers * itemsize
     written = sum(path.stat().st_size for path in folder.model.iterdir()) if folder.model.exists() else 0
     check_space(folder.output, max(0, needed - written))
 

@@ -122,7 +122,7 @@ class Sweep:
         for case in cases:
             assert case.recipe is not None
             wanted.setdefault(case.recipe, []).append(case.keep)
-        self.callback.on_statistics(len(wanted), None if calibration is None else len(calibration.tokens))
+        self.callback.on_statistics(len(wanted), None if calibration is None else len(calibration))
         with random_state_kept():
             statistics = collect(
                 self.model,
