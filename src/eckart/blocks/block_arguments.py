@@ -179,10 +179,17 @@ def failures_named(model: PreTrainedModel, inputs: Inputs, length: int | None = 
         ) from error
 
 
-def body_of(model: PreTrainedModel, inputs: Inputs) -> PreTrainedModel:
-    """Return the model without its head over the vocabulary, if it has one and the rest can be run by itself."""
-    body = model.base_model
-    if body is model or model.get_output_embeddings() is None:
+def body_of(model: PreTrainedModel, inputs: Inputs, blocks: Iterable[str] = ()) -> PreTrainedModel:
+    """Return the model without its head over the vocabulary, if it has one and the rest can be run by itself.
+
+    Args:
+        model: as a whole.
+        inputs: of it.
+        blocks: paths of those that are to be run.
+    """
+    body, prefix = model.base_model, model.base_model_prefix
+    outside = any(path != prefix and not path.startswith(f"{prefix}.") for path in blocks)
+    if body is model or model.get_output_embeddings() is None or outside:
         return model
     parameters = inspect.signature(body.forward).parameters
     takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())

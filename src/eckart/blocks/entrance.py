@@ -91,7 +91,7 @@ def enter(
             if number == first:
                 hidden.append(front)
                 if blocks[number].hands_more:
-                    with replaced_forwards([blocks[number].module], lambda _, __: own):  # it may be run as a module
+                    with replaced_forwards([blocks[number].called], lambda _, __: own):  # it may be run as a module
                         more[0] = tuple(tree_flatten((run or own)(*args, **kwargs))[0])
             if number == segment[-1]:
                 raise _StopForwardError
@@ -99,8 +99,8 @@ def enter(
 
         return forward
 
-    with replaced_forwards([block.module for block in blocks], stand_in), suppress(_StopForwardError):
-        run_model(body_of(model, inputs), inputs)
+    with replaced_forwards([block.called for block in blocks], stand_in), suppress(_StopForwardError):
+        run_model(body_of(model, inputs, [block.path for block in blocks]), inputs)
     if len(found) != len(segment):
         raise UnsupportedModelError(
             f"{type(model).__name__} runs {len(found)} of the {len(segment)} blocks from {blocks[first].path} on; it "
@@ -136,7 +136,7 @@ def run_outside(model: PreTrainedModel, blocks: Sequence[Block], inputs: Inputs,
 
         return forward
 
-    with replaced_forwards([block.module for block in blocks], stand_in):
+    with replaced_forwards([block.called for block in blocks], stand_in):
         return run_model(model, inputs)
 
 
