@@ -73,9 +73,7 @@ def tapped_blocks(
             wrong = same_fingerprints(found, wanted)
             if wrong is not None:
                 return wrong
-            end = fingerprint(
-                run_outside(body_of(model, inputs, [block.path for block in blocks]), blocks, inputs, outputs)
-            )
+            end = fingerprint(run_outside(body, blocks, inputs, outputs))
         except Exception:  # of the model's own code, which may ask anything of what blocks give
             return len(found)
         return None if same_fingerprints([end], [fingerprint(traced.output)]) is None else len(blocks)
