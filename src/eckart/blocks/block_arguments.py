@@ -31,12 +31,14 @@ class CallSite:
         output: number of the hidden states among the leaves of what the block returns.
         returns: the form of what it returns; None for the hidden states alone.
         others: its leaves, None in the place of each tensor.
+        passed: leaves that are what the block was handed, by their numbers, and the numbers of those in the arguments.
     """
 
     hidden: int | str | None = 0
     output: int = 0
     returns: TreeSpec | None = None
     others: tuple[Any, ...] = (None,)
+    passed: tuple[tuple[int, int], ...] = ()
 
     def result(self, output: Any) -> Tensor:
         """Return the hidden states in what a block returned."""
@@ -44,24 +46,38 @@ class CallSite:
         assert isinstance(found, Tensor)
         return found
 
-    def handed_on(self, hidden: Tensor, others: tuple[Any, ...] | None = None) -> Any:
+    def handed_on(
+        self, hidden: Tensor, others: tuple[Any, ...] | None = None, arguments: list[Any] | None = None
+    ) -> Any:
         """Return hidden states in the form in which the block returns them.
 
         Args:
             hidden: to hand on.
             others: leaves of what the block returned, for what is not hidden states.
+            arguments: leaves of what it was handed, of which it may hand on some as they are.
         """
         if self.returns is None:
             return hidden
         leaves = list(self.others if others is None else others)
+        if others is None and arguments is not None:
+            for leaf, number in self.passed:
+                leaves[leaf] = arguments[number]
         leaves[self.output] = hidden
         return tree_unflatten(leaves, self.returns)
 
-    def returning(self, output: Any, hidden: int) -> CallSite:
-        """Return the same for a block that returned ``output``, whose hidden states are the leaf ``hidden``."""
+    def returning(self, output: Any, hidden: int, arguments: list[Any]) -> CallSite:
+        """Return the same for a block that returned ``output``, whose hidden states are the leaf ``hidden``.
+
+        Args:
+            output: of the block.
+            hidden: number of the leaf.
+            arguments: leaves of what it was handed, without the hidden states.
+        """
         leaves, form = tree_flatten(output)
         others = tuple(None if isinstance(leaf, Tensor) else leaf for leaf in leaves)
-        return CallSite(self.hidden, hidden, None if isinstance(output, Tensor) else form, others)
+        places = {id(value): number for number, value in enumerate(arguments) if isinstance(value, Tensor)}
+        passed = tuple((n, places[id(leaf)]) for n, leaf in enumerate(leaves) if id(leaf) in places)
+        return CallSite(self.hidden, hidden, None if isinstance(output, Tensor) else form, others, passed)
 
 
 @dataclass(frozen=True)
