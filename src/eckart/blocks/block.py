@@ -11,6 +11,7 @@ from torch import nn
 
 from eckart.blocks.block_arguments import CallSite
 from eckart.blocks.hidden_units import HiddenUnits
+from eckart.blocks.lone_linear import LoneLinear
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,16 @@ class Block:
     def linears(self) -> list[LinearRef]:
         """The linears of all groups, in order of execution."""
         return [ref for group in self.groups for ref in group.linears]
+
+    @property
+    def called(self) -> nn.Module:
+        """The module that the model itself calls."""
+        return self.module.layer if isinstance(self.module, LoneLinear) else self.module
+
+    def inside(self, name: str) -> str:
+        """Return the path in the model of what is called ``name`` in the block."""
+        outer = self.path.rpartition(".")[0] if isinstance(self.module, LoneLinear) else self.path
+        return f"{outer}.{name}" if outer else name
 
     def holds(self, path: str) -> bool:
         """Return whether a module or tensor of the model is this block or is inside it."""

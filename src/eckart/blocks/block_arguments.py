@@ -31,12 +31,14 @@ class CallSite:
         output: number of the hidden states among the leaves of what the block returns.
         returns: the form of what it returns; None for the hidden states alone.
         others: its leaves, None in the place of each tensor.
+        passed: leaves that are what the block was handed, by their numbers, and the numbers of those in the arguments.
     """
 
     hidden: int | str | None = 0
     output: int = 0
     returns: TreeSpec | None = None
     others: tuple[Any, ...] = (None,)
+    passed: tuple[tuple[int, int], ...] = ()
 
     def result(self, output: Any) -> Tensor:
         """Return the hidden states in what a block returned."""
@@ -44,24 +46,38 @@ class CallSite:
         assert isinstance(found, Tensor)
         return found
 
-    def handed_on(self, hidden: Tensor, others: tuple[Any, ...] | None = None) -> Any:
+    def handed_on(
+        self, hidden: Tensor, others: tuple[Any, ...] | None = None, arguments: list[Any] | None = None
+    ) -> Any:
         """Return hidden states in the form in which the block returns them.
 
         Args:
             hidden: to hand on.
             others: leaves of what the block returned, for what is not hidden states.
+            arguments: leaves of what it was handed, of which it may hand on some as they are.
         """
         if self.returns is None:
             return hidden
         leaves = list(self.others if others is None else others)
+        if others is None and arguments is not None:
+            for leaf, number in self.passed:
+                leaves[leaf] = arguments[number]
         leaves[self.output] = hidden
         return tree_unflatten(leaves, self.returns)
 
-    def returning(self, output: Any, hidden: int) -> CallSite:
-        """Return the same for a block that returned ``output``, whose hidden states are the leaf ``hidden``."""
+    def returning(self, output: Any, hidden: int, arguments: list[Any]) -> CallSite:
+        """Return the same for a block that returned ``output``, whose hidden states are the leaf ``hidden``.
+
+        Args:
+            output: of the block.
+            hidden: number of the leaf.
+            arguments: leaves of what it was handed, without the hidden states.
+        """
         leaves, form = tree_flatten(output)
         others = tuple(None if isinstance(leaf, Tensor) else leaf for leaf in leaves)
-        return CallSite(self.hidden, hidden, None if isinstance(output, Tensor) else form, others)
+        places = {id(value): number for number, value in enumerate(arguments) if isinstance(value, Tensor)}
+        passed = tuple((n, places[id(leaf)]) for n, leaf in enumerate(leaves) if id(leaf) in places)
+        return CallSite(self.hidden, hidden, None if isinstance(output, Tensor) else form, others, passed)
 
 
 @dataclass(frozen=True)
@@ -179,10 +195,17 @@ def failures_named(model: PreTrainedModel, inputs: Inputs, length: int | None = 
         ) from error
 
 
-def body_of(model: PreTrainedModel, inputs: Inputs) -> PreTrainedModel:
-    """Return the model without its head over the vocabulary, if it has one and the rest can be run by itself."""
-    body = model.base_model
-    if body is model or model.get_output_embeddings() is None:
+def body_of(model: PreTrainedModel, inputs: Inputs, blocks: Iterable[str] = ()) -> PreTrainedModel:
+    """Return the model without its head over the vocabulary, if it has one and the rest can be run by itself.
+
+    Args:
+        model: as a whole.
+        inputs: of it.
+        blocks: paths of those that are to be run.
+    """
+    body, prefix = model.base_model, model.base_model_prefix
+    outside = any(path != prefix and not path.startswith(f"{prefix}.") for path in blocks)
+    if body is model or model.get_output_embeddings() is None or outside:
         return model
     parameters = inspect.signature(body.forward).parameters
     takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())

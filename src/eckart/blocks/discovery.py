@@ -12,7 +12,7 @@ A group is the linears of a block that are handed the same tensor, in order of e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -25,6 +25,7 @@ from eckart.blocks.block import Block, Group, LinearRef, hooks
 from eckart.blocks.block_arguments import BlockArguments, Inputs, body_of, failures_named, inputs_on
 from eckart.blocks.finite import check_finite
 from eckart.blocks.hidden_units import HiddenUnits, find_hidden_units
+from eckart.blocks.lone_linear import LoneLinear
 from eckart.blocks.onload import ResidentWeights, WeightSource
 from eckart.blocks.probe import probe_inputs
 from eckart.blocks.residual import check_residuals, residual_places
@@ -60,6 +61,7 @@ def find_blocks(
     residuals: bool = False,
     units: bool = False,
     gradients: bool = False,
+    outside: Callable[[str], bool] = lambda path: False,
 ) -> list[Block]:
     """Return the blocks of a model with their groups, in the order in which they are called, by a probe on the CPU.
 
@@ -73,6 +75,7 @@ def find_blocks(
         residuals: whether to find the residual streams that outputs of linears are added to, too.
         units: whether to find the hidden units between linears, too.
         gradients: whether to leave out the linears that the model runs without gradients.
+        outside: whether a linear that is in no list of blocks, such as a projector or the head, is to be found too.
 
     Raises:
         NonFiniteError: a weight is NaN or infinite.
@@ -82,6 +85,7 @@ def find_blocks(
         model, weights or ResidentWeights(), inputs or probe_inputs(model), residuals, units, gradients=gradients
     )
     candidates = {f"{path}.{n}": block for path, blocks in block_lists(model) for n, block in enumerate(blocks)}
+    candidates |= linears_outside(model, candidates, outside)
     candidates = candidates or {_path_of(model, body_of(model, probe.inputs)): body_of(model, probe.inputs)}
     while True:
         blocks, problem = probe.run(candidates)
@@ -91,6 +95,21 @@ def find_blocks(
     if residuals:
         check_residuals((ref.residual for block in blocks for ref in block.linears), model)
     return blocks
+
+
+def linears_outside(model: nn.Module, blocks: Collection[str], wanted: Callable[[str], bool]) -> dict[str, nn.Module]:
+    """Return linears that are in none of the blocks, by path.
+
+    Args:
+        model: to look into.
+        blocks: paths of blocks.
+        wanted: whether a linear is to be returned.
+    """
+    return {
+        path: module
+        for path, module in model.named_modules()
+        if is_linear(module) and not any(path.startswith(f"{block}.") for block in blocks) and wanted(path)
+    }
 
 
 def _widened(
@@ -130,7 +149,7 @@ class _Probe:
         """Return the blocks, or the path of one that cannot be run alone."""
         self.groups.clear()
         head = self.model.get_output_embeddings()
-        body = body_of(self.model, self.inputs)
+        body = body_of(self.model, self.inputs, candidates)
         for path, module in candidates.items():
             if any(map(is_replaced, module.modules())):
                 raise UnsupportedModelError(
@@ -162,7 +181,7 @@ class _Probe:
         groups, units = self.groups[call.path]
         return Block(
             call.path,
-            call.module,
+            self._module(call),
             groups,
             units,
             call.arguments.site,
@@ -181,12 +200,20 @@ class _Probe:
                 check_finite(module, path)
             yield
 
+    def _module(self, call: TracedCall) -> nn.Module:
+        """Return what a block is run as."""
+        if not is_linear(call.module):
+            return call.module
+        owner, _, name = call.path.rpartition(".")
+        return LoneLinear(self.model.get_submodule(owner), name)
+
     def _look(self, call: TracedCall) -> None:
         if call.path in self.groups:  # it is called again, and will be no block
             return
-        module, arguments, hidden = call.module, call.arguments, call.front
-        places = residual_places(module, arguments, hidden) if self.residuals else {}
-        groups = _find_groups(module, call.path, arguments, hidden, places, gradients=self.gradients)
+        module, arguments, hidden = self._module(call), call.arguments, call.front
+        places = residual_places(module, arguments, hidden) if self.residuals and module is call.module else {}
+        outer = call.path if module is call.module else call.path.rpartition(".")[0]
+        groups = _find_groups(module, outer, arguments, hidden, places, gradients=self.gradients)
         names = [[ref.name for ref in group.linears] for group in groups if group.runs_once]
         found = find_hidden_units(module, arguments, hidden, names) if self.units else ()
         self.groups[call.path] = groups, found
@@ -265,12 +292,13 @@ def is_causal(block: nn.Module, call: BlockArguments, hidden: Tensor, model: Pre
         return bool(model.can_generate())
     leaf = hidden.detach().clone().requires_grad_(True)
     with torch.enable_grad():
-        behind = call(block, leaf.clone())
-        if behind.ndim != 3 or not behind.requires_grad:
+        try:
+            behind = call(block, leaf.clone())
+            first = behind[:, 0].float()
+            # Not the sum: behind a norm that is the same whatever the tokens are.
+            (gradient,) = torch.autograd.grad((first @ torch.linspace(1, 2, first.shape[1]).to(first)).sum(), leaf)
+        except (RuntimeError, AssertionError):  # of what has no gradients
             return bool(model.can_generate())
-        first = behind[:, 0].float()
-        # Not the sum: behind a norm that is the same whatever the tokens are.
-        (gradient,) = torch.autograd.grad((first @ torch.linspace(1, 2, first.shape[1]).to(first)).sum(), leaf)
     return not gradient[:, 1:].nan_to_num().any()
 
 

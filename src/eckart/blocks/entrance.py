@@ -81,26 +81,27 @@ def enter(
         def forward(*args: Any, **kwargs: Any) -> Any:
             front = _hidden_of(args, kwargs, site)
             if number < first:
-                return site.handed_on((outputs or {}).get(number, front))
+                return site.handed_on((outputs or {}).get(number, front), None, _leaves(args, kwargs, site))
             if number != first + len(found):
                 raise UnsupportedModelError(
                     f"{type(model).__name__} runs {blocks[number].path} where {blocks[first + len(found)].path} was "
                     "expected; it ran them in another order before. Such models cannot be compressed yet."
                 )
-            found.append(BlockArguments.of(args, kwargs, site))
+            call = BlockArguments.of(args, kwargs, site)
+            found.append(call)
             if number == first:
                 hidden.append(front)
                 if blocks[number].hands_more:
-                    with replaced_forwards([blocks[number].module], lambda _, __: own):  # it may be run as a module
+                    with replaced_forwards([blocks[number].called], lambda _, __: own):  # it may be run as a module
                         more[0] = tuple(tree_flatten((run or own)(*args, **kwargs))[0])
             if number == segment[-1]:
                 raise _StopForwardError
-            return site.handed_on(front, more[0] if number == first else None)
+            return site.handed_on(front, more[0] if number == first else None, call.flat()[0])
 
         return forward
 
-    with replaced_forwards([block.module for block in blocks], stand_in), suppress(_StopForwardError):
-        run_model(body_of(model, inputs), inputs)
+    with replaced_forwards([block.called for block in blocks], stand_in), suppress(_StopForwardError):
+        run_model(body_of(model, inputs, [block.path for block in blocks]), inputs)
     if len(found) != len(segment):
         raise UnsupportedModelError(
             f"{type(model).__name__} runs {len(found)} of the {len(segment)} blocks from {blocks[first].path} on; it "
@@ -132,12 +133,17 @@ def run_outside(model: PreTrainedModel, blocks: Sequence[Block], inputs: Inputs,
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             known = outputs.get(number)
-            return site.handed_on(_hidden_of(args, kwargs, site) if known is None else known)
+            hidden = _hidden_of(args, kwargs, site) if known is None else known
+            return site.handed_on(hidden, None, _leaves(args, kwargs, site))
 
         return forward
 
-    with replaced_forwards([block.module for block in blocks], stand_in):
+    with replaced_forwards([block.called for block in blocks], stand_in):
         return run_model(model, inputs)
+
+
+def _leaves(args: tuple[Any, ...], kwargs: Mapping[str, Any], site: CallSite) -> list[Any]:
+    return BlockArguments.of(args, kwargs, site).flat()[0]
 
 
 def _hidden_of(args: tuple[Any, ...], kwargs: Mapping[str, Any], site: CallSite) -> Tensor:

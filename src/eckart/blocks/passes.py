@@ -116,7 +116,7 @@ def group_inputs(
     block: BlockPass,
     groups: tuple[Group, ...],
     stream: HiddenStates,
-    behind: HiddenStates,
+    behind: HiddenStates | None,
     cache: Callable[[str, torch.dtype], TensorCache],
 ) -> GroupInputs:
     """Return the inputs of all groups themselves, and write the hidden states ``behind`` the block, in one pass.
@@ -125,7 +125,7 @@ def group_inputs(
         block: as it is in the original model.
         groups: whose inputs are kept.
         stream: in front of the block.
-        behind: an empty cache for the hidden states behind it.
+        behind: an empty cache for the hidden states behind it, if they are wanted.
         cache: makes an empty cache from a name and a dtype.
     """
     kept: dict[Group, TensorCache] = {}
@@ -143,8 +143,9 @@ def group_inputs(
             if group not in kept:
                 kept[group] = cache(f"inputs-{index}", tokens.dtype)
             kept[group].append(tokens)
-        assert output is not None
-        behind.append(output)
+        if behind is not None:
+            assert output is not None
+            behind.append(output)
     return GroupInputs(kept, energies, residuals)
 
 

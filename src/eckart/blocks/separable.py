@@ -62,6 +62,7 @@ def tapped_blocks(
     """
     given = {number: call.behind for number, call in enumerate(traced.calls)}
     wanted = [call.fingerprint for call in traced.calls]
+    body = body_of(model, inputs, [block.path for block in blocks])
 
     def runs_with(outputs: Mapping[int, Tensor]) -> int | None:
         """Return the number of the first block that is handed something else then; len(blocks) stands for the end."""
@@ -72,7 +73,7 @@ def tapped_blocks(
             wrong = same_fingerprints(found, wanted)
             if wrong is not None:
                 return wrong
-            end = fingerprint(run_outside(body_of(model, inputs), blocks, inputs, outputs))
+            end = fingerprint(run_outside(body, blocks, inputs, outputs))
         except Exception:  # of the model's own code, which may ask anything of what blocks give
             return len(found)
         return None if same_fingerprints([end], [fingerprint(traced.output)]) is None else len(blocks)

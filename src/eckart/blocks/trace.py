@@ -18,7 +18,7 @@ from eckart.blocks.block_arguments import BlockArguments, CallSite, Inputs, repl
 Fingerprint = tuple[tuple[Any, ...], ...]
 """Shape, dtype and a sum of each tensor, by which it is seen that two runs hand on the same."""
 
-MOST_LEVELS = 6  # of what is in arguments
+MOST_LEVELS = 12  # of what is in arguments
 HIDDEN_STATES = "hidden_states"  # the name by which hidden states are looked for first, where all are handed by name
 
 
@@ -148,7 +148,8 @@ class _Tracer:
 
     def _look_at(self, call: TracedCall, output: Any) -> None:
         self._end(call, output)
-        self.look(call)
+        if not call.mutates:  # else each run would find what the one before left
+            self.look(call)
 
     def _begin(self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> TracedCall:
         places: list[tuple[int | str, Tensor]] = [
@@ -185,7 +186,11 @@ class _Tracer:
                 self.produced.setdefault(id(leaf), _Produced(leaf, len(self.calls) - 1))
         if self.returned:
             self._set_output(self.returned[0][0])
-        if call.enters and any(isinstance(leaf, Tensor) and id(leaf) in self.produced for leaf in leaves):
+        if (
+            call.enters
+            and not call.mutates
+            and any(isinstance(leaf, Tensor) and id(leaf) in self.produced for leaf in leaves)
+        ):
             call.more_depends = self._more_depends(call, leaves)
 
     def _more_depends(self, call: TracedCall, leaves: Sequence[Any]) -> bool:
@@ -199,7 +204,7 @@ class _Tracer:
     def _set_output(self, leaf: int) -> None:
         """Take note which of the leaves that the last block returned is the hidden states."""
         call = self.calls[-1]
-        site = call.arguments.site.returning(self.last, leaf)
+        site = call.arguments.site.returning(self.last, leaf, call.arguments.flat()[0])
         call.arguments = replace(call.arguments, site=site)
         call.behind = site.result(self.last).detach().clone()
         self.produced.pop(id(site.result(self.last)), None)

@@ -169,7 +169,7 @@ class DiskRunCheckpoint:
 
     def replace(self, number: int, block: Block, tensors: dict[str, Tensor]) -> None:
         """Write the shard of a block."""
-        named = {f"{block.path}.{name}": tensor for name, tensor in tensors.items()}
+        named = {block.inside(name): tensor for name, tensor in tensors.items()}
         self._write(self._shard(number), revert_weight_conversion(self.model, named))
 
     def finish(self, state: WalkState) -> None:

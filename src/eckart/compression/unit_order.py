@@ -21,7 +21,7 @@ def order_units(
     found = put_in_order(block.module, block.units)
     if original is not None:
         original = original.reordered({t: found.orders[t.name] for t in block.linears if t.name in found.orders})
-    paths = {f"{block.path}.{name}" for name in found.without_index}
+    paths = {block.inside(name) for name in found.without_index}
 
     def without_index(record: LayerRecord) -> LayerRecord:
         saved = structure.index_bytes(record.out_features)

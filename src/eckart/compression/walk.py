@@ -201,7 +201,7 @@ class _Walk:
             refinement = self._refine(state, seen.behind, block, onloaded)
         compressed = None
         with self.timings.measure("statistics"):
-            if state.compressed is not None:
+            if state.compressed is not None and self._is_looked_at(number):
                 compressed = self.streams.compressed.advance(number, state.compressed, COMPRESSED)
         with self.timings.measure("records"):
             followed, drift = self._follow(state, block, outputs)
@@ -211,6 +211,11 @@ class _Walk:
         return replace(
             state, finished=number + 1, original=seen.behind, compressed=compressed, followed=followed, records=records
         )
+
+    def _is_looked_at(self, number: int) -> bool:
+        """Return whether anybody looks at the hidden states behind a block."""
+        trains = self.recipe.refinement.needs_data or self.recipe.distillation.needs_data
+        return trains or number + 1 < len(self.plan.blocks)
 
     def _follow(
         self, state: WalkState, block: Block, original: Outputs | None
@@ -228,7 +233,7 @@ class _Walk:
         seen = _OriginalPass()
         if state.original is None:
             return seen
-        seen.behind = self.streams.behind(ORIGINAL, state.finished)
+        seen.behind = self.streams.behind(ORIGINAL, state.finished) if self._is_looked_at(state.finished) else None
         run, objective = self.streams.original.block_pass(state.finished), self.recipe.objective
         if objective.input_source is InputSource.ORIGINAL:
             seen.moments = input_moments(run, block.groups, state.original, seen.behind)
@@ -237,7 +242,7 @@ class _Walk:
                 seen.projectors = output_projectors(run, ranks, state.original)
         elif objective.input_source is InputSource.BOTH:
             seen.inputs = group_inputs(run, block.groups, state.original, seen.behind, self.model.scratch.cache)
-        else:
+        elif seen.behind is not None:
             advance(run, state.original, seen.behind)
         return seen
 

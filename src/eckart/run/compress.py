@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from eckart.blocks.block import LinearRef
 from eckart.blocks.blockwise_model import BlockwiseModel
 from eckart.blocks.fuse import unfuse
 from eckart.blocks.onload import ResidentWeights
@@ -146,7 +145,7 @@ class Job:
         calibration = self.model.calibration
         return [
             *self.check.notes,
-            *token_warnings(self.plan.linears, calibration),
+            *token_warnings(self.model),
             *step_warnings(self.plan.recipe, calibration),
         ]
 
@@ -224,17 +223,21 @@ class Job:
         return report
 
 
-def token_warnings(linears: Iterable[LinearRef], calibration: Calibration | None) -> list[str]:
+def token_warnings(model: BlockwiseModel) -> list[str]:
     """Return a warning if there are fewer calibration tokens than some layer has input features."""
-    if calibration is None or calibration.tokens is None:
+    if model.calibration is None:
         return []
-    tokens = calibration.token_count
-    starved = [ref for ref in linears if ref.in_features > tokens]
+    starved = {
+        ref: model.rows(number)
+        for number, block in enumerate(model.blocks)
+        for ref in block.linears
+        if ref.in_features > model.rows(number)
+    }
     if not starved:
         return []
     widest = max(starved, key=lambda ref: ref.in_features)
     return [
-        f"{tokens} calibration tokens are fewer than the input features of {len(starved)} layers, such as "
+        f"{starved[widest]} calibration tokens are fewer than the input features of {len(starved)} layers, such as "
         f"{widest.path} with {widest.in_features}: their errors on other text will be larger. "
         "Use more samples, longer ones, or some shrinkage (--set objective.shrinkage=0.03)."
     ]

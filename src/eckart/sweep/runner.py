@@ -224,8 +224,7 @@ class Sweep:
         return calibration
 
     def _warn(self, statistics: Statistics, recipes: Iterable[Recipe], calibration: Calibration | None) -> None:
-        linears = [ref for block in statistics.original.blocks for ref in block.linears]
-        notes = token_warnings(linears, calibration)
+        notes = token_warnings(statistics.original)
         notes += [note for recipe in recipes for note in step_warnings(recipe, calibration)]
         for note in dict.fromkeys(notes):
             warn(note)

@@ -45,10 +45,7 @@ def reach_of(model: nn.Module, blocks: Sequence[Block]) -> Reach:
             name = pattern(place) if inside else _part_beside(place, paths)
             stays[name] = stays.get(name, 0) + size
     linears = [
-        f"{block.path}.{name}" if block.path else name
-        for block in blocks
-        for name, module in block.module.named_modules()
-        if is_linear(module)
+        block.inside(name) for block in blocks for name, module in block.module.named_modules() if is_linear(module)
     ]
     lists = [
         path for path, _ in block_lists(model) if not any(_is_inside(path, {p}) or _is_inside(p, {path}) for p in paths)
