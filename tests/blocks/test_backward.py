@@ -201,3 +201,11 @@ def test_an_entrance_that_no_gradient_goes_through_gives_zeros() -> None:
     with original.entrance(2) as enter:
         found = entrance_gradients(enter, inputs, outputs, front, {}, original.device, original.compute)
     assert torch.equal(found[1], torch.zeros(1, 9, 32))
+
+
+def test_an_output_that_is_written_to_has_the_gradient_in_front_of_that(llama: PreTrainedModel, tokens: Tensor) -> None:
+    layer: Any = llama.model.layers[1].mlp
+    layer.forward = lambda hidden: layer.down_proj(layer.up_proj(hidden).mul_(3))
+    found = Sums(blockwise(llama, tokens))
+    next_tokens(llama, tokens).backward()
+    assert_close(llama, {path: gradient for path, gradient in found.first.items() if "gate" not in path})
