@@ -148,7 +148,8 @@ class _Tracer:
 
     def _look_at(self, call: TracedCall, output: Any) -> None:
         self._end(call, output)
-        if not call.mutates:  # else each run would find what the one before left
+        # What writes would find in each run what the one before left; what gives nothing is no block.
+        if not call.mutates and call.behind.numel():
             self.look(call)
 
     def _begin(self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> TracedCall:
