@@ -76,12 +76,14 @@ class Block:
     """One block of a model: its path, its module and its groups in order of execution.
 
     ``units``: between linears, that may be in any order (see :mod:`eckart.blocks.hidden_units`); empty if nobody asked.
+    ``tower``: name of the part of the model that it is in; empty if there is one only.
     """
 
     path: str
     module: nn.Module
     groups: tuple[Group, ...]
     units: tuple[HiddenUnits, ...] = ()
+    tower: str = ""
 
     @property
     def linears(self) -> list[LinearRef]:

@@ -93,7 +93,8 @@ def looks_at_predictions(plan: Plan) -> bool:
     recipe, allocation = plan.recipe, plan.recipe.allocation
     by_gradients = bool(allocation.needs & (Needs.FIRST_ORDER | Needs.CURVATURE)) or recipe.has_metric
     for_ranks = by_gradients or allocation.own_measurement is not OwnMeasurement.NONE
-    return (for_ranks and plan.keep < 1) or recipe.distillation.needs_data
+    measured = plan.budgets.factors if by_gradients else plan.budgets.chooses
+    return (for_ranks and measured) or recipe.distillation.needs_data
 
 
 def _check_predictions(
