@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +44,7 @@ def check_model(blockwise: BlockwiseModel, plan: Plan, *, allow_partial: bool = 
             what depends on the text, or the recipe looks at predictions of the next token and there are none.
     """
     model, modules, device = blockwise.model, blockwise.modules, blockwise.device
-    check = check_reach(model, plan.blocks, allow_partial=allow_partial)
+    check = check_reach(model, plan.blocks, plan.left, allow_partial=allow_partial)
     check_layers_stay_apart(model, plan.blocks)
     calibration = blockwise.calibration
     if calibration is None:
@@ -68,19 +67,22 @@ def check_model(blockwise: BlockwiseModel, plan: Plan, *, allow_partial: bool = 
     )
 
 
-def check_reach(model: PreTrainedModel, blocks: Sequence[Block], *, allow_partial: bool) -> ModelCheck:
+def check_reach(
+    model: PreTrainedModel, blocks: Sequence[Block], left: Collection[str] = (), *, allow_partial: bool
+) -> ModelCheck:
     """Return what is known without data.
 
     Args:
         model: may be without its tensors.
         blocks: of it.
+        left: paths of the linears that the user leaves as they are; they count as reached.
         allow_partial: whether less than half of the blocks' bytes may be reached.
 
     Raises:
         UnsupportedModelError: too little is reached.
     """
-    check = ModelCheck(vocabulary=vocabulary_of(model), **asdict(reach_of(model, blocks)))
-    if check.share_of_blocks < LEAST_SHARE and not allow_partial:
+    check = ModelCheck(vocabulary=vocabulary_of(model), **vars(reach_of(model, blocks, left)))
+    if check.share_that_could_be < LEAST_SHARE and not allow_partial:
         raise UnsupportedModelError(
             f"Compression of {type(model).__name__} {check.reach} Expected at least {LEAST_SHARE:.0%} of the bytes "
             "in the blocks. Add --allow-partial (allow_partial=True) to compress that part and leave the rest."
