@@ -103,8 +103,10 @@ def test_targets_are_read_as_they_were_written(entries: list[tuple[str, object]]
 
 @pytest.mark.parametrize(
     "size",
-    ["left", "", None, 0.5, {}, {"keep": 0}, {"keep": 1.1}, {"keep": True}, {"rank": 0}, {"rank": 2.5}]
-    + [{"keep": 0.5, "rank": 2}, {"share": 0.5}, {"keep": float("nan")}, ["leave"]],
+    [
+        *("left", "", None, 0.5, ["leave"], {}, {"share": 0.5}, {"keep": 0.5, "rank": 2}),
+        *({"keep": 0}, {"keep": 1.1}, {"keep": True}, {"keep": float("nan")}, {"rank": 0}, {"rank": 2.5}),
+    ],
     ids=str,
 )
 def test_a_size_that_cannot_be_is_refused(size: object) -> None:
@@ -137,7 +139,7 @@ def test_options_stand_for_targets() -> None:
         "targets.*.v=leave",
     ]
     for wrong in ("", "a=b"):
-        with pytest.raises(RecipeError, match="is no pattern. Expected a module path"):
+        with pytest.raises(RecipeError, match=r"is no pattern\. Expected a module path"):
             overrides_for((), [wrong])
 
 
