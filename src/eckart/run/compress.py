@@ -40,6 +40,7 @@ from eckart.layers import fused_layers
 from eckart.methods.recipe import Recipe
 from eckart.methods.recipes.loader import load_recipe
 from eckart.methods.recipes.published import DEFAULT_KEEP, DEFAULT_RECIPE
+from eckart.methods.targets import overrides_for
 from eckart.run.check.run import check_model
 from eckart.run.estimate import estimate
 from eckart.run.random_state import random_state_kept
@@ -64,6 +65,8 @@ def compress(
     seed: int = 0,
     device: str = "auto",
     overrides: Iterable[str] = (),
+    only: str | Iterable[str] = (),
+    ignore: str | Iterable[str] = (),
     memory: int | None = None,
     source: str | None = None,
     allow_partial: bool = False,
@@ -88,6 +91,9 @@ def compress(
         seed: of the draw, and of the order of training.
         device: ``auto``, ``cpu`` or the name of an accelerator.
         overrides: changes to the recipe, such as ``objective.shrinkage=0.03``.
+        only: patterns of the linear layers to compress: module paths, globs over paths such as ``*.down_proj``, names
+            of classes. All others are left as they are.
+        ignore: patterns of linear layers to leave as they are. Both become targets of the recipe.
         memory: bytes that the process may take; hidden states go to temporary files if they would not fit. By default
             what is free.
         source: name of the model for the record; by default the one it was loaded by.
@@ -103,7 +109,7 @@ def compress(
             non-finite activation, or a file of the model that was changed meanwhile.
     """
     check_keep(keep)
-    chosen = load_recipe(recipe, overrides, keep)
+    chosen = load_recipe(recipe, [*overrides, *overrides_for(only, ignore)], keep)
     place = resolve_device(device)
     check_compressible(model)
     model.eval()

@@ -38,6 +38,7 @@ from eckart.methods.layout import BYTES_PER_NUMBER
 from eckart.methods.recipe import Recipe
 from eckart.methods.recipes.loader import load_recipe
 from eckart.methods.recipes.published import DEFAULT_KEEP, DEFAULT_RECIPE
+from eckart.methods.targets import overrides_for
 from eckart.run.check.run import check_model
 from eckart.run.compress import Job
 from eckart.run.random_state import random_state_kept
@@ -59,6 +60,8 @@ def compress_checkpoint(
     seed: int = 0,
     device: str = "auto",
     overrides: Iterable[str] = (),
+    only: str | Iterable[str] = (),
+    ignore: str | Iterable[str] = (),
     memory: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -82,6 +85,8 @@ def compress_checkpoint(
         seed: of the draw, and of the order of training.
         device: where blocks are run.
         overrides: changes to the recipe.
+        only: patterns of the linear layers to compress, as for :func:`eckart.compress`.
+        ignore: patterns of those to leave as they are.
         memory: bytes that the process may take; hidden states go to files if they would not fit. By default what is
             free.
         resume: go on with an unfinished run, if there is one.
@@ -104,7 +109,7 @@ def compress_checkpoint(
             f"{type(calibration).__name__}. Token ids are taken by eckart.compress only."
         )
     text = calibration if isinstance(calibration, str) else None
-    chosen = load_recipe(recipe, overrides, keep)
+    chosen = load_recipe(recipe, [*overrides, *overrides_for(only, ignore)], keep)
     place = resolve_device(device)
     output = placed(output)
     path = Path(source)

@@ -225,6 +225,8 @@ class _Probe:
         distilled = self.recipe.distillation.needs_data
         sizes = [sum(t.size for t in group.linears) for group in block.groups]
         widths = [group.linears[0].in_features for group in block.groups]
+        if not widths:  # the recipe leaves all of it
+            return sum(passes)
         sample = random_matrix(rows, max(widths)).to(self.device)
         product = seconds_of(lambda: gram(sample), self.device) / max(widths) ** 2
         original = streams in (InputSource.ORIGINAL, InputSource.BOTH) or refined or distilled
