@@ -243,8 +243,8 @@ def completed(model: PreTrainedModel, inputs: Inputs) -> Inputs:
     if not getattr(model.config, "is_encoder_decoder", False) or DECODER_IDS in inputs:
         return inputs
     labels = inputs.get(LABELS, inputs.get(IDS))
-    config = model.config
-    start = next((t for t in (config.decoder_start_token_id, config.pad_token_id) if isinstance(t, int)), 0)
+    named = (getattr(model.config, name, None) for name in ("decoder_start_token_id", "pad_token_id"))
+    start = next((token for token in named if isinstance(token, int)), 0)
     if labels is None:
         rows = len(next(iter(inputs.values())))
         return {**inputs, DECODER_IDS: torch.full((rows, 1), start, dtype=torch.int64)}

@@ -84,6 +84,11 @@ def find_blocks(
     probe = _Probe(
         model, weights or ResidentWeights(), inputs or probe_inputs(model), residuals, units, gradients=gradients
     )
+    if not any(is_linear(module) or is_replaced(module) for module in model.modules()):
+        raise UnsupportedModelError(
+            f"{type(model).__name__} has no linear layers that can be factored; its modules are: "
+            f"{', '.join(sorted({type(module).__name__ for module in model.modules()}))}."
+        )
     candidates = {f"{path}.{n}": block for path, blocks in block_lists(model) for n, block in enumerate(blocks)}
     candidates |= linears_outside(model, candidates, outside)
     candidates = candidates or {_path_of(model, body_of(model, probe.inputs)): body_of(model, probe.inputs)}
@@ -230,7 +235,9 @@ def _prefixed(counts: Mapping[str, int], path: str) -> dict[str, int]:
 
 
 def _is_tied(head: nn.Module, model: PreTrainedModel) -> bool:
-    return {id(p) for p in head.parameters()} <= {id(p) for p in model.get_input_embeddings().parameters()}
+    embedding = token_embedding(model)
+    known = set() if embedding is None else {id(p) for p in embedding.parameters()}
+    return {id(p) for p in head.parameters()} <= known
 
 
 def _path_of(model: nn.Module, module: nn.Module) -> str:
