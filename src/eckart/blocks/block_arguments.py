@@ -207,17 +207,16 @@ def body_of(model: PreTrainedModel, inputs: Inputs, blocks: Iterable[str] = ()) 
     outside = any(path != prefix and not path.startswith(f"{prefix}.") for path in blocks)
     if body is model or model.get_output_embeddings() is None or outside:
         return model
-    parameters = inspect.signature(body.forward).parameters
-    takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-    return body if takes_all or inputs.keys() <= parameters.keys() else model
+    return body if inputs.keys() <= inspect.signature(body.forward).parameters.keys() else model
 
 
 def run_model(model: PreTrainedModel, inputs: Inputs) -> Any:
-    """Return what a model gives; it keeps no cache of keys and values."""
+    """Return what a model gives; it keeps no cache of keys and values, and what it draws is the same in each run."""
     kwargs: dict[str, Any] = dict(inputs)
     if "use_cache" in inspect.signature(model.forward).parameters:
         kwargs["use_cache"] = False
-    with _no_cache(model):
+    with _no_cache(model), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
         return model(**kwargs)
 
 

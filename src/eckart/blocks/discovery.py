@@ -127,7 +127,7 @@ def _widened(
         # A list is not called; nor is what stands for several models at once.
         if counts.get(outer, 0) == 1:
             break
-    if not problem or counts.get(outer, 0) != 1:
+    if not problem:
         raise UnsupportedModelError(f"{type(model).__name__} cannot be run in parts. It cannot be compressed yet.")
     inside = f"{outer}." if outer else ""
     others = {path: module for path, module in candidates.items() if not path.startswith(inside)}

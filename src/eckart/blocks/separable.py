@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from transformers import PreTrainedModel
 from eckart.blocks.block import Block
 from eckart.blocks.block_arguments import Inputs, body_of
 from eckart.blocks.entrance import enter, run_outside, segment_of
+from eckart.blocks.losses import predictions
 from eckart.blocks.trace import Fingerprint, Trace, fingerprint, fingerprint_of, same_fingerprints
 from eckart.errors import UnsupportedModelError
 
@@ -73,10 +75,10 @@ def tapped_blocks(
             wrong = same_fingerprints(found, wanted)
             if wrong is not None:
                 return wrong
-            end = fingerprint(run_outside(body, blocks, inputs, outputs))
+            end = _end(run_outside(body, blocks, inputs, outputs), blocks)
         except Exception:  # of the model's own code, which may ask anything of what blocks give
             return len(found)
-        return None if same_fingerprints([end], [fingerprint(traced.output)]) is None else len(blocks)
+        return None if same_fingerprints([end], [_end(traced.output, blocks)]) is None else len(blocks)
 
     wrong = runs_with(given)
     if wrong is not None:
@@ -88,6 +90,11 @@ def tapped_blocks(
     others = [number for number in given if number not in ends]
     found = {n for n in others if runs_with({k: v for k, v in given.items() if k != n}) is not None}
     return (ends | found) - {last}, None
+
+
+def _end(output: Any, blocks: Sequence[Block]) -> Fingerprint:
+    """Return the fingerprint of what a model returned; where all of it is one block, of what it predicts."""
+    return fingerprint(predictions(output) if blocks[0].path == "" else output)
 
 
 def _handed(

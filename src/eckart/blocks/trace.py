@@ -106,6 +106,7 @@ class _Tracer:
         self.calls: list[TracedCall] = []
         self.returned: list[tuple[int, Tensor, int]] = []  # by the last block: leaf, tensor, version
         self.last: Any = None
+        self.looking = False  # whether blocks are run by who looks at them, and not by the model
         self.produced: dict[int, _Produced] = {}
 
     def run(self, inputs: Inputs) -> Trace:
@@ -113,7 +114,8 @@ class _Tracer:
 
         def count(path: str) -> Callable[..., None]:
             def hook(*_: Any) -> None:
-                counts[path] = counts.get(path, 0) + 1
+                if not self.looking:
+                    counts[path] = counts.get(path, 0) + 1
 
             return hook
 
@@ -147,9 +149,13 @@ class _Tracer:
         return forward
 
     def _look_at(self, call: TracedCall, output: Any) -> None:
-        self._end(call, output)
-        if not call.mutates:  # else each run would find what the one before left
-            self.look(call)
+        self.looking = True
+        try:
+            self._end(call, output)
+            if not call.mutates:  # else each run would find what the one before left
+                self.look(call)
+        finally:
+            self.looking = False
 
     def _begin(self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> TracedCall:
         places: list[tuple[int | str, Tensor]] = [
