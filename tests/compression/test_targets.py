@@ -13,7 +13,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 import eckart
-from eckart.blocks.discovery import Block, find_blocks
+from eckart.blocks.block import Block
+from eckart.blocks.discovery import find_blocks
 from eckart.blocks.fuse import fusable
 from eckart.compression.targets import Targets, choose_targets, together, without
 from eckart.errors import EckartError, RecipeError

@@ -48,7 +48,7 @@ class ModelCheck(BaseModel):
         length: tokens in a calibration sample; None if the recipe looks at no data.
         positions: that the model can take, as its config says; None if it does not.
         largest_id: among the calibration tokens.
-        vocabulary: ids that the model knows.
+        vocabulary: ids that the model knows; None if it takes none.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -64,7 +64,7 @@ class ModelCheck(BaseModel):
     length: int | None = None
     positions: int | None = None
     largest_id: int | None = None
-    vocabulary: int
+    vocabulary: int | None = None
 
     @model_validator(mode="before")
     @classmethod

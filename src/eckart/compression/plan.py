@@ -8,10 +8,14 @@ from numbers import Real
 
 from transformers import PreTrainedModel
 
-from eckart.blocks.discovery import Block, LinearRef, find_blocks
+from eckart.blocks.block import Block, LinearRef
+from eckart.blocks.block_arguments import completed
+from eckart.blocks.discovery import find_blocks
 from eckart.blocks.fuse import fusable, fuse, unfuse
 from eckart.blocks.onload import ResidentWeights, WeightSource
-from eckart.compression.targets import Targets, choose_targets, together
+from eckart.compression.targets import Targets, choose_targets, named_outside, together
+from eckart.data.calibration import Calibration
+from eckart.data.samples import LABELS
 from eckart.errors import EckartError, UnsupportedModelError
 from eckart.layers import fused_layers
 from eckart.methods.allocation import Budgets, Needs, Uniform
@@ -72,20 +76,39 @@ def check_keep(keep: float) -> None:
         raise EckartError(f"keep is the share of the bytes to keep, above 0 and at most 1; found {keep:g}.")
 
 
-def blocks_for(recipe: Recipe, model: PreTrainedModel, weights: WeightSource) -> list[Block]:
-    """Return the blocks of a model with what a recipe wants to know of them."""
+def blocks_for(
+    recipe: Recipe, model: PreTrainedModel, weights: WeightSource, calibration: Calibration | None = None
+) -> list[Block]:
+    """Return the blocks of a model with what a recipe wants to know of them.
+
+    Args:
+        recipe: that will be applied.
+        model: to look into.
+        weights: where its tensors are.
+        calibration: whose first sample shows how the model calls its blocks, if it takes no rows of tokens.
+    """
+    probe = None if calibration is None or calibration.tokens is not None else completed(model, calibration.sample(0))
+    outside = named_outside(model, recipe)
     taken = recipe.allocation.needs & (Needs.FIRST_ORDER | Needs.CURVATURE)
     return find_blocks(
         model,
         weights,
+        None if probe is None else {name: tensor for name, tensor in probe.items() if name != LABELS},
         residuals=recipe.objective.residual_share > 0,
         units=recipe.structure.reorders_units,
         gradients=bool(taken) or recipe.has_metric,
+        outside=outside.__contains__,
     )
 
 
 def targets_for(
-    recipe: Recipe, keep: float, model: PreTrainedModel, weights: WeightSource, *, check: bool = False
+    recipe: Recipe,
+    keep: float,
+    model: PreTrainedModel,
+    weights: WeightSource,
+    calibration: Calibration | None = None,
+    *,
+    check: bool = False,
 ) -> Targets:
     """Return the blocks of a model with the linears in them that a recipe compresses.
 
@@ -94,12 +117,19 @@ def targets_for(
         keep: bytes to keep of those that it says nothing of.
         model: to look into; its linears may be fused.
         weights: where its tensors are.
+        calibration: as for :func:`blocks_for`.
         check: see :func:`eckart.compression.targets.choose_targets`.
     """
-    return choose_targets(model, blocks_for(recipe, model, weights), recipe, keep, check=check)
+    return choose_targets(model, blocks_for(recipe, model, weights, calibration), recipe, keep, check=check)
 
 
-def make_plan(model: PreTrainedModel, recipe: Recipe, keep: float, weights: WeightSource | None = None) -> Plan:
+def make_plan(
+    model: PreTrainedModel,
+    recipe: Recipe,
+    keep: float,
+    weights: WeightSource | None = None,
+    calibration: Calibration | None = None,
+) -> Plan:
     """Find the linears in the blocks of ``model`` and give each a rank: a uniform one, which an allocation replaces.
 
     Args:
@@ -107,6 +137,7 @@ def make_plan(model: PreTrainedModel, recipe: Recipe, keep: float, weights: Weig
         recipe: what is to be done to it.
         keep: bytes of the linears to keep that have no size of their own, as a share.
         weights: where the model's tensors are; in memory by default.
+        calibration: as for :func:`blocks_for`.
 
     Raises:
         EckartError: ``keep`` is not in (0, 1], the smallest ranks allowed take more, or the recipe's targets name
@@ -116,10 +147,10 @@ def make_plan(model: PreTrainedModel, recipe: Recipe, keep: float, weights: Weig
     """
     check_keep(keep)
     weights = weights or ResidentWeights()
-    targets = targets_for(recipe, keep, model, weights, check=True)
+    targets = targets_for(recipe, keep, model, weights, calibration, check=True)
     if recipe.sharing.fuses_all:
         fuse(model, together(fusable(targets.blocks), targets.budgets), weights)
-        targets = targets_for(recipe, keep, model, weights)
+        targets = targets_for(recipe, keep, model, weights, calibration)
     try:
         return _uniform_plan(model, targets, recipe)
     except EckartError:

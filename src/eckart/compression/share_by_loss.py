@@ -44,7 +44,7 @@ def share_by_loss(
 
 
 def _found_again(original: BlockwiseModel, recipe: Recipe, keep: float) -> tuple[BlockwiseModel, Budgets]:
-    found = targets_for(recipe, keep, original.model, original.weights)
+    found = targets_for(recipe, keep, original.model, original.weights, original.calibration)
     return replace(original, blocks=found.blocks), found.budgets
 
 

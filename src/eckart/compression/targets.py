@@ -8,7 +8,8 @@ from difflib import get_close_matches
 
 from torch import nn
 
-from eckart.blocks.discovery import Block, Group, block_lists, is_inside
+from eckart.blocks.block import Block, Group
+from eckart.blocks.discovery import block_lists
 from eckart.errors import EckartError, RecipeError, suggest
 from eckart.layers import is_linear
 from eckart.methods.allocation.budgets import Budgets
@@ -123,9 +124,6 @@ def _check_elsewhere(target: Target, model: nn.Module, classes: Mapping[str, str
     if target.leave:
         return
     linears = [path for path in modules if is_linear(model.get_submodule(path))]
-    outside = [path for path in linears if not any(is_inside(path, place) for place, _ in block_lists(model))]
-    if outside:
-        check_outside_of_blocks(pattern, model, outside)
     if linears:
         raise RecipeError(
             f"{pattern!r} names {len(linears)} linear layers, such as {linears[0]}, none of which is run by calling it "
@@ -137,17 +135,32 @@ def _check_elsewhere(target: Target, model: nn.Module, classes: Mapping[str, str
     )
 
 
-def check_outside_of_blocks(pattern: str, model: nn.Module, paths: Sequence[str]) -> None:
-    """Raise for linears that are outside of the blocks: the one place that says so.
+def named_outside(model: nn.Module, recipe: Recipe) -> frozenset[str]:
+    """Return the paths of linears in no list of blocks, such as projectors and the head, that a recipe names.
+
+    A pattern that names linears in blocks means those: nobody who says ``*`` thinks of the head.
 
     Args:
-        pattern: that names them.
-        model: that they are in.
-        paths: of them.
+        model: to look into.
+        recipe: whose targets name linears.
 
     Raises:
-        EckartError: why they cannot be compressed.
+        EckartError: one has its weight in common with something else.
     """
+    classes = {path: type(module).__name__ for path, module in model.named_modules()}
+    lists = [f"{path}." for path, _ in block_lists(model)]
+    linears = [path for path, module in model.named_modules() if path and is_linear(module)]
+    outside = [path for path in linears if not any(path.startswith(place) for place in lists)]
+    found: set[str] = set()
+    for target in recipe.targets if lists else ():
+        named = [path for path in linears if matches(target.pattern, path, _around(path, classes))]
+        if not target.leave and set(named) <= set(outside):
+            found |= set(named)
+    _check_untied(model, sorted(found))
+    return frozenset(found)
+
+
+def _check_untied(model: nn.Module, paths: Sequence[str]) -> None:
     owners: dict[int, list[str]] = {}
     for path, module in model.named_modules():
         for parameter in module.parameters(recurse=False):
@@ -156,17 +169,15 @@ def check_outside_of_blocks(pattern: str, model: nn.Module, paths: Sequence[str]
         others = [o for p in model.get_submodule(path).parameters() for o in owners[id(p)] if o != path]
         if others:
             raise EckartError(
-                f"{pattern!r} names {path}, which has its weight in common with {others[0]}: factors of one of them "
+                f"The targets name {path}, which has its weight in common with {others[0]}: factors of one of them "
                 "would be a second copy beside the other. It stays as it is: take the pattern out."
             )
-    raise EckartError(
-        f"{pattern!r} names {paths[0]}, which is outside of the blocks. Only linear layers in blocks can be compressed "
-        "yet: take the pattern out."
-    )
 
 
 def _nearest(pattern: str, classes: Mapping[str, str], known: Sequence[Named]) -> str:
     """Return the names that come nearest to a pattern that names nothing, and all that there are."""
+    if any(path.endswith(f".{pattern}") for path in classes):
+        return f"; did you mean '*.{pattern}'?"
     kinds = {name for linear in known for name in linear.classes}
     paths = {in_all_blocks(linear.path) for linear in known}
     ends = {f"*.{path.rpartition('.')[2]}" for path in paths}

@@ -126,7 +126,7 @@ class Sweep:
         for case in cases:
             assert case.recipe is not None
             wanted.setdefault(case.recipe, []).append(case.keep)
-        self.callback.on_statistics(len(wanted), None if calibration is None else len(calibration.tokens))
+        self.callback.on_statistics(len(wanted), None if calibration is None else len(calibration))
         with random_state_kept():
             statistics = collect(
                 self.model,
@@ -231,8 +231,7 @@ class Sweep:
         return calibration
 
     def _warn(self, statistics: Statistics, recipes: Iterable[Recipe], calibration: Calibration | None) -> None:
-        linears = [ref for block in statistics.original.blocks for ref in block.linears]
-        notes = token_warnings(linears, calibration)
+        notes = token_warnings(statistics.original)
         notes += [note for recipe in recipes for note in step_warnings(recipe, calibration)]
         for note in dict.fromkeys(notes):
             warn(note)

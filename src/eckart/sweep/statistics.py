@@ -11,8 +11,9 @@ from typing import Protocol
 import torch
 from transformers import PreTrainedModel
 
+from eckart.blocks.block import Block
 from eckart.blocks.blockwise_model import BlockwiseModel
-from eckart.blocks.discovery import Block, find_blocks
+from eckart.blocks.discovery import find_blocks
 from eckart.blocks.fuse import fusable, fuse
 from eckart.blocks.onload import ResidentWeights
 from eckart.blocks.tensor_cache import ScratchSpace
@@ -148,12 +149,13 @@ def collect(
     shapes = shapes_of(blocks)
     asked = {recipe: request_for(recipe, keep, shapes) for recipe, keep in wanted.items()}
     merged = merge(request for request in asked.values() if request is not None)
-    numbers = 0 if calibration is None else calibration.tokens.numel() * model.get_input_embeddings().embedding_dim
     if limit is None:
         limit = int(SHARE_OF_MEMORY * free_memory(torch.device("cpu")))
     held = sum(kept_bytes(request, blocks) for request in merged)
+    original = BlockwiseModel(model, blocks, weights, device, ScratchSpace(), calibration).settled()
+    numbers = 0 if calibration is None else original.stream_numbers
     held += stream_bytes(merged, list(wanted), blocks, numbers, model.dtype)
-    original = BlockwiseModel(model, blocks, weights, device, ScratchSpace(held <= limit), calibration)
+    original = replace(original, scratch=ScratchSpace(held <= limit))
     measured: dict[Request, Measurements] = {}
     errors: dict[Request, EckartError] = {}
     start = perf_counter()

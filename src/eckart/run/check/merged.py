@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
-from eckart.blocks.discovery import Block, LinearRef
+from eckart.blocks.block import Block, LinearRef
 from eckart.errors import UnsupportedModelError
 from eckart.methods.targets import in_all_blocks
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence, Set
 from dataclasses import dataclass
 
 from torch import nn
 from transformers import PreTrainedModel
 
-from eckart.blocks.discovery import Block, block_lists, find_block_list
+from eckart.blocks.block import Block
+from eckart.blocks.discovery import block_lists
 from eckart.compression.model_check import LeftAlone
 from eckart.layers import is_linear
 from eckart.methods.targets import in_all_blocks
@@ -37,20 +38,22 @@ def reach_of(model: PreTrainedModel, blocks: Sequence[Block], ignored: Collectio
         ignored: paths of linears that could be and that the user leaves as they are.
     """
     refs = {ref.path for block in blocks for ref in block.linears}
-    path, modules = find_block_list(model)
-    inside = f"{path}."
-    lists = [other for other, _ in block_lists(model) if other != path]
+    paths = {block.path for block in blocks}
+    lists = [
+        path for path, _ in block_lists(model) if not any(_is_inside(path, {p}) or _is_inside(p, {path}) for p in paths)
+    ]
     total = in_blocks = reached = spared = 0
     left: dict[tuple[str, str, str], int] = {}
     for place, leaf, parameter in _parameters(model):
         size = parameter.numel() * parameter.element_size()
         total += size
-        in_blocks += size * place.startswith(inside)
+        inside = _is_inside(place, paths)
+        in_blocks += size * inside
         if place in refs and leaf == "weight":
             reached += size
             continue
         # In a block, the module that holds it; outside, the largest part of the model without blocks.
-        part = in_all_blocks(place) if place.startswith(inside) else _part_beside(place, path)
+        part = in_all_blocks(place) if inside else _part_beside(place, paths)
         what, why = kind_of(model, place, parameter)
         if place in refs:
             what, why = "bias", "no matrix"
@@ -58,11 +61,13 @@ def reach_of(model: PreTrainedModel, blocks: Sequence[Block], ignored: Collectio
             spared += size * (leaf == "weight")
             why = "left by the recipe"
         elif any(place.startswith(f"{other}.") for other in lists):
-            why = "in another list of blocks"
-        elif not place.startswith(inside):
+            why = "not run on these samples"
+        elif not inside:
             why = "outside of the blocks"
         left[part, what, why] = left.get((part, what, why), 0) + size
-    linears = [f"{inside}{name}" for name, module in modules.named_modules() if is_linear(module)]
+    linears = [
+        block.inside(name) for block in blocks for name, module in block.module.named_modules() if is_linear(module)
+    ]
     return Reach(
         total,
         in_blocks,
@@ -70,7 +75,7 @@ def reach_of(model: PreTrainedModel, blocks: Sequence[Block], ignored: Collectio
         spared,
         [LeftAlone(part=part, what=what, why=why, bytes=size) for (part, what, why), size in _falling(left)],
         sorted({in_all_blocks(name) for name in linears if name not in refs and name not in ignored}),
-        sorted({_part_beside(other, path) for other in lists}),
+        sorted({_part_beside(other, paths) for other in lists}),
     )
 
 
@@ -85,10 +90,21 @@ def _parameters(model: nn.Module) -> Iterator[tuple[str, str, nn.Parameter]]:
         yield place, leaf, parameter
 
 
-def _part_beside(place: str, blocks: str) -> str:
-    """Return the beginning of a path up to where it leaves the path of the blocks."""
-    parts, other = place.split("."), blocks.split(".")
-    common = 0
-    while common < min(len(parts), len(other)) and parts[common] == other[common]:
-        common += 1
-    return in_all_blocks(".".join(parts[: common + 1]))
+def _is_inside(place: str, blocks: Set[str]) -> bool:
+    """Return whether a path is one of the blocks, or inside one."""
+    parts = place.split(".")
+    return "" in blocks or any(".".join(parts[:depth]) in blocks for depth in range(1, len(parts) + 1))
+
+
+def _part_beside(place: str, blocks: Set[str]) -> str:
+    """Return the beginning of a path up to where it leaves the paths of all blocks."""
+    parts = place.split(".")
+    shared = 0
+    for block in blocks:
+        common = 0
+        for ours, theirs in zip(parts, block.split("."), strict=False):
+            if ours != theirs:
+                break
+            common += 1
+        shared = max(shared, common)
+    return in_all_blocks(".".join(parts[: shared + 1]))
