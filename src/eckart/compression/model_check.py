@@ -6,6 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from eckart.files.field_types import Count, Label
+
 LEAST_SHARE = 0.5  # of the blocks' bytes that must be reached, unless the user says otherwise
 MOST_SHARE = 0.9  # of them, below which it is said that a part stays; dense models reach more
 LEAST_SHOWN = 0.01  # part of the model that is named in a message
@@ -23,10 +25,10 @@ class LeftAlone(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    part: str
-    what: str = ""
-    why: str = ""
-    bytes: int
+    part: Label
+    what: Label = ""
+    why: Label = ""
+    bytes: Count
 
 
 class ModelCheck(BaseModel):

@@ -61,7 +61,7 @@ def test_each_budget_is_paid_for_by_its_own_linears(llama, tokens):
     for path, size in sizes.items():
         if size is not own:
             assert found[path] == pytest.approx(4 / 32 if size is rank else 1.0)
-    for size, share in ((own, 0.8), (None, 0.5)):
-        members = [path for path in paths if sizes.get(path) is size]
+    others = [path for path in paths if path not in sizes]
+    for members, share in (([path for path in sizes if sizes[path] is own], 0.8), (others, 0.5)):
         spent = sum(found[path] * min(shapes[path]) * sum(shapes[path]) for path in members)
         assert spent / sum(shapes[path].numel() for path in members) == pytest.approx(share, abs=0.06)
