@@ -16,7 +16,7 @@ from eckart.checkpoint.loaded import check_unchanged
 from eckart.cli.console import TrustRemoteCode, command, output
 from eckart.cli.evaluation_table import evaluation_table
 from eckart.cli.progress import progress_display
-from eckart.data.calibration import tokenize
+from eckart.data.draw import tokenize
 from eckart.data.text import read_text
 from eckart.device import compute_dtype, resolve_device
 from eckart.errors import EckartError

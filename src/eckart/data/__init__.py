@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from eckart.lazy import importer
 
 if TYPE_CHECKING:
-    from eckart.data.calibration import DEFAULT_SAMPLES, Calibration, calibrate, tokenize
+    from eckart.data.calibration import DEFAULT_SAMPLES, Calibration, calibrate
+    from eckart.data.draw import tokenize
     from eckart.data.text import PYTHON_DOCS, read_text
 
 __all__ = ["DEFAULT_SAMPLES", "PYTHON_DOCS", "Calibration", "calibrate", "read_text", "tokenize"]
@@ -20,6 +21,6 @@ __getattr__ = importer(
         "Calibration": "eckart.data.calibration:Calibration",
         "calibrate": "eckart.data.calibration:calibrate",
         "read_text": "eckart.data.text:read_text",
-        "tokenize": "eckart.data.calibration:tokenize",
+        "tokenize": "eckart.data.draw:tokenize",
     },
 )
