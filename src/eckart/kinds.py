@@ -150,7 +150,7 @@ KINDS = (
         "encoders of speech with a head for letters",
         (_loader("ForCTC", "FOR_CTC_"),),
         Answers.ALIGNED,
-        ("accuracy", "divergence"),
+        ("errors", "divergence"),
     ),
     FEATURES,
 )

@@ -61,19 +61,32 @@ def load_processor(source: str | Path, *, trust_remote_code: bool = False) -> An
 
 
 def copy_processor(source: str | Path, target: Path) -> list[str]:
-    """Copy the files of a processor from one local folder into another as they are, and return their names."""
-    folder = Path(source)
-    names = [name for name in FILES if (folder / name).is_file()] if folder.is_dir() else []
-    for name in names:
-        (target / name).parent.mkdir(exist_ok=True)
-        shutil.copyfile(file_inside(folder, name), target / name)
+    """Copy the files of a processor into a folder as they are, and return their names.
+
+    Args:
+        source: a local folder or a hub id; a ``.gguf`` file has none.
+        target: folder.
+    """
+    names = []
+    for name in FILES:
+        path = _find(source, name)
+        if path is not None:
+            (target / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, target / name)
+            names.append(name)
     return names
 
 
 def _has_files(source: str | Path) -> bool:
+    return any(_find(source, name) is not None for name in OF_PROCESSORS)
+
+
+def _find(source: str | Path, name: str) -> Path | None:
+    """Return the path of a file of a model, or None if the model has none of that name."""
     if Path(source).exists():
-        return any((Path(source) / name).is_file() for name in OF_PROCESSORS)
+        return file_inside(source, name) if (Path(source) / name).is_file() else None
     try:
-        return any(cached_file(str(source), name, **QUIET) for name in OF_PROCESSORS)
+        found = cached_file(str(source), name, **QUIET)
     except (OSError, ValueError):  # no such repository, or no name of one
-        return False
+        return None
+    return None if found is None else Path(found)

@@ -30,12 +30,14 @@ class Encoder:
         length: tokens after which text is cut.
         chat: write prompts and answers by the model's chat template. Where an item has images or sound, that is done
             whenever there is a template: only it knows where their marks stand.
+        question: is asked of items that ask nothing themselves, by a model that writes.
     """
 
     inputs: Inputs
     processor: Processor
     length: int
     chat: bool = False
+    question: str | None = None
 
     @classmethod
     def of(cls, model: PreTrainedModel, processor: Any, length: int, *, chat: bool = False) -> Encoder:
@@ -69,6 +71,11 @@ class Encoder:
         """Return an item with what the model reads only."""
         takes = self.inputs
         item = replace(item, image=item.image if takes.images else None, sound=item.sound if takes.sounds else None)
+        if takes.kind.writes and isinstance(item.label, str) and item.answer is None and item.messages is None:
+            # A labelled folder asks what is shown; a caption beside it says more.
+            item = replace(item, answer=item.label) if item.text is None or item.prompt is None else item
+        if takes.kind.writes and self.question is not None and item.prompt is None and item.messages is None:
+            item = replace(item, prompt=self.question)
         if takes.text_alone and (item.text or item.messages or item.prompt or item.answer):
             return item
         lacks = [

@@ -65,14 +65,12 @@ def read_samples(
         )
     encoder = Encoder.of(model, processor, length, chat=chat)
     counts = [len(range(number, samples, len(sources))) for number in range(len(sources))]
-    drawn = [_draw(part, encoder, count, seed) for part, count in zip(sources, counts, strict=True)]
+    drawn = [draw(part, encoder, count, seed) for part, count in zip(sources, counts, strict=True)]
     # In turn, so that whoever looks at the first samples only, or at the last, sees all sources.
     return [part[number] for number in range(max(counts)) for part in drawn if number < len(part)]
 
 
-def read_items(
-    source: str, encoder: Encoder, samples: int, seed: int
-) -> Iterator[tuple[Item, dict[str, Tensor]]]:
+def read_items(source: str, encoder: Encoder, samples: int, seed: int) -> Iterator[tuple[Item, dict[str, Tensor]]]:
     """Yield items in a drawn order, each with its sample, until there are enough.
 
     What cannot be read is left out, with a warning.
@@ -101,7 +99,8 @@ def holds_items(source: ItemSource | None, encoder: Encoder) -> bool:
     return encoder.inputs.kind.name != "masked"
 
 
-def _draw(source: str, encoder: Encoder, samples: int, seed: int) -> list[Sample]:
+def draw(source: str, encoder: Encoder, samples: int, seed: int) -> list[Sample]:
+    """Return samples of one source; see :func:`read_samples`."""
     found = find_items(source)
     if found is None or not holds_items(found, encoder):
         drawn = read_windows(source, encoder.inputs, encoder.processor, samples, encoder.length, seed)
@@ -117,9 +116,7 @@ def _draw(source: str, encoder: Encoder, samples: int, seed: int) -> list[Sample
     return [sample for _, sample in _items(found, encoder, samples, seed)]
 
 
-def _items(
-    source: ItemSource, encoder: Encoder, samples: int, seed: int
-) -> Iterator[tuple[Item, dict[str, Tensor]]]:
+def _items(source: ItemSource, encoder: Encoder, samples: int, seed: int) -> Iterator[tuple[Item, dict[str, Tensor]]]:
     lost: list[str] = []
     done = 0
     for item in _in_order(source, samples, seed):
