@@ -24,6 +24,7 @@ from transformers import (
     CLIPProcessor,
     CLIPVisionConfig,
     LlamaConfig,
+    LlamaForCausalLM,
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
@@ -195,7 +196,14 @@ def _wav2vec2(model_class: Callable[[Wav2Vec2Config], PreTrainedModel]) -> PreTr
     return model_class(config)
 
 
+def llama() -> tuple[PreTrainedModel, Any]:
+    """Return a decoder of text."""
+    config = LlamaConfig(vocab_size=VOCABULARY, num_key_value_heads=2, max_position_embeddings=256, **TEXT)
+    return LlamaForCausalLM(config), tokenizer("<s> $A", chat=CHAT)
+
+
 MAKERS: dict[str, Callable[[], tuple[PreTrainedModel, Any]]] = {
+    "llama": llama,
     "llava": llava,
     "clip": clip,
     "vit": vit,

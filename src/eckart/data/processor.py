@@ -35,20 +35,16 @@ class Inputs:
         model: of transformers.
         kind: of it.
         names: of the arguments of its forward pass.
-        takes_any: its forward pass does not say all of them.
     """
 
     model: PreTrainedModel
     kind: Kind
     names: tuple[str, ...]
-    takes_any: bool
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> Inputs:
         """Return what ``model`` takes."""
-        parameters = inspect.signature(model.forward).parameters
-        any_more = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-        return cls(model, kind_of(model), tuple(parameters), any_more)
+        return cls(model, kind_of(model), tuple(inspect.signature(model.forward).parameters))
 
     @property
     def text(self) -> bool:
@@ -76,12 +72,9 @@ class Inputs:
         return is_encoder_decoder(self.model) and "decoder_input_ids" in self.names
 
     def sample(self, given: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Return those tensors of a processor's output that the forward pass takes."""
-        return {name: value for name, value in given.items() if isinstance(value, Tensor) and self._takes(name)}
-
-    def _takes(self, name: str) -> bool:
-        # Of a model that hands on what it does not name, all but what only people read.
-        return name in self.names or (self.takes_any and name not in ("labels", "token_type_ids", "length"))
+        """Return those tensors of a processor's output that the forward pass names, its labels aside."""
+        named = (name for name in given if name in self.names and name != "labels")
+        return {name: given[name] for name in named if isinstance(given[name], Tensor)}
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,13 @@ def join_json_lines(text: str, path: Path, field: str) -> str:
     return _joined(_json_values(text, path, field), str(path), field)
 
 
-def json_rows(text: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def json_rows(text: str, path: Path, what: str = "fields") -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the objects of JSON lines, each with where it is; blank lines are skipped.
+
+    Args:
+        text: the lines.
+        path: where they are from, for messages.
+        what: is looked for in them.
 
     Raises:
         CalibrationError: a line is no JSON object.
@@ -54,12 +59,12 @@ def json_rows(text: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         except ValueError as error:
             raise CalibrationError(f"{where} is JSON with a number of more digits than can be read.") from error
         if not isinstance(row, dict):
-            raise CalibrationError(f"{where} has no fields: it is {_kind(row)}, expected an object.")
+            raise CalibrationError(f"{where} has no {what}: it is {_kind(row)}, expected an object.")
         yield where, row
 
 
 def _json_values(text: str, path: Path, field: str) -> Iterator[tuple[str, object]]:
-    for where, row in json_rows(text, path):
+    for where, row in json_rows(text, path, f"text field {field!r}"):
         if field not in row:
             raise CalibrationError(f"{where} has no text field {field!r}{_other_fields(field, row)}")
         yield where, row[field]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from eckart.data.classes import names_of_classes
 from eckart.data.context import length_for
 from eckart.data.encoder import Encoder
 from eckart.data.item_sources import ItemSource, find_items
@@ -17,6 +18,7 @@ from eckart.data.processor import Sample
 from eckart.data.text import parts_of
 from eckart.data.windows import read_windows
 from eckart.errors import CalibrationError, warn
+from eckart.kinds import Answers
 
 DEFAULT_LENGTH = 1024
 SHOWN = 3  # of the items that were left out
@@ -64,10 +66,10 @@ def read_samples(
             f"{len(sources)} sources need as many samples, found {samples}. Use --samples {len(sources)}."
         )
     encoder = Encoder.of(model, processor, length, chat=chat)
-    counts = [len(range(number, samples, len(sources))) for number in range(len(sources))]
-    drawn = [draw(part, encoder, count, seed) for part, count in zip(sources, counts, strict=True)]
     # In turn, so that whoever looks at the first samples only, or at the last, sees all sources.
-    return [part[number] for number in range(max(counts)) for part in drawn if number < len(part)]
+    order = [sources[number % len(sources)] for number in range(samples)]
+    drawn = {part: iter(draw(part, encoder, order.count(part), seed)) for part in dict.fromkeys(sources)}
+    return [sample for part in order if (sample := next(drawn[part], None)) is not None]
 
 
 def read_items(source: str, encoder: Encoder, samples: int, seed: int) -> Iterator[tuple[Item, dict[str, Tensor]]]:
@@ -118,6 +120,7 @@ def draw(source: str, encoder: Encoder, samples: int, seed: int) -> list[Sample]
 
 def _items(source: ItemSource, encoder: Encoder, samples: int, seed: int) -> Iterator[tuple[Item, dict[str, Tensor]]]:
     lost: list[str] = []
+    strangers: list[str] = []
     done = 0
     for item in _in_order(source, samples, seed):
         if done == samples:
@@ -130,12 +133,20 @@ def _items(source: ItemSource, encoder: Encoder, samples: int, seed: int) -> Ite
             lost.append(str(error))
             continue
         done += 1
+        if encoder.inputs.kind.answers is Answers.CLASS and item.label is not None and "labels" not in sample:
+            strangers.append(str(item.label))
         yield item, sample
     if not done:
         raise CalibrationError(lost[0] if lost else f"{source.name} holds no items.")
     if lost:
         more = f" and {len(lost) - SHOWN} more" if len(lost) > SHOWN else ""
         warn(f"{source.name}: {len(lost)} items are left out. {' '.join(lost[:SHOWN])}{more}")
+    if strangers:
+        warn(
+            f"{source.name}: {len(strangers)} items have a label that is no class of the model, such as "
+            f"{strangers[0]!r}, and count as items without one. Its classes: "
+            f"{names_of_classes(encoder.inputs.model.config)}."
+        )
     if done < samples:
         warn(f"{source.name} has {done} items that can be used, fewer than the {samples} that were asked for.")
 
