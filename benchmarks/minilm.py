@@ -56,7 +56,7 @@ def unpack(archive: Path, folder: Path) -> Path:
 def sentences(text: str) -> list[str]:
     """Return the sentences of a text that are neither code nor very short or long."""
     joined = re.sub(r"\s+", " ", re.sub(r"(?m)^( {3,}|>>>).*$", " ", text))
-    found = (part.strip() for part in re.split(r"(?<=[.!?]) (?=[A-Z])", joined))
+    found = (part.strip() for part in re.split(r"(?<=[.!?]) (?=[A-Z`])", joined))
     return [part for part in dict.fromkeys(found) if SHORTEST <= len(part) <= LONGEST and "``" not in part]
 
 

@@ -137,5 +137,7 @@ def test_a_processor_that_is_missing_is_told(image: Path) -> None:
 def test_a_question_for_all(image: Path) -> None:
     one = encoder("llava", question="what?")
     found = one.encode(Item("x", image=image, label="cat"))
-    assert "what?" in one.processor.tokenizer.decode(found["input_ids"][0])
+    names = one.processor.tokenizer
+    assert names is not None
+    assert "what?" in names.decode(found["input_ids"][0])
     assert answer_of(found, one.processor.whole) == "cat</s>"

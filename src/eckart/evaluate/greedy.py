@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from eckart.data.answers import IGNORED
+from eckart.data.answers import IGNORED, decoder_inputs
 from eckart.data.processor import Inputs, Sample
 from eckart.errors import EckartError
 from eckart.evaluate.reading import placed, read_item
@@ -58,8 +58,11 @@ def write(model: PreTrainedModel, prompt: Sample, tokens: int) -> Tensor:
         found: Tensor = model.generate(**given, do_sample=False, num_beams=1, max_new_tokens=tokens)
     except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
         raise EckartError(f"{type(model).__name__} cannot write an answer: {error}") from error
-    behind = 1 if Inputs.of(model).separate_decoder or ids is None else ids.shape[1]
-    return found[0, behind:].cpu()
+    if not Inputs.of(model).separate_decoder and ids is not None:
+        return found[0, ids.shape[1] :].cpu()
+    # Some models leave out the token that their decoder starts from.
+    starts = bool(found.shape[1]) and found[0, :1].cpu().tolist() == decoder_inputs(model, None)[0].tolist()
+    return found[0, int(starts) :].cpu()
 
 
 def option_chosen(model: PreTrainedModel, options: Sequence[Sample]) -> int:
@@ -80,7 +83,7 @@ def option_chosen(model: PreTrainedModel, options: Sequence[Sample]) -> int:
 
 def _plain(model: PreTrainedModel, ids: Tensor, tokenizer: PreTrainedTokenizerBase | None) -> object:
     ends = getattr(model.generation_config, "eos_token_id", None)
-    ends = ends if isinstance(ends, list) else [ends]
+    ends = [*(ends if isinstance(ends, list) else [ends]), getattr(tokenizer, "eos_token_id", None)]
     kept: list[int] = []
     for token in ids.tolist():
         if token in ends:

@@ -160,7 +160,7 @@ def _beside(name: str, ours: Reading, theirs: Reading) -> list[_Part]:
         unit = "items" if len(q) == 1 else "tokens"
         return [
             _Part("divergence (nats)", divergence * len(q), len(q), unit),
-            _Part("same top token", same * len(q), len(q), unit),
+            _Part("same top choice", same * len(q), len(q), unit),
         ]
     if name == "similarity":
         pairs = list(zip(ours.vectors, theirs.vectors, strict=True))

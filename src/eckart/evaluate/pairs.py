@@ -98,7 +98,7 @@ def measure_pairs(
     value = rank_correlation(ours, scores)
     found = ItemScore(
         value=value,
-        error=_error(value, len(pairs)),
+        error=correlation_error(value, len(pairs)),
         measure="rank correlation",
         items=len(pairs),
         of=f"{len(pairs)} pairs",
@@ -107,7 +107,7 @@ def measure_pairs(
         return found
     other = rank_correlation(theirs, scores)
     return found.model_copy(
-        update={"baseline": other, "baseline_error": _error(other, len(pairs)), "difference": value - other}
+        update={"baseline": other, "baseline_error": correlation_error(other, len(pairs)), "difference": value - other}
     )
 
 
@@ -132,7 +132,8 @@ def _ranks(values: Sequence[float]) -> Tensor:
     return less.double().sum(dim=1) + (same.double().sum(dim=1) + 1) / 2
 
 
-def _error(value: float, pairs: int) -> float | None:
+def correlation_error(value: float, pairs: int) -> float | None:
+    """Return the standard error of a rank correlation of so many pairs; None of too few."""
     if pairs < FEWEST:
         return None
     return (1 - value**2) * math.sqrt((1 + value**2 / 2) / (pairs - 3))
