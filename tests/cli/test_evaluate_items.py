@@ -92,6 +92,7 @@ def test_conversations(tmp_path: Path) -> None:
         ("bert", ["--data", "python-docs"], "give the dense one with --baseline"),
         ("vit", ["--data", "python-docs"], "ViTForImageClassification reads images, and 'python-docs' is text"),
         ("vit", [], "Nothing to measure: give --text FILE, --data SOURCE"),
+        ("vit", ["--pairs", "x.tsv", "--measure", "accuracy"], "belong to --data, which is not given"),
         ("llama", ["--data", "python-docs", "--measure", "luck"], "No measure is called 'luck'"),
     ],
 )

@@ -149,6 +149,8 @@ def evaluate(
         )
     if tasks is None and not (task_path is None and limit is None and few_shot is None):
         raise EckartError("--task-path, --limit and --few-shot belong to --tasks, which is not given.")
+    if not data and not (measure is None and options is None and question is None):
+        raise EckartError("--measure, --options and --question belong to --data, which is not given.")
     contents = {name: read_text(name) for name in dict.fromkeys(text or [])}
     names = _names(tasks or "")
     found = None
