@@ -10,7 +10,7 @@ from tests.tiny import NAMES, make, write_image, write_rows
 
 from eckart.data.encoder import Encoder
 from eckart.data.processor import Sample
-from eckart.data.samples import read_items, read_samples
+from eckart.data.read_samples import read_items, read_samples
 from eckart.errors import CalibrationError, EckartWarning
 
 
