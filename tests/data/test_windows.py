@@ -8,7 +8,8 @@ from tests.tiny import MASK, make
 
 from eckart.data.answers import IGNORED
 from eckart.data.calibration import calibrate
-from eckart.data.processor import Inputs, Processor, Sample
+from eckart.data.processor import Inputs, Processor
+from eckart.data.samples import Sample
 from eckart.data.windows import read_windows
 from eckart.errors import CalibrationError
 

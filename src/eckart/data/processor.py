@@ -13,10 +13,9 @@ from transformers import BatchFeature, PreTrainedModel, PreTrainedTokenizerBase,
 from transformers.image_processing_utils import BaseImageProcessor
 
 from eckart.data.items import Item, ItemError
+from eckart.data.samples import Sample
 from eckart.errors import CalibrationError
 from eckart.kinds import Kind, is_encoder_decoder, kind_of
-
-Sample = Mapping[str, Tensor]
 
 SOUND_INPUTS = ("input_features", "input_values", "audio_values")
 IMAGE_INPUTS = ("pixel_values", "flattened_patches", "image_patches")

@@ -14,7 +14,7 @@ from eckart.data.context import length_for
 from eckart.data.encoder import Encoder
 from eckart.data.item_sources import ItemSource, find_items
 from eckart.data.items import Item, ItemError
-from eckart.data.processor import Sample
+from eckart.data.samples import Sample
 from eckart.data.text import parts_of
 from eckart.data.windows import read_windows
 from eckart.errors import CalibrationError, warn

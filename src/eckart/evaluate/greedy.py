@@ -10,7 +10,8 @@ from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eckart.data.answers import IGNORED, decoder_inputs
-from eckart.data.processor import Inputs, Sample
+from eckart.data.processor import Inputs
+from eckart.data.samples import Sample
 from eckart.errors import EckartError
 from eckart.evaluate.reading import placed, read_item
 

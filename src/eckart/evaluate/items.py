@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from eckart.data.processor import Sample
+from eckart.data.samples import Sample
 from eckart.errors import EckartError, suggest
 from eckart.evaluate.agreement import compare
 from eckart.evaluate.greedy import answers_right

@@ -11,7 +11,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from eckart.data.answers import IGNORED
-from eckart.data.processor import Inputs, Sample
+from eckart.data.processor import Inputs
+from eckart.data.samples import Sample
 from eckart.errors import EckartError
 from eckart.kinds import Answers, answers_of
 
