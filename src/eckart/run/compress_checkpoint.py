@@ -19,6 +19,7 @@ from eckart.checkpoint.identity import identity_of_run
 from eckart.checkpoint.load import check_compressible, load_model
 from eckart.checkpoint.mark import changed_files, read_small
 from eckart.checkpoint.output import check_apart, check_output, check_space, placed
+from eckart.checkpoint.processor import copy_processor
 from eckart.checkpoint.records import read_records
 from eckart.checkpoint.run_checkpoint import DiskRunCheckpoint, check_same_run, read_manifest
 from eckart.checkpoint.run_folder import RunFolder
@@ -170,6 +171,7 @@ def compress_checkpoint(
                 run_checkpoint.check(len(plan.blocks))
                 if tokenizer is None:
                     copy_tokenizer(source, folder.model)
+                copy_processor(source, folder.model)
                 save_all_but_blocks(folder.model, model, plan.blocks, weights, report, tokenizer)
                 files.check_content()
                 folder.publish()
