@@ -42,7 +42,7 @@ def load_processor(source: str | Path, *, trust_remote_code: bool = False) -> An
     Raises:
         CheckpointError: there are files of one that cannot be loaded; says why.
     """
-    if Path(source).suffix == ".gguf" or not _has_files(source):
+    if Path(source).suffix == ".gguf" or not has_processor(source):
         return load_tokenizer(source, trust_remote_code=trust_remote_code)
     first: Exception | None = None
     with loading():
@@ -77,7 +77,8 @@ def copy_processor(source: str | Path, target: Path) -> list[str]:
     return names
 
 
-def _has_files(source: str | Path) -> bool:
+def has_processor(source: str | Path) -> bool:
+    """Return whether a model has the files of a processor."""
     return any(_find(source, name) is not None for name in OF_PROCESSORS)
 
 
