@@ -23,6 +23,8 @@ from eckart.blocks.finite import check_finite
 from eckart.blocks.hidden_units import HiddenUnits, find_hidden_units
 from eckart.blocks.onload import ResidentWeights, WeightSource
 from eckart.blocks.residual import check_residuals, residual_places
+from eckart.blocks.routers import routers
+from eckart.blocks.siblings import Names, with_siblings
 from eckart.data.context import token_embedding
 from eckart.errors import UnsupportedModelError
 from eckart.layers import bias_vector, is_linear, is_replaced, weight_matrix
@@ -65,10 +67,19 @@ class LinearRef:
 
 @dataclass(frozen=True)
 class Group:
-    """Linears that share an input; ``linears[0]`` is run first. ``runs_once``: a forward pass calls it exactly once."""
+    """Linears that share an input.
+
+    Attributes:
+        linears: the first one is run first.
+        runs_once: whether a forward pass calls it exactly once; if it is routed, at most once.
+        routed: whether the model chooses which tokens it is handed.
+        stage: the same for groups that do not depend on one another; None where nothing is known of that.
+    """
 
     linears: tuple[LinearRef, ...]
     runs_once: bool
+    routed: bool = False
+    stage: str | None = None
 
 
 @dataclass(frozen=True)
@@ -278,7 +289,7 @@ def _find_groups(
         # A copy, since a block may write into what it is given, which a leaf forbids.
         behind = call(module, leaf.clone())
     check_hidden(behind, hidden.shape[:2], f"{path} gives")
-    for name in without_gradient:
+    for name in (*without_gradient, *routers(module, call, hidden)):
         inputs.pop(name, None)
     members: dict[tuple[Any, ...], list[str]] = {}
     for name, tensor in inputs.items():  # in order of execution
@@ -290,9 +301,13 @@ def _find_groups(
         has_bias = bias_vector(linear) is not None
         return LinearRef(name, f"{path}.{name}", out_features, in_features, has_bias, places.get(name))
 
-    return tuple(
-        Group(tuple(map(ref, names)), runs_once=all(counts[n] == 1 for n in names)) for names in members.values()
-    )
+    tokens = hidden.shape[:2].numel()
+
+    def group(names: Names, alike: Names, stage: str | None) -> Group:
+        routed = names != alike or inputs[alike[0]].shape[:-1].numel() != tokens
+        return Group(tuple(map(ref, names)), all(counts[name] == 1 for name in alike), routed, stage)
+
+    return tuple(group(*found) for found in with_siblings(module, list(map(tuple, members.values()))))
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from numbers import Real
 from transformers import PreTrainedModel
 
 from eckart.blocks.discovery import Block, LinearRef, find_blocks
+from eckart.blocks.expert_stacks import contract, expand
 from eckart.blocks.fuse import fusable, fuse, unfuse
 from eckart.blocks.onload import ResidentWeights, WeightSource
 from eckart.errors import EckartError, UnsupportedModelError
@@ -88,15 +89,22 @@ def make_plan(model: PreTrainedModel, recipe: Recipe, keep: float, weights: Weig
     """
     check_keep(keep)
     weights = weights or ResidentWeights()
-    blocks = blocks_for(recipe, model, weights)
-    if recipe.sharing.fuses_all:
-        fuse(model, fusable(blocks), weights)
-        blocks = blocks_for(recipe, model, weights)
     try:
+        expand(model, weights)
+        blocks = blocks_for(recipe, model, weights)
+        if recipe.sharing.fuses_all:
+            fuse(model, fusable(blocks), weights)
+            blocks = blocks_for(recipe, model, weights)
         return _uniform_plan(model, blocks, recipe, keep)
     except EckartError:
-        unfuse(model, fused_layers(model), weights)
+        take_back(model, weights)
         raise
+
+
+def take_back(model: PreTrainedModel, weights: WeightSource) -> None:
+    """Give a model that was not compressed the layers and parameters that it had before a plan was made."""
+    unfuse(model, fused_layers(model), weights)
+    contract(model, weights)
 
 
 def _uniform_plan(model: PreTrainedModel, blocks: list[Block], recipe: Recipe, keep: float) -> Plan:

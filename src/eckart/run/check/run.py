@@ -25,7 +25,6 @@ from eckart.errors import UnsupportedModelError
 from eckart.methods.allocation import Needs
 from eckart.methods.allocation.base import OwnMeasurement
 from eckart.methods.recipe import Recipe
-from eckart.run.check.merged import check_layers_stay_apart
 from eckart.run.check.reach import reach_of
 
 
@@ -41,12 +40,10 @@ def check_model(blockwise: BlockwiseModel, plan: Plan, *, allow_partial: bool = 
         allow_partial: whether less than half of the blocks' bytes may be reached.
 
     Raises:
-        UnsupportedModelError: too little is reached, layers are merged when the model is saved, blocks are handed
-            what depends on the text, or the recipe looks at predictions of the next token and there are none.
+        UnsupportedModelError: too little is reached, blocks are handed what depends on the text, or the recipe looks at predictions of the next token and there are none.
     """
     model, modules, device = blockwise.model, blockwise.modules, blockwise.device
     check = check_reach(model, plan.blocks, allow_partial=allow_partial)
-    check_layers_stay_apart(model, plan.blocks)
     calibration = blockwise.calibration
     if calibration is None:
         return check

@@ -1,0 +1,99 @@
+"""Linears beside one another of which a run takes some, such as the experts of a mixture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from torch import nn
+
+from eckart.layers import is_linear, weight_matrix
+from eckart.layers.linear_stack import LinearStack
+
+Names = tuple[str, ...]
+
+
+def with_siblings(module: nn.Module, groups: Sequence[Names]) -> list[tuple[Names, Names, str | None]]:
+    """Return the groups of a block in an order in which they can be compressed, and those that a run did not reach.
+
+    A group that was not reached is like one that was, but for its number in a list of modules or in a stack of linear
+    layers. The layers of a stack do not depend on one another, so that they come together; lists keep their order.
+
+    Args:
+        module: the block.
+        groups: names of the linears that are handed the same tensor, in order of execution.
+
+    Returns:
+        The names of each group, those of the group that it is like, or its own, and the stage of those in stacks.
+    """
+    patterns = [_pattern(module, names) for names in groups]
+    last = {pattern: number for number, pattern in enumerate(patterns)}
+    reached = {name for names in groups for name in names}
+    found: dict[Names, tuple[Names, Names, str | None]] = {}
+    for number, (names, pattern) in enumerate(zip(groups, patterns, strict=True)):
+        in_stack = all(_is_stack(module, name) for name in names)
+        alike = [(other, names) for other in _alike(module, names) if reached.isdisjoint(other)]
+        beside = [names]
+        if in_stack:
+            beside = [other for other, theirs in zip(groups, patterns, strict=True) if theirs == pattern]
+        elif last[pattern] != number:
+            alike = []
+        every = [(other, other) for other in beside] + alike
+        if in_stack:
+            every.sort(key=lambda item: _number(module, item[0][0]))
+        for other, like in every:
+            found.setdefault(other, (other, like, pattern[0] if in_stack else None))
+    return list(found.values())
+
+
+def _pattern(module: nn.Module, names: Names) -> Names:
+    """Return names without their number in a list or stack."""
+    places = [_place(module, name) for name in names]
+    return tuple(
+        name if place is None else _renumbered(name, place, "*") for name, place in zip(names, places, strict=True)
+    )
+
+
+def _place(module: nn.Module, name: str) -> int | None:
+    """Return which part of a name is a number in a list of modules or a stack; the innermost, if there are several."""
+    parts = name.split(".")
+    for place in range(len(parts) - 1, -1, -1):
+        if isinstance(module.get_submodule(".".join(parts[:place])), nn.ModuleList | LinearStack):
+            return place
+    return None
+
+
+def _is_stack(module: nn.Module, name: str) -> bool:
+    return isinstance(module.get_submodule(name.rpartition(".")[0]), LinearStack)
+
+
+def _number(module: nn.Module, name: str) -> int:
+    place = _place(module, name)
+    assert place is not None
+    return int(name.split(".")[place])
+
+
+def _renumbered(name: str, place: int, number: str) -> str:
+    parts = name.split(".")
+    return ".".join([*parts[:place], number, *parts[place + 1 :]])
+
+
+def _alike(module: nn.Module, names: Names) -> Iterator[Names]:
+    """Yield the names of other linears of the same shapes that differ from ``names`` in one number, the same for all."""
+    places = [_place(module, name) for name in names]
+    if any(place is None for place in places):
+        return
+    outer = module.get_submodule(".".join(names[0].split(".")[: places[0]]))
+    shapes = [weight_matrix(module.get_submodule(name)).shape for name in names]
+    for number, _ in outer.named_children():
+        others = tuple(_renumbered(name, place or 0, number) for name, place in zip(names, places, strict=True))
+        linears = [_linear_at(module, other) for other in others]
+        if others != names and [None if linear is None else weight_matrix(linear).shape for linear in linears] == shapes:
+            yield others
+
+
+def _linear_at(module: nn.Module, name: str) -> nn.Module | None:
+    try:
+        found = module.get_submodule(name)
+    except AttributeError:
+        return None
+    return found if is_linear(found) else None
