@@ -23,7 +23,6 @@ from eckart.blocks.discovery import CPU, PROBE_TOKENS, find_block_list, vocabula
 from eckart.blocks.onload import WeightSource
 from eckart.layers import is_linear
 from eckart.layers.linear_stack import (
-    PRODUCTS,
     LinearStack,
     StackLayout,
     contract_parameter,
@@ -32,6 +31,7 @@ from eckart.layers.linear_stack import (
     owner_of,
     part_of,
 )
+from eckart.layers.stack_operand import FUNCTIONS as PRODUCTS
 
 ROUNDING = 8  # steps of the dtype by which a block may give something else
 
@@ -84,9 +84,10 @@ def find_stacks(module: nn.Module, call: BlockArguments, hidden: Tensor) -> dict
         with torch.no_grad():
             return call(module, hidden.clone())  # it may be written to
 
-    expected = run()
-    with _undecorated(module, candidates), suppress(Exception):  # a class may not run so
-        with _Watch(candidates) as watch:
+    with _Watch(candidates) as watch:
+        expected = run()
+    if len(watch.layouts) < len(candidates):  # it may be a decorator's choice that copies the matrices
+        with _undecorated(module, candidates), watch, suppress(Exception):  # a class may not run so
             run()
     found: dict[str, StackLayout] = {}
     for name, layout in watch.layouts.items():
@@ -129,7 +130,7 @@ class _Watch(TorchFunctionMode):
     ) -> Any:
         """Note a product, and run the function."""
         name = getattr(function, "__name__", "")
-        if (name == "linear" or name in PRODUCTS) and len(args) > 1 and isinstance(args[1], Tensor):
+        if name in PRODUCTS and len(args) > 1 and isinstance(args[1], Tensor) and args[1].ndim > 1:
             self._note(args[1] if name == "linear" else args[1].mT)
         return function(*args, **(kwargs or {}))
 
@@ -155,22 +156,19 @@ def _undecorated(module: nn.Module, names: Mapping[str, Any]) -> Iterator[None]:
 @contextmanager
 def _on_trial(module: nn.Module, layouts: Mapping[str, StackLayout]) -> Iterator[None]:
     """Put linear layers, which share the numbers, in the place of parameters, and take them out again."""
-    before: list[tuple[nn.Module, dict[str, Any], dict[str, Any], Any]] = []
+    before: list[tuple[nn.Module, dict[str, Any], dict[str, Any]]] = []
     try:
         for name, layout in layouts.items():
             part, leaf = owner_of(module, name)
-            before.append((part, dict(part._parameters), dict(part._modules), vars(part).get("forward")))
+            before.append((part, dict(part._parameters), dict(part._modules)))
             parameter = part.get_parameter(leaf)
             stack = expand_parameter(part, leaf, layout)
             for number, layer in enumerate(stack.layers):
                 layer.weight = nn.Parameter(part_of(parameter.detach(), layout, number), requires_grad=False)
         yield
     finally:
-        for part, parameters, modules, forward in reversed(before):
+        for part, parameters, modules in reversed(before):
             part._parameters, part._modules = parameters, modules
-            vars(part).pop("forward", None)
-            if forward is not None:
-                part.forward = forward
 
 
 def _gives(run: Callable[[], Tensor], expected: Tensor) -> bool:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from types import MethodType
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from eckart.layers.linear import weight_matrix
-
-PRODUCTS = ("matmul", "__matmul__", "mm", "bmm")  # of torch, with the inputs before the weight
+from eckart.layers.stack_operand import StackOperand
 
 
 class StackLayout(NamedTuple):
@@ -32,7 +28,7 @@ class LinearStack(nn.Module):
     """Stands in the place of a parameter (number, out features, in features), or of one that can be viewed so.
 
     Its children ``0``, ``1``, ... are linear layers. What computes with the parameter goes on as it is: a product with
-    the stack, or with a matrix taken from it, runs the child.
+    the stack, or with matrices taken from it, runs the children (see :class:`StackOperand`).
 
     Args:
         shape: of the parameter.
@@ -51,65 +47,47 @@ class LinearStack(nn.Module):
     def __len__(self) -> int:
         return self.layout.number
 
-    def __getitem__(self, number: int | Tensor) -> _Operand:
-        """Return what stands for one matrix; ``number`` may be a tensor of one integer."""
-        return self._all()[number]
+    def __getitem__(self, numbers: int | Tensor) -> StackOperand:
+        """Return what stands for one matrix, or for those of a tensor of numbers."""
+        return self._all()[numbers]
 
-    def __iter__(self) -> Iterator[_Operand]:
+    def __iter__(self) -> Iterator[StackOperand]:
         return iter(self._all())
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what stands for the parameter where it is asked something that a module is not, such as ``mT``."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name.startswith("_") or not hasattr(StackOperand, name):
+                raise
+            return getattr(self._all(), name)
 
     @property
     def layers(self) -> list[nn.Module]:
         """The children, in order."""
         return list(self.children())
 
-    @property
-    def matrix_shape(self) -> tuple[int, int]:
-        """Of each matrix as it lies in the parameter."""
-        return cast(tuple[int, int], (self.shape.numel() // (len(self) * self.shape[-1]), self.shape[-1]))
-
-    @property
-    def ndim(self) -> int:
-        """Dimensions of the parameter."""
-        return len(self.shape)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the first child's numbers."""
-        return next(self.parameters()).dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Of the first child's numbers."""
-        return next(self.parameters()).device
-
-    def size(self, dimension: int | None = None) -> torch.Size | int:
-        """Return the parameter's shape, or one of its sizes."""
-        return self.shape if dimension is None else self.shape[dimension]
-
-    def transpose(self, first: int, second: int) -> _Operand:
-        """Return what stands for the parameter with each matrix transposed."""
-        return self._all().transpose(first, second)
-
-    @property
-    def mT(self) -> _Operand:  # noqa: N802
-        """What stands for the parameter with each matrix transposed."""
-        return self._all().mT
-
-    def view(self, *shape: Any) -> _Operand:
-        """Return what stands for the parameter as (number, *matrix_shape), the one view that there is."""
+    def view(self, *shape: Any) -> StackOperand:
+        """Return what stands for the parameter as (number, rows, columns), the one view that there is."""
         sizes = tuple(shape[0]) if len(shape) == 1 and not isinstance(shape[0], int) else shape
-        whole = (len(self), *self.matrix_shape)
+        whole = self._matrices().shape
         if len(sizes) != 3 or any(size not in (-1, known) for size, known in zip(sizes, whole, strict=True)):
-            raise TypeError(f"a stack of {whole} cannot be viewed as {sizes}")
-        return _Operand(self.layers, None, self.layout.transposed)
+            raise TypeError(f"a stack of {tuple(whole)} cannot be viewed as {sizes}")
+        return self._matrices()
 
     reshape = view
 
-    def _all(self) -> _Operand:
-        if self.ndim != 3:
+    def _matrices(self) -> StackOperand:
+        columns = self.shape[-1]
+        return StackOperand(
+            self, (self.shape.numel() // (len(self) * columns), columns), None, flipped=self.layout.transposed
+        )
+
+    def _all(self) -> StackOperand:
+        if len(self.shape) != 3:
             raise TypeError(f"a stack of {len(self)} matrices in a tensor of shape {tuple(self.shape)} must be viewed")
-        return _Operand(self.layers, None, self.layout.transposed)
+        return self._matrices()
 
     @classmethod
     def __torch_function__(
@@ -121,100 +99,10 @@ class LinearStack(nn.Module):
         return function(*operands, **named)
 
 
-class _Operand:
-    """What stands for the matrices of a stack, or for one of them, in an expression. It is no tensor.
-
-    Args:
-        layers: of the stack.
-        number: of one matrix; None for all.
-        flipped: whether each matrix is (in features, out features) here.
-    """
-
-    def __init__(self, layers: Sequence[nn.Module], number: int | None, flipped: bool) -> None:
-        self._layers, self._number, self._flipped = layers, number, flipped
-
-    def __len__(self) -> int:
-        return len(self._layers)
-
-    def __getitem__(self, number: int | Tensor) -> _Operand:
-        if self._number is not None:
-            raise TypeError("no row of a matrix can be taken from a stack of linear layers")
-        return _Operand(self._layers, range(len(self._layers))[int(number)], self._flipped)
-
-    def __iter__(self) -> Iterator[_Operand]:
-        return (self[number] for number in range(len(self._layers)))
-
-    @property
-    def shape(self) -> torch.Size:
-        """Of the tensor that this stands for."""
-        sizes = weight_matrix(self._layers[self._number or 0]).shape
-        sizes = sizes[::-1] if self._flipped else sizes
-        return torch.Size(sizes if self._number is not None else (len(self._layers), *sizes))
-
-    @property
-    def ndim(self) -> int:
-        """Dimensions of the tensor that this stands for."""
-        return 3 if self._number is None else 2
-
-    def transpose(self, first: int, second: int) -> _Operand:
-        """Return what stands for the transpose of each matrix."""
-        if {first % self.ndim, second % self.ndim} != {self.ndim - 2, self.ndim - 1}:
-            raise TypeError(f"the dimensions {first} and {second} of a stack of linear layers cannot be transposed")
-        return self.mT
-
-    @property
-    def mT(self) -> _Operand:  # noqa: N802
-        """What stands for the transpose of each matrix."""
-        return _Operand(self._layers, self._number, not self._flipped)
-
-    @property
-    def T(self) -> _Operand:  # noqa: N802
-        """What stands for the transpose of a matrix."""
-        return self.transpose(0, 1)
-
-    t = mT.fget
-
-    @classmethod
-    def __torch_function__(
-        cls, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        """Answer a product with the layers' outputs, and nothing else."""
-        name = getattr(function, "__name__", "")
-        if name == "linear":
-            return _linear(*args, **(kwargs or {}))
-        if name in PRODUCTS:
-            return _product(*args, **(kwargs or {}))
-        if name == "transpose":
-            return args[0].transpose(*args[1:], **(kwargs or {}))
-        return NotImplemented
-
-
-def _linear(input: Tensor, weight: _Operand, bias: Tensor | None = None) -> Tensor:  # noqa: A002
-    """Do what ``torch.nn.functional.linear`` does."""
-    output = _product(input, weight.mT) if weight._number is not None else None
-    if output is None:
-        raise TypeError("a stack of linear layers is no weight of one")
-    return output if bias is None else output + bias
-
-
-def _product(input: Tensor, weight: _Operand) -> Tensor:  # noqa: A002
-    """Do what ``torch.matmul`` does with a matrix, or what ``torch.bmm`` does with all of them."""
-    if not isinstance(weight, _Operand) or not isinstance(input, Tensor) or not weight._flipped:
-        raise TypeError("a linear layer maps rows to rows: inputs (tokens, in features) times (in, out features)")
-    if weight._number is not None:
-        return cast(Tensor, weight._layers[weight._number](input))
-    if input.ndim != 3 or len(input) not in (1, len(weight)):
-        raise TypeError(f"inputs of shape {tuple(input.shape)} for a stack of {len(weight)} linear layers")
-    return torch.stack([layer(rows) for layer, rows in zip(weight._layers, input.expand(len(weight), -1, -1), strict=True)])
-
-
 def expand_parameter(
     module: nn.Module, leaf: str, layout: StackLayout, make: Callable[[int, int, int], nn.Module] | None = None
 ) -> LinearStack:
     """Put a stack of linear layers, their numbers not set, in the place of a parameter.
-
-    The module runs the forward of its class without decorators from now on: those of a base library's choose among
-    implementations that read the parameter itself.
 
     Args:
         module: that holds the parameter; is changed in place.
@@ -245,7 +133,6 @@ def expand_parameter(
     stack.train(module.training)
     del module._parameters[leaf]
     module._modules[leaf] = stack
-    module.forward = MethodType(inspect.unwrap(type(module).forward), module)
     return stack
 
 
@@ -256,8 +143,6 @@ def contract_parameter(module: nn.Module, leaf: str) -> nn.Parameter:
     weights = [layer.get_parameter("weight") for layer in stack.layers]
     whole = joined([weight.detach() for weight in weights], stack.layout, stack.shape)
     module.register_parameter(leaf, nn.Parameter(whole, requires_grad=weights[0].requires_grad))
-    if not any(isinstance(child, LinearStack) for child in module._modules.values()):
-        vars(module).pop("forward", None)
     return module.get_parameter(leaf)
 
 
