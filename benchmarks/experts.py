@@ -11,13 +11,14 @@ import copy
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from transformers import MixtralConfig, MixtralForCausalLM
 
 import eckart
-from eckart.layers.linear_stack import LinearStack, StackLayout, expand_parameter, part_of
+from eckart.layers.linear_stack import StackLayout, expand_parameter, part_of
 
 EXPERTS, WIDTH, HIDDEN, CHOSEN = 16, 256, 512, 2
 KEEP = 0.6
@@ -36,7 +37,7 @@ def main() -> None:
     """Print one line for each number of tokens."""
     torch.set_num_threads(1)
     model = dense()
-    experts = {"dense": model.model.layers[0].mlp.experts}
+    experts: dict[str, nn.Module] = {"dense": model.model.layers[0].mlp.experts}
     eager = copy.deepcopy(model)
     eager.set_experts_implementation("eager")
     experts["dense, eager"] = eager.model.layers[0].mlp.experts
@@ -56,7 +57,7 @@ def main() -> None:
         hidden = torch.randn(tokens, WIDTH)
         chosen = torch.rand(tokens, EXPERTS).topk(CHOSEN).indices
         weights = torch.rand(tokens, CHOSEN)
-        times = medians([lambda e=e: e(hidden, chosen, weights) for e in experts.values()])
+        times = medians([partial(part, hidden, chosen, weights) for part in experts.values()])
         print(f"{tokens:6}  " + "  ".join(f"{1000 * seconds:20.3f}" for seconds in times))
 
 

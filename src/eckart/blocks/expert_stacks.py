@@ -46,7 +46,7 @@ def expand(model: PreTrainedModel, weights: WeightSource) -> None:
     Raises:
         UnsupportedModelError: the model cannot be run on token ids alone.
     """
-    path, modules = find_block_list(model)
+    modules = find_block_list(model)[1]
     if not any(_candidates(module) for module in modules):
         return
     outside = (*modules[1:], model.get_output_embeddings())

@@ -32,12 +32,13 @@ def routers(module: nn.Module, call: BlockArguments, hidden: Tensor) -> set[str]
     """
     if not any(_is_narrow(part) for part in module.modules()):
         return set()
-    with ExitStack() as stack, _Trace() as trace, torch.no_grad():
+    trace = _Trace()
+    with ExitStack() as stack, trace, torch.no_grad():
         for name, part in module.named_modules():
             if _is_narrow(part):
                 stack.callback(part.register_forward_hook(trace.mark(name)).remove)
         call(module, hidden.clone())  # it may be written to
-    return trace.choosing
+    return set(trace.choosing)
 
 
 def _is_narrow(part: nn.Module) -> bool:

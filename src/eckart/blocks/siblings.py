@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import torch
 from torch import nn
 
 from eckart.layers import is_linear, weight_matrix
@@ -83,17 +84,17 @@ def _alike(module: nn.Module, names: Names) -> Iterator[Names]:
     if any(place is None for place in places):
         return
     outer = module.get_submodule(".".join(names[0].split(".")[: places[0]]))
-    shapes = [weight_matrix(module.get_submodule(name)).shape for name in names]
+    shapes = [_shape_at(module, name) for name in names]
     for number, _ in outer.named_children():
         others = tuple(_renumbered(name, place or 0, number) for name, place in zip(names, places, strict=True))
-        linears = [_linear_at(module, other) for other in others]
-        if others != names and [None if linear is None else weight_matrix(linear).shape for linear in linears] == shapes:
+        if others != names and [_shape_at(module, other) for other in others] == shapes:
             yield others
 
 
-def _linear_at(module: nn.Module, name: str) -> nn.Module | None:
+def _shape_at(module: nn.Module, name: str) -> torch.Size | None:
+    """Return the shape of the weight of a linear; None if there is none of that name."""
     try:
         found = module.get_submodule(name)
     except AttributeError:
         return None
-    return found if is_linear(found) else None
+    return weight_matrix(found).shape if is_linear(found) else None

@@ -170,7 +170,8 @@ class FileWeights:
             CheckpointError: its file is gone or damaged.
         """
         with self._said(name):
-            return self._loader[name]
+            tensor: Tensor = self._loader[name]
+            return tensor
 
     @contextmanager
     def _said(self, name: str) -> Iterator[None]:

@@ -98,7 +98,9 @@ class Factoriser:
         changes = any(self.recipe.layout.changes(self.plan.ranks[ref.path]) for ref in group.linears)
         inputs = self._inputs(group, moments) if changes else InputStatistics(moments, None)
         return [
-            self._replace_linear(onloaded, ref, inputs, output_energies.get(ref, 0.0), projectors.get(ref), group.routed)
+            self._replace_linear(
+                onloaded, ref, inputs, output_energies.get(ref, 0.0), projectors.get(ref), group.routed
+            )
             for ref in group.linears
         ]
 

@@ -22,7 +22,9 @@ class StackOperand:
         flipped: whether a matrix is (in features, out features) here.
     """
 
-    def __init__(self, stack: nn.Module, sizes: tuple[int, int], numbers: int | Tensor | None, *, flipped: bool) -> None:
+    def __init__(
+        self, stack: nn.Module, sizes: tuple[int, int], numbers: int | Tensor | None, *, flipped: bool
+    ) -> None:
         self._stack, self._sizes, self._numbers, self._flipped = stack, sizes, numbers, flipped
 
     @property
@@ -112,13 +114,13 @@ class StackOperand:
         return self._layers[self._numbers]
 
 
-def _linear(input: Tensor, weight: StackOperand, bias: Tensor | None = None) -> Tensor:  # noqa: A002
+def _linear(input: Tensor, weight: StackOperand, bias: Tensor | None = None) -> Tensor:
     """Do what ``torch.nn.functional.linear`` does."""
     output = _matmul(input, weight.mT)
     return output if bias is None else output + bias
 
 
-def _matmul(input: Tensor, other: StackOperand) -> Tensor:  # noqa: A002
+def _matmul(input: Tensor, other: StackOperand) -> Tensor:
     """Do what ``torch.matmul`` does with one matrix, or with as many as there are inputs."""
     if isinstance(other, StackOperand) and isinstance(other._numbers, int):
         _check_flipped(other)
@@ -126,7 +128,7 @@ def _matmul(input: Tensor, other: StackOperand) -> Tensor:  # noqa: A002
     return _bmm(input, other)
 
 
-def _bmm(input: Tensor | StackOperand, mat2: Tensor | StackOperand) -> Tensor:  # noqa: A002
+def _bmm(input: Tensor | StackOperand, mat2: Tensor | StackOperand) -> Tensor:
     """Do what ``torch.bmm`` does."""
     if isinstance(input, StackOperand):  # W x^T = (x W^T)^T
         assert isinstance(mat2, Tensor)
@@ -141,11 +143,11 @@ def _bmm(input: Tensor | StackOperand, mat2: Tensor | StackOperand) -> Tensor:  
     numbers, order = mat2._numbers.sort(stable=True)
     ends = torch.bincount(numbers, minlength=len(mat2._layers)).cumsum(0)
     outputs = _run(input[order].flatten(0, 1), mat2, [end * input.shape[1] for end in ends.tolist()])
-    return outputs.unflatten(0, (len(input), input.shape[1]))[order.argsort()]
+    return outputs.view(*input.shape[:2], outputs.shape[-1])[order.argsort()]
 
 
 def _grouped_mm(
-    input: Tensor,  # noqa: A002
+    input: Tensor,
     weight: StackOperand,
     offs: Tensor,
     *,

@@ -40,7 +40,8 @@ def check_model(blockwise: BlockwiseModel, plan: Plan, *, allow_partial: bool = 
         allow_partial: whether less than half of the blocks' bytes may be reached.
 
     Raises:
-        UnsupportedModelError: too little is reached, blocks are handed what depends on the text, or the recipe looks at predictions of the next token and there are none.
+        UnsupportedModelError: too little is reached, blocks are handed what depends on the text, or the recipe looks at
+            predictions of the next token and there are none.
     """
     model, modules, device = blockwise.model, blockwise.modules, blockwise.device
     check = check_reach(model, plan.blocks, allow_partial=allow_partial)
