@@ -95,9 +95,7 @@ def test_without_numbers() -> None:
     assert contract_parameter(module, "weight").shape == (4, 5, 3)
 
 
-@pytest.mark.parametrize(
-    ("leaf", "number"), [("weight", 3), ("weight", 0), ("weight", 8), ("scale", 1), ("absent", 4)]
-)
+@pytest.mark.parametrize(("leaf", "number"), [("weight", 3), ("weight", 0), ("weight", 8), ("scale", 1), ("absent", 4)])
 def test_what_holds_no_such_matrices_is_an_error(leaf: str, number: int) -> None:
     module = Experts(4, 5, 3)
     with pytest.raises(ValueError, match=leaf):

@@ -6,6 +6,7 @@ after another is a stack. With linear layers in its place the block must give th
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from transformers import PreTrainedModel
 
 from eckart.blocks.block_arguments import BlockArguments, capture_arguments, failures_named, replaced_forwards
 from eckart.blocks.discovery import CPU, PROBE_TOKENS, find_block_list, vocabulary_of
-from eckart.blocks.onload import WeightSource
+from eckart.blocks.onload import ResidentWeights, WeightSource
 from eckart.layers import is_linear
 from eckart.layers.linear_stack import (
     LinearStack,
@@ -60,6 +61,19 @@ def expand(model: PreTrainedModel, weights: WeightSource) -> None:
             found = find_stacks(module, call, hidden)
         for name, layout in found.items():
             _expand(module, name, layout, weights)
+
+
+def expanded(model: PreTrainedModel) -> PreTrainedModel:
+    """Return a copy of a model in memory with linear layers in the place of its stacks; the model itself without any.
+
+    Raises:
+        UnsupportedModelError: as for :func:`expand`.
+    """
+    if not any(map(_candidates, find_block_list(model)[1])):
+        return model
+    twin = copy.deepcopy(model)
+    expand(twin, ResidentWeights())
+    return twin if linear_stacks(twin) else model
 
 
 def contract(model: nn.Module, weights: WeightSource) -> None:
