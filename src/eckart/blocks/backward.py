@@ -278,7 +278,7 @@ def backward_through(
     """
     runs: list[tuple[LinearRef, Tensor, Tensor]] = []
 
-    def record(ref: LinearRef) -> Callable[..., None]:
+    def record(ref: LinearRef) -> Callable[..., Tensor]:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> Tensor:
             runs.append((ref, input_of(args, kwargs), output))
             return output.clone()  # a block may write into it, and the gradient would be that behind

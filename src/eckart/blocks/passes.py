@@ -148,6 +148,8 @@ def group_inputs(
                 residuals[place] = cache(f"residual-{index}", read[place].dtype)
             residuals[place].append(read[place])
         for index, (group, tokens) in enumerate(inputs.items()):
+            if group.routed:  # other tokens than in the compressed model
+                continue
             if group not in kept:
                 kept[group] = cache(f"inputs-{index}", tokens.dtype)
             kept[group].append(tokens)
@@ -155,6 +157,28 @@ def group_inputs(
             assert output is not None
             behind.append(output)
     return GroupInputs(kept, energies, residuals)
+
+
+def routed_moments(
+    block: BlockPass, groups: tuple[Group, ...], stream: HiddenStates, *, paired: bool
+) -> dict[Group, Moments]:
+    """Return the moments of groups that are routed and do not depend on one another, in one pass.
+
+    The original model hands them other tokens, so that these are taken for the original ones where pairs are wanted:
+    what is fitted is the original output for the inputs that there are.
+
+    Args:
+        block: as compressed so far.
+        groups: whose inputs are summed.
+        stream: in front of the block, of the compressed model.
+        paired: whether pairs are wanted.
+    """
+    moments = {group: empty_moments(group, block.device, paired=paired) for group in groups}
+    for call, hidden in block.over(stream):
+        inputs, _ = capture_inputs(block.module, partial(call, block.module), hidden, groups)
+        for group, tokens in inputs.items():
+            moments[group].add(tokens, tokens if paired else None)
+    return moments
 
 
 def group_moments(
@@ -174,7 +198,7 @@ def group_moments(
         residuals: the residual streams of the original model by their places, batch by batch, if they are wanted.
 
     Raises:
-        UnsupportedModelError: the two streams hand different tokens to the group, as routed experts do.
+        UnsupportedModelError: the two streams hand different tokens to the group.
     """
     moments = empty_moments(group, block.device, paired=originals is not None)
     places = sorted(_places((group,)) & (residuals or {}).keys())

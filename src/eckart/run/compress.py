@@ -13,7 +13,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from eckart.blocks.blockwise_model import BlockwiseModel
-from eckart.blocks.fuse import unfuse
 from eckart.blocks.onload import ResidentWeights
 from eckart.blocks.tensor_cache import ScratchSpace
 from eckart.checkpoint.load import check_compressible
@@ -26,7 +25,7 @@ from eckart.compression.callback import Callback
 from eckart.compression.costs import Memory
 from eckart.compression.estimate import Estimate
 from eckart.compression.model_check import ModelCheck
-from eckart.compression.plan import Plan, check_keep, make_plan
+from eckart.compression.plan import Plan, check_keep, make_plan, take_back
 from eckart.compression.records import LayerRecord
 from eckart.compression.result import CompressionResult
 from eckart.compression.state import RunCheckpoint
@@ -36,7 +35,6 @@ from eckart.data.samples import Sample
 from eckart.data.text import PYTHON_DOCS
 from eckart.device import free_memory, host_memory, peak_device_memory, peak_host_memory, resolve_device
 from eckart.errors import warn
-from eckart.layers import fused_layers
 from eckart.methods.recipe import Recipe
 from eckart.methods.recipes.loader import load_recipe
 from eckart.methods.recipes.published import DEFAULT_KEEP, DEFAULT_RECIPE
@@ -135,7 +133,7 @@ def compress(
         report = job.run(job.estimate(memory))
         check_unchanged(model)
     except BaseException:
-        unfuse(model, fused_layers(model), weights)
+        take_back(model, weights)
         raise
     attach(model, description(model, report, source or name_of(model)))
     return report
