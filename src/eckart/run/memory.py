@@ -102,8 +102,8 @@ def memory_of_run(
     recipe, calibration, compute = plan.recipe, model.calibration, compute or model.compute
     on_host, resident = model.device.type == "cpu", isinstance(model.weights, ResidentWeights)
     vocabulary = vocabulary_of(model.model) or 0
-    block = max(plan.blocks, key=_parameters)
-    parameters = _parameters(block)
+    block = max((block for block in plan.blocks if block.groups), key=_parameters)
+    parameters = max(map(_parameters, plan.blocks))
     stored = model.dtype.itemsize
     copied = not (resident and on_host and compute.itemsize == stored)
     widths = [group.linears[0].in_features for group in block.groups]

@@ -45,7 +45,7 @@ def truncate_in_stages(
         def advanced(done: int, of: int, offset: int = number * blocks) -> None:
             wanted.progress(offset + done, allocation.walks * blocks)
 
-        ranks = allocation.ranks(measured.linears, wanted.keep, wanted.layout)
+        ranks = allocation.ranks_within(measured.linears, wanted.budgets, wanted.layout)
         truncated = _truncated(current, measured, ranks, corrected, number - 1)
         corrected = _corrected(original, truncated, number - 1)
         current = replace(original, weights=OverriddenWeights(original.weights, original.model, corrected))

@@ -16,6 +16,7 @@ from eckart.blocks.blockwise_model import BlockwiseModel
 from eckart.blocks.losses import model_loss
 from eckart.errors import NonFiniteError
 from eckart.maths.soft_truncation import soft_truncate
+from eckart.methods.allocation.budgets import Budgets
 from eckart.methods.layout import Layout, dense_bytes
 from eckart.methods.sensitivity.measure import Progress
 
@@ -52,27 +53,29 @@ class Numbers(Protocol):
 
 
 def train_truncation_points(
-    original: BlockwiseModel, numbers: Numbers, keep: float, layout: Layout, progress: Progress
+    original: BlockwiseModel, numbers: Numbers, budgets: Budgets, layout: Layout, progress: Progress
 ) -> dict[str, float]:
     """Return the trained position of each linear, as a share of min(m, n), by path.
 
     The loss of a step is the perplexity of one batch with all outputs softly truncated, plus
-    ``penalty |share of bytes - keep|``, plus a linear penalty on positions outside of the singular values.
+    ``penalty |share of bytes - keep|`` of each budget, plus a linear penalty on positions outside of the singular
+    values. Linears whose rank is said are truncated there, and those of which all is kept are not; their positions are
+    not trained.
 
     Args:
         original: with the samples to train on.
         numbers: of the training.
-        keep: bytes to keep, as a share.
+        budgets: bytes to keep, as shares.
         layout: what a rank costs.
         progress: is called with (steps done, steps to do).
 
     Raises:
         NonFiniteError: the loss or a gradient is NaN or infinite.
     """
-    training = TruncationTraining(original, numbers, keep, layout)
+    training = TruncationTraining(original, numbers, budgets, layout)
     batches = [original.batch(number) for number, _ in enumerate(original.batches())]
     steps = numbers.epochs * len(batches)
-    optimizer = torch.optim.Adam(list(training.positions.values()), lr=numbers.learning_rate)
+    optimizer = torch.optim.Adam([p for p in training.positions.values() if p.requires_grad], lr=numbers.learning_rate)
     for step in range(steps):
         rate = (1 + math.cos(math.pi * step / steps)) / 2
         low, high = numbers.final_learning_rate, numbers.learning_rate
@@ -90,24 +93,26 @@ def train_truncation_points(
 class TruncationTraining:
     """The positions, and the gradient of the loss with respect to them."""
 
-    def __init__(self, original: BlockwiseModel, numbers: Numbers, keep: float, layout: Layout) -> None:
-        self.original, self.numbers, self.keep, self.layout = original, numbers, keep, layout
+    def __init__(self, original: BlockwiseModel, numbers: Numbers, budgets: Budgets, layout: Layout) -> None:
+        self.original, self.numbers, self.budgets, self.layout = original, numbers, budgets, layout
         self.linears = [ref for block in original.blocks for ref in block.linears]
         # Where samples are no rows of tokens, of the one that the model was probed with.
         rows = {ref.path: block.rows for block in original.blocks for ref in block.linears}
         length = None if original.known.tokens is None else original.known.length
         self.lengths = {path: length or rows[path] for path in rows}
-        # All start at the uniform share of the budget.
-        self.positions = {
-            ref.path: torch.tensor(
-                self.size(ref)
-                * (layout.beside_bias(ref.has_bias).rank_of_share(*ref.shape, keep) or 0)
-                / min(ref.shape)
-                - HALF,
-                requires_grad=True,
-            )
-            for ref in self.linears
-        }
+        self.positions = {ref.path: self._start(ref) for ref in self.linears}
+
+    def _start(self, ref: LinearRef) -> Tensor:
+        """Return where a linear starts: at the uniform share of its budget."""
+        size, layout = self.budgets.size(ref.path), self.layout.beside_bias(ref.has_bias)
+        if size.keep is None:
+            rank = min(size.rank or 0, *ref.shape)
+        elif size.keep < 1:
+            rank = layout.rank_of_share(*ref.shape, size.keep) or 0
+        else:
+            rank = min(ref.shape)
+        trained = size.keep is not None and size.keep < 1
+        return torch.tensor(self.size(ref) * rank / min(ref.shape) - HALF, requires_grad=trained)
 
     def size(self, ref: LinearRef) -> int:
         """Return how many singular values the outputs of one sequence have."""
@@ -145,7 +150,7 @@ class TruncationTraining:
 
     def _backward(self, batch: BlockwiseModel, index: int, gradient: BackwardPass) -> None:
         block = batch.blocks[index]
-        positions = [self.positions[ref.path] for ref in block.linears]
+        positions = [p for ref in block.linears if (p := self.positions[ref.path]).requires_grad]
         with batch.onload(index), self._truncating(block):
             found = gradient.step(index, more=positions)
         for position, change in zip(positions, found, strict=True):
@@ -157,14 +162,19 @@ class TruncationTraining:
 
     def _byte_loss(self) -> Tensor:
         """Return the part of the loss that does not look at data."""
-        total, dense, outside = torch.zeros(()), 0, torch.zeros(())
-        for ref in self.linears:
-            position, size = self.positions[ref.path], self.size(ref)
-            rank = (position + HALF) / size * min(ref.shape)
-            total = total + self._bytes(ref, rank)
-            dense += dense_bytes(*ref.shape)
-            outside = outside + (-position).relu() + (position - size).relu()
-        return self.numbers.penalty * (total / dense - self.keep).abs() + outside
+        missed, outside = torch.zeros(()), torch.zeros(())
+        for budget, linears in self.budgets.split(self.linears):
+            if budget.keep is None or budget.keep >= 1:
+                continue
+            total, dense = torch.zeros(()), 0
+            for ref in linears:
+                position, size = self.positions[ref.path], self.size(ref)
+                rank = (position + HALF) / size * min(ref.shape)
+                total = total + self._bytes(ref, rank)
+                dense += dense_bytes(*ref.shape)
+                outside = outside + (-position).relu() + (position - size).relu()
+            missed = missed + (total / dense - budget.keep).abs()
+        return self.numbers.penalty * missed + outside
 
     def _bytes(self, ref: LinearRef, rank: Tensor) -> Tensor:
         """Return the bytes of a linear, a straight line between two whole ranks, so that they have a slope."""

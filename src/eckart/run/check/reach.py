@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Collection, Iterator, Sequence, Set
 from dataclasses import dataclass
 
 from torch import nn
+from transformers import PreTrainedModel
 
 from eckart.blocks.block import Block
 from eckart.blocks.discovery import block_lists
+from eckart.compression.model_check import LeftAlone
 from eckart.layers import is_linear
-
-NUMBER = re.compile(r"\b\d+\b")
+from eckart.methods.targets import in_all_blocks
+from eckart.run.check.kinds import kind_of
 
 
 @dataclass(frozen=True)
@@ -22,17 +23,27 @@ class Reach:
     model_bytes: int
     block_bytes: int
     reached_bytes: int
-    stays: dict[str, int]
+    ignored_bytes: int
+    left: list[LeftAlone]
     unused: list[str]
     towers: list[str]
 
 
-def reach_of(model: nn.Module, blocks: Sequence[Block]) -> Reach:
-    """Return what is reached of a model, its tensors in memory or not."""
+def reach_of(model: PreTrainedModel, blocks: Sequence[Block], ignored: Collection[str] = ()) -> Reach:
+    """Return what is reached of a model, its tensors in memory or not.
+
+    Args:
+        model: to look at.
+        blocks: of it, with the linears that are compressed.
+        ignored: paths of linears that could be and that the user leaves as they are.
+    """
     refs = {ref.path for block in blocks for ref in block.linears}
     paths = {block.path for block in blocks}
-    total = in_blocks = reached = 0
-    stays: dict[str, int] = {}
+    lists = [
+        path for path, _ in block_lists(model) if not any(_is_inside(path, {p}) or _is_inside(p, {path}) for p in paths)
+    ]
+    total = in_blocks = reached = spared = 0
+    left: dict[tuple[str, str, str], int] = {}
     for place, leaf, parameter in _parameters(model):
         size = parameter.numel() * parameter.element_size()
         total += size
@@ -40,29 +51,36 @@ def reach_of(model: nn.Module, blocks: Sequence[Block]) -> Reach:
         in_blocks += size * inside
         if place in refs and leaf == "weight":
             reached += size
-        else:
-            # In a block, the module that holds it; outside, the largest part of the model without blocks.
-            name = pattern(place) if inside else _part_beside(place, paths)
-            stays[name] = stays.get(name, 0) + size
+            continue
+        # In a block, the module that holds it; outside, the largest part of the model without blocks.
+        part = in_all_blocks(place) if inside else _part_beside(place, paths)
+        what, why = kind_of(model, place, parameter)
+        if place in refs:
+            what, why = "bias", "no matrix"
+        elif place in ignored:
+            spared += size * (leaf == "weight")
+            why = "left by the recipe"
+        elif any(place.startswith(f"{other}.") for other in lists):
+            why = "not run on these samples"
+        elif not inside:
+            why = "outside of the blocks"
+        left[part, what, why] = left.get((part, what, why), 0) + size
     linears = [
         block.inside(name) for block in blocks for name, module in block.module.named_modules() if is_linear(module)
-    ]
-    lists = [
-        path for path, _ in block_lists(model) if not any(_is_inside(path, {p}) or _is_inside(p, {path}) for p in paths)
     ]
     return Reach(
         total,
         in_blocks,
         reached,
-        dict(sorted(stays.items(), key=lambda item: -item[1])),
-        sorted({pattern(name) for name in linears if name not in refs}),
+        spared,
+        [LeftAlone(part=part, what=what, why=why, bytes=size) for (part, what, why), size in _falling(left)],
+        sorted({in_all_blocks(name) for name in linears if name not in refs and name not in ignored}),
         sorted({_part_beside(other, paths) for other in lists}),
     )
 
 
-def pattern(path: str) -> str:
-    """Return a path with a ``*`` for each number."""
-    return NUMBER.sub("*", path)
+def _falling(sizes: dict[tuple[str, str, str], int]) -> list[tuple[tuple[str, str, str], int]]:
+    return sorted(sizes.items(), key=lambda item: -item[1])
 
 
 def _parameters(model: nn.Module) -> Iterator[tuple[str, str, nn.Parameter]]:
@@ -89,4 +107,4 @@ def _part_beside(place: str, blocks: Set[str]) -> str:
                 break
             common += 1
         shared = max(shared, common)
-    return pattern(".".join(parts[: shared + 1]))
+    return in_all_blocks(".".join(parts[: shared + 1]))

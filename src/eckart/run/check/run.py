@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -21,7 +20,6 @@ from eckart.data.samples import IDS
 from eckart.errors import UnsupportedModelError
 from eckart.methods.allocation import Needs
 from eckart.methods.allocation.base import OwnMeasurement
-from eckart.run.check.merged import check_layers_stay_apart
 from eckart.run.check.reach import reach_of
 
 CLASSES = 1024  # logits of more places than that are of tokens
@@ -39,12 +37,10 @@ def check_model(blockwise: BlockwiseModel, plan: Plan, *, allow_partial: bool = 
         allow_partial: whether less than half of the blocks' bytes may be reached.
 
     Raises:
-        UnsupportedModelError: too little is reached, layers are merged when the model is saved, or the recipe looks at
-            predictions and there are none.
+        UnsupportedModelError: too little is reached, or the recipe looks at predictions and there are none.
     """
     model, blocks = blockwise.model, blockwise.blocks
-    check = check_reach(model, plan.blocks, allow_partial=allow_partial)
-    check_layers_stay_apart(model, plan.blocks)
+    check = check_reach(model, plan.blocks, plan.left, allow_partial=allow_partial)
     if blockwise.calibration is None:
         return check
     known = blockwise.known
@@ -68,19 +64,22 @@ def check_model(blockwise: BlockwiseModel, plan: Plan, *, allow_partial: bool = 
     )
 
 
-def check_reach(model: PreTrainedModel, blocks: Sequence[Block], *, allow_partial: bool) -> ModelCheck:
+def check_reach(
+    model: PreTrainedModel, blocks: Sequence[Block], left: Collection[str] = (), *, allow_partial: bool
+) -> ModelCheck:
     """Return what is known without data.
 
     Args:
         model: may be without its tensors.
         blocks: of it.
+        left: paths of the linears that the user leaves as they are; they count as reached.
         allow_partial: whether less than half of the blocks' bytes may be reached.
 
     Raises:
         UnsupportedModelError: too little is reached.
     """
-    check = ModelCheck(vocabulary=vocabulary_of(model), **asdict(reach_of(model, blocks)))
-    if check.share_of_blocks < LEAST_SHARE and not allow_partial:
+    check = ModelCheck(vocabulary=vocabulary_of(model), **vars(reach_of(model, blocks, left)))
+    if check.share_that_could_be < LEAST_SHARE and not allow_partial:
         raise UnsupportedModelError(
             f"Compression of {type(model).__name__} {check.reach} Expected at least {LEAST_SHARE:.0%} of the bytes "
             "in the blocks. Add --allow-partial (allow_partial=True) to compress that part and leave the rest."
@@ -93,7 +92,8 @@ def looks_at_predictions(plan: Plan) -> bool:
     recipe, allocation = plan.recipe, plan.recipe.allocation
     by_gradients = bool(allocation.needs & (Needs.FIRST_ORDER | Needs.CURVATURE)) or recipe.has_metric
     for_ranks = by_gradients or allocation.own_measurement is not OwnMeasurement.NONE
-    return (for_ranks and plan.keep < 1) or recipe.distillation.needs_data
+    measured = plan.budgets.factors if by_gradients else plan.budgets.chooses
+    return (for_ranks and measured) or recipe.distillation.needs_data
 
 
 def check_predictions(output: Any, inputs: Inputs) -> None:
