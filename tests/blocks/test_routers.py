@@ -25,9 +25,10 @@ class Block(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Add something to the hidden states that depends on all."""
-        keys = self.k_proj(hidden)
+        keys: Tensor = self.k_proj(hidden)
         scores = (keys @ keys.mT).topk(2).values.sum(-1, keepdim=True)
-        return hidden + scores + self.choose(self.gate(hidden)).float().mean()
+        chosen: Tensor = self.choose(self.gate(hidden))
+        return hidden + scores + chosen.float().mean()
 
 
 def found(block: Block) -> set[str]:

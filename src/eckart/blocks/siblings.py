@@ -31,6 +31,8 @@ def with_siblings(module: nn.Module, groups: Sequence[Names]) -> list[tuple[Name
     reached = {name for names in groups for name in names}
     found: dict[Names, tuple[Names, Names, str | None]] = {}
     for number, (names, pattern) in enumerate(zip(groups, patterns, strict=True)):
+        if names in found:  # beside another one
+            continue
         in_stack = all(_is_stack(module, name) for name in names)
         alike = [(other, names) for other in _alike(module, names) if reached.isdisjoint(other)]
         beside = [names]
@@ -79,7 +81,7 @@ def _renumbered(name: str, place: int, number: str) -> str:
 
 
 def _alike(module: nn.Module, names: Names) -> Iterator[Names]:
-    """Yield the names of other linears of the same shapes that differ from ``names`` in one number, the same for all."""
+    """Yield the names of other linears of the same shapes that differ in one number, the same for all."""
     places = [_place(module, name) for name in names]
     if any(place is None for place in places):
         return
