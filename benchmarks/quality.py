@@ -20,7 +20,8 @@ import typer
 from transformers import PreTrainedModel
 
 import eckart
-from eckart.data.calibration import calibrate, tokenize
+from eckart.data.calibration import calibrate
+from eckart.data.draw import tokenize
 from eckart.data.text import read_text
 from eckart.device import peak_host_memory
 

@@ -19,9 +19,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
-from eckart.blocks.block_arguments import BlockArguments, capture_arguments, failures_named, replaced_forwards
-from eckart.blocks.discovery import CPU, PROBE_TOKENS, find_block_list, vocabulary_of
+from eckart.blocks.block_arguments import BlockArguments, Inputs, replaced_forwards
+from eckart.blocks.discovery import block_lists, trace_probe
 from eckart.blocks.onload import ResidentWeights, WeightSource
+from eckart.blocks.probe import probe_inputs
+from eckart.blocks.trace import TracedCall
 from eckart.layers import is_linear
 from eckart.layers.linear_stack import (
     LinearStack,
@@ -37,30 +39,30 @@ from eckart.layers.stack_operand import FUNCTIONS as PRODUCTS
 ROUNDING = 8  # steps of the dtype by which a block may give something else
 
 
-def expand(model: PreTrainedModel, weights: WeightSource) -> None:
+def expand(model: PreTrainedModel, weights: WeightSource, inputs: Inputs | None = None) -> None:
     """Put linear layers in the place of the stacks of matrices in the blocks of a model.
 
     Args:
         model: is changed in place; one without stacks is not even run.
         weights: where its tensors are; learns where those of the layers are.
+        inputs: of the probe; by default made up from the model's configuration.
 
     Raises:
-        UnsupportedModelError: the model cannot be run on token ids alone.
+        UnsupportedModelError: the model cannot be run on these inputs.
     """
-    modules = find_block_list(model)[1]
-    if not any(_candidates(module) for module in modules):
+    blocks = {f"{path}.{number}": block for path, listed in block_lists(model) for number, block in enumerate(listed)}
+    if not any(map(_candidates, blocks.values())):
         return
-    outside = (*modules[1:], model.get_output_embeddings())
-    with weights.onload(model, CPU, skip=outside), failures_named(model):
-        tokens = torch.arange(PROBE_TOKENS)[None] % vocabulary_of(model)
-        hidden, arguments = capture_arguments(model, modules, tokens)
-    for module, call in zip(modules, arguments, strict=True):
-        if not _candidates(module):
-            continue
-        with weights.onload(module, CPU), failures_named(model):
-            found = find_stacks(module, call, hidden)
-        for name, layout in found.items():
-            _expand(module, name, layout, weights)
+    found: dict[str, dict[str, StackLayout]] = {}
+
+    def look(call: TracedCall) -> None:
+        if call.path not in found:
+            found[call.path] = find_stacks(call.module, call.arguments, call.front)
+
+    trace_probe(model, weights, inputs or probe_inputs(model), blocks, look)
+    for path, layouts in found.items():
+        for name, layout in layouts.items():
+            _expand(blocks[path], name, layout, weights)
 
 
 def expanded(model: PreTrainedModel) -> PreTrainedModel:
@@ -69,7 +71,7 @@ def expanded(model: PreTrainedModel) -> PreTrainedModel:
     Raises:
         UnsupportedModelError: as for :func:`expand`.
     """
-    if not any(map(_candidates, find_block_list(model)[1])):
+    if not any(map(_candidates, (block for _, blocks in block_lists(model) for block in blocks))):
         return model
     twin = copy.deepcopy(model)
     expand(twin, ResidentWeights())

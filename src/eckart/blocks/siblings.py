@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -31,7 +31,7 @@ def with_siblings(module: nn.Module, groups: Sequence[Names]) -> list[tuple[Name
     reached = {name for names in groups for name in names}
     found: dict[Names, tuple[Names, Names, str | None]] = {}
     for number, (names, pattern) in enumerate(zip(groups, patterns, strict=True)):
-        if names in found:  # beside another one
+        if names in found:  # it stands beside another one
             continue
         in_stack = all(_is_stack(module, name) for name in names)
         alike = [(other, names) for other in _alike(module, names) if reached.isdisjoint(other)]
@@ -46,6 +46,26 @@ def with_siblings(module: nn.Module, groups: Sequence[Names]) -> list[tuple[Name
         for other, like in every:
             found.setdefault(other, (other, like, pattern[0] if in_stack else None))
     return list(found.values())
+
+
+def routed_groups(module: nn.Module, rows: Mapping[Names, int], tokens: int) -> set[Names]:
+    """Return the groups in lists of modules that a run hands some of the tokens, and their siblings others.
+
+    Args:
+        module: the block.
+        rows: how many vectors a run handed each group, by its names.
+        tokens: that there were.
+    """
+    alike: dict[Names, list[Names]] = {}
+    for names in rows:
+        alike.setdefault(_pattern(module, names), []).append(names)
+    several = [found for found in alike.values() if len(found) > 1]
+    return {
+        names
+        for found in several
+        if len({rows[names] for names in found}) > 1 or any(rows[names] < tokens for names in found)
+        for names in found
+    }
 
 
 def _pattern(module: nn.Module, names: Names) -> Names:
@@ -81,7 +101,7 @@ def _renumbered(name: str, place: int, number: str) -> str:
 
 
 def _alike(module: nn.Module, names: Names) -> Iterator[Names]:
-    """Yield the names of other linears of the same shapes that differ in one number, the same for all."""
+    """Yield the names of other linears of the same shapes that differ from ``names`` in one number, alike for all."""
     places = [_place(module, name) for name in names]
     if any(place is None for place in places):
         return
