@@ -33,7 +33,7 @@ class Block(nn.Module):
 
 def found(block: Block) -> set[str]:
     """Return the names that are found."""
-    return routers(block, BlockArguments((), {}), torch.randn(1, 6, WIDTH))
+    return routers(block, BlockArguments(), torch.randn(1, 6, WIDTH))
 
 
 @pytest.mark.parametrize(
