@@ -31,6 +31,8 @@ def with_siblings(module: nn.Module, groups: Sequence[Names]) -> list[tuple[Name
     reached = {name for names in groups for name in names}
     found: dict[Names, tuple[Names, Names, str | None]] = {}
     for number, (names, pattern) in enumerate(zip(groups, patterns, strict=True)):
+        if names in found:  # it stands beside another one
+            continue
         in_stack = all(_is_stack(module, name) for name in names)
         alike = [(other, names) for other in _alike(module, names) if reached.isdisjoint(other)]
         beside = [names]
