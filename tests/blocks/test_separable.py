@@ -38,6 +38,13 @@ def test_a_block_that_is_called_again_cannot() -> None:
     assert problem(lambda model, hidden: chain(model, chain(model, hidden)), plain, plain) == "layers.0"
 
 
+def test_a_block_that_shares_a_layer_with_an_earlier_one_cannot() -> None:
+    model = Scripted(chain, plain, plain)
+    model.layers[1].linear = model.layers[0].linear
+    found = trace(model, blocks_of(model), x(), lambda module, path: nullcontext(), lambda call: None)
+    assert inseparable(found, KNOWN) == "layers.1"
+
+
 def test_a_block_that_gives_nothing_cannot() -> None:
     def run(model: Any, hidden: Tensor) -> Tensor:
         model.layers[1](hidden)
