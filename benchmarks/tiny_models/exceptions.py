@@ -1,0 +1,83 @@
+"""What the rules of `shrink.py` do not know, by the type of a config.
+
+``default``: what the config is made with before it is shrunk. ``sizes``: of images and sounds. ``fields``: by path,
+what the small config has instead.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+_QSA = {
+    "indexer_n_heads": 4,
+    "indexer_kv_heads": 1,
+    "indexer_head_dim": 16,
+    "indexer_budget": 8,
+    "indexer_compress_ratio": 4,
+    "hc_lowrank": 16,
+    "ngram_vocab_size_base": 64,
+    "split_ngram_parts": 4,
+    "ple_embed_dim": 64,
+    "make_ngram_vocab_size_divisible_by": 8,
+    "output_gate_type": "sigmoid",
+}
+_CODES = {f"IMGIMG{'ABCDEFGHIJ'[code % 10] * 1}{'ABCDEFGHIJ'[code // 10]}Z": 100 + code for code in range(64)}
+
+
+def _under(prefix: str, fields: dict[str, Any]) -> dict[str, Any]:
+    return {f"{prefix}.{name}": value for name, value in fields.items()}
+
+
+def _fields(**fields: Any) -> dict[str, Any]:
+    return {"fields": fields}
+
+
+EXCEPTIONS: dict[str, dict[str, Any]] = {
+    "cohere_compass": {"fields": {"text_config.rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}, "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}}},
+    "cohere_compass_text": _fields(rope_parameters={"full_attention": {"rope_type": "default", "rope_theta": 1e4}, "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}),
+    "dbrx": {"fields": {"attn_config.rope_theta": 10000.0, "attn_config.clip_qkv": 8.0}},
+    "dory": _fields(
+        num_hidden_layers=8,
+        n_input_layers=2,
+        n_recurrent_layers=4,
+        n_output_layers=2,
+        layer_types=["sliding_attention", "mlp", "full_attention", "mlp"] * 2,
+    ),
+    "dots3_note": {"fields": {"text_config.head_dim": 40}},
+    "dots3_note_text": _fields(head_dim=40),
+    "falcon_h1": _fields(mamba_d_ssm=128, mamba_d_head=16),
+    "gemma4_assistant": {"default": {"text_config": {"model_type": "gemma4_text", "hidden_size_per_layer_input": 0}}},
+    "bamba": _fields(attn_layer_indices=[1]),
+    "blt": _fields(use_cache=False),
+    "deepseek_v2": _fields(num_experts_per_tok=2),
+    "granitemoehybrid": _fields(layer_types=["linear_attention", "full_attention"]),
+    "hrm_text": _fields(num_hidden_layers=16, num_layers_per_stack=2),
+    "recurrent_gemma": _fields(num_hidden_layers=3),
+    "xmod": _fields(default_language="en_XX"),
+    "xlstm": _fields(num_heads=2),
+    "zamba2": _fields(mamba_headdim=16, n_mamba_heads=8),
+    "mistral4": {"fields": {"rope_parameters.partial_rotary_factor": 1.0}},
+    "lfm2_moe": _fields(layer_types=["conv", "full_attention"], num_dense_layers=1),
+    "mamba2": _fields(num_heads=8),
+    "qwen4_exp": {"fields": _under("text_config", _QSA)},
+    "qwen4_exp_text": {"fields": _QSA},
+    "reformer": _fields(axial_pos_embds_dim=[16, 48], is_decoder=True),
+    "zamba": _fields(num_hidden_layers=4, layers_block_type=["linear_attention", "hybrid"] * 2),
+    "deepseek_ocr2": {"fields": {"text_config.mlp_layer_types": ["dense", "sparse"], "text_config.num_experts_per_tok": 2}},
+    "ernie4_5_vl_moe": {"fields": {"text_config.rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [3, 3, 2]}}},
+    "fun_asr_nano": {"fields": {"adaptor_config.intermediate_size": 16}},
+    "granite4_vision": {"fields": {"deepstack_layer_map": [[-2, 0]], "downsample_rate": "2/4", "spatial_target_layers": [0, 1]}},
+    "granite_speech": {"fields": {"encoder_config.max_pos_emb": 512, "encoder_config.context_size": 16}},
+    "granite_speech_plus": {"fields": {"encoder_config.max_pos_emb": 512, "encoder_config.context_size": 16}},
+    "molmo2": {"fields": {"adapter_config.vision_feature_layer": [1, 0]}},
+    "vibevoice_asr": {"fields": {"acoustic_tokenizer_chunk_size": 3200}},
+    "cvt": _fields(depth=[1, 2, 3]),
+    "wav2vec2-bert": _fields(vocab_size=32),
+    "wav2vec2-conformer": _fields(vocab_size=32),
+    "autoformer": _fields(prediction_length=4),
+    "informer": _fields(prediction_length=4),
+    "time_series_transformer": _fields(prediction_length=4),
+    "efficientloftr": _fields(hidden_size=256),
+    "lw_detr": {"sizes": {"image": 64}},
+    "seggpt": _fields(merge_index=0, intermediate_hidden_state_indices=[1, 1, 1, 1]),
+}
