@@ -19,16 +19,19 @@ from tiny_models.shrink import Sizes, fill, shrink
 MOST_PARAMETERS = 30_000_000
 
 
-def tiny_config(model_type: str, *, filled: bool = False, shallow: bool = False) -> PreTrainedConfig:
+def tiny_config(
+    model_type: str, kind_name: str | None = None, *, filled: bool = False, shallow: bool = False
+) -> PreTrainedConfig:
     """Return a small config: the default one with small numbers, and what :data:`EXCEPTIONS` says.
 
     Args:
         model_type: of the config.
+        kind_name: of the entry that it is for, such as ``causal/reformer``, if that matters.
         filled: whether to give numbers to what the default config leaves open.
         shallow: whether to keep all widths, and make layers fewer only.
     """
     config_class = CONFIG_MAPPING[model_type]
-    exception = EXCEPTIONS.get(model_type, {})
+    exception = EXCEPTIONS.get(kind_name or "", EXCEPTIONS.get(model_type, {}))
     default = config_class(**exception.get("default", {}))
     for part in all_configs(default):
         _give_sections(part)
@@ -73,7 +76,7 @@ def build(entry: Entry, seed: int = 0) -> PreTrainedModel:
     for filled, shallow in ((False, False), (True, False), (False, True)):
         try:
             model = _built(entry, seed, filled=filled, shallow=shallow)
-            sample_for(model)
+            sample_for(model, text=entry.is_text)
         except Exception as error:
             first = first or error
         else:
@@ -85,7 +88,7 @@ def build(entry: Entry, seed: int = 0) -> PreTrainedModel:
 
 def _built(entry: Entry, seed: int, *, filled: bool, shallow: bool) -> PreTrainedModel:
     model_class = getattr(transformers, entry.model_class)
-    config = _part_for(model_class, tiny_config(entry.model_type, filled=filled, shallow=shallow))
+    config = _part_for(model_class, tiny_config(entry.model_type, entry.name, filled=filled, shallow=shallow))
     with torch.device("meta"):
         shape = model_class._from_config(config)
     _check_size(shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -37,6 +38,11 @@ class Entry:
     model_class: str
 
     @property
+    def is_text(self) -> bool:
+        """Whether it is run on text alone, even where its class takes images or sounds, too."""
+        return self.kind == "causal"
+
+    @property
     def name(self) -> str:
         """By which it is chosen and told apart, such as ``causal/llama``."""
         return f"{self.kind}/{self.model_type}"
@@ -58,7 +64,7 @@ def entries(kinds: Iterable[str] = KINDS) -> list[Entry]:
             for model_type, model_class in _mapping(mapping).items():
                 classes.setdefault(model_type, model_class)
         chosen = []
-        for model_type, model_class in sorted(classes.items()):
+        for model_type, model_class in sorted(classes.items(), key=lambda item: (_is_alias(item[0]), item[0])):
             config = CONFIG_MAPPING_NAMES[model_type]
             if (kind == "classification" and model_type in masked) or (kind == "other" and config in configs):
                 continue
@@ -66,8 +72,14 @@ def entries(kinds: Iterable[str] = KINDS) -> list[Entry]:
                 chosen.append(Entry(kind, model_type, model_class))
             known.add((config, model_class))
         configs.update(CONFIG_MAPPING_NAMES[model_type] for model_type in classes)
-        found[kind] = chosen
+        found[kind] = sorted(chosen, key=lambda entry: entry.model_type)
     return [entry for kind in kinds for entry in found[kind]]
+
+
+def _is_alias(model_type: str) -> bool:
+    """Return whether a type's config is named after another type."""
+    name = re.sub("[^a-z0-9]", "", model_type)
+    return f"{name}config" != CONFIG_MAPPING_NAMES[model_type].lower().replace("_", "")
 
 
 def _mapping(name: str) -> dict[str, str]:

@@ -21,7 +21,25 @@ _QSA = {
     "make_ngram_vocab_size_divisible_by": 8,
     "output_gate_type": "sigmoid",
 }
-_CODES = {f"IMGIMG{'ABCDEFGHIJ'[code % 10] * 1}{'ABCDEFGHIJ'[code // 10]}Z": 100 + code for code in range(64)}
+_CHAMELEON_MAP = {"<image>": 150, **{f"IMGIMG{chr(65 + code // 10)}{chr(65 + code % 10)}Z": 160 + code for code in range(32)}}
+_EMU_MAP = {
+    "<image>": 150,
+    "<|extra_200|>": 151,
+    **{f"<|visual token {code:06d}|>": 160 + code for code in range(32)},
+}
+_RESNET = {
+    "model_type": "resnet",
+    "embedding_size": 16,
+    "hidden_sizes": [16, 32, 64, 128],
+    "depths": [1, 1, 1, 1],
+    "out_features": ["stage4"],
+}
+_DETR = {"default": {"use_timm_backbone": False, "backbone": None, "backbone_config": _RESNET}}
+_TWO_ROTATIONS = {
+    "full_attention": {"rope_type": "default", "rope_theta": 1e4},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+}
+_SECTIONS = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}
 
 
 def _under(prefix: str, fields: dict[str, Any]) -> dict[str, Any]:
@@ -33,8 +51,8 @@ def _fields(**fields: Any) -> dict[str, Any]:
 
 
 EXCEPTIONS: dict[str, dict[str, Any]] = {
-    "cohere_compass": {"fields": {"text_config.rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}, "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}}},
-    "cohere_compass_text": _fields(rope_parameters={"full_attention": {"rope_type": "default", "rope_theta": 1e4}, "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}),
+    "cohere_compass": {"fields": {"text_config.rope_parameters": _TWO_ROTATIONS}},
+    "cohere_compass_text": _fields(rope_parameters=_TWO_ROTATIONS),
     "dbrx": {"fields": {"attn_config.rope_theta": 10000.0, "attn_config.clip_qkv": 8.0}},
     "dory": _fields(
         num_hidden_layers=8,
@@ -43,7 +61,7 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
         n_output_layers=2,
         layer_types=["sliding_attention", "mlp", "full_attention", "mlp"] * 2,
     ),
-    "dots3_note": {"fields": {"text_config.head_dim": 40}},
+    "dots3_note": {"fields": {"text_config.head_dim": 40, "audio_config.adapter_input_size": 64, "vision_config.num_experts_per_tok": 1}},
     "dots3_note_text": _fields(head_dim=40),
     "falcon_h1": _fields(mamba_d_ssm=128, mamba_d_head=16),
     "gemma4_assistant": {"default": {"text_config": {"model_type": "gemma4_text", "hidden_size_per_layer_input": 0}}},
@@ -51,18 +69,21 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "blt": _fields(use_cache=False),
     "deepseek_v2": _fields(num_experts_per_tok=2),
     "granitemoehybrid": _fields(layer_types=["linear_attention", "full_attention"]),
+    "gemma3n": {"fields": {"text_config.num_kv_shared_layers": 1}},
+    "gemma3n_text": _fields(num_kv_shared_layers=1),
     "hrm_text": _fields(num_hidden_layers=16, num_layers_per_stack=2),
     "recurrent_gemma": _fields(num_hidden_layers=3),
     "xmod": _fields(default_language="en_XX"),
-    "xlstm": _fields(num_heads=2),
-    "zamba2": _fields(mamba_headdim=16, n_mamba_heads=8),
+    "xlstm": _fields(qk_dim_factor=1.0),
+    "zamba2": _fields(mamba_headdim=16, n_mamba_heads=8, attention_hidden_size=128, attention_head_dim=32),
     "mistral4": {"fields": {"rope_parameters.partial_rotary_factor": 1.0}},
     "lfm2_moe": _fields(layer_types=["conv", "full_attention"], num_dense_layers=1),
     "mamba2": _fields(num_heads=8),
     "qwen4_exp": {"fields": _under("text_config", _QSA)},
     "qwen4_exp_text": {"fields": _QSA},
-    "reformer": _fields(axial_pos_embds_dim=[16, 48], is_decoder=True),
-    "zamba": _fields(num_hidden_layers=4, layers_block_type=["linear_attention", "hybrid"] * 2),
+    "causal/reformer": _fields(axial_pos_embds_dim=[16, 48], is_decoder=True),
+    "reformer": _fields(axial_pos_embds_dim=[16, 48], is_decoder=False),
+    "zamba": _fields(attention_hidden_size=128, attention_head_dim=32, num_hidden_layers=4, layers_block_type=["linear_attention", "hybrid"] * 2),
     "deepseek_ocr2": {"fields": {"text_config.mlp_layer_types": ["dense", "sparse"], "text_config.num_experts_per_tok": 2}},
     "ernie4_5_vl_moe": {"fields": {"text_config.rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [3, 3, 2]}}},
     "fun_asr_nano": {"fields": {"adaptor_config.intermediate_size": 16}},
@@ -80,4 +101,35 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "efficientloftr": _fields(hidden_size=256),
     "lw_detr": {"sizes": {"image": 64}},
     "seggpt": _fields(merge_index=0, intermediate_hidden_state_indices=[1, 1, 1, 1]),
+    "apertus1p5": {"fields": {"image_token_offset": 256, "audio_token_offset": 512, "text_config.vocab_size": 1024}},
+    "aria": _fields(projector_patch_to_query_dict={16: 16}),
+    "chameleon": {"fields": {"vocabulary_map": _CHAMELEON_MAP, "vq_config.num_embeddings": 32}},
+    "emu3": {"fields": {"vocabulary_map": _EMU_MAP, "vq_config.codebook_size": 32}},
+    "conditional_detr": _DETR,
+    "dab-detr": _DETR,
+    "deformable_detr": _DETR,
+    "detr": _DETR,
+    "table-transformer": _DETR,
+    "llama4": {"fields": {"vision_config.intermediate_size": 256}},
+    "image/llama4": {"fields": {"vision_config.intermediate_size": 256}},
+    "esm": _fields(vocab_size=64, pad_token_id=1, mask_token_id=32),
+    "moonshine_streaming": _fields(num_key_value_heads=4, encoder_num_key_value_heads=4),
+    "paddleocr_vl": {"fields": {"text_config.rope_parameters": _SECTIONS}},
+    "qwen2_5_omni_thinker": _fields(vision_start_token_id=160, vision_end_token_id=161, audio_start_token_id=162, audio_end_token_id=163),
+    "qwen3_omni_moe_thinker": _fields(vision_start_token_id=160, vision_end_token_id=161, audio_start_token_id=162, audio_end_token_id=163),
+    "step3p7": {"fields": {"text_config.sliding_window": 16}},
+    "t5gemma2_encoder": {"fields": {"text_config.dropout_rate": 0.0}},
+    "vipllava": _fields(vision_feature_layers=[-1, -2]),
+    "efficientnet": _fields(width_coefficient=0.5, depth_coefficient=0.1, image_size=64, hidden_dim=160),
+    "neucodec": _fields(encoder_hidden_size=4),
+    "xcodec2": _fields(encoder_hidden_size=4),
+    "pe_audio": {"fields": {"audio_config.dac_config.encoder_hidden_size": 4}},
+    "pe_audio_encoder": {"fields": {"dac_config.encoder_hidden_size": 4}},
+    "depth_pro": {"sizes": {"image": 64}},
+    "vision-text-dual-encoder": {
+        "default": {
+            "text_config": {"model_type": "bert"},
+            "vision_config": {"model_type": "vit", "pooler_output_size": 64, "hidden_size": 64},
+        }
+    },
 }

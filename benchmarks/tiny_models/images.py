@@ -38,15 +38,19 @@ def _forms(config: PreTrainedConfig, names: Mapping[str, bool], draw: Draw) -> I
     vision = vision_config(config)
     patch = _number(find(vision, "patch_size", default=8))
     channels = _number(find(vision, "num_channels", "in_channels", "in_chans", default=3))
-    times = _number(find(vision, "temporal_patch_size", default=1))
+    times = _number(find(vision, "temporal_patch_size", "patch_temporal", default=1))
     grid = torch.tensor([[1, GRID, GRID]])
     flat = channels * patch * patch
+    packed = find(vision, "patch_embed_hidden_size", default=flat)
     if {"image_grid_thw", "grid_thw", "image_grid_hw"} & set(names):
         merges = torch.tensor([_number(find(vision, "spatial_merge_size", default=1))])
         grids = {"image_grid_thw": grid, "grid_thw": grid, "image_grid_hw": grid[:, 1:], "merge_sizes": merges, "image_merge_sizes": merges}
         for shape in ((GRID * GRID, flat * times), (GRID * GRID, flat), (GRID * GRID, channels, patch, patch), (1, GRID * GRID, flat)):
             yield {"pixels": draw.real(*shape), **grids}
-    positions = torch.stack(torch.meshgrid(torch.arange(GRID), torch.arange(GRID), indexing="xy"), -1).reshape(1, -1, 2)
+        yield {"pixels": draw.real(GRID * GRID, patch, patch, channels), **grids}
+        yield {"pixels": draw.real(1, GRID * GRID, channels, patch, patch), **grids}
+        sides = int(find(vision, "spatial_merge_size", default=1)) * patch
+        yield {"pixels": draw.real(GRID * GRID // 4, times, sides, sides, channels), **grids}
     if {"image_position_ids", "pixel_position_ids"} & set(names):
         for sides in (GRID, 6):
             places = torch.stack(torch.meshgrid(torch.arange(sides), torch.arange(sides), indexing="xy"), -1)
@@ -61,8 +65,14 @@ def _forms(config: PreTrainedConfig, names: Mapping[str, bool], draw: Draw) -> I
         shapes = {"spatial_shapes": grid[:, 1:], "pixel_attention_mask": mask, "attention_mask": mask}
         yield {"pixels": draw.real(1, GRID * GRID, flat), **shapes}
     if "flattened_patches" in names:
-        rows = torch.cat((positions.float() + 1, draw.real(1, GRID * GRID, flat)), -1)
-        yield {"pixels": rows, "attention_mask": torch.ones(1, GRID * GRID)}
+        places = torch.stack(torch.meshgrid(torch.arange(GRID), torch.arange(GRID), indexing="ij"), -1) + 1.0
+        rows = torch.cat((places.reshape(1, -1, 2), draw.real(1, GRID * GRID, packed)), -1)
+        mask = torch.ones(1, GRID * GRID)
+        yield {"pixels": rows, "attention_mask": mask}
+    if "image_token_pooling" in names:
+        pools = torch.arange(GRID * GRID).reshape(-1, 4)
+        grids = torch.tensor([[1, len(pools), 0, 0]])
+        yield {"pixels": draw.real(1, GRID * GRID, flat), "image_token_pooling": pools, "image_grids": grids}
     if "target_sizes" in names:
         yield {"pixels": draw.real(1, channels, patch, GRID * GRID * patch), "target_sizes": grid[:, 1:]}
     side = find(vision, "image_size", "input_size", "img_size", default=32)
@@ -73,25 +83,30 @@ def _forms(config: PreTrainedConfig, names: Mapping[str, bool], draw: Draw) -> I
 
 def _whole(draw: Draw, channels: int, height: int, width: int, frames: int) -> Iterator[dict[str, Tensor]]:
     """Yield forms of an image that is no list of patches."""
-    extras = {
+    pixels = draw.real(1, channels, height, width)
+    mask = torch.ones(1, height, width, dtype=torch.long)
+    sizes = {
         "image_sizes": torch.tensor([[height, width]]),
         "original_sizes": torch.tensor([[height, width]]),
         "batch_num_images": torch.tensor([1]),
         "num_local_patches": torch.tensor([0]),
     }
-    pixels = draw.real(1, channels, height, width)
-    mask = torch.ones(1, height, width, dtype=torch.long)
-    yield {"pixels": pixels, "pixel_mask": mask, "high_res_pixel_values": draw.real(1, channels, 2 * height, 2 * width), **extras}
-    yield {"pixels": pixels, **extras}
-    yield {"pixels": pixels[None], "pixel_attention_mask": mask[None], **extras}
-    yield {"pixels": pixels[None].expand(1, 2, -1, -1, -1).contiguous(), **extras}
+    yield {"pixels": pixels, "pixel_mask": mask}
+    yield {"pixels": pixels, **sizes}
+    for larger in (1, 2):
+        yield {"pixels": pixels, "high_res_pixel_values": draw.real(1, channels, larger * height, larger * width)}
+    yield {"pixels": pixels[None], "pixel_attention_mask": mask[None], **sizes}
+    yield {"pixels": pixels[None], "pixel_attention_mask": torch.ones(1, 1, dtype=torch.bool)}
+    for count in (1, 2, 3):
+        yield {"pixels": draw.real(1, count, channels, height, width), **sizes}
     yield {"pixels": draw.real(1, frames, channels, height, width)}
     yield {"pixels": draw.real(1, channels, frames, height, width)}
-    yield {
-        "pixels": pixels[None, None],
-        "aspect_ratio_ids": torch.ones(1, 1, dtype=torch.long),
-        "aspect_ratio_mask": torch.ones(1, 1, 1, dtype=torch.long),
-    }
+    for tiles in (1, 4):
+        yield {
+            "pixels": draw.real(1, 1, tiles, channels, height, width),
+            "aspect_ratio_ids": torch.ones(1, 1, dtype=torch.long),
+            "aspect_ratio_mask": torch.ones(1, 1, tiles, dtype=torch.long),
+        }
 
 
 def vision_config(config: PreTrainedConfig) -> PreTrainedConfig:

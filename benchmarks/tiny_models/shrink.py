@@ -13,6 +13,7 @@ from typing import Any
 
 WIDTH, INNER, EXPERT, HEADS, HEAD_WIDTH, RANK = 64, 128, 64, 4, 16, 32
 LAYERS, EXPERTS, VOCABULARY, POSITIONS, WINDOW = 2, 4, 256, 128, 16
+IMAGE_TOKEN, AUDIO_TOKEN, VIDEO_TOKEN = 150, 151, 152
 MOST_LAYERS = 6  # where layers differ
 SMALL = 8  # numbers up to this one are choices, not sizes
 LAYER_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "depth", "encoder_layers")
@@ -59,10 +60,13 @@ def shrink(fields: Mapping[str, Any], sizes: Sizes) -> dict[str, Any]:
     for name, value in fields.items():
         if name in DERIVED:
             continue
+        if name == "image_grid_pinpoints" and value and not sizes.shallow:
+            small[name] = [[sizes.image, 2 * sizes.image], [2 * sizes.image, sizes.image]]
+            continue
         if name == "per_layer_config" and value and kept:
             small[name] = _shrunk_overrides(kept.renumbered_keys(value), fields, sizes)
         elif name in ROTATIONS and isinstance(value, dict):
-            small[name] = _shrunk_rotation(value, fields)
+            small[name] = _shrunk_rotation(value)
         elif name in UNTOUCHED or isinstance(value, bool) or value is None:
             small[name] = value
         elif isinstance(value, dict):
@@ -142,24 +146,22 @@ def _shrunk_overrides(layers: dict[int, Any], fields: Mapping[str, Any], sizes: 
     return small
 
 
-def _shrunk_rotation(rotation: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+def _shrunk_rotation(rotation: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parameters of rotary embeddings, of which some count the pairs of a head."""
     small: dict[str, Any] = {}
     for name, value in rotation.items():
         if isinstance(value, dict):
-            small[name] = _shrunk_rotation(value, fields)
+            small[name] = _shrunk_rotation(value)
         elif name == "mrope_section" and value:
-            small[name] = _shrunk_sections(value, fields)
+            small[name] = _shrunk_sections(value, rotation.get("partial_rotary_factor", 1.0))
         else:
             small[name] = min(value, POSITIONS // 2) if name == "original_max_position_embeddings" else value
     return small
 
 
-def _shrunk_sections(sections: list[int], fields: Mapping[str, Any]) -> list[int]:
-    """Return as large a share of a head for each axis."""
-    heads = next((fields[name] for name in ("num_attention_heads", "num_heads") if fields.get(name)), 1)
-    width = fields.get("qk_rope_head_dim") or fields.get("head_dim") or fields.get("hidden_size", 1) // heads
-    pairs = sum(sections) * HEAD_WIDTH // width
+def _shrunk_sections(sections: list[int], rotated: float) -> list[int]:
+    """Return as large a share of the rotated pairs of a head for each axis."""
+    pairs = int(HEAD_WIDTH * rotated) // 2
     small = [section * pairs // sum(sections) for section in sections]
     for index in range(pairs - sum(small)):
         small[index] += 1
@@ -205,6 +207,7 @@ COUNTS: tuple[tuple[str, Rule], ...] = (
     (r"(period|interval|sparse_step|frequency|every_n_layers|layer_freq)$", _at_most(2)),
     (r"(^|_)(num_\w*layers|n_layers?|\w*_layers|\w*_num_layers|layers|depth|num_blocks|num_\w*_blocks)$", _few_layers),
     (r"vocab_size|^num_embeddings$|codebook_size$|num_embeds$|vocab$", _at_most(VOCABULARY)),
+    (r"mm_tokens_per_image|soft_tokens_per_image", _at_most(4)),
     (r"index_topk$", _at_most(WINDOW)),
     (r"experts_per_tok|top_?k(?!_prob)|^moe_k$|moe_topk|shared_experts|num_shared|^n_group$|expert_group", _at_most(2)),
     (r"experts?$|expert_num|num_experts|n_routed", _at_most(EXPERTS)),
@@ -216,7 +219,7 @@ MEASURES: tuple[tuple[str, Rule], ...] = (
     (r"(^|_)(num_key_value_heads|kv_n_heads|num_kv_heads|key_value_attention_heads|key_heads)$", _key_heads),
     (r"(head_dim|head_size|d_kv|d_head|dim_head|headdim|head_width|kv_channels)$", _at_most(HEAD_WIDTH)),
     (r"^(mamba_n_heads|mamba_num_heads)$", _state_heads),
-    (r"((num|n)_(\w+_)?heads?|attention_heads|nheads)$|num_groups$|num_filters$", _heads),
+    (r"((num|n)_(\w+_)?heads?|attention_heads|nheads)(_per_layer)?$|num_groups$|num_filters$", _heads),
     (r"lora_rank|_rank$|rank_", _at_most(RANK)),
     (r"upsample_groups", _at_most(WIDTH)),
     (r"(expert|moe)\w*(size|dim)$", _at_most(EXPERT)),
@@ -234,7 +237,7 @@ MEASURES: tuple[tuple[str, Rule], ...] = (
     (r"image_size$|img_size|^input_size$", _side),
     (r"patch_size$", lambda value, fields, sizes: min(value, sizes.patch)),
     (
-        r"num_mel_bins|n_mels|mel_dim|n_mel_bins|feature_size|input_feat_size",
+        r"num_mel_bins|n_mels|model_in_dim|mel_dim|n_mel_bins|feature_size|input_feat_size",
         lambda value, fields, sizes: min(value, sizes.mels),
     ),
     (r"num_queries|num_query_tokens|latents$|n_latents|num_latents|query_num$", _at_most(WINDOW)),
@@ -247,7 +250,7 @@ WIDTHS = (
 
 def _shrunk(name: str, value: Any, fields: Mapping[str, Any], sizes: Sizes) -> Any:
     """Return a number as its name's first rule says; what is no number, or known to no rule, as it is."""
-    if type(value) is not int:
+    if type(value) is not int or value in _stage_counts(fields):
         return value
     for pattern, rule in COUNTS if sizes.shallow else COUNTS + MEASURES:
         if re.search(pattern, name):
@@ -256,6 +259,11 @@ def _shrunk(name: str, value: Any, fields: Mapping[str, Any], sizes: Sizes) -> A
         return value
     staged = name == "embed_dim" and any(stages in fields for stages in STAGES)
     return min(value, WIDTH // 4 if staged else WIDTH)  # it is doubled from stage to stage
+
+
+def _stage_counts(fields: Mapping[str, Any]) -> set[int]:
+    """Return how many stages there are, if any: a number that is no count of layers."""
+    return {len(fields[name]) for name in STAGES if isinstance(fields.get(name), list | tuple)}
 
 
 def _shrunk_list(name: str, values: list[Any], fields: Mapping[str, Any], sizes: Sizes) -> list[Any]:
@@ -286,6 +294,16 @@ FILLED: dict[str, Any] = {
     "n_group": 1,
     "topk_group": 1,
     "prediction_length": 4,
+    "image_token_id": IMAGE_TOKEN,
+    "image_token_index": IMAGE_TOKEN,
+    "audio_token_id": AUDIO_TOKEN,
+    "audio_token_index": AUDIO_TOKEN,
+    "video_token_id": VIDEO_TOKEN,
+    "video_token_index": VIDEO_TOKEN,
+    "num_experts": EXPERTS,
+    "top_k_experts": 2,
+    "moe_intermediate_size": EXPERT,
+    "sliding_window": WINDOW,
 }
 
 

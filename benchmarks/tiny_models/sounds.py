@@ -35,6 +35,7 @@ def sound_forms(config: PreTrainedConfig, names: Mapping[str, bool], draw: Draw)
                 wave = draw.real(*shape)
                 masks = {"padding_mask": torch.ones(1, samples, dtype=torch.long)}
                 yield {waves: wave, **{name: value for name, value in masks.items() if name in names}}
+                yield {waves: wave}
         bins = find(config, "num_mel_bins", "feature_size", default=32)
         yield {waves: draw.real(1, find(config, "max_length", default=64), bins)}
 
@@ -45,6 +46,7 @@ def _spectra(config: PreTrainedConfig, draw: Draw) -> Iterator[dict[str, Tensor]
         "feature_projection_input_dim", "input_feat_per_channel", default=32,
     )  # fmt: skip
     places = find(config, "max_source_positions", default=32)
+    stacked = bins * find(config, "num_stacked_frames", default=1)
     for frames in dict.fromkeys((2 * places, 64, 128, 200, 400, 3000)):
         mask = torch.ones(1, frames, dtype=torch.long)
         masks = {
@@ -53,9 +55,11 @@ def _spectra(config: PreTrainedConfig, draw: Draw) -> Iterator[dict[str, Tensor]
             "audio_mel_mask": mask.bool(),
             "audio_embed_sizes": torch.tensor([frames // 8]),
             "audio_feature_lengths": torch.tensor([frames]),
+            "chunk_sample_lengths": torch.tensor([frames * find(config, "hop_length", default=160)]),
             "feature_lens": torch.tensor([frames]),
         }
-        for sound in (draw.real(1, bins, frames), draw.real(1, frames, bins)):
+        forms = [draw.real(1, bins, frames), draw.real(1, frames, stacked), draw.real(1, 1, frames, bins)]
+        for sound in forms:
             yield {"sound": sound, **masks, "attention_mask": mask}
             yield {"sound": sound, **masks}
             yield {"sound": sound}
