@@ -27,6 +27,17 @@ _EMU_MAP = {
     "<|extra_200|>": 151,
     **{f"<|visual token {code:06d}|>": 160 + code for code in range(32)},
 }
+_VQ = {"base_channels": 32, "channel_multiplier": [1, 1], "num_res_blocks": 1, "attn_resolutions": []}
+_EFFICIENT = {
+    "fields": {
+        "width_coefficient": 1.0,
+        "depth_coefficient": 0.1,
+        "image_size": 64,
+        "in_channels": [32, 16, 24, 40, 80, 112, 192],
+        "out_channels": [16, 24, 40, 80, 112, 192, 320],
+        "hidden_dim": 320,
+    }
+}
 _RESNET = {
     "model_type": "resnet",
     "embedding_size": 16,
@@ -90,7 +101,7 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "granite4_vision": {"fields": {"deepstack_layer_map": [[-2, 0]], "downsample_rate": "2/4", "spatial_target_layers": [0, 1]}},
     "granite_speech": {"fields": {"encoder_config.max_pos_emb": 512, "encoder_config.context_size": 16}},
     "granite_speech_plus": {"fields": {"encoder_config.max_pos_emb": 512, "encoder_config.context_size": 16}},
-    "molmo2": {"fields": {"adapter_config.vision_feature_layer": [1, 0]}},
+    "molmo2": {"fields": {"vision_config.num_position_embeddings": 16, "adapter_config.vision_feature_layer": [1, 0]}},
     "vibevoice_asr": {"fields": {"acoustic_tokenizer_chunk_size": 3200}},
     "cvt": _fields(depth=[1, 2, 3]),
     "wav2vec2-bert": _fields(vocab_size=32),
@@ -99,12 +110,12 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "informer": _fields(prediction_length=4),
     "time_series_transformer": _fields(prediction_length=4),
     "efficientloftr": _fields(hidden_size=256),
-    "lw_detr": {"sizes": {"image": 64}},
-    "seggpt": _fields(merge_index=0, intermediate_hidden_state_indices=[1, 1, 1, 1]),
+    "lw_detr": {"sizes": {"image": 64}, "fields": {"projector_scale_factors": [1.0]}},
+    "seggpt": _fields(image_size=[64, 32], merge_index=0, intermediate_hidden_state_indices=[1, 1, 1, 1]),
     "apertus1p5": {"fields": {"image_token_offset": 256, "audio_token_offset": 512, "text_config.vocab_size": 1024}},
     "aria": _fields(projector_patch_to_query_dict={16: 16}),
-    "chameleon": {"fields": {"vocabulary_map": _CHAMELEON_MAP, "vq_config.num_embeddings": 32}},
-    "emu3": {"fields": {"vocabulary_map": _EMU_MAP, "vq_config.codebook_size": 32}},
+    "chameleon": {"fields": {"vocabulary_map": _CHAMELEON_MAP, "vq_config.num_embeddings": 32, **_under("vq_config", _VQ)}},
+    "emu3": {"fields": {"vocabulary_map": _EMU_MAP, "vq_config.codebook_size": 32, **_under("vq_config", _VQ)}},
     "conditional_detr": _DETR,
     "dab-detr": _DETR,
     "deformable_detr": _DETR,
@@ -120,16 +131,24 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "step3p7": {"fields": {"text_config.sliding_window": 16}},
     "t5gemma2_encoder": {"fields": {"text_config.dropout_rate": 0.0}},
     "vipllava": _fields(vision_feature_layers=[-1, -2]),
-    "efficientnet": _fields(width_coefficient=0.5, depth_coefficient=0.1, image_size=64, hidden_dim=160),
+    "efficientnet": _EFFICIENT,
     "neucodec": _fields(encoder_hidden_size=4),
     "xcodec2": _fields(encoder_hidden_size=4),
     "pe_audio": {"fields": {"audio_config.dac_config.encoder_hidden_size": 4}},
     "pe_audio_encoder": {"fields": {"dac_config.encoder_hidden_size": 4}},
-    "depth_pro": {"sizes": {"image": 64}},
+    "depth_pro": {"sizes": {"image": 64}, "fields": {"intermediate_hook_ids": [1, 0]}},
     "vision-text-dual-encoder": {
         "default": {
             "text_config": {"model_type": "bert"},
             "vision_config": {"model_type": "vit", "pooler_output_size": 64, "hidden_size": 64},
         }
     },
+    "align": {"fields": _under("vision_config", _EFFICIENT["fields"])},
+    "kosmos-2": _fields(latent_query_num=8),
+    "muse_glimmer": _fields(out_hidden_size=256),
+    "muse_spark": {"fields": {"vision_config.out_hidden_size": 256, "out_hidden_size": 256}},
+    "shieldgemma2": _fields(yes_token_index=10, no_token_index=11),
+    "image/shieldgemma2": _fields(yes_token_index=10, no_token_index=11),
+    "t5": _fields(decoder_start_token_id=0),
+    "mllama": {"fields": {"vision_config.vision_output_dim": 128}},
 }

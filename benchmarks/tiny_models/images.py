@@ -14,6 +14,7 @@ from tiny_models.draw import Draw, all_configs, find
 IMAGES = ("pixel_values", "image_pixel_values", "pixel_values_videos", "pixel_values_images", "flattened_patches", "image")
 GRID = 4  # patches on a side, of images that are given as patches
 FRAMES = 2
+LENGTH = 16  # tokens of the text beside an image
 
 
 def image_forms(config: PreTrainedConfig, names: Mapping[str, bool], draw: Draw) -> Iterator[dict[str, Tensor]]:
@@ -50,7 +51,7 @@ def _forms(config: PreTrainedConfig, names: Mapping[str, bool], draw: Draw) -> I
         yield {"pixels": draw.real(GRID * GRID, patch, patch, channels), **grids}
         yield {"pixels": draw.real(1, GRID * GRID, channels, patch, patch), **grids}
         sides = int(find(vision, "spatial_merge_size", default=1)) * patch
-        yield {"pixels": draw.real(GRID * GRID // 4, times, sides, sides, channels), **grids}
+        yield {"pixels": draw.real(GRID * GRID, times, sides, sides, channels), **grids}
     if {"image_position_ids", "pixel_position_ids"} & set(names):
         for sides in (GRID, 6):
             places = torch.stack(torch.meshgrid(torch.arange(sides), torch.arange(sides), indexing="xy"), -1)
@@ -77,11 +78,13 @@ def _forms(config: PreTrainedConfig, names: Mapping[str, bool], draw: Draw) -> I
         yield {"pixels": draw.real(1, channels, patch, GRID * GRID * patch), "target_sizes": grid[:, 1:]}
     side = find(vision, "image_size", "input_size", "img_size", default=32)
     height, width = (side, side) if isinstance(side, int) else (side[-2:] if len(side) > 1 else (side[0], side[0]))
-    for tall, wide in dict.fromkeys([(height, width), (64, 64), (96, 96), (224, 224)]):
+    for tall, wide in dict.fromkeys([(height, width), (width, width), (64, 64), (96, 96), (224, 224)]):
         yield from _whole(draw, channels, tall, wide, find(vision, "num_frames", "frames_per_clip", default=FRAMES))
+    for shape in ((1, GRID * GRID, flat), (GRID * GRID, flat), (1, times, 4 * patch, 4 * patch, channels)):
+        yield {"pixels": draw.real(*shape)}
 
 
-def _whole(draw: Draw, channels: int, height: int, width: int, frames: int) -> Iterator[dict[str, Tensor]]:
+def _whole(draw: Draw, channels: int, height: int, width: int, frames: int, text: int = LENGTH) -> Iterator[dict[str, Tensor]]:
     """Yield forms of an image that is no list of patches."""
     pixels = draw.real(1, channels, height, width)
     mask = torch.ones(1, height, width, dtype=torch.long)
@@ -97,6 +100,7 @@ def _whole(draw: Draw, channels: int, height: int, width: int, frames: int) -> I
         yield {"pixels": pixels, "high_res_pixel_values": draw.real(1, channels, larger * height, larger * width)}
     yield {"pixels": pixels[None], "pixel_attention_mask": mask[None], **sizes}
     yield {"pixels": pixels[None], "pixel_attention_mask": torch.ones(1, 1, dtype=torch.bool)}
+    yield {"pixels": pixels[None], "image_attention_mask": torch.ones(1, text, 1, dtype=torch.long)}
     for count in (1, 2, 3):
         yield {"pixels": draw.real(1, count, channels, height, width), **sizes}
     yield {"pixels": draw.real(1, frames, channels, height, width)}

@@ -24,6 +24,8 @@ from tiny_models.sounds import sound_forms
 
 LENGTH = 16  # tokens of text
 MOST_FORMS = 3  # of an image or a sound, of those that are understood
+FIRST_FORMS = 12  # that the model is asked about
+VECTORS = ("pooler_output", "last_hidden_state")  # of what a class returns for an image or a sound
 # What classes say of a text with too few placeholders.
 LACKING = re.compile(r"tokens: (tensor\()?0\)?, features:? (tensor\()?(?P<features>\d+)")
 PLACEHOLDERS = {
@@ -53,8 +55,10 @@ def sample_for(model: PreTrainedModel, seed: int = 0, *, text: bool = False) -> 
         if error is not None and (full := named_inputs(model.config, names, draw, sample, str(error))).keys() > sample.keys():
             sample, error = full, _error(model, full)
         if error is not None and (lacking := LACKING.search(str(error))):
-            sample = _with_placeholders(model.config, sample, int(lacking["features"]))
-            error = _error(model, sample)
+            for longer in _with_placeholders(model.config, sample, int(lacking["features"])):
+                sample, error = longer, _error(model, longer)
+                if error is None:
+                    break
         if error is None:
             return sample
         first = first or error
@@ -72,18 +76,20 @@ def _error(model: PreTrainedModel, sample: dict[str, Tensor]) -> Exception | Non
     return None
 
 
-def _with_placeholders(config: PreTrainedConfig, sample: dict[str, Tensor], features: int) -> dict[str, Tensor]:
-    """Return a sample with placeholders for so many vectors, or numbers of vectors, as a message says."""
-    what = "image" if any("pixel" in name for name in sample) else "audio"
-    token = _placeholder(config, what)
+def _with_placeholders(
+    config: PreTrainedConfig, sample: dict[str, Tensor], features: int
+) -> Iterator[dict[str, Tensor]]:
+    """Yield a sample with placeholders for what a message counts: vectors, or the numbers in them."""
+    token = _placeholder(config, "image" if any("pixel" in name for name in sample) else "audio")
     if token is None or "input_ids" not in sample:
-        return sample
-    width = find(config, "hidden_size", default=features)
-    count = features // width if features % width == 0 and features > width else features
-    half = sample["input_ids"].shape[1] // 2
+        return
     ids = sample["input_ids"]
-    ids = torch.cat((ids[:, :half], torch.full((1, count), token), ids[:, half:]), 1)
-    return {**sample, "input_ids": ids, **({"attention_mask": torch.ones_like(ids)} if "attention_mask" in sample else {})}
+    half = ids.shape[1] // 2
+    width = find(config, "hidden_size", default=features)
+    for count in dict.fromkeys((features, features // width)):
+        longer = torch.cat((ids[:, :half], torch.full((1, count), token), ids[:, half:]), 1)
+        mask = {"attention_mask": torch.ones_like(longer)} if "attention_mask" in sample else {}
+        yield {**sample, "input_ids": longer, **mask}
 
 
 @dataclass(frozen=True)
@@ -95,9 +101,14 @@ class _Part:
 
 
 def _parts(model: PreTrainedModel, what: str, forms: Iterable[dict[str, Tensor]]) -> list[_Part]:
-    """Return the forms of which the model makes vectors; all, if there are none."""
-    parts = [_Part(form, _features(model, what, form)) for form in forms]
-    return [part for part in parts if part.features][:MOST_FORMS] or parts
+    """Return the forms of which the model makes vectors; all, if there are none among the first."""
+    parts: list[_Part] = []
+    for number, form in enumerate(forms):
+        parts.append(_Part(form, _features(model, what, form) if number < FIRST_FORMS else 0))
+        understood = [part for part in parts if part.features]
+        if len(understood) == MOST_FORMS or (understood and number >= FIRST_FORMS):
+            break
+    return [part for part in parts if part.features] or parts
 
 
 def _candidates(model: PreTrainedModel, seed: int, text: bool) -> Iterator[dict[str, Tensor]]:
@@ -159,7 +170,8 @@ def _texts(
     books = find(config, "num_codebooks")
     if books is not None:  # one row of ids for each, or one column
         rows = draw.ids(LENGTH * books).reshape(books, LENGTH)
-        for form in (rows, rows[None], rows.T[None]):
+        beside = draw.ids(LENGTH)  # text beside the codes of sounds
+        for form in (rows, rows[None], rows.T[None], torch.cat((beside[..., None], rows.T[None]), -1)):
             yield {"input_ids": form}
 
 
@@ -185,7 +197,7 @@ def _features(model: PreTrainedModel, what: str, inputs: dict[str, Tensor]) -> i
                 found = find(**given)
         except Exception:  # of this form; the run of the model will say so
             continue
-        found = getattr(found, "pooler_output", found)
+        found = next((part for name in VECTORS if (part := getattr(found, name, None)) is not None), found)
         tensors = [found] if isinstance(found, Tensor) else [item for item in found if isinstance(item, Tensor)]
         return sum(tensor.numel() // tensor.shape[-1] for tensor in tensors)
     return 0

@@ -37,7 +37,10 @@ WANTED: dict[str, Provider] = {
     "protein_input_ids": lambda config, draw, sample: draw.ids(DECODED, below=20),
     "protein_attention_mask": lambda config, draw, sample: _ones(1, DECODED),
     "returns_to_go": lambda config, draw, sample: draw.real(1, DECODED, 1),
+    "noise": lambda config, draw, sample: _actions(config, draw, beside=sample["state"]),
+    "timestep": lambda config, draw, sample: draw.share(len(sample["state"])),
     "states": lambda config, draw, sample: draw.real(1, DECODED, find(config, "state_dim", default=8)),
+    "actions": lambda config, draw, sample: draw.real(*sample["states"].shape[:2], find(config, "act_dim", default=4)),
     "rewards": lambda config, draw, sample: draw.real(1, DECODED, 1),
     "timesteps": lambda config, draw, sample: torch.arange(DECODED)[None],
     "prompt_pixel_values": lambda config, draw, sample: draw.real(*_pixels(sample).shape),
@@ -60,9 +63,6 @@ OTHERS: dict[str, Provider] = {
     "context_hidden_states": lambda config, draw, sample: _context(config, draw),
     "input_ids": lambda config, draw, sample: draw.ids(16),
     "state": lambda config, draw, sample: draw.real(1, find(config, "max_state_dim", default=8)),
-    "noise": lambda config, draw, sample: _actions(config, draw),
-    "actions": lambda config, draw, sample: _actions(config, draw),
-    "timestep": lambda config, draw, sample: draw.share(1),
     "freq": lambda config, draw, sample: torch.zeros(1, 1, dtype=torch.long),
     "past_values_padding": lambda config, draw, sample: torch.zeros(1, _past(config, draw).shape[1], dtype=torch.long),
 }
@@ -96,8 +96,8 @@ def _context(config: PreTrainedConfig, draw: Draw) -> Tensor:
     return draw.real(1, 16, find(config, "hidden_size", default=64) * len(layers))
 
 
-def _actions(config: PreTrainedConfig, draw: Draw) -> Tensor:
-    return draw.real(1, find(config, "chunk_size", default=8), find(config, "max_action_dim", "act_dim", default=4))
+def _actions(config: PreTrainedConfig, draw: Draw, beside: Tensor) -> Tensor:
+    return draw.real(len(beside), find(config, "chunk_size", default=8), find(config, "max_action_dim", "act_dim", default=4))
 
 
 def named_inputs(
@@ -151,5 +151,9 @@ def other_inputs(
         elif must:
             return
     yield full
+    if names.get("hidden_states") and "hidden_states" not in sample:  # channels first, or a wave
+        width = find(config, "hidden_size", default=64)
+        for shape in ((1, width, 16), (1, 1, 3840)):
+            yield {**full, "hidden_states": draw.real(*shape)}
     if set(full) - set(sample) - {name for name, must in names.items() if must}:
         yield {name: value for name, value in full.items() if name in sample or names.get(name)}

@@ -73,6 +73,8 @@ def shrink(fields: Mapping[str, Any], sizes: Sizes) -> dict[str, Any]:
             small[name] = shrink(value, sizes) if all(isinstance(key, str) for key in value) else value
         elif kept and name == "out_indices" and isinstance(value, list | tuple):
             small[name] = list(range(len(kept.indices) - len(value) + 1, len(kept.indices) + 1))
+        elif kept and name.endswith("source_layers") and value:
+            small[name] = [kept.place(value[index]) for index in kept.indices]
         elif kept and isinstance(value, list | tuple) and len(value) == kept.of:
             small[name] = [_shrunk(name, value[index], fields, sizes) for index in kept.indices]
         elif kept and name in LAYER_COUNTS and value == kept.of:
@@ -90,6 +92,10 @@ def shrink(fields: Mapping[str, Any], sizes: Sizes) -> dict[str, Any]:
 class _Kept:
     of: int
     indices: tuple[int, ...]
+
+    def place(self, layer: int) -> int:
+        """Return the number of a layer, or of the last one before it, among those that are kept."""
+        return max((new for new, old in enumerate(self.indices) if old <= layer), default=0)
 
     def renumbered_keys(self, layers: Mapping[Any, Any]) -> dict[int, Any]:
         """Return what is said of single layers, for those that are kept."""
@@ -201,7 +207,7 @@ def _few_layers(value: int, fields: Mapping[str, Any], sizes: Sizes) -> int:
 
 # What is counted: names of such numbers, and how many there are at most.
 COUNTS: tuple[tuple[str, Rule], ...] = (
-    (r"token(_type)?_(id|index)$|(?<!per)_token$|_token_ids$", lambda value, fields, sizes: sizes.token(value)),
+    (r"token(_type)?_(id|index)$|(?<!per)_token$|_token_ids$|(patch|start|end|newline|bos|eos|pad)_id$", lambda value, fields, sizes: sizes.token(value)),
     (r"feat_extract_layers|index_kpool|index_block_size", lambda value, fields, sizes: value),
     (r"first_k_dense|num_dense_layers|dense_replace|mem_blocks$|layer_offset$", _at_most(1)),
     (r"(period|interval|sparse_step|frequency|every_n_layers|layer_freq)$", _at_most(2)),
@@ -214,6 +220,7 @@ COUNTS: tuple[tuple[str, Rule], ...] = (
 )
 # What is measured: heads, widths, lengths and sizes of images.
 MEASURES: tuple[tuple[str, Rule], ...] = (
+    (r"num_position_embeddings$", _at_most(64)),
     (r"rotary_dim$", _at_most(HEAD_WIDTH // 2)),
     (r"qk_head_dim$", _at_most(2 * HEAD_WIDTH)),
     (r"(^|_)(num_key_value_heads|kv_n_heads|num_kv_heads|key_value_attention_heads|key_heads)$", _key_heads),

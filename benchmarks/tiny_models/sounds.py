@@ -12,7 +12,7 @@ from tiny_models.draw import Draw, find
 
 SPECTRA = ("input_features", "audio_input_features", "audio_mel")
 WAVES = ("input_values", "audio_values")
-SAMPLES = (4000, 16000)
+SAMPLES = (3840, 15360)
 
 
 def sound_forms(config: PreTrainedConfig, names: Mapping[str, bool], draw: Draw) -> Iterator[dict[str, Tensor]]:
@@ -29,7 +29,12 @@ def sound_forms(config: PreTrainedConfig, names: Mapping[str, bool], draw: Draw)
             named = {spectra if name == "sound" else name: value for name, value in values.items()}
             yield {name: value for name, value in named.items() if name == spectra or name in names}
     waves = next((name for name in WAVES if name in names), None)
-    if waves:
+    if spectra and waves and names[spectra] and names[waves]:
+        for values in _spectra(config, draw):
+            frames = values["sound"].shape[1]
+            for shape in ((1, 1, 320 * frames), (1, 320 * frames)):
+                yield {spectra: values["sound"], waves: draw.real(*shape)}
+    elif waves:
         for samples in SAMPLES:
             for shape in ((1, samples), (1, 1, samples)):
                 wave = draw.real(*shape)
