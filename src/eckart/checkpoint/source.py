@@ -117,8 +117,11 @@ class FileWeights:
         finally:
             for part, leaf, parameter in borrowed:
                 part.register_parameter(leaf, parameter)
+            left_out = {id(part) for root in skip if root is not None for part in root.modules()}
             for part, leaf, parameter in _owners(module):
-                if not parameter.is_meta:  # of a layer that was put in meanwhile, or left in memory as it was loaded
+                # Of a layer that was put in meanwhile, or left in memory as it was loaded. What was to be left out may
+                # be onloaded by somebody else.
+                if not parameter.is_meta and id(part) not in left_out:
                     part.register_parameter(leaf, self._emptied(parameter, emptied))
             for name, buffer in module.named_buffers():
                 if name in origins:
