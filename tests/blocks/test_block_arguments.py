@@ -101,7 +101,9 @@ def test_forwards_are_replaced_for_a_while() -> None:
 
 def test_a_failure_of_a_model_says_what_it_was_run_on(llama: PreTrainedModel) -> None:
     inputs = {"pixel_values": OTHER, "input_ids": OTHER}
-    with pytest.raises(UnsupportedModelError, match=r"Llama\S+ cannot be run on input_ids, pixel_values alone \(KeyError"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"Llama\S+ cannot be run on input_ids, pixel_values alone \(KeyError"
+    ):
         with failures_named(llama, inputs):
             raise KeyError("x")
     with pytest.raises(UnsupportedModelError, match=r"fails on 9 tokens \(KeyError.*smaller --length"):
@@ -115,7 +117,7 @@ def test_the_body_is_a_model_without_its_head_over_the_vocabulary() -> None:
     llama, ids = make_model("llama"), {"input_ids": OTHER}
     assert body_of(llama, ids) is llama.model
     assert body_of(llama.model, ids) is llama.model
-    assert body_of(llama, {**ids, "logits_to_keep": OTHER}) is llama.model  # takes any keyword
+    assert body_of(llama, {**ids, "logits_to_keep": OTHER}) is llama  # which the body does not take
     assert body_of(llama, ids, ["model.layers.0"]) is llama.model
     assert body_of(llama, ids, ["model.layers.0", "lm_head"]) is llama
     vit, _ = make("vit")

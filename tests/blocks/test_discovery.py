@@ -58,8 +58,8 @@ def chain(model: Any, hidden: Tensor) -> Tensor:
 
 
 LINEARS_OF_BLOCKS = {
-    "gemma3n": {"model": 59},  # keys and values of one block are looked at by others
-    "gemma4": {"model": 19},
+    "gemma3n": {f"model.layers.{n}": 14 if n < 2 else 12 for n in range(4)},  # the last ones have no keys and values
+    "gemma4": {f"model.layers.{n}": 9 for n in range(2)},
     "bart": {f"model.{part}.layers.{n}": count for part, count in (("encoder", 6), ("decoder", 10)) for n in range(2)},
     "t5": {f"{part}.block.{n}": count for part, count in (("encoder", 6), ("decoder", 10)) for n in range(2)},
     "clip": {f"{part}_model.encoder.layers.{n}": 6 for part in ("vision", "text") for n in range(2)},
@@ -95,6 +95,15 @@ def test_what_is_known_of_the_blocks_of_an_encoder_decoder() -> None:
     assert [block.hands_more for block in blocks] == [True, False, True, False]  # a bias of positions
     assert [block.causal for block in blocks] == [False, False, True, False]
     assert [(block.rows, block.width) for block in blocks] == [(9, 32), (9, 32), (5, 32), (5, 32)]
+
+
+def test_what_blocks_put_into_a_mapping_for_later_ones_is_known() -> None:
+    model, samples = make("gemma3n")
+    blocks = find_blocks(model, None, forward_inputs(model, samples[0]))
+    kinds = ("sliding_attention", "full_attention")
+    expected = [[(n, "shared_kv_states", kind) for n in range(2)] for kind in kinds]  # keys and values
+    found = [[(given.leaf, given.place, given.key) for given in block.site.gives] for block in blocks]
+    assert found == [*expected, [], []]
 
 
 def test_a_model_without_a_list_of_blocks_is_one_block() -> None:

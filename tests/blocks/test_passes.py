@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from tests.tiny_models import blockwise, forward_inputs, make
@@ -31,8 +33,8 @@ def test_observed_inputs_are_what_the_linears_are_handed(llama: PreTrainedModel,
         expected_output = arguments[0](block.module, hidden)
     for handle in handles:
         handle.remove()
-    energies: dict[LinearRef, float] = {}
-    inputs, output = capture_inputs(block.module, arguments[0], hidden, block.groups, output_energies=energies)
+    run, energies = partial(arguments[0], block.module), dict[LinearRef, float]()
+    inputs, output = capture_inputs(block.module, run, hidden, block.groups, output_energies=energies)
     assert output is not None
     assert torch.equal(output, expected_output)
     for group in block.groups:
@@ -40,7 +42,7 @@ def test_observed_inputs_are_what_the_linears_are_handed(llama: PreTrainedModel,
             assert torch.equal(inputs[group], seen[ref.name].flatten(0, 1))
             weight = block.module.get_submodule(ref.name).get_parameter("weight").detach()
             assert energies[ref] == pytest.approx(float((inputs[group] @ weight.T).square().sum()), rel=1e-5)
-        stopped, nothing = capture_inputs(block.module, arguments[0], hidden, (group,), stop=True)
+        stopped, nothing = capture_inputs(block.module, run, hidden, (group,), stop=True)
         assert torch.equal(stopped[group], inputs[group])
         assert nothing is None
     assert not any(module._forward_pre_hooks for module in block.module.modules())

@@ -19,7 +19,11 @@ NAMES = {
         # Outside of all parts that have a configuration of their own.
         "model.multi_modal_projector.linear_1": "language",
     },
-    "qwen3-vl": {"model.visual.blocks.0": "vision", "model.visual.merger": "vision", "model.language_model": "language"},
+    "qwen3-vl": {
+        "model.visual.blocks.0": "vision",
+        "model.visual.merger": "vision",
+        "model.language_model": "language",
+    },
 }
 
 
