@@ -184,7 +184,10 @@ def test_what_gives_nothing_is_inside_of_a_block() -> None:
         result: Tensor = model.layers[1](hidden)
         return result
 
-    (block,) = find_blocks(Scripted(run, lambda part, hidden: [part.linear(hidden)] and None, plain), None, x())
+    def nothing(part: Any, hidden: Tensor) -> None:
+        part.linear(hidden)
+
+    (block,) = find_blocks(Scripted(run, nothing, plain), None, x())
     assert (block.path, len(block.linears)) == ("", 2)
 
 
