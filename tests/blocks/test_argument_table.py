@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from eckart.blocks.argument_table import MOST_SHAPES, Arguments, ArgumentTable
-from eckart.blocks.block_arguments import BlockArguments
+from eckart.blocks.argument_table import MOST_SHAPES, Arguments, ArgumentTable, forked
+from eckart.blocks.block_arguments import BlockArguments, CallSite
+from eckart.blocks.carried import Carried, Given
 from eckart.blocks.tensor_cache import ScratchSpace
 
 CPU = torch.device("cpu")
@@ -56,7 +57,7 @@ def test_what_is_the_same_is_kept_once(scratch: ScratchSpace) -> None:
         table.add(batch, hidden(), calls(state.clone(), mask.clone(), BIAS.clone()))
     assert not table.varies
     for number in range(2):
-        found = [Arguments(table, number).of(hidden(), batch) for batch in (0, 1, 2, None)]
+        found = [Arguments(table, number, 5 + number).of(hidden(), batch) for batch in (0, 1, 2, None)]
         assert same(found[0], expected[number])
         assert all(call is found[0] for call in found)
 
@@ -120,3 +121,26 @@ def test_more_shapes_than_are_held_are_kept_like_what_differs(scratch: ScratchSp
     assert table.varies
     for batch, length in enumerate(lengths):
         assert same(table.of(0, hidden(length), batch), calls(*given(length, rows=length))[0])
+
+
+def test_what_blocks_give_to_later_ones_is_kept_for_each_batch(scratch: ScratchSpace) -> None:
+    table = ArgumentTable(scratch.cache, "", CPU)
+    first = BlockArguments((None,), site=CallSite(0, 0, gives=(Given(1),)))
+    second = BlockArguments((None, Carried(7, 0)))
+    given_by = [torch.full((2,), float(n)) for n in range(3)]
+    for batch in range(3):
+        table.add(batch, hidden(), [first, second])
+    for _ in range(2):  # the second run takes the place of the first
+        for batch, tensor in enumerate(given_by):
+            Arguments(table, 0, 7).keep(batch, first, (hidden(), tensor))
+    after = Arguments(table, 1, 8)
+    for batch, tensor in enumerate(given_by):
+        assert torch.equal(after.of(hidden(), batch).args[1], tensor)
+    assert after.of(hidden(), 1, lambda carried: BIAS).args[1] is BIAS
+    # Another stream has its own.
+    other = forked({7: Arguments(table, 0, 7), 8: after}, "other")
+    assert other[7].table is other[8].table
+    for batch in range(3):
+        other[7].keep(batch, first, (hidden(), -given_by[batch]))
+    assert torch.equal(other[8].of(hidden(), 2).args[1], -given_by[2])
+    assert torch.equal(after.of(hidden(), 2).args[1], given_by[2])

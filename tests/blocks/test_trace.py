@@ -11,6 +11,7 @@ from tests.blocks.scripted import WIDTH, Scripted, blocks_of, plain, traced, x
 from torch import Tensor
 
 from eckart.blocks.block_arguments import BlockArguments
+from eckart.blocks.carried import Carried, Given
 from eckart.blocks.trace import TracedCall, fingerprint, fingerprint_of, same_fingerprints, trace
 
 
@@ -106,10 +107,11 @@ def test_a_first_block_that_gives_more_than_hidden_states(depends: bool) -> None
             hidden, bias = layer(hidden, bias)
         return hidden
 
-    calls = traced(run, *[with_bias(depends)] * 3).calls
-    assert [call.hands_more for call in calls] == [True, False, False]
-    assert [call.more_depends for call in calls] == [depends, False, False]
-    assert not any(call.takes_more for call in calls)
+    found = traced(run, *[with_bias(depends)] * 3)
+    assert [call.hands_more for call in found.calls] == [not depends, False, False]
+    assert [call.arguments.site.gives for call in found.calls] == [(Given(1),) if depends else (), (), ()]
+    assert not any(call.takes_more or call.mutates for call in found.calls)
+    assert found.given.keys() == ({Carried(0, 0)} if depends else set())
 
 
 def test_a_later_block_that_gives_more_than_hidden_states() -> None:
@@ -119,9 +121,46 @@ def test_a_later_block_that_gives_more_than_hidden_states() -> None:
         hidden, _ = model.layers[2](hidden, bias)
         return hidden
 
-    calls = traced(run, plain, with_bias(False), with_bias(False)).calls
-    assert [call.hands_more for call in calls] == [False, True, False]
-    assert [call.takes_more for call in calls] == [False, False, True]
+    found = traced(run, plain, with_bias(False), with_bias(False))
+    assert not any(call.hands_more for call in found.calls)
+    assert [call.arguments.site.gives for call in found.calls] == [(), (Given(1),), ()]
+    block = found.calls[1].module
+    torch.testing.assert_close(found.given[Carried(1, 0)], block.linear.weight.sum() * torch.ones(1, 4, 1))
+
+
+def test_a_block_of_another_segment_that_gives_more() -> None:
+    def run(model: Any, hidden: Tensor) -> Tensor:
+        hidden, bias = model.layers[0](hidden)
+        hidden, _ = model.layers[1](hidden * 2, bias)
+        return hidden
+
+    assert [call.takes_more for call in traced(run, *[with_bias(True)] * 2).calls] == [False, True]
+
+
+def test_what_blocks_put_into_a_mapping_that_they_share() -> None:
+    def block(part: Any, hidden: Tensor, table: dict[str, Tensor], masks: dict[str, Tensor]) -> Tensor:
+        if "keys" not in table:
+            table["keys"] = part.linear(hidden)
+        return plain(part, hidden) + table["keys"] + masks["full"]
+
+    def run(model: Any, hidden: Tensor) -> Tensor:
+        table, masks = dict[str, Tensor](), {"full": torch.ones(1, 4, 1)}
+        for layer in model.layers:
+            hidden = layer(hidden, table, masks)
+        return hidden
+
+    found = traced(run, block, block)
+    assert not any(call.mutates or call.takes_more for call in found.calls)
+    assert [call.arguments.site.gives for call in found.calls] == [(Given(0, 1, "keys"),), ()]
+    keys = found.given[Carried(0, 0)]
+    torch.testing.assert_close(keys, found.calls[0].module.linear(found.calls[0].front))
+    first, second = (call.arguments for call in found.calls)
+    assert [call.needs() for call in (first, second)] == [[], [Carried(0, 0)]]
+    # A run of the second block on what the first one gave is as it was in the model.
+    behind = second.bound(lambda carried: found.given[carried])(found.calls[1].module, found.calls[1].front)
+    torch.testing.assert_close(behind, found.calls[1].behind)
+    assert first.args[1].contents == {}
+    assert torch.equal(second.args[2]["full"], torch.ones(1, 4, 1))  # the model's own stays as it is
 
 
 class Shared:

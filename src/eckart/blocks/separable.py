@@ -17,6 +17,7 @@ from eckart.blocks.entrance import enter, run_outside, segment_of
 from eckart.blocks.losses import predictions
 from eckart.blocks.trace import Fingerprint, Trace, fingerprint, fingerprint_of, same_fingerprints
 from eckart.errors import UnsupportedModelError
+from eckart.layers import is_linear
 
 Around = Callable[[nn.Module, str], AbstractContextManager[object]]
 
@@ -35,8 +36,10 @@ def inseparable(traced: Trace, known: Mapping[str, object]) -> str | None:
         raise UnsupportedModelError("The model runs none of its blocks on these inputs.")
     seen: set[int] = set()
     for call in traced.calls:
-        again = id(call.module) in seen
-        seen.add(id(call.module))
+        # A layer that two blocks share can only be replaced once.
+        own = {id(call.module)} | {id(module) for module in call.module.modules() if is_linear(module)}
+        again = bool(own & seen)
+        seen |= own
         gives_nothing = not call.behind.numel()
         if again or gives_nothing or call.takes_more or call.mutates:
             return call.path

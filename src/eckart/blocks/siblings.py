@@ -29,10 +29,17 @@ def with_siblings(module: nn.Module, groups: Sequence[Names]) -> list[tuple[Name
     patterns = [_pattern(module, names) for names in groups]
     last = {pattern: number for number, pattern in enumerate(patterns)}
     reached = {name for names in groups for name in names}
+    layers = {id(module.get_submodule(name)) for name in reached}  # one may be there by several names
     found: dict[Names, tuple[Names, Names, str | None]] = {}
     for number, (names, pattern) in enumerate(zip(groups, patterns, strict=True)):
+        if names in found:  # it stands beside another one
+            continue
         in_stack = all(_is_stack(module, name) for name in names)
-        alike = [(other, names) for other in _alike(module, names) if reached.isdisjoint(other)]
+        alike = [
+            (other, names)
+            for other in _alike(module, names)
+            if reached.isdisjoint(other) and layers.isdisjoint(id(module.get_submodule(name)) for name in other)
+        ]
         beside = [names]
         if in_stack:
             beside = [other for other, theirs in zip(groups, patterns, strict=True) if theirs == pattern]

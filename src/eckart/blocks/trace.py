@@ -185,7 +185,8 @@ class _Tracer:
         self.looking = True
         try:
             self._end(call, output)
-            if not call.mutates:  # else each run would find what the one before left
+            # What writes would find in each run what the one before left; what gives nothing is no block.
+            if not call.mutates and call.behind.numel():
                 site_of = call.arguments
                 call.arguments = self.bound(call)
                 self.look(call)
