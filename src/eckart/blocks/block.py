@@ -124,3 +124,18 @@ def hooks() -> Iterator[list[Any]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def attributes_kept(module: nn.Module) -> Iterator[None]:
+    """Give a module and those inside it back the attributes that they had.
+
+    Some keep what they computed for their next run. With the graph of its gradients it cannot be copied.
+    """
+    before = [(part, dict(vars(part))) for part in module.modules()]
+    try:
+        yield
+    finally:
+        for part, attributes in before:
+            vars(part).clear()
+            vars(part).update(attributes)

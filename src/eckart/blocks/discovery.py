@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from eckart.blocks.block import Block, Group, LinearRef, hooks
+from eckart.blocks.block import Block, Group, LinearRef, attributes_kept, hooks
 from eckart.blocks.block_arguments import BlockArguments, Inputs, body_of, failures_named, inputs_on
 from eckart.blocks.finite import check_finite
 from eckart.blocks.hidden_units import HiddenUnits, find_hidden_units
@@ -217,7 +217,11 @@ class _Probe:
     def _look(self, call: TracedCall) -> None:
         if call.path in self.groups:  # it is called again, and will be no block
             return
-        module, arguments, hidden = self._module(call), call.arguments, call.front
+        with attributes_kept(call.module):
+            self._look_into(self._module(call), call)
+
+    def _look_into(self, module: nn.Module, call: TracedCall) -> None:
+        arguments, hidden = call.arguments, call.front
         places = residual_places(module, arguments, hidden) if self.residuals and module is call.module else {}
         outer = call.path if module is call.module else call.path.rpartition(".")[0]
         groups = _find_groups(module, outer, arguments, hidden, places, gradients=self.gradients)
