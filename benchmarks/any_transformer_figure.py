@@ -45,10 +45,14 @@ def draw(rows: Iterable[Row], *, dark: bool = False) -> Figure:
     rows = list(rows)
     page = DARK if dark else LIGHT
     figure = Figure(figsize=(9.2, 5.6), facecolor="none", layout="constrained")
-    for place, (panel, axes) in enumerate(zip(PANELS, figure.subplots(2, 3).flat, strict=True)):
+    lines: dict[str, Any] = {}
+    for panel, axes in zip(PANELS, figure.subplots(2, 3).flat, strict=True):
         _draw_panel(axes, panel, rows, page, dark)
-        if place == 0:
-            axes.legend(frameon=False, labelcolor=page["ink"], fontsize=8)
+        shown, labels = axes.get_legend_handles_labels()
+        lines.update(zip(labels, shown, strict=True))
+    figure.legend(
+        lines.values(), lines, loc="outside upper left", ncols=len(COLOURS), frameon=False, labelcolor=page["ink"]
+    )
     figure.supxlabel("bytes of the linear layers that are kept; dotted: the dense model", color=page["muted"])
     return figure
 

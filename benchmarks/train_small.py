@@ -31,11 +31,13 @@ def main(
     """Print the folder of the model, and what it can do as a Markdown table."""
     if name not in SUBJECTS:
         raise typer.BadParameter(f"Expected one of {', '.join(SUBJECTS)}; found {name!r}.")
-    subject = (
-        Mixture(quick=quick, cache=cache, text=text)
-        if name == Mixture.name
-        else SUBJECTS[name](quick=quick, cache=cache)
-    )
+    if text is not None and name != Mixture.name:
+        raise typer.BadParameter(f"Only the {Mixture.name} is trained on a text; {name} is not.")
+    subject: Subject
+    if text is not None:
+        subject = Mixture(quick=quick, cache=cache, text=text)
+    else:
+        subject = SUBJECTS[name](quick=quick, cache=cache)
     model = subject.load()
     print(subject.folder)
     print(f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.2f} million parameters\n")

@@ -46,7 +46,7 @@ def caption_of(scene: Scene) -> Question:
 
 def vocabulary() -> list[str]:
     """Return every word of all questions and answers, sorted."""
-    words = "describe the picture what which digit is colour in how many things there where a or yes no are"
+    words = "describe the picture what digit is colour in how many there where a or yes no are"
     return sorted(
         {
             *words.split(),

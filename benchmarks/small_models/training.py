@@ -12,8 +12,7 @@ from time import perf_counter
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
-from transformers import PreTrainedModel
+from torch import Tensor, nn
 
 from eckart.device import autocast, is_emulated
 
@@ -56,7 +55,7 @@ def training_dtype() -> torch.dtype:
 
 
 def train(
-    model: PreTrainedModel,
+    model: nn.Module,
     batch_at: Callable[[int], Mapping[str, Tensor]],
     schedule: Schedule,
     folder: Path,
@@ -65,8 +64,8 @@ def train(
     """Train a model in place by its own loss; weights and the optimiser's sums are float32.
 
     Args:
-        model: in float32.
-        batch_at: gives the arguments of the model's forward pass for a step, ``labels`` included. It depends on nothing
+        model: in float32; what its forward pass returns has a ``loss``.
+        batch_at: gives the arguments of the model's forward pass for a step, labels included. It depends on nothing
             but the number, so that a run that was cut off goes on with the same data.
         schedule: steps and rates.
         folder: to keep the state in, at most :data:`SAVE_SECONDS` old, and the log.

@@ -28,6 +28,7 @@ from small_models.cache import cached
 from small_models.pictures import SIDE, draw_picture, make_scene
 from small_models.questions import Question, caption_of, questions_about, vocabulary
 from small_models.training import Schedule, train, training_dtype
+from small_models.vision_tower import FOLDER, TOWER_NAME, train_tower
 
 VERSION = 1  # of pictures, questions and training: another one is another model
 PATCH = 10  # pixels: two by two patches are a cell of the grid
@@ -48,7 +49,8 @@ IGNORED = -100  # the label of a token that no loss counts
 class Settings:
     """All that the trained model depends on, but for the machine's products."""
 
-    schedule: Schedule = field(default_factory=lambda: Schedule(steps=3000, batch=32, rate=1.5e-3))
+    schedule: Schedule = field(default_factory=lambda: Schedule(steps=1600, batch=32, rate=1.5e-3))
+    tower_schedule: Schedule = field(default_factory=lambda: Schedule(steps=600, batch=64, rate=1.5e-3))
     hidden: int = 192
     text_layers: int = 5
     vision_layers: int = 6
@@ -59,7 +61,9 @@ class Settings:
     seed: int = 0
 
 
-QUICK = Settings(Schedule(steps=60, batch=16, rate=2e-3), 64, 2, 3, 128, 128, 4)
+QUICK = Settings(
+    Schedule(steps=60, batch=16, rate=2e-3), Schedule(steps=60, batch=16, rate=2e-3), 64, 2, 3, 128, 128, 4
+)
 
 
 def make_processor() -> LlavaProcessor:
@@ -175,6 +179,7 @@ def trained(settings: Settings, chosen: Path | None = None) -> Path:
         model = make_model(settings, processor)
         # Fused attention in bfloat16 is the slower one on processors, backward ten times so.
         model.set_attn_implementation("eager")
+        train_tower(model.model.vision_tower, processor, settings.tower_schedule, folder, dtype)
         size = settings.schedule.batch
 
         def batch_at(step: int) -> dict[str, Tensor]:
@@ -182,6 +187,7 @@ def trained(settings: Settings, chosen: Path | None = None) -> Path:
             return encode(processor, chats_of("train", numbers, settings.questions, settings.seed))
 
         train(model, batch_at, settings.schedule, folder, dtype)
+        (folder / FOLDER / TOWER_NAME).unlink()
         model.to(torch.bfloat16).save_pretrained(folder)
         processor.save_pretrained(folder)
 

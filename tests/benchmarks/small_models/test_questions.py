@@ -81,7 +81,8 @@ def test_questions_about_a_scene_are_of_different_kinds():
     kinds = Counter()
     for number in range(200):
         asked = questions_about(make_scene("train", number), random.Random(number), 4)
-        assert len(asked) == len({question.kind for question in asked}) == 4
+        assert len(asked) == len({question.kind for question in asked})
+        assert 3 <= len(asked) <= 4  # of twins there is little to ask
         kinds.update(question.kind for question in asked)
     assert set(kinds) == set(KINDS)
     assert max(kinds.values()) < 2.5 * min(kinds.values())

@@ -23,7 +23,7 @@ from small_models.vision_language import (
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 pytest.importorskip("matplotlib")
-TINY = Settings(Schedule(steps=2, batch=2, rate=1e-3), 32, 1, 2, 32, 32, 4)
+TINY = Settings(Schedule(steps=2, batch=2, rate=1e-3), Schedule(steps=2, batch=2, rate=1e-3), 32, 1, 2, 32, 32, 4)
 
 
 def test_labels_are_the_answers_and_their_ends():
