@@ -5,7 +5,8 @@ import torch
 from transformers import PreTrainedModel
 
 from eckart.blocks.block_arguments import capture_arguments
-from eckart.blocks.discovery import LinearRef, find_block_list, find_blocks
+from eckart.blocks.block import LinearRef
+from eckart.blocks.discovery import find_block_list, find_blocks
 from eckart.blocks.passes import capture_inputs
 
 

@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from tests.conftest import make_model
 from torch import Tensor
 
-from eckart.blocks.discovery import Block, find_blocks
+from eckart.blocks.block import Block
+from eckart.blocks.discovery import find_blocks
 from eckart.blocks.onload import ResidentWeights
 from eckart.blocks.tensor_cache import ScratchSpace, TensorCache
 from eckart.checkpoint.run_checkpoint import DiskRunCheckpoint, check_same_run, read_manifest

@@ -11,6 +11,7 @@ from tests.conftest import contents
 from transformers import AutoModelForCausalLM
 
 import eckart
+from eckart.checkpoint.records import read_report
 
 
 def test_compress_tells_sizes_and_writes_the_tokenizer(model_folder: Path, tmp_path: Path) -> None:
@@ -125,3 +126,63 @@ def test_outputs_that_cannot_be_are_refused_before_the_work(
     assert done.exit_code == 2, done.output
     assert "Error: " in done.stderr
     assert sorted(path.name for path in tmp_path.rglob("*")) == before
+
+
+def test_patterns_say_what_is_compressed(model_folder: Path, text_file: Path, tmp_path: Path) -> None:
+    arguments = ["compress", model_folder, "-o", tmp_path / "out", "--recipe", "svd-llm", "--keep", 0.5]
+    arguments += ["--calibration", text_file, "--samples", 4, "--length", 32]
+    options = ["--only", "LlamaMLP", "--only", "*.q_proj", "--ignore", "model.layers.0.*"]
+    options += ["--set", "targets.*.up_proj.rank=3"]
+    done = run(*arguments, *options)
+    assert done.exit_code == 0, done.output
+    text = words(done.output)
+    assert "left alone what it is size of the model why" in text
+    assert "model.layers.*.self_attn.k_proj linear layer" in text
+    assert "left by the recipe" in text
+    shown = words(run("inspect", tmp_path / "out").output)
+    for row in ("*.up_proj rank 3 * left as they are LlamaMLP targets again *.q_proj", "linear layers become"):
+        assert row in shown
+    assert "model.embed_tokens embedding" in shown
+    report = read_report(tmp_path / "out")
+    ranks = {layer.path: layer.rank for layer in report.layers}
+    assert len(ranks) == 2 * 4
+    assert {rank for path, rank in ranks.items() if "up_proj" in path} == {3}
+    model = AutoModelForCausalLM.from_pretrained(model_folder)
+    again = eckart.compress(
+        model,
+        "svd-llm",
+        0.5,
+        str(text_file),
+        samples=4,
+        length=32,
+        only=["LlamaMLP", "*.q_proj"],
+        ignore="model.layers.0.*",
+        overrides=["targets.*.up_proj.rank=3"],
+    )
+    assert (again.recipe, again.ranks) == (report.recipe, report.ranks)
+    resumed = run(*arguments, *options, "--resume")
+    assert "is finished already" in words(resumed.stdout)
+    other = run(*arguments, *options, "--ignore", "*.q_proj", "--resume")
+    assert other.exit_code == 2
+    assert "recipe.targets was" in words(other.stderr)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--only", "*.q_prj"], "No linear layer is named by '*.q_prj'; did you mean '*.q_proj'"),
+        (["--ignore", "LlamaMPL"], "did you mean 'LlamaMLP'"),
+        (["--set", "targets.*.q_prj.keep=0.5"], "did you mean '*.q_proj'"),
+        (["--set", "towers.vision=0.5"], "The model has no tower 'vision'"),
+        (["--recipe", "mine.yaml"], "did you mean '*.q_proj'"),
+    ],
+)
+def test_patterns_that_name_nothing_are_refused(
+    options: list[str], said: str, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text("objective: weight\ntargets: {'*.q_prj': leave}\n")
+    refused = run("compress", model_folder, "-o", tmp_path / "out", "--recipe", "svd", *options)
+    assert refused.exit_code == 2
+    assert said in words(refused.stderr)
+    assert not (tmp_path / "out").exists()

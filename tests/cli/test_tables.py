@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 from tests.cli.helpers import rows_of
 
-from eckart.cli.tables import all_layers, distillation, layer_kinds, refinements
+from eckart.cli.tables import all_layers, distillation, layer_kinds, left_alone, refinements, targets
+from eckart.compression.model_check import LeftAlone, ModelCheck
 from eckart.compression.records import LayerRecord
 from eckart.methods.distillation.record import DistillationRecord
+from eckart.methods.recipes.loader import load_recipe
 from eckart.methods.refinement.record import RefinementRecord
 from eckart.methods.training.record import EpochRecord
 
@@ -67,3 +69,34 @@ def test_a_block_without_an_epoch_has_no_losses() -> None:
 def test_distillation(ends: tuple[float | None, float | None], shown: list[str]) -> None:
     record = DistillationRecord(before=ends[0], after=ends[1], kept_epoch=0, epochs=[])
     assert rows_of(distillation(record)) == [["all blocks", *shown, "0", "0"]]
+
+
+def test_what_is_left_alone_is_told_by_its_share() -> None:
+    check = ModelCheck(
+        model_bytes=10_000_000,
+        block_bytes=6_000_000,
+        reached_bytes=5_000_000,
+        left=[
+            LeftAlone(part="embed", what="embedding", why="outside of the blocks", bytes=4_000_000),
+            LeftAlone(part="layers.*.up", what="linear layer", why="left by the recipe", bytes=950_000),
+            LeftAlone(part="layers.*.norm", what="norm", why="no matrix", bytes=40_000),
+            LeftAlone(part="norm", what="norm", why="outside of the blocks", bytes=10_000),
+        ],
+        vocabulary=9,
+    )
+    assert rows_of(left_alone(check)) == [
+        ["embed", "embedding", "4.0 MB", "40.0%", "outside of the blocks"],
+        ["layers.*.up", "linear layer", "0.9 MB", "9.5%", "left by the recipe"],
+        ["2 small parts", "norm", "0.1 MB", "0.5%", ""],
+    ]
+
+
+def test_targets_are_told_in_their_order() -> None:
+    overrides = ["targets.*.b.keep=0.9", "targets.*=leave", "targets.a=take", "targets.c.rank=8", "towers.vision=0.5"]
+    assert rows_of(targets(load_recipe("svd", overrides))) == [
+        ["tower vision", "0.5 of their bytes"],
+        ["*.b", "0.9 of their bytes"],
+        ["*", "left as they are"],
+        ["a", "targets again"],
+        ["c", "rank 8"],
+    ]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from eckart.blocks.discovery import Group, LinearRef
+from eckart.blocks.block import Group, LinearRef
 from eckart.blocks.onload import OnloadedModule, named_tensors
 from eckart.compression.factorise import Factoriser
 from eckart.compression.plan import Plan

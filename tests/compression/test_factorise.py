@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.compression.raw_inputs import CPU, PLACE, Data, outputs, regression, streams
 from torch import nn
 
-from eckart.blocks.discovery import Group
+from eckart.blocks.block import Group
 from eckart.compression.factorise import Factoriser, added_bias
 from eckart.compression.plan import Plan
 from eckart.errors import NonFiniteError

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 import eckart
 from eckart.compression.share_by_loss import share_by_loss
 from eckart.layers import fused_layers, weight_matrix
+from eckart.methods.allocation import Budgets
 from eckart.methods.layout import Layout
 from eckart.methods.recipes.loader import load_recipe
 
@@ -55,9 +56,13 @@ def test_those_groups_are_joined_that_lose_less(keep: float, tokens: torch.Tenso
             expected.add(path)
     assert "model.layers.1.self_attn.q_proj" in expected
     steps: list[tuple[int, int]] = []
-    found = share_by_loss(
-        original_of(model, tokens), load_recipe("svd-llm"), keep, lambda done, total: steps.append((done, total))
+    found, budgets = share_by_loss(
+        original_of(model, tokens),
+        load_recipe("svd-llm"),
+        Budgets(keep),
+        lambda done, total: steps.append((done, total)),
     )
+    assert budgets == Budgets(keep)
     assert set(fused_layers(model)) == expected
     assert steps == [(number, 6) for number in range(1, 7)]
     paths = {ref.path for block in found.blocks for ref in block.linears}

@@ -9,7 +9,8 @@ from tests.layers.helpers import from_factors
 from torch import Tensor, nn
 
 from eckart.blocks.block_arguments import arguments_by_shape, capture_arguments
-from eckart.blocks.discovery import Block, find_block_list, find_blocks
+from eckart.blocks.block import Block
+from eckart.blocks.discovery import find_block_list, find_blocks
 from eckart.blocks.passes import BlockPass
 from eckart.compression.drift import compare, outputs_of
 from eckart.compression.records import LayerRecord

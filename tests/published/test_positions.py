@@ -12,7 +12,7 @@ from tests.published import literal
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from eckart.methods.allocation import Learned
+from eckart.methods.allocation import Budgets, Learned
 from eckart.methods.allocation.truncation_points import train_truncation_points
 from eckart.methods.layout import Layout
 
@@ -68,7 +68,7 @@ def test_positions_are_trained_by_the_published_loss(dense: PreTrainedModel, tok
     batches = tuple(original.batches())
     expected = literal_positions(literal.double(copy.deepcopy(dense)), batches, epochs=2)
     allocation = Learned(epochs=2, sharpness=SHARPNESS, **numbers)
-    found = train_truncation_points(original, allocation, KEEP, Layout(), lambda *_: None)
+    found = train_truncation_points(original, allocation, Budgets(KEEP), Layout(), lambda *_: None)
     assert len(set(expected.values())) > 5
     for path, share in expected.items():
         assert found[path] == pytest.approx(share, abs=2e-3), path

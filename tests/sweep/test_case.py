@@ -110,3 +110,24 @@ def test_only_what_is_needed_is_kept():
     assert (gptq.keep_bases, gptq.keep_inputs) == (False, True)
     (walked,) = merged_requests("saes-svd+allocation=energy")
     assert not walked.keep_bases
+
+
+def test_patterns_are_overrides_like_others():
+    label = "svd+targets.*.down_proj.keep=0.9+targets.*=leave+structure=pivoted+towers.vision=0.8"
+    assert split_label(label) == (
+        "svd",
+        ["targets.*.down_proj.keep=0.9", "targets.*=leave", "structure=pivoted", "towers.vision=0.8"],
+    )
+    _, other, case = cases_of(
+        ["svd", eckart.load_recipe("svd", ["allocation.multiple=4"])], [0.5], [1], ["targets.*.q=leave"]
+    )
+    assert (other.label, case.label) == ("svd+targets.*.q=leave", "svd (allocation.multiple=4) (targets.*.q=leave)")
+    assert [found.recipe is not None and len(found.recipe.targets) for found in (case, other)] == [1, 1]
+
+
+def test_bases_are_kept_where_any_linear_has_a_size_of_its_own():
+    recipe = recipe_of("svd+targets.a.keep=0.5")
+    assert request_for(recipe_of("svd"), [1.0], LINEARS) is None
+    found = request_for(recipe, [1.0], LINEARS)
+    assert found is not None
+    assert found.keep_bases

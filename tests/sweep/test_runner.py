@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from tests.conftest import make_model
@@ -197,3 +199,26 @@ def test_a_model_that_changes_on_disk_gives_no_more_rows(after, model_folder, te
         next(started)
     assert read_rows(output) == rows
     assert read_failures(output) == []
+
+
+def test_patterns_are_those_of_compress(sweep, llama, tokenizer, text_file):
+    """What some rows leave as it is, others compress; what all leave is not measured."""
+    own = ["targets.*.down_proj.keep=0.8", "targets.*.o_proj.rank=3", "targets.*.0.mlp.*=leave"]
+    labels = ["svd-llm", "+".join(["zs-svd", *own]), "+".join(["zs-svd", *own, "sharing=shared"])]
+    labels.append("asvd+allocation.shares=[0.5,0.8]+targets.*.o_proj.rank=3")
+    rows = list(sweep(labels, [0.6], ignore="*.k_proj").run())
+    assert len(rows) == 5
+    for row in rows[1:]:
+        assert row.label.endswith("+targets.*.k_proj=leave")
+        model = copy.deepcopy(llama)
+        report = eckart.compress(
+            model, row.recipe, row.keep, str(text_file), tokenizer=tokenizer, samples=4, length=24, seed=0
+        )
+        assert row.ranks == {layer.path: layer.rank for layer in report.layers}
+        assert not [path for path in row.ranks if "k_proj" in path]
+
+
+def test_a_pattern_that_names_nothing_is_refused_at_once(sweep, tmp_path):
+    with pytest.raises(EckartError, match=r"did you mean '\*\.q_proj'"):
+        sweep(["svd"], [0.6], only=["*.q_prj"])
+    assert not (tmp_path / "sweep.sqlite").exists()

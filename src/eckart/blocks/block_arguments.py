@@ -3,41 +3,146 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any, cast
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 from transformers import PreTrainedModel
 
+from eckart.data.samples import IDS, LABELS
 from eckart.errors import EckartError, UnsupportedModelError
+
+Inputs = Mapping[str, Tensor]
+"""What the forward of a model is handed, by name."""
+
+DECODER_IDS = "decoder_input_ids"
+
+
+@dataclass(frozen=True)
+class CallSite:
+    """Where the hidden states are in what a block is handed, and in what it returns.
+
+    Attributes:
+        hidden: number of the argument, or its name; None for a block that is handed none.
+        output: number of the hidden states among the leaves of what the block returns.
+        returns: the form of what it returns; None for the hidden states alone.
+        others: its leaves, None in the place of each tensor.
+        passed: leaves that are what the block was handed, by their numbers, and the numbers of those in the arguments.
+    """
+
+    hidden: int | str | None = 0
+    output: int = 0
+    returns: TreeSpec | None = None
+    others: tuple[Any, ...] = (None,)
+    passed: tuple[tuple[int, int], ...] = ()
+
+    def result(self, output: Any) -> Tensor:
+        """Return the hidden states in what a block returned."""
+        found = tree_leaves(output)[self.output]
+        assert isinstance(found, Tensor)
+        return found
+
+    def handed_on(
+        self, hidden: Tensor, others: tuple[Any, ...] | None = None, arguments: list[Any] | None = None
+    ) -> Any:
+        """Return hidden states in the form in which the block returns them.
+
+        Args:
+            hidden: to hand on.
+            others: leaves of what the block returned, for what is not hidden states.
+            arguments: leaves of what it was handed, of which it may hand on some as they are.
+        """
+        if self.returns is None:
+            return hidden
+        leaves = list(self.others if others is None else others)
+        if others is None and arguments is not None:
+            for leaf, number in self.passed:
+                leaves[leaf] = arguments[number]
+        leaves[self.output] = hidden
+        return tree_unflatten(leaves, self.returns)
+
+    def returning(self, output: Any, hidden: int, arguments: list[Any]) -> CallSite:
+        """Return the same for a block that returned ``output``, whose hidden states are the leaf ``hidden``.
+
+        Args:
+            output: of the block.
+            hidden: number of the leaf.
+            arguments: leaves of what it was handed, without the hidden states.
+        """
+        leaves, form = tree_flatten(output)
+        others = tuple(None if isinstance(leaf, Tensor) else leaf for leaf in leaves)
+        places = {id(value): number for number, value in enumerate(arguments) if isinstance(value, Tensor)}
+        passed = tuple((n, places[id(leaf)]) for n, leaf in enumerate(leaves) if id(leaf) in places)
+        return CallSite(self.hidden, hidden, None if isinstance(output, Tensor) else form, others, passed)
 
 
 @dataclass(frozen=True)
 class BlockArguments:
-    """How the model calls one block: everything but the hidden states, which come first.
+    """How the model calls one block for some sequences.
 
     Attributes:
-        args: behind the hidden states.
-        kwargs: by name.
-        extra: what a block returns behind the hidden states; None if it returns those alone.
+        args: by position; None in the place of the hidden states.
+        kwargs: by name, without the hidden states.
+        site: where those belong.
+        slots: a number for each leaf of both, the same where several blocks are handed the same tensor; empty if
+            nobody asks.
     """
 
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    extra: tuple[Any, ...] | None = None
+    args: tuple[Any, ...] = (None,)
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    site: CallSite = field(default_factory=CallSite)
+    slots: tuple[int, ...] = ()
+
+    @staticmethod
+    def of(args: tuple[Any, ...], kwargs: Mapping[str, Any], site: CallSite) -> BlockArguments:
+        """Return what a block was handed, but for the hidden states."""
+        without = tuple(None if number == site.hidden else value for number, value in enumerate(args))
+        return BlockArguments(without, {k: v for k, v in kwargs.items() if k != site.hidden}, site)
 
     def __call__(self, block: Callable[..., Any], hidden: Tensor) -> Tensor:
-        """Run ``block`` on hidden states (batch, length, width) and return those that it hands on."""
-        output = block(hidden, *self.args, **self.kwargs)
-        return cast(Tensor, output[0] if isinstance(output, tuple) else output)
+        """Run ``block`` on hidden states (..., width) and return those that it hands on."""
+        return self.site.result(self.run(block, hidden))
 
-    def handed_on(self, hidden: Tensor) -> Any:
-        """Return hidden states in the form in which a block returns them."""
-        return hidden if self.extra is None else (hidden, *self.extra)
+    def run(self, block: Callable[..., Any], hidden: Tensor) -> Any:
+        """Run ``block`` on hidden states and return all that it returns."""
+        args, kwargs, place = list(self.args), dict(self.kwargs), self.site.hidden
+        if isinstance(place, int):
+            args[place] = hidden
+        elif isinstance(place, str):
+            kwargs[place] = hidden
+        return block(*args, **kwargs)
+
+    def flat(self) -> tuple[list[Any], TreeSpec]:
+        """Return the leaves of the arguments, and their form."""
+        return tree_flatten((self.args, dict(self.kwargs)))
+
+    def with_leaves(self, leaves: list[Any]) -> BlockArguments:
+        """Return the same call with other leaves."""
+        args, kwargs = tree_unflatten(leaves, self.flat()[1])
+        return replace(self, args=args, kwargs=kwargs)
+
+    def differentiable(self) -> tuple[BlockArguments, dict[int, Tensor]]:
+        """Return the same call, and its tensors of floats as leaves whose gradients can be asked for, by slot."""
+        found: dict[int, Tensor] = {}
+        leaves = self.flat()[0]
+        for number, (leaf, slot) in enumerate(zip(leaves, self.slots, strict=True)):
+            if isinstance(leaf, Tensor) and leaf.is_floating_point():
+                leaves[number] = found.setdefault(slot, leaf.detach().requires_grad_(True))
+        return self.with_leaves(leaves), found
+
+    def named(self, block: nn.Module) -> dict[str, Any]:
+        """Return what the block is handed beside the hidden states, by the names of its parameters."""
+        positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        names = [p.name for p in inspect.signature(block.forward).parameters.values() if p.kind in positional]
+        names += [f"argument {number + 1}" for number in range(len(names), len(self.args))]
+        found = {name: value for number, (name, value) in enumerate(zip(names, self.args, strict=False))}
+        if isinstance(self.site.hidden, int):
+            found.pop(names[self.site.hidden])
+        return {**found, **self.kwargs}
 
 
 @contextmanager
@@ -65,11 +170,12 @@ def replaced_forwards(
 
 
 @contextmanager
-def failures_named(model: PreTrainedModel, length: int | None = None) -> Iterator[None]:
+def failures_named(model: PreTrainedModel, inputs: Inputs, length: int | None = None) -> Iterator[None]:
     """Say of a model that fails that it does.
 
     Args:
         model: that is run inside.
+        inputs: that it is run on.
         length: tokens that it is run on, if it was run on fewer before; None if it was not run at all.
 
     Raises:
@@ -84,165 +190,71 @@ def failures_named(model: PreTrainedModel, length: int | None = None) -> Iterato
         if length is not None:
             raise UnsupportedModelError(f"{name} fails on {length} tokens ({why}). Use a smaller --length.") from error
         raise UnsupportedModelError(
-            f"{name} cannot be run on token ids alone ({why}). "
-            "Only language models that need nothing else can be compressed yet."
+            f"{name} cannot be run on {', '.join(sorted(inputs))} alone ({why}). Calibrate on samples that hold all "
+            "that its forward needs: calibration=[{name: tensor, ...}, ...]."
         ) from error
 
 
-def capture_arguments(
-    model: PreTrainedModel, blocks: nn.ModuleList, tokens: Tensor
-) -> tuple[Tensor, list[BlockArguments]]:
-    """Return what the first block is given for ``tokens`` (batch, length), and how each block is called.
-
-    Only the first block is run; the others hand their input on, so that this costs next to nothing.
-
-    Raises:
-        UnsupportedModelError: the model does not run each block once, in order, on hidden states of all tokens.
-    """
-    arguments: list[BlockArguments] = []
-    hidden: list[Tensor] = []
-    extra_outputs: list[Any] = []
-    name = type(model).__name__
-
-    def record(index: int, run: Callable[..., Any]) -> Callable[..., Any]:
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            if index != len(arguments):
-                raise UnsupportedModelError(
-                    f"{name} runs block {index} of its {len(blocks)} where block {len(arguments)} was expected; "
-                    "expected each one exactly once, in the order of their list. Models that repeat blocks or leave "
-                    "some out cannot be compressed yet."
-                )
-            if not args and "hidden_states" not in kwargs:
-                raise UnsupportedModelError(
-                    f"{name} hands its blocks {sorted(kwargs)}; expected hidden states, as the first "
-                    "argument or by that name."
-                )
-            if not args:
-                args = (kwargs.pop("hidden_states"),)
-            check_hidden(args[0], tokens.shape, f"{name} hands its blocks")
-            arguments.append(BlockArguments(tuple(args[1:]), dict(kwargs)))
-            if index == 0:
-                hidden.append(args[0])
-                output = run(*args, **kwargs)
-                check_hidden(output[0] if isinstance(output, tuple) else output, tokens.shape, f"{name}'s blocks give")
-                extra_outputs.append(output[1:] if isinstance(output, tuple) else None)
-                return output
-            return args[0] if extra_outputs[0] is None else (args[0], *extra_outputs[0])
-
-        return forward
-
-    with replaced_forwards(blocks, record), torch.no_grad():
-        model.base_model(input_ids=tokens, use_cache=False)
-    if len(arguments) != len(blocks):
-        raise UnsupportedModelError(
-            f"{name} runs {len(arguments)} of its {len(blocks)} blocks in a forward pass; "
-            "expected each one exactly once. Layers that are skipped or shared, or that are for images or sound, "
-            "cannot be compressed yet."
-        )
-    return hidden[0], [replace(call, extra=extra_outputs[0]) for call in arguments]
-
-
-def check_hidden(found: Any, shape: torch.Size, what: str) -> None:
-    """Raise unless hidden states are one tensor, (batch, length, width).
+def body_of(model: PreTrainedModel, inputs: Inputs, blocks: Iterable[str] = ()) -> PreTrainedModel:
+    """Return the model without its head over the vocabulary, if it has one and the rest can be run by itself.
 
     Args:
-        found: the hidden states.
-        shape: (batch, length) of the tokens.
-        what: found them, for the error.
+        model: as a whole.
+        inputs: of it.
+        blocks: paths of those that are to be run.
     """
-    if not isinstance(found, Tensor) or found.ndim != 3 or found.shape[:2] != shape:
-        seen = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
-        raise UnsupportedModelError(
-            f"{what} {seen} for {shape[0]} texts of {shape[1]} tokens; expected one vector for each token, of shape "
-            f"({shape[0]}, {shape[1]}, width). Such models cannot be compressed yet."
-        )
+    body, prefix = model.base_model, model.base_model_prefix
+    outside = any(path != prefix and not path.startswith(f"{prefix}.") for path in blocks)
+    if body is model or model.get_output_embeddings() is None or outside:
+        return model
+    return body if inputs.keys() <= inspect.signature(body.forward).parameters.keys() else model
 
 
-def arguments_by_shape(
-    model: PreTrainedModel, blocks: nn.ModuleList, batches: Iterable[int], length: int, device: torch.device
-) -> list[dict[torch.Size, BlockArguments]]:
-    """Return how each block is called for sequences of ``length`` tokens, by (batch, length).
+def run_model(model: PreTrainedModel, inputs: Inputs) -> Any:
+    """Return what a model gives; it keeps no cache of keys and values, and what it draws is the same in each run."""
+    kwargs: dict[str, Any] = dict(inputs)
+    if "use_cache" in inspect.signature(model.forward).parameters:
+        kwargs["use_cache"] = False
+    with _no_cache(model), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return model(**kwargs)
 
-    Args:
-        model: its embedding and its first block must be on ``device``.
-        blocks: of the model.
-        batches: how many sequences are run at once.
-        length: tokens in each.
-        device: where the blocks will be run.
+
+@contextmanager
+def _no_cache(model: PreTrainedModel) -> Iterator[None]:
+    """Let parts of the model keep no cache that are told so by their configuration only."""
+    configs = {id(module.config): module.config for module in model.modules() if hasattr(module, "config")}
+    caching = [config for config in configs.values() if getattr(config, "use_cache", False)]
+    for config in caching:
+        config.use_cache = False
+    try:
+        yield
+    finally:
+        for config in caching:
+            config.use_cache = True
+
+
+def completed(model: PreTrainedModel, inputs: Inputs) -> Inputs:
+    """Return the inputs of an encoder-decoder with those of the decoder: the labels, one place later.
+
+    Where there are no labels either, it is to give back the text that it is handed.
     """
-    found: list[dict[torch.Size, BlockArguments]] = [{} for _ in blocks]
-    for batch in sorted(set(batches)):
-        tokens = torch.zeros(batch, length, dtype=torch.int64, device=device)
-        for arguments, call in zip(found, capture_arguments(model, blocks, tokens)[1], strict=True):
-            arguments[tokens.shape] = call
-    return found
+    if not getattr(model.config, "is_encoder_decoder", False) or DECODER_IDS in inputs:
+        return inputs
+    labels = inputs.get(LABELS, inputs.get(IDS))
+    named = (getattr(model.config, name, None) for name in ("decoder_start_token_id", "pad_token_id"))
+    start = next((token for token in named if isinstance(token, int)), 0)
+    if labels is None:
+        rows = len(next(iter(inputs.values())))
+        return {**inputs, DECODER_IDS: torch.full((rows, 1), start, dtype=torch.int64)}
+    shifted = labels.roll(1, dims=1).clone()
+    shifted[:, 0] = start
+    return {**inputs, DECODER_IDS: shifted.clamp_min(0), LABELS: labels}
 
 
-def check_calls_are_independent_of_tokens(
-    model: PreTrainedModel, blocks: nn.ModuleList, length: int, vocabulary: int, device: torch.device
-) -> tuple[Tensor, list[BlockArguments]]:
-    """Raise if blocks are handed tensors that depend on the text, other than hidden states.
-
-    Args:
-        model: its embedding and its first block must be on ``device``.
-        blocks: of the model.
-        length: tokens that are run.
-        vocabulary: ids that there are.
-        device: where the blocks will be run.
-
-    Returns:
-        What :func:`capture_arguments` does.
-
-    Raises:
-        UnsupportedModelError: naming the argument.
-    """
-    one = torch.arange(length, device=device)[None] % vocabulary
-    hidden, ours = capture_arguments(model, blocks, one)
-    theirs = capture_arguments(model, blocks, one.flip(1))[1]
-    for block, call, other in zip(blocks, ours, theirs, strict=True):
-        others = named_arguments(block, other)
-        for name, value in named_arguments(block, call).items():
-            leaves, other_leaves = tree_leaves(value), tree_leaves(others.get(name))
-            same = len(leaves) == len(other_leaves) and all(
-                isinstance(there, Tensor) and torch.equal(leaf, there)
-                for leaf, there in zip(leaves, other_leaves, strict=True)
-                if isinstance(leaf, Tensor)
-            )
-            if not same:
-                raise UnsupportedModelError(
-                    f"{type(model).__name__} hands its blocks {name!r}, which depends on the text; "
-                    "only hidden states may. Such models cannot be compressed yet."
-                )
-    return hidden, ours
-
-
-def named_arguments(block: nn.Module, call: BlockArguments) -> dict[str, Any]:
-    """Return what a block is handed beside the hidden states, by the names of its parameters."""
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    names = [p.name for p in inspect.signature(block.forward).parameters.values() if p.kind in positional][1:]
-    names += [f"argument {number + 2}" for number in range(len(names), len(call.args))]
-    return {**dict(zip(names, call.args, strict=False)), **call.kwargs}
-
-
-def run_head(
-    model: PreTrainedModel, blocks: nn.ModuleList, call: BlockArguments, tokens: Tensor, hidden: Tensor
-) -> Any:
-    """Return what the model gives if the last block hands on ``hidden``. No block is run.
-
-    Args:
-        model: what is outside of its blocks must be where ``hidden`` is.
-        blocks: of the model.
-        call: of the last one.
-        tokens: (batch, length).
-        hidden: (batch, length, width).
-    """
-    last = len(blocks) - 1
-
-    def stand_in(index: int, _: Callable[..., Any]) -> Callable[..., Any]:
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            return call.handed_on(hidden if index == last else args[0] if args else kwargs["hidden_states"])
-
-        return forward
-
-    with replaced_forwards(blocks, stand_in):
-        return model(input_ids=tokens, use_cache=False)
+def inputs_on(device: torch.device, inputs: Inputs, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return the inputs of a model on a device, numbers with a point in the dtype of the model."""
+    return {
+        name: tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
+        for name, tensor in inputs.items()
+    }

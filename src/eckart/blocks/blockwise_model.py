@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,38 +11,61 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from eckart.blocks.block_arguments import BlockArguments, arguments_by_shape, capture_arguments, run_head
-from eckart.blocks.discovery import Block, LinearRef, find_block_list, hooks
+from eckart.blocks.argument_table import Arguments, ArgumentTable
+from eckart.blocks.block import Block
+from eckart.blocks.block_arguments import Inputs, completed, inputs_on
+from eckart.blocks.entrance import Entered, enter, run_outside, segment_of
+from eckart.blocks.losses import model_loss
 from eckart.blocks.onload import OnloadedModule, WeightSource
-from eckart.blocks.passes import ArgumentsByShape, BlockPass, HiddenStates, advance
+from eckart.blocks.passes import BlockPass, HiddenStates, advance
 from eckart.blocks.tensor_cache import ScratchSpace, TensorCache
 from eckart.data.calibration import Calibration
+from eckart.data.samples import LABELS
 from eckart.device import compute_dtype
-from eckart.errors import NonFiniteError
-from eckart.maths.labels import NEXT_TOKENS, LabelSource, label_loss
 
-Observe = Callable[[LinearRef, Tensor, Tensor | None], None]
-"""Is told, for each run of a linear, its inputs (tokens, n) and the loss's gradients at its outputs (tokens, m).
+Taps = Mapping[int, Sequence[Tensor]]
+"""Hidden states behind blocks whose outputs the model's own code looks at, batch by batch."""
 
-None for the gradients of a linear whose output goes nowhere.
-"""
+
+@dataclass(frozen=True)
+class Streams:
+    """Hidden states around all blocks.
+
+    Attributes:
+        fronts: in front of each block.
+        behinds: behind each block; the same as in front of the next one, where that does not enter.
+    """
+
+    fronts: list[HiddenStates] = field(default_factory=list)
+    behinds: list[HiddenStates] = field(default_factory=list)
+
+    def delete(self, block: int) -> None:
+        """Give back what is behind a block, and in front of the next one."""
+        self.behinds[block].delete()
+        if block + 1 < len(self.fronts):
+            self.fronts[block + 1].delete()
+
+    def delete_all(self) -> None:
+        """Give back all that there is."""
+        for stream in (*self.fronts, *self.behinds):
+            stream.delete()
 
 
 @dataclass
 class BlockwiseModel:
-    """A model whose blocks are run one at a time, and the tokens that it is run on.
+    """A model whose blocks are run one at a time, and what it is run on.
 
     What compresses, measures, trains or times a model does it through this object: it knows where the tensors are,
     how the blocks are called, and where hidden states are kept.
 
     Attributes:
         model: in evaluation mode.
-        blocks: of it.
+        blocks: of it, in the order in which they are run.
         weights: where its tensors are.
         device: where blocks are run.
         scratch: where hidden states live.
-        calibration: the tokens; None if the model is not run.
-        arguments: how each block is called, by (batch, length); known once :meth:`enter` was called.
+        calibration: the samples; None if the model is not run.
+        arguments: how each block is called; known once it was entered.
     """
 
     model: PreTrainedModel
@@ -51,24 +74,24 @@ class BlockwiseModel:
     device: torch.device
     scratch: ScratchSpace
     calibration: Calibration | None = None
-    arguments: list[ArgumentsByShape] = field(default_factory=list)
+    arguments: dict[int, Arguments] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.modules: nn.ModuleList = find_block_list(self.model)[1]
         self.dtype: torch.dtype = self.model.dtype  # read now: it is another one while the model is onloaded
 
     @property
-    def tokens(self) -> Tensor:
-        """The calibration tokens, (samples, length) int64."""
-        return self._known.tokens
+    def modules(self) -> list[nn.Module]:
+        """The blocks' modules."""
+        return [block.module for block in self.blocks]
 
     @property
     def seed(self) -> int:
         """The seed of the calibration."""
-        return self._known.seed
+        return self.known.seed
 
     @property
-    def _known(self) -> Calibration:
+    def known(self) -> Calibration:
+        """The calibration, which there must be."""
         assert self.calibration is not None
         return self.calibration
 
@@ -77,13 +100,57 @@ class BlockwiseModel:
         """The dtype of matrix products where the blocks are run."""
         return compute_dtype(self.dtype, self.device)
 
-    def batches(self) -> Iterator[Tensor]:
-        """Yield the calibration tokens, (batch, length) at a time."""
-        return self._known.batches()
+    @property
+    def predicts_next(self) -> bool:
+        """Whether the model predicts the next token in each place."""
+        last = next(block for block in reversed(self.blocks) if block.enters)
+        return last.causal and not getattr(self.model.config, "is_encoder_decoder", False)
+
+    def rows(self, index: int) -> int:
+        """Return how many vectors block ``index`` is run on in all, about, where samples differ."""
+        known = self.known
+        return known.token_count if known.tokens is not None else self.blocks[index].rows * len(known)
+
+    @property
+    def stream_numbers(self) -> int:
+        """Numbers of the largest hidden states between two blocks."""
+        return max(self.rows(index) * block.width for index, block in enumerate(self.blocks))
+
+    @property
+    def segments(self) -> list[range]:
+        """Numbers of the blocks of each segment: those that hand their outputs straight to one another."""
+        return [segment_of(self.blocks, n) for n, block in enumerate(self.blocks) if block.enters]
+
+    def batches(self) -> Iterator[Inputs]:
+        """Yield what the model is run on, a batch at a time."""
+        return (completed(self.model, batch) for batch in self.known.batches())
+
+    def inputs(self, numbers: Tensor) -> Inputs:
+        """Return what the model is run on for samples by their numbers; see :meth:`Calibration.inputs`."""
+        return completed(self.model, self.known.inputs(numbers))
+
+    def sample(self, number: int) -> Inputs:
+        """Return what the model is run on for one sample."""
+        return completed(self.model, self.known.sample(number))
+
+    def settled(self) -> BlockwiseModel:
+        """Return the same model, its samples run one by one if what blocks are handed depends on them."""
+        if self.calibration is None or self.known.tokens is None or self.known.one_by_one:
+            return self
+        varies = len(self.segments) > 1
+        if not varies:
+            table = ArgumentTable(ScratchSpace().cache, "probe", self.device)
+            first = self.sample(0)
+            with self.entrance() as front, torch.no_grad():
+                for number, flip in enumerate((False, True)):
+                    entered = front({n: t.flip(1) if flip else t for n, t in first.items()})
+                    table.add(number, entered.hidden, entered.arguments)
+            varies = table.varies
+        return replace(self, calibration=replace(self.known, one_by_one=True)) if varies else self
 
     def cropped(self, samples: int | None, length: int | None) -> BlockwiseModel:
         """Return the same model with only the first calibration samples, and the first tokens of each."""
-        return replace(self, calibration=replace(self._known, tokens=self.tokens[:samples, :length]))
+        return replace(self, calibration=self.known.cropped(samples, length), arguments={})
 
     def cache(self, name: str, number: int) -> TensorCache:
         """Return an empty cache for hidden states in front of block ``number``, in the model's dtype."""
@@ -98,175 +165,144 @@ class BlockwiseModel:
         return BlockPass(self.blocks[index].module, self.arguments[index], self.device)
 
     @contextmanager
-    def entrance(self) -> Iterator[Callable[[Tensor], tuple[Tensor, list[BlockArguments]]]]:
-        """Give a function of tokens (batch, length): the hidden states in front of block 0, and how blocks are called.
+    def entrance(self, first: int = 0) -> Iterator[Callable[..., Entered]]:
+        """Give a function of inputs, and of earlier blocks' outputs: what the blocks from ``first`` on are handed.
 
-        All that is in front of the blocks is onloaded, and block 0 itself.
+        All that is outside of blocks is onloaded but for the head over the vocabulary, and block ``first`` if it must
+        be run for that.
         """
-        with self.weights.onload(self.model, self.device, (*self.modules[1:], self.model.get_output_embeddings())):
-            yield lambda tokens: capture_arguments(self.model, self.modules, tokens.to(self.device))
+        runs = self.blocks[first].hands_more
+        skip = [block.module for n, block in enumerate(self.blocks) if not (runs and n == first)]
+        with self.weights.onload(self.model, self.device, (*skip, self.model.get_output_embeddings())):
+            yield lambda inputs, outputs=None: enter(
+                self.model, self.blocks, first, self.moved(inputs), _moved(outputs or {}, self.device, self.compute)
+            )
 
-    def arguments_for(self, batch_sizes: Collection[int], length: int) -> list[ArgumentsByShape]:
-        """Return how each block is called for batches of some sizes; inside of :meth:`entrance`."""
-        return list(arguments_by_shape(self.model, self.modules, batch_sizes, length, self.device))
+    def moved(self, inputs: Inputs) -> dict[str, Tensor]:
+        """Return inputs of the model where it is run, without the labels of its loss."""
+        return inputs_on(self.device, {n: t for n, t in inputs.items() if n != LABELS}, self.compute)
 
-    def enter(self) -> HiddenStates:
-        """Return the hidden states in front of block 0, and find out how the blocks are called."""
-        batches = list(self.batches())
-        stream = self.cache("measured", 0)
-        with self.entrance() as front:
-            self.arguments = self.arguments_for({len(batch) for batch in batches}, self.tokens.shape[1])
-            for batch in batches:
-                stream.append(front(batch)[0])
+    def enter(
+        self, first: int = 0, taps: Taps | None = None, *, name: str = "measured", sizes: Sequence[int] = ()
+    ) -> HiddenStates:
+        """Return the hidden states in front of a segment, and find out how its blocks are called.
+
+        Args:
+            first: number of the first block of the segment.
+            taps: hidden states behind earlier blocks, of those that are tapped.
+            name: of the hidden states.
+            sizes: of batches that will be run too, beside those of the calibration; of rows of tokens.
+        """
+        stream = self.cache(name, first)
+        table = ArgumentTable(self.scratch.cache, f"{name}-{first:05d}", self.device)
+        with self.entrance(first) as front, torch.no_grad():
+            for inputs in self._of_sizes(sizes):
+                entered = front(inputs)
+                table.add(None, entered.hidden, entered.arguments)
+            for number, inputs in enumerate(self.batches()):
+                entered = front(inputs, {block: batches[number] for block, batches in (taps or {}).items()})
+                table.add(number, entered.hidden, entered.arguments)
+                stream.append(entered.hidden)
+        for place, block in enumerate(segment_of(self.blocks, first)):
+            self.arguments[block] = Arguments(table, place)
         return stream
+
+    def _of_sizes(self, sizes: Sequence[int]) -> Iterator[Inputs]:
+        """Yield inputs of batches of some sizes, where what blocks are handed depends on nothing else."""
+        tokens = self.known.tokens
+        if tokens is None or self.known.one_by_one:
+            return
+        for size in sorted(set(sizes) - {self.known.at_once}):
+            yield {"input_ids": tokens[:1].expand(size, -1)}
 
     def advance(self, index: int, stream: HiddenStates, name: str = "measured") -> TensorCache:
         """Return the hidden states behind block ``index``, which is onloaded, from those in front of it."""
-        behind = self.cache(name, index + 1)
+        behind = self.cache(f"{name}-behind" if self.ends(index) else name, index + 1)
         advance(self.block_pass(index), stream, behind)
         return behind
 
-    def forward(self) -> list[HiddenStates]:
-        """Return the hidden states in front of each block, and those behind the last."""
-        streams = [self.enter()]
-        for index in range(len(self.blocks)):
-            with self.onload(index):
-                streams.append(self.advance(index, streams[-1]))
+    def ends(self, index: int) -> bool:
+        """Return whether the next block is not just handed what this one gives."""
+        return index + 1 < len(self.blocks) and self.blocks[index + 1].enters
+
+    def batch(self, number: int) -> BlockwiseModel:
+        """Return the same model with the calibration samples of one batch only."""
+        return replace(self, calibration=self.known.batch(number), arguments={})
+
+    def forward(
+        self, around: Callable[[Block], AbstractContextManager[object]] = lambda block: nullcontext()
+    ) -> Streams:
+        """Return the hidden states in front of each block and behind each.
+
+        Args:
+            around: is entered around the run of each block, which is onloaded.
+        """
+        streams = Streams()
+        for index, block in enumerate(self.blocks):
+            if block.enters:
+                streams.fronts.append(self.enter(index, self.taps(streams.behinds)))
+            else:
+                streams.fronts.append(streams.behinds[-1])
+            with self.onload(index), around(block):
+                streams.behinds.append(self.advance(index, streams.fronts[-1]))
         return streams
 
-    @contextmanager
-    def head(self) -> Iterator[Callable[[Tensor, Tensor], Tensor]]:
-        """Give a function of tokens (batch, length) and hidden states behind the last block that returns the logits.
+    def taps(self, behinds: Sequence[HiddenStates]) -> dict[int, HiddenStates]:
+        """Return the hidden states that are tapped, of those behind the first blocks."""
+        return {n: stream for n, stream in enumerate(behinds) if self.blocks[n].tapped}
 
-        No block is run: how they are called, and return their outputs, must be known.
-        """
-        with self.weights.onload(self.model, self.device, skip=tuple(self.modules)):
-            yield self._logits
+    def ends_of(self, behinds: Sequence[HiddenStates]) -> dict[int, HiddenStates]:
+        """Return what the head looks at, of the hidden states behind all blocks."""
+        return {**self.taps(behinds), len(self.blocks) - 1: behinds[-1]}
 
-    def _logits(self, tokens: Tensor, hidden: Tensor) -> Tensor:
-        call = next(iter(self.arguments[-1].values()))
-        logits: Tensor = run_head(self.model, self.modules, call, tokens, hidden).logits
-        return logits
-
-    def loss_gradient(
-        self, behind: HiddenStates, source: LabelSource = NEXT_TOKENS, samples: int | None = None, *, name: str = ""
-    ) -> tuple[HiddenStates, int]:
-        """Return the gradient of the summed loss at the hidden states behind the last block, and the tokens summed.
+    def mean_losses(self, ends: Sequence[Mapping[int, Sequence[Tensor]]]) -> list[float]:
+        """Return the mean loss of a prediction, in nats, of each of several models by what their blocks gave.
 
         Args:
-            behind: the hidden states there.
-            source: of the labels.
-            samples: only the first ones count; the gradient of the others is zero. None for all.
-            name: of the gradient, if there are several at a time.
-
-        Raises:
-            NonFiniteError: the loss or its gradient is NaN or infinite.
+            ends: hidden states behind the last block, and behind those that are tapped.
         """
-        generator = torch.Generator().manual_seed(self.seed)
-        gradient = self.scratch.cache(_name(name, len(self.blocks)), torch.float32)
-        left = len(self.tokens) if samples is None else samples
-        count = 0
-        with self.head() as logits:
-            for batch, hidden in zip(self.batches(), behind, strict=True):
-                parts = []
-                for row in range(len(batch)):  # one sequence at a time: logits are large
-                    leaf = hidden[row : row + 1].to(self.device, self.model.dtype, copy=True)
-                    if left <= 0:
-                        parts.append(torch.zeros_like(leaf, dtype=torch.float32))
-                        continue
-                    left -= 1
-                    leaf.requires_grad_(True)
-                    tokens = batch[row : row + 1].to(self.device)
-                    found = logits(tokens, leaf)
-                    if not torch.isfinite(found).all():
-                        raise NonFiniteError(
-                            "The gradient of the loss is NaN or infinite on the calibration tokens: so are the logits."
-                        )
-                    loss, predicted = label_loss(found, tokens, source, generator)
-                    parts.append(torch.autograd.grad(loss, leaf)[0].float())
-                    count += predicted
-                    if not torch.isfinite(parts[-1]).all():
-                        raise NonFiniteError("The gradient of the loss is NaN or infinite on the calibration tokens.")
-                gradient.append(torch.cat(parts))
-        return gradient, count
-
-    def mean_losses(self, streams: Sequence[HiddenStates]) -> list[float]:
-        """Return the mean next-token loss, in nats, of each of several hidden states behind the last block."""
         losses = []
-        with self.head() as logits, torch.no_grad():
-            for stream in streams:
+        with self.head() as head, torch.no_grad():
+            for streams in ends:
                 total, count = 0.0, 0
-                for batch, hidden in zip(self.batches(), stream, strict=True):
-                    for row in range(len(batch)):
-                        tokens = batch[row : row + 1].to(self.device)
-                        found = logits(tokens, hidden[row : row + 1].to(self.device, self.model.dtype))
-                        loss, predicted = label_loss(found, tokens)
-                        total, count = total + float(loss), count + predicted
-                losses.append(total / count)
+                generator = torch.Generator().manual_seed(self.seed)
+                for number, inputs in enumerate(self.batches()):
+                    behind = {n: stream[number] for n, stream in streams.items()}
+                    for row, hidden in rows_of(inputs, behind, self.known.at_once):
+                        output = head(row, {n: t.to(self.device, self.model.dtype) for n, t in hidden.items()})
+                        loss, made = model_loss(output, row, generator=generator, predicts_next=self.predicts_next)
+                        total, count = total + float(loss), count + made
+                losses.append(total / max(count, 1))
         return losses
 
-    def backward(
-        self, index: int, stream: HiddenStates, gradient: HiddenStates, name: str, observe: Observe
-    ) -> HiddenStates:
-        """Return the gradient in front of a block, which is onloaded, from the one behind it.
+    @contextmanager
+    def head(self) -> Iterator[Callable[[Inputs, Mapping[int, Tensor]], Any]]:
+        """Give a function of inputs, and of hidden states behind blocks, that returns what the model returns.
 
-        Args:
-            index: of the block.
-            stream: the hidden states in front of it; its activations are computed again.
-            gradient: of the summed loss behind it; is used up.
-            name: of the gradient, if there are several at a time.
-            observe: is told the inputs and the output gradients of its linears.
-
-        Raises:
-            NonFiniteError: a gradient is NaN or infinite; names the block.
+        Those behind the last block must be among them, and those that are tapped. No block is run.
         """
-        block = self.blocks[index]
-        front = self.scratch.cache(_name(name, index), torch.float32)
-        passes = self.block_pass(index).over(stream)
-        for (call, hidden), behind in zip(passes, gradient, strict=True):
-            found = backward_through(block, call, hidden, behind.to(self.device), observe)
-            if not torch.isfinite(found).all():
-                raise NonFiniteError(
-                    f"The gradient of the loss in front of {block.path} is NaN or infinite on the calibration tokens."
-                )
-            front.append(found)
-        gradient.delete()
-        return front
+        with self.weights.onload(self.model, self.device, skip=tuple(self.modules)):
+            yield lambda inputs, outputs: run_outside(self.model, self.blocks, self.moved(inputs), outputs)
 
 
-def backward_through(block: Block, call: BlockArguments, hidden: Tensor, gradient: Tensor, observe: Observe) -> Tensor:
-    """Return the gradient in front of a block from the one behind it, for one batch.
+def rows_of(
+    inputs: Inputs, behind: Mapping[int, Tensor], at_once: int
+) -> list[tuple[dict[str, Tensor], dict[int, Tensor]]]:
+    """Return the samples of a batch one by one, since logits are large.
 
     Args:
-        block: that is run again.
-        call: how the model calls it.
-        hidden: in front of it, (batch, length, width).
-        gradient: behind it, of the same shape, float32.
-        observe: is told the inputs and the output gradients of its linears.
+        inputs: of the batch.
+        behind: hidden states of it, by block.
+        at_once: samples that are run at once.
     """
-    runs: list[tuple[LinearRef, Tensor, Tensor]] = []
-
-    def record(ref: LinearRef) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
-        def hook(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-            runs.append((ref, args[0], output))
-
-        return hook
-
-    leaf = hidden.detach().requires_grad_(True)
-    with hooks() as handles, torch.enable_grad():
-        for ref in block.linears:
-            handles.append(block.module.get_submodule(ref.name).register_forward_hook(record(ref)))
-        # A copy, since a block may write into what it is given, which a leaf forbids.
-        output = call(block.module, leaf.clone())
-        # What a block runs without gradients has none.
-        reached = [run[2] for run in runs if run[2].requires_grad]
-        found = torch.autograd.grad(output, [leaf, *reached], gradient.to(output.dtype), allow_unused=True)
-    at_outputs = iter(found[1:])
-    for ref, inputs, outputs in runs:
-        at_output = next(at_outputs) if outputs.requires_grad else None
-        observe(ref, inputs.detach().flatten(0, -2), None if at_output is None else at_output.flatten(0, -2))
-    return found[0].float() if found[0] is not None else torch.zeros_like(hidden, dtype=torch.float32)
+    if at_once == 1:
+        return [(dict(inputs), dict(behind))]
+    count = len(next(iter(inputs.values())))
+    return [
+        ({k: t[row : row + 1] for k, t in inputs.items()}, {n: t[row : row + 1] for n, t in behind.items()})
+        for row in range(count)
+    ]
 
 
-def _name(name: str, index: int) -> str:
-    return f"gradient-{name}-{index:05d}"
+def _moved(outputs: Mapping[int, Tensor], device: torch.device, dtype: torch.dtype) -> dict[int, Tensor]:
+    return {number: tensor.to(device, dtype) for number, tensor in outputs.items()}

@@ -2,130 +2,41 @@
 
 No architecture is named.
 
-A block is an item of the list of modules that holds linear layers and is nearest to the embedding of tokens. A group
-is the linears of a block that are handed the same tensor, in order of execution.
+A block is an item of a list of modules that hold linear layers, if the probe calls it, exactly once. Blocks are in the
+order in which they are called, whatever lists they are in: of a vision tower and of the language model behind it, of an
+encoder and a decoder. Where blocks of a list cannot be run alone (they are called again and again, or hand on more than
+hidden states), the part of the model around that list is one block in their place.
+
+A group is the linears of a block that are handed the same tensor, in order of execution.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import takewhile
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from eckart.blocks.block_arguments import BlockArguments, capture_arguments, check_hidden, failures_named
+from eckart.blocks.block import Block, Group, LinearRef, hooks
+from eckart.blocks.block_arguments import BlockArguments, Inputs, body_of, failures_named, inputs_on
 from eckart.blocks.finite import check_finite
 from eckart.blocks.hidden_units import HiddenUnits, find_hidden_units
+from eckart.blocks.lone_linear import LoneLinear
 from eckart.blocks.onload import ResidentWeights, WeightSource
+from eckart.blocks.probe import probe_inputs
 from eckart.blocks.residual import check_residuals, residual_places
+from eckart.blocks.separable import inseparable, tapped_blocks
+from eckart.blocks.towers import tower_of
+from eckart.blocks.trace import TracedCall, trace
 from eckart.data.context import token_embedding
 from eckart.errors import UnsupportedModelError
-from eckart.layers import bias_vector, is_linear, is_replaced, weight_matrix
+from eckart.layers import bias_vector, input_of, is_linear, is_replaced, weight_matrix
 
-PROBE_TOKENS = 16
 CPU = torch.device("cpu")
-
-
-@dataclass(frozen=True)
-class LinearRef:
-    """A linear layer to be factored.
-
-    Attributes:
-        name: inside its block, such as ``self_attn.q_proj``.
-        path: inside the model, such as ``model.layers.3.self_attn.q_proj``.
-        out_features: m.
-        in_features: n.
-        has_bias: whether it has one.
-        residual: the place of the residual stream that its output is added to (see :mod:`eckart.blocks.residual`); None
-            if there is none, or if nobody asked.
-    """
-
-    name: str
-    path: str
-    out_features: int
-    in_features: int
-    has_bias: bool = False
-    residual: str | None = None
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(out features, in features)."""
-        return self.out_features, self.in_features
-
-    @property
-    def size(self) -> int:
-        """Numbers in the dense weight."""
-        return self.out_features * self.in_features
-
-
-@dataclass(frozen=True)
-class Group:
-    """Linears that share an input; ``linears[0]`` is run first. ``runs_once``: a forward pass calls it exactly once."""
-
-    linears: tuple[LinearRef, ...]
-    runs_once: bool
-
-
-@dataclass(frozen=True)
-class Block:
-    """One block of a model: its path, its module and its groups in order of execution.
-
-    ``units``: between linears, that may be in any order (see :mod:`eckart.blocks.hidden_units`); empty if nobody asked.
-    """
-
-    path: str
-    module: nn.Module
-    groups: tuple[Group, ...]
-    units: tuple[HiddenUnits, ...] = ()
-
-    @property
-    def linears(self) -> list[LinearRef]:
-        """The linears of all groups, in order of execution."""
-        return [ref for group in self.groups for ref in group.linears]
-
-
-def find_block_list(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """Return the path and the list of the model's blocks: a list of modules that hold linears.
-
-    Layers that stand for linear ones count like them. Lists inside another such list (the experts of a block) do not
-    count. Of several, it is the one nearest to the embedding of tokens, since that of images or sound is in a part of
-    its own; then one that no model inside keeps from that embedding; then the longest; then the one with more
-    parameters.
-
-    Raises:
-        UnsupportedModelError: there is none.
-    """
-    found = block_lists(model)
-    if not found:
-        kinds = sorted({type(module).__name__ for module in model.modules()})
-        raise UnsupportedModelError(
-            f"{type(model).__name__} has no list of blocks with linear layers. "
-            f"Expected a decoder built of nn.Linear layers; its modules are: {', '.join(kinds)}."
-        )
-    embedding = token_embedding(model)
-    place = next((path for path, module in model.named_modules() if module is embedding), "").split(".")
-
-    def shared_path(path: str) -> int:
-        return len(list(takewhile(lambda parts: parts[0] == parts[1], zip(path.split("."), place, strict=False))))
-
-    def is_beside(path: str) -> bool:
-        outer = [m for name, m in model.named_modules() if isinstance(m, PreTrainedModel) and is_inside(path, name)]
-        return bool(outer) and any(module is embedding for module in outer[-1].modules())
-
-    def size(blocks: nn.ModuleList) -> int:
-        return sum(parameter.numel() for parameter in blocks.parameters())
-
-    return max(found, key=lambda item: (shared_path(item[0]), is_beside(item[0]), len(item[1]), size(item[1])))
-
-
-def is_inside(path: str, outer: str) -> bool:
-    """Return whether a path is below another; below the empty one all are."""
-    return not outer or path.startswith(f"{outer}.")
 
 
 def block_lists(model: nn.Module) -> list[tuple[str, nn.ModuleList]]:
@@ -142,110 +53,191 @@ def block_lists(model: nn.Module) -> list[tuple[str, nn.ModuleList]]:
     return found
 
 
-def vocabulary_of(model: PreTrainedModel) -> int:
-    """Return how many token ids a model knows.
-
-    Raises:
-        UnsupportedModelError: it takes no token ids.
-    """
-    embedding = token_embedding(model)
-    if embedding is None:
-        takes = model.main_input_name
-        found = "" if takes == "input_ids" else f" (it takes {takes!r})"
-        raise UnsupportedModelError(
-            f"{type(model).__name__} has no embedding of token ids{found}. Only language models can be compressed yet."
-        )
-    return cast(int, embedding.num_embeddings)
-
-
 def find_blocks(
     model: PreTrainedModel,
     weights: WeightSource | None = None,
+    inputs: Inputs | None = None,
     *,
     residuals: bool = False,
     units: bool = False,
     gradients: bool = False,
+    outside: Callable[[str], bool] = lambda path: False,
 ) -> list[Block]:
-    """Return the blocks of a model with their groups, found by one short probe run of each block on the CPU.
+    """Return the blocks of a model with their groups, in the order in which they are called, by a probe on the CPU.
 
-    Each weight of the model is looked at once on the way. Linears that the probe does not reach are in no group and
-    stay dense.
+    Each weight that the probe reaches is looked at once on the way. Blocks and linears that it does not reach are left
+    out.
 
     Args:
         model: to look into.
         weights: where its tensors are; in memory by default.
+        inputs: of the probe, a small batch; by default made up from the model's configuration.
         residuals: whether to find the residual streams that outputs of linears are added to, too.
         units: whether to find the hidden units between linears, too.
         gradients: whether to leave out the linears that the model runs without gradients.
+        outside: whether a linear that is in no list of blocks, such as a projector or the head, is to be found too.
 
     Raises:
         NonFiniteError: a weight is NaN or infinite.
-        UnsupportedModelError: no blocks, a block or linear layer that is there twice, no residual streams, or a model
-            that cannot be run on token ids alone.
+        UnsupportedModelError: no blocks, or no residual streams, or a model that fails on these inputs.
     """
-    path, modules = find_block_list(model)
-    _check_one_stack(model, path)
-    _check_distinct(path, modules)
-    vocabulary = vocabulary_of(model)
-    weights = weights or ResidentWeights()
-    head = model.get_output_embeddings()
-    outside = (*modules[1:], head)
-    with weights.onload(model, CPU, skip=outside):
-        check_finite(model, skip=outside)
-        with failures_named(model):
-            hidden, arguments = capture_arguments(model, modules, torch.arange(PROBE_TOKENS)[None] % vocabulary)
-    if head is not None and not _is_tied(head, model):
-        with weights.onload(head, CPU):
-            check_finite(head, _path_of(model, head))
-    blocks: list[Block] = []
-    owners: dict[int, str] = {}
-    for index, (module, call) in enumerate(zip(modules, arguments, strict=True)):
-        block_path = f"{path}.{index}"
-        if any(map(is_replaced, module.modules())):
-            raise UnsupportedModelError(
-                f"{block_path} is already compressed. Start from the original model, or multiply the factors back "
-                "with `eckart merge`."
-            )
-        with weights.onload(module, CPU):
-            check_finite(module, block_path)
-            with failures_named(model):
-                places = residual_places(module, call, hidden) if residuals else {}
-                groups = _find_groups(module, block_path, call, hidden, places, gradients=gradients)
-                names = [[ref.name for ref in group.linears] for group in groups if group.runs_once]
-                found = find_hidden_units(module, call, hidden, names) if units else ()
-        for ref in (ref for group in groups for ref in group.linears):
-            owner = owners.setdefault(id(module.get_submodule(ref.name)), ref.path)
-            if owner != ref.path:
-                raise UnsupportedModelError(
-                    f"{owner} and {ref.path} are one and the same layer; shared blocks cannot be compressed yet."
-                )
-        blocks.append(Block(block_path, module, groups, found))
+    probe = _Probe(
+        model, weights or ResidentWeights(), inputs or probe_inputs(model), residuals, units, gradients=gradients
+    )
+    if not any(is_linear(module) or is_replaced(module) for module in model.modules()):
+        raise UnsupportedModelError(
+            f"{type(model).__name__} has no linear layers that can be factored; its modules are: "
+            f"{', '.join(sorted({type(module).__name__ for module in model.modules()}))}."
+        )
+    candidates = {f"{path}.{n}": block for path, blocks in block_lists(model) for n, block in enumerate(blocks)}
+    candidates |= linears_outside(model, candidates, outside)
+    candidates = candidates or {_path_of(model, body_of(model, probe.inputs)): body_of(model, probe.inputs)}
+    while True:
+        blocks, problem = probe.run(candidates)
+        if problem is None:
+            break
+        candidates = _widened(model, candidates, problem, probe.counts)
     if residuals:
         check_residuals((ref.residual for block in blocks for ref in block.linears), model)
     return blocks
 
 
-def _check_one_stack(model: PreTrainedModel, path: str) -> None:
-    others = [other for other, _ in block_lists(model) if other != path]
-    if getattr(model.config, "is_encoder_decoder", False) and others:
-        raise UnsupportedModelError(
-            f"{type(model).__name__} is an encoder-decoder: it has blocks in {', '.join([path, *others])}. "
-            "Only models of one stack can be compressed yet."
+def linears_outside(model: nn.Module, blocks: Collection[str], wanted: Callable[[str], bool]) -> dict[str, nn.Module]:
+    """Return linears that are in none of the blocks, by path.
+
+    Args:
+        model: to look into.
+        blocks: paths of blocks.
+        wanted: whether a linear is to be returned.
+    """
+    return {
+        path: module
+        for path, module in model.named_modules()
+        if is_linear(module) and not any(path.startswith(f"{block}.") for block in blocks) and wanted(path)
+    }
+
+
+def _widened(
+    model: nn.Module, candidates: Mapping[str, nn.Module], problem: str, counts: Mapping[str, int]
+) -> dict[str, nn.Module]:
+    """Return other blocks: the part of the model around one that cannot be run alone, in the place of all inside it."""
+    outer = problem
+    while outer:
+        outer = outer.rpartition(".")[0]
+        # A list is not called; nor is what stands for several models at once.
+        if counts.get(outer, 0) == 1:
+            break
+    if not problem:
+        raise UnsupportedModelError(f"{type(model).__name__} cannot be run in parts. It cannot be compressed yet.")
+    inside = f"{outer}." if outer else ""
+    others = {path: module for path, module in candidates.items() if not path.startswith(inside)}
+    return {**others, outer: model.get_submodule(outer)}
+
+
+@dataclass
+class _Probe:
+    """Runs the model with some of its modules as blocks."""
+
+    model: PreTrainedModel
+    weights: WeightSource
+    inputs: Inputs
+    residuals: bool
+    units: bool
+    gradients: bool
+
+    def __post_init__(self) -> None:
+        self.counts: Mapping[str, int] = {}
+        self.groups: dict[str, tuple[tuple[Group, ...], tuple[HiddenUnits, ...]]] = {}
+        self.causal: set[str] = set()
+
+    def run(self, candidates: Mapping[str, nn.Module]) -> tuple[list[Block], str | None]:
+        """Return the blocks, or the path of one that cannot be run alone."""
+        self.groups.clear()
+        head = self.model.get_output_embeddings()
+        body = body_of(self.model, self.inputs, candidates)
+        for path, module in candidates.items():
+            if any(map(is_replaced, module.modules())):
+                raise UnsupportedModelError(
+                    f"{path} is already compressed. Start from the original model, or multiply the factors back "
+                    "with `eckart merge`."
+                )
+        skip = (*candidates.values(), None if body is self.model else head)
+        with self.weights.onload(self.model, CPU, skip=skip):
+            check_finite(self.model, skip=skip)
+            inputs = inputs_on(CPU, self.inputs, _float_dtype(self.model))
+            with failures_named(self.model, inputs):
+                traced = trace(body, candidates, inputs, self._around, self._look)
+                self.counts = traced.counts
+                if body is not self.model:
+                    self.counts = {**_prefixed(traced.counts, _path_of(self.model, body))}
+                problem = inseparable(traced, self.groups)
+                if problem is not None:
+                    return [], problem
+                blocks = [self._block(call) for call in traced.calls]
+                tapped, problem = tapped_blocks(self.model, blocks, traced, inputs, self._around)
+        if problem is not None:
+            return [], problem
+        if head is not None and body is not self.model and not _is_tied(head, self.model):
+            with self.weights.onload(head, CPU):
+                check_finite(head, _path_of(self.model, head))
+        return [replace(block, tapped=number in tapped) for number, block in enumerate(blocks)], None
+
+    def _block(self, call: TracedCall) -> Block:
+        groups, units = self.groups[call.path]
+        return Block(
+            call.path,
+            self._module(call),
+            groups,
+            units,
+            call.arguments.site,
+            enters=call.enters,
+            hands_more=call.hands_more,
+            tower=tower_of(self.model, call.path),
+            rows=call.rows,
+            width=call.behind.shape[-1],
+            causal=call.path in self.causal,
         )
 
+    @contextmanager
+    def _around(self, module: nn.Module, path: str) -> Iterator[None]:
+        with self.weights.onload(module, CPU):
+            if path not in self.groups:
+                check_finite(module, path)
+            yield
 
-def _check_distinct(path: str, modules: nn.ModuleList) -> None:
-    owners: dict[int, int] = {}
-    for index, module in enumerate(modules):
-        owner = owners.setdefault(id(module), index)
-        if owner != index:
-            raise UnsupportedModelError(
-                f"{path}.{owner} and {path}.{index} are one and the same block; shared blocks cannot be compressed yet."
-            )
+    def _module(self, call: TracedCall) -> nn.Module:
+        """Return what a block is run as."""
+        if not is_linear(call.module):
+            return call.module
+        owner, _, name = call.path.rpartition(".")
+        return LoneLinear(self.model.get_submodule(owner), name)
+
+    def _look(self, call: TracedCall) -> None:
+        if call.path in self.groups:  # it is called again, and will be no block
+            return
+        module, arguments, hidden = self._module(call), call.arguments, call.front
+        places = residual_places(module, arguments, hidden) if self.residuals and module is call.module else {}
+        outer = call.path if module is call.module else call.path.rpartition(".")[0]
+        groups = _find_groups(module, outer, arguments, hidden, places, gradients=self.gradients)
+        names = [[ref.name for ref in group.linears] for group in groups if group.runs_once]
+        found = find_hidden_units(module, arguments, hidden, names) if self.units else ()
+        self.groups[call.path] = groups, found
+        if call.enters and is_causal(module, arguments, hidden, self.model):
+            self.causal.add(call.path)
+
+
+def _float_dtype(model: nn.Module) -> torch.dtype:
+    return next((p.dtype for p in model.parameters() if p.is_floating_point() and not p.is_meta), torch.float32)
+
+
+def _prefixed(counts: Mapping[str, int], path: str) -> dict[str, int]:
+    return {".".join(filter(None, (path, name))): count for name, count in counts.items()}
 
 
 def _is_tied(head: nn.Module, model: PreTrainedModel) -> bool:
-    return {id(p) for p in head.parameters()} <= {id(p) for p in model.get_input_embeddings().parameters()}
+    embedding = token_embedding(model)
+    known = set() if embedding is None else {id(p) for p in embedding.parameters()}
+    return {id(p) for p in head.parameters()} <= known
 
 
 def _path_of(model: nn.Module, module: nn.Module) -> str:
@@ -260,11 +252,10 @@ def _find_groups(
     counts: dict[str, int] = {}
     without_gradient: set[str] = set()
 
-    def remember(name: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
-        def hook(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+    def remember(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> None:
             counts[name] = counts.get(name, 0) + 1
-            if args:  # what is handed over by name is seen by no hook
-                inputs.setdefault(name, args[0])
+            inputs.setdefault(name, input_of(args, kwargs))
             if gradients and not output.requires_grad:
                 without_gradient.add(name)
 
@@ -274,10 +265,9 @@ def _find_groups(
     with hooks() as handles, torch.set_grad_enabled(gradients):
         for name, child in module.named_modules():
             if is_linear(child):
-                handles.append(child.register_forward_hook(remember(name)))
+                handles.append(child.register_forward_hook(remember(name), with_kwargs=True))
         # A copy, since a block may write into what it is given, which a leaf forbids.
-        behind = call(module, leaf.clone())
-    check_hidden(behind, hidden.shape[:2], f"{path} gives")
+        call(module, leaf.clone())
     for name in without_gradient:
         inputs.pop(name, None)
     members: dict[tuple[Any, ...], list[str]] = {}
@@ -288,19 +278,38 @@ def _find_groups(
         linear = module.get_submodule(name)
         out_features, in_features = weight_matrix(linear).shape
         has_bias = bias_vector(linear) is not None
-        return LinearRef(name, f"{path}.{name}", out_features, in_features, has_bias, places.get(name))
+        inside = f"{path}.{name}" if path else name
+        return LinearRef(name, inside, out_features, in_features, has_bias, places.get(name))
 
     return tuple(
         Group(tuple(map(ref, names)), runs_once=all(counts[n] == 1 for n in names)) for names in members.values()
     )
 
 
-@contextmanager
-def hooks() -> Iterator[list[Any]]:
-    """Give a list for the handles of hooks, and remove them all at the end."""
-    handles: list[Any] = []
-    try:
-        yield handles
-    finally:
-        for handle in handles:
-            handle.remove()
+def is_causal(block: nn.Module, call: BlockArguments, hidden: Tensor, model: PreTrainedModel) -> bool:
+    """Return whether what a block gives for the first place depends on that one alone, which gradients tell exactly.
+
+    Args:
+        block: where ``hidden`` is.
+        call: how the model calls it.
+        hidden: (batch, length, width); what has no such form is causal where the model writes text.
+        model: that it is of.
+    """
+    if hidden.ndim != 3:
+        return bool(model.can_generate())
+    leaf = hidden.detach().clone().requires_grad_(True)
+    with torch.enable_grad():
+        try:
+            behind = call(block, leaf.clone())
+            first = behind[:, 0].float()
+            # Not the sum: behind a norm that is the same whatever the tokens are.
+            (gradient,) = torch.autograd.grad((first @ torch.linspace(1, 2, first.shape[1]).to(first)).sum(), leaf)
+        except (RuntimeError, AssertionError):  # of what has no gradients
+            return bool(model.can_generate())
+    return not gradient[:, 1:].nan_to_num().any()
+
+
+def vocabulary_of(model: PreTrainedModel) -> int | None:
+    """Return how many token ids a model knows; None if it takes none."""
+    embedding = token_embedding(model)
+    return None if embedding is None else cast(int, embedding.num_embeddings)

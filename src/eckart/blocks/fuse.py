@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from eckart.blocks.discovery import Block, Group
+from eckart.blocks.block import Block, Group
 from eckart.blocks.onload import WeightSource
 from eckart.layers import FusedLinear, fuse_modules, fused_layers, is_linear, unfuse_modules
 from eckart.layers.fused import same_kind

@@ -1,7 +1,7 @@
 """Runs a block over hidden states and collects what the objectives need: passes, nothing else.
 
-Hidden states are those of all calibration tokens between two blocks, in the model's dtype: one
-(batch, length, width) tensor a batch. Calls are looked up by (batch, length), since masks and positions depend on it.
+Hidden states are those of all calibration tokens between two blocks, in the model's dtype: one (..., width) tensor a
+batch.
 """
 
 from __future__ import annotations
@@ -14,23 +14,33 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from eckart.blocks.argument_table import Arguments
+from eckart.blocks.block import Group, LinearRef, hooks
 from eckart.blocks.block_arguments import BlockArguments
-from eckart.blocks.discovery import Group, LinearRef, hooks
 from eckart.blocks.residual import FRONT, reading, rows
 from eckart.blocks.tensor_cache import TensorCache
 from eckart.device import compute_dtype, moment_device
 from eckart.errors import UnsupportedModelError
-from eckart.layers import bias_vector
+from eckart.layers import bias_vector, input_of
 from eckart.maths.moments import Moments
 from eckart.maths.soft_truncation import add_projector
 
 HiddenStates = TensorCache
-ArgumentsByShape = Mapping[torch.Size, BlockArguments]
 
 
-def gather(stream: HiddenStates, sequences: Tensor, device: torch.device) -> Tensor:
-    """Return sequences of a stream by their numbers, (sequences, length, width), on the device."""
-    at_once = stream[0].shape[0]
+def gather(stream: HiddenStates, sequences: Tensor, at_once: int, device: torch.device) -> Tensor:
+    """Return sequences of a stream by their numbers, (sequences, length, width), on the device.
+
+    Args:
+        stream: of all sequences.
+        sequences: numbers; a single one where each is a batch by itself.
+        at_once: sequences in a batch of the stream.
+        device: where the result is needed.
+    """
+    if at_once == 1:
+        (index,) = sequences.tolist()
+        found: Tensor = stream[index]
+        return found.to(device)
     rows = [stream[index // at_once][index % at_once] for index in sequences.tolist()]
     return torch.stack(rows).to(device)
 
@@ -41,20 +51,22 @@ class BlockPass:
 
     Attributes:
         module: the block.
-        arguments: how the model calls it, by (batch, length).
+        arguments: how the model calls it.
         device: where it is.
     """
 
     module: nn.Module
-    arguments: ArgumentsByShape
+    arguments: Arguments
     device: torch.device
 
     def over(self, stream: Iterable[Tensor]) -> Iterator[tuple[BlockArguments, Tensor]]:
         """Yield each batch of hidden states in the dtype of the block's weights, and how the block is called for it."""
-        for hidden in stream:
-            dtype = compute_dtype(hidden.dtype, self.device)
-            # A copy, since a block may write into what it is given.
-            yield self.arguments[hidden.shape[:2]], hidden.to(self.device, dtype, copy=True)
+        for batch, hidden in enumerate(stream):
+            yield self.arguments.of(hidden, batch), self.given(hidden)
+
+    def given(self, hidden: Tensor) -> Tensor:
+        """Return hidden states as the block is handed them; a copy, since it may write into them."""
+        return hidden.to(self.device, compute_dtype(hidden.dtype, self.device), copy=True)
 
 
 class _StopForwardError(Exception):
@@ -104,7 +116,7 @@ def group_inputs(
     block: BlockPass,
     groups: tuple[Group, ...],
     stream: HiddenStates,
-    behind: HiddenStates,
+    behind: HiddenStates | None,
     cache: Callable[[str, torch.dtype], TensorCache],
 ) -> GroupInputs:
     """Return the inputs of all groups themselves, and write the hidden states ``behind`` the block, in one pass.
@@ -113,7 +125,7 @@ def group_inputs(
         block: as it is in the original model.
         groups: whose inputs are kept.
         stream: in front of the block.
-        behind: an empty cache for the hidden states behind it.
+        behind: an empty cache for the hidden states behind it, if they are wanted.
         cache: makes an empty cache from a name and a dtype.
     """
     kept: dict[Group, TensorCache] = {}
@@ -131,8 +143,9 @@ def group_inputs(
             if group not in kept:
                 kept[group] = cache(f"inputs-{index}", tokens.dtype)
             kept[group].append(tokens)
-        assert output is not None
-        behind.append(output)
+        if behind is not None:
+            assert output is not None
+            behind.append(output)
     return GroupInputs(kept, energies, residuals)
 
 
@@ -241,7 +254,7 @@ def capture_inputs(
     Args:
         block: the module to run.
         call: how the model calls it.
-        hidden: (batch, length, width).
+        hidden: (..., width).
         groups: those whose inputs are wanted.
         stop: whether to end the pass at the last of ``groups``; then no hidden states are returned.
         output_energies: is added ``||W x||^2`` of this batch for each linear, if given.
@@ -252,9 +265,9 @@ def capture_inputs(
     seen: dict[Group, list[Tensor]] = {group: [] for group in groups}
     stop_at = groups[-1] if stop and groups[-1].runs_once else None
 
-    def record(group: Group) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
-            seen[group].append(args[0].flatten(0, -2))
+    def record(group: Group) -> Callable[..., None]:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+            seen[group].append(input_of(args, kwargs).flatten(0, -2))
             if group is stop_at:
                 raise _StopForwardError
 
@@ -276,7 +289,7 @@ def capture_inputs(
                 handles.append(block.get_submodule(ref.name).register_forward_hook(measure(ref)))
         for group in groups:
             leader = block.get_submodule(group.linears[0].name)
-            handles.append(leader.register_forward_pre_hook(record(group)))
+            handles.append(leader.register_forward_pre_hook(record(group), with_kwargs=True))
         with suppress(_StopForwardError):
             output = call(block, hidden)
     inputs = {

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
-from eckart.blocks.discovery import Block
+from eckart.blocks.block import Block
 from eckart.blocks.tensor_cache import ScratchSpace, TensorCache, TensorCacheRecord
 from eckart.checkpoint.files import PREFIX, delete_all_but, hash_of, sync, write_shard, write_text
 from eckart.checkpoint.identity import differences
@@ -32,6 +32,7 @@ from eckart.files.names import JSON_LIMIT, file_inside
 
 AGAIN = "Start again with --overwrite."
 STREAMS = ("original", "compressed", "followed")  # of a state
+TAP = "tap"
 
 
 class Manifest(BaseModel):
@@ -44,6 +45,7 @@ class Manifest(BaseModel):
         original: the original model's hidden states behind them, if the run keeps them.
         compressed: the compressed model's.
         followed: those that errors are recorded on, of both.
+        taps: those that the model's own code looks at later, by the names of the state.
         records: of the blocks.
     """
 
@@ -53,6 +55,7 @@ class Manifest(BaseModel):
     original: TensorCacheRecord | None
     compressed: TensorCacheRecord | None
     followed: TensorCacheRecord | None
+    taps: dict[str, TensorCacheRecord] = {}
     records: Records
 
 
@@ -102,6 +105,11 @@ class DiskRunCheckpoint:
                     f"{self.folder.manifest} names {record.file!r} where {path.name!r} belongs. {AGAIN}"
                 )
             streams += [path] if record else []
+        for record in manifest.taps.values():
+            if Path(record.file).name != record.file:
+                raise DamagedRunError(f"{self.folder.manifest} names {record.file!r}, which is no file. {AGAIN}")
+            streams.append(self.folder.streams / record.file)
+        streams = list(dict.fromkeys(streams))
         self._hashes = dict(manifest.files)
         self._check(streams)
         # A distillation that is not over takes the student's files and writes all shards anew.
@@ -112,6 +120,7 @@ class DiskRunCheckpoint:
             del self._hashes[self._name(path)]
         try:
             loaded = {name: self._load(getattr(manifest, name)) for name in STREAMS}
+            taps = {name: found for name, record in manifest.taps.items() if (found := self._load(record)) is not None}
             spectra: dict[str, Tensor] = {}
             for number in range(manifest.finished):
                 spectra |= load_file(self._spectra(number))
@@ -124,6 +133,7 @@ class DiskRunCheckpoint:
         return WalkState(
             finished=manifest.finished,
             followed=None if followed is None else FollowedTokens(followed),
+            taps=taps,
             records=manifest.records.model_copy(update={"spectra": spectra}),
             **loaded,
         )
@@ -159,23 +169,26 @@ class DiskRunCheckpoint:
 
     def replace(self, number: int, block: Block, tensors: dict[str, Tensor]) -> None:
         """Write the shard of a block."""
-        named = {f"{block.path}.{name}": tensor for name, tensor in tensors.items()}
+        named = {block.inside(name): tensor for name, tensor in tensors.items()}
         self._write(self._shard(number), revert_weight_conversion(self.model, named))
 
     def finish(self, state: WalkState) -> None:
         """Write the hidden states behind the finished blocks, and the manifest."""
         records = {name: self._save(name, state) for name in STREAMS}
+        taps = {name: tap.save(tap.path or self.scratch.path(f"{TAP}-{name}")) for name, tap in state.taps.items()}
         sync(self.folder.streams)
-        streams = [self._stream(name, state.finished) for name, record in records.items() if record]
+        kept = {record.file for record in (*records.values(), *taps.values()) if record}
+        streams = [self.folder.streams / file for file in sorted(kept)]
         manifest = Manifest(
             identity=self.identity,
             files=self._hashes | {self._name(path): hash_of(path) for path in streams},
             finished=state.finished,
+            taps=taps,
             records=state.records,
             **records,
         )
         write_text(self.folder.manifest, manifest.model_dump_json(indent=1) + "\n")
-        delete_all_but(self.folder.streams, [record.file for record in records.values() if record])
+        delete_all_but(self.folder.streams, sorted(kept))
 
     def _save(self, name: str, state: WalkState) -> TensorCacheRecord | None:
         found: TensorCache | FollowedTokens | None = getattr(state, name)

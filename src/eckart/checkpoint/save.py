@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.core_model_loading import revert_weight_conversion
 
-from eckart.blocks.discovery import find_block_list
+from eckart.blocks.block import Block
 from eckart.checkpoint.card import model_card
 from eckart.checkpoint.config import EckartConfig
 from eckart.checkpoint.files import INDEX_NAME, PREFIX, rename_shards, write_index, write_shard
@@ -70,6 +70,7 @@ def save(
 def save_all_but_blocks(
     folder: Path,
     model: PreTrainedModel,
+    blocks: Sequence[Block],
     weights: FileWeights,
     report: CompressionResult,
     tokenizer: PreTrainedTokenizerBase | None,
@@ -79,11 +80,12 @@ def save_all_but_blocks(
     Args:
         folder: of the model.
         model: with its :func:`description` in its config; its tensors are in files.
+        blocks: of it.
         weights: where.
         report: of the run.
         tokenizer: is written beside the model.
     """
-    for number, names in enumerate(_parcels(model)):
+    for number, names in enumerate(_parcels(model, blocks)):
         # A buffer is in the model itself; a parameter is in its file.
         tensors = {name: weights.read(name) if tensor.is_meta else tensor for name, tensor in names.items()}
         tensors = revert_weight_conversion(model, {name: tensor.contiguous() for name, tensor in tensors.items()})
@@ -98,13 +100,12 @@ def save_all_but_blocks(
     write_documents(folder, model, report, tokenizer)
 
 
-def _parcels(model: PreTrainedModel) -> list[dict[str, Tensor]]:
+def _parcels(model: PreTrainedModel, blocks: Sequence[Block]) -> list[dict[str, Tensor]]:
     """Return the tensors of a model that are in none of its blocks, in parcels that can be held at once."""
-    path, _ = find_block_list(model)
     ignored = {*(model._keys_to_ignore_on_save or ()), *(getattr(model, "all_tied_weights_keys", None) or {})}
     parcels: list[dict[str, Tensor]] = [{}]
     for name, tensor in model.state_dict().items():
-        if name.startswith(f"{path}.") or name in ignored:
+        if name in ignored or any(block.holds(name) for block in blocks):
             continue
         if parcels[-1] and sum(t.nbytes for t in parcels[-1].values()) + tensor.nbytes > PARCEL_BYTES:
             parcels.append({})

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from eckart.cli.console import TrustRemoteCode, command, duration, megabytes, output, size_in_bytes
+from eckart.cli.console import Ignore, Only, TrustRemoteCode, command, duration, megabytes, output, size_in_bytes
 from eckart.cli.progress import ProgressBar, progress_bar
 from eckart.cli.tables import distillation, layer_kinds, refinements
 from eckart.compression.plan import check_keep
@@ -17,6 +17,7 @@ from eckart.data.text import PYTHON_DOCS
 from eckart.device import peak_device_memory, peak_host_memory, resolve_device
 from eckart.methods.recipes.loader import load_recipe
 from eckart.methods.recipes.published import DEFAULT_KEEP, DEFAULT_RECIPE
+from eckart.methods.targets import overrides_for
 from eckart.run.compress_checkpoint import compress_checkpoint
 
 EPILOG = """
@@ -27,6 +28,8 @@ Examples:
     eckart compress model.gguf -o smaller --recipe aa-svd --calibration texts.jsonl:text --samples 256
 
     eckart compress large -o smaller --memory 8GB --resume
+
+    eckart compress model -o smaller --ignore 'model.layers.0.*' --set 'targets.*.down_proj.keep=0.9'
 """
 
 
@@ -56,6 +59,8 @@ def compress(
         list[str] | None,
         typer.Option("--set", help="Change a field of the recipe: objective=anchored, refinement=block."),
     ] = None,
+    only: Only = None,
+    ignore: Ignore = None,
     memory: Annotated[
         str | None,
         typer.Option(
@@ -77,7 +82,8 @@ def compress(
 ) -> None:
     """Make a model smaller, and write it as a folder that loads with from_pretrained."""
     check_keep(keep)
-    chosen = load_recipe(recipe, override or [], keep)  # now, for the progress bar
+    overrides = [*(override or []), *overrides_for(only or [], ignore or [])]
+    chosen = load_recipe(recipe, overrides, keep)  # now, for the progress bar
     limit = size_in_bytes("--memory", memory)
     with progress_bar(quiet=quiet) as progress:
         bar = ProgressBar(chosen, progress, quiet=quiet)
@@ -87,7 +93,7 @@ def compress(
             recipe,
             keep,
             calibration,
-            overrides=override or [],
+            overrides=overrides,
             samples=samples,
             length=length,
             seed=seed,

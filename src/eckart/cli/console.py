@@ -44,6 +44,19 @@ TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run Python code that comes with a model. Read it first.")
 ]
 
+Only = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Compress these linear layers and leave all others: a module path, a glob such as '*.down_proj', or the "
+        "name of a class. May be repeated.",
+        show_default=False,
+    ),
+]
+Ignore = Annotated[
+    list[str] | None,
+    typer.Option(help="Leave these linear layers as they are. As for --only.", show_default=False),
+]
+
 FAILED = 2
 SIGNALLED = 128  # and the number of the signal, as shells have it
 

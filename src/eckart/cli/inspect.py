@@ -14,7 +14,7 @@ from eckart.checkpoint.output import IMAGE, MAKER, check_output
 from eckart.checkpoint.records import read_report
 from eckart.cli.console import command, megabytes, output
 from eckart.cli.rank_map import figure, terminal_map
-from eckart.cli.tables import all_layers, distillation, refinements
+from eckart.cli.tables import all_layers, distillation, left_alone, refinements, targets
 from eckart.compression.result import CompressionResult
 from eckart.errors import CheckpointError, EckartError
 
@@ -58,6 +58,10 @@ def inspect(
         output.print(refinements(report.refinements))
     if report.distillation:
         output.print(distillation(report.distillation))
+    if report.recipe.targets or report.recipe.towers:
+        output.print(targets(report.recipe))
+    if report.check and any(found.what for found in report.check.left):
+        output.print(left_alone(report.check))
     output.print(
         f"Recipe {report.recipe.name}. Kept {report.keep:.2%} of the bytes of the linear layers and "
         f"{report.keep_whole_model:.2%} of the whole model's; {megabytes(written)} on disk.",

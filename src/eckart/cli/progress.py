@@ -8,6 +8,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 
 from eckart.cli.console import duration, megabytes, messages
 from eckart.cli.plain import PlainConsole
+from eckart.cli.tables import left_alone
 from eckart.compression.callback import Callback
 from eckart.compression.estimate import Estimate
 from eckart.compression.model_check import ModelCheck
@@ -42,9 +43,10 @@ class ProgressBar(Callback):
         self.expected_seconds = 0.0
 
     def on_check(self, check: ModelCheck) -> None:
-        """Print it."""
+        """Print it, and what stays as it is."""
         if not self.quiet:
             messages.print(check.summary, markup=False, soft_wrap=True)
+            messages.print(left_alone(check))
 
     def on_start(self, plan: Plan, cost: Estimate, finished: int) -> None:
         """Print what is expected, and start the bar."""

@@ -16,7 +16,17 @@ from rich.table import Table
 
 from eckart.checkpoint import load_model, load_tokenizer
 from eckart.checkpoint.output import SWEEP, check_output
-from eckart.cli.console import TrustRemoteCode, command, duration, megabytes, messages, output, size_in_bytes
+from eckart.cli.console import (
+    Ignore,
+    Only,
+    TrustRemoteCode,
+    command,
+    duration,
+    megabytes,
+    messages,
+    output,
+    size_in_bytes,
+)
 from eckart.cli.progress import progress_display
 from eckart.data.calibration import DEFAULT_LENGTH, DEFAULT_SAMPLES, MAX_SEED
 from eckart.data.text import PYTHON_DOCS
@@ -114,6 +124,8 @@ def sweep(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of the draw, and of the order of training.")] = 0,
+    only: Only = None,
+    ignore: Ignore = None,
     windows: Annotated[int, typer.Option(min=1, help="Windows of each text to measure on.")] = 20,
     window_length: Annotated[
         int | None,
@@ -163,6 +175,8 @@ def sweep(
             samples=_numbers("--samples", samples, int),
             length=length,
             seed=seed,
+            only=only or [],
+            ignore=ignore or [],
             windows=windows,
             window_length=window_length,
             speed=speed,

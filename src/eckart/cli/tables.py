@@ -8,9 +8,13 @@ from collections.abc import Sequence
 from rich import box
 from rich.table import Table
 
+from eckart.cli.console import megabytes
+from eckart.compression.model_check import LEAST_SHOWN, ModelCheck
 from eckart.compression.records import LayerRecord
 from eckart.methods.distillation.record import DistillationRecord
+from eckart.methods.recipe import Recipe
 from eckart.methods.refinement.record import RefinementRecord
+from eckart.methods.targets import Target
 
 
 def layer_kinds(layers: Sequence[LayerRecord]) -> Table:
@@ -42,6 +46,38 @@ def all_layers(layers: Sequence[LayerRecord]) -> Table:
         share = f"{layer.bytes / layer.dense_bytes:.1%}"
         table.add_row(layer.path, _shape(layer), rank, f"{layer.bytes:,}", share, f"{layer.error:.3f}")
     return table
+
+
+def left_alone(check: ModelCheck) -> Table:
+    """Return one row for each part of a model that stays as it is, and one for all small ones."""
+    table = Table("left alone", "what it is", "size", "of the model", "why", box=box.SIMPLE)
+    small = [found for found in check.left if found.bytes < LEAST_SHOWN * check.model_bytes]
+    for found in check.left:
+        if found not in small:
+            share = f"{found.bytes / check.model_bytes:.1%}"
+            table.add_row(found.part, found.what, megabytes(found.bytes), share, found.why)
+    if small:
+        size = sum(found.bytes for found in small)
+        kinds = ", ".join(sorted({found.what for found in small} - {""}))
+        table.add_row(f"{len(small)} small parts", kinds, megabytes(size), f"{size / check.model_bytes:.1%}", "")
+    return table
+
+
+def targets(recipe: Recipe) -> Table:
+    """Return one row for each tower and each pattern that a recipe has a size for, in order."""
+    table = Table("linear layers", "become", box=box.SIMPLE)
+    for kind, found in (("tower ", recipe.towers), ("", recipe.targets)):
+        for target in found:
+            table.add_row(f"{kind}{target.pattern}", _become(target))
+    return table
+
+
+def _become(target: Target) -> str:
+    if target.leave:
+        return "left as they are"
+    if target.keep is not None:
+        return f"{target.keep:.4g} of their bytes"
+    return "targets again" if target.rank is None else f"rank {target.rank}"
 
 
 def refinements(records: Sequence[RefinementRecord]) -> Table:

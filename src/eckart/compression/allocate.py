@@ -49,15 +49,15 @@ def allocate(model: BlockwiseModel, plan: Plan, progress: Progress = lambda done
     if model.calibration is None and recipe.needs_data:
         raise CalibrationError(f"Recipe {recipe.name!r} looks at activations and needs calibration text.")
     if recipe.sharing.measures:
-        model = share_by_loss(model, recipe, plan.keep, progress)
-        plan = replace(plan, blocks=list(model.blocks))
+        model, budgets = share_by_loss(model, recipe, plan.budgets, progress)
+        plan = replace(plan, blocks=list(model.blocks), own=budgets.own)
     allocation, request = recipe.allocation, request_of(recipe)
     measured = Measurements(shapes_of(plan.blocks))
     if not request.is_empty:
         measured = measure(model, request, lambda done, total: progress(done, total * allocation.walks))
-    wanted = Wanted(plan.keep, recipe.layout, request, progress)
-    measured = allocation.measure(model, measured, wanted)
-    ranks = allocation.ranks(measured.linears, plan.keep, recipe.layout)
+    if plan.budgets.chooses:
+        measured = allocation.measure(model, measured, Wanted(plan.budgets, recipe.layout, request, progress))
+    ranks = allocation.ranks_within(measured.linears, plan.budgets, recipe.layout)
     # What stays dense goes back to its original weight.
     others = {path: weight for path, weight in measured.weights.items() if ranks[path] is not None}
     if others:
@@ -69,4 +69,5 @@ def needs_measurement(plan: Plan) -> bool:
     """Return whether anything must be measured before the ranks are known; nothing is where all is kept."""
     recipe = plan.recipe
     measures = recipe.allocation.own_measurement is not OwnMeasurement.NONE or recipe.sharing.measures
-    return plan.keep < 1 and (measures or not request_of(recipe).is_empty)
+    asks = not request_of(recipe).is_empty
+    return (plan.budgets.chooses and measures) or (plan.budgets.factors and asks)

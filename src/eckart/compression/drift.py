@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from eckart.blocks.discovery import Block, LinearRef, hooks
+from eckart.blocks.block import Block, LinearRef, hooks
 from eckart.blocks.onload import OnloadedModule
 from eckart.blocks.passes import BlockPass
 from eckart.blocks.tensor_cache import TensorCache
@@ -78,27 +78,27 @@ class FollowedTokens:
     """Hidden states of the few tokens that are followed through both models, in front of one block.
 
     Args:
-        cache: of two tensors (batch, length, width), the original model's first.
+        cache: of the original model's, batch by batch, and behind them as many of the compressed model's.
     """
 
     cache: TensorCache
 
     @classmethod
-    def of(cls, cache: TensorCache, original: Tensor, compressed: Tensor) -> FollowedTokens:
-        """Put hidden states into an empty cache."""
-        cache.append(original)
-        cache.append(compressed)
+    def of(cls, cache: TensorCache, original: Sequence[Tensor], compressed: Sequence[Tensor]) -> FollowedTokens:
+        """Put hidden states into an empty cache, those of each batch (..., width)."""
+        for hidden in (*original, *compressed):
+            cache.append(hidden)
         return cls(cache)
 
     @property
-    def original(self) -> Tensor:
+    def original(self) -> Sequence[Tensor]:
         """Of the original model."""
-        return self.cache[0]
+        return self.cache[: len(self.cache) // 2]
 
     @property
-    def compressed(self) -> Tensor:
+    def compressed(self) -> Sequence[Tensor]:
         """Of the model as it is compressed so far."""
-        return self.cache[1]
+        return self.cache[len(self.cache) // 2 :]
 
 
 @dataclass(frozen=True)
@@ -106,11 +106,11 @@ class Outputs:
     """What a pass through a block gave.
 
     Attributes:
-        hidden: behind the block, (batch, length, width).
+        hidden: behind the block, batch by batch, (..., width).
         layers: outputs of each target linear that was run.
     """
 
-    hidden: Tensor
+    hidden: Sequence[Tensor]
     layers: dict[LinearRef, Tensor]
 
     def reordered(self, orders: Mapping[LinearRef, Tensor]) -> Outputs:
@@ -119,8 +119,8 @@ class Outputs:
         return Outputs(self.hidden, {**self.layers, **moved})
 
 
-def outputs_of(block: Block, run: BlockPass, hidden: Tensor) -> Outputs:
-    """Run a block as it is now on hidden states (batch, length, width) in the stored dtype."""
+def outputs_of(block: Block, run: BlockPass, hidden: Sequence[Tensor]) -> Outputs:
+    """Run a block as it is now on hidden states, batch by batch, (..., width) in the stored dtype."""
     seen: dict[LinearRef, list[Tensor]] = {}
 
     def record(ref: LinearRef) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
@@ -132,8 +132,7 @@ def outputs_of(block: Block, run: BlockPass, hidden: Tensor) -> Outputs:
     with hooks() as handles, torch.no_grad():
         for ref in block.linears:
             handles.append(block.module.get_submodule(ref.name).register_forward_hook(record(ref)))
-        call, given = next(run.over([hidden]))
-        behind = call(block.module, given)
+        behind = [call(block.module, given) for call, given in run.over(hidden)]
     return Outputs(behind, {ref: torch.cat(parts) for ref, parts in seen.items()})
 
 
@@ -151,11 +150,16 @@ def original_weights(onloaded: OnloadedModule) -> Iterator[None]:
             weight.copy_(before[name])
 
 
+def _rows(batches: Sequence[Tensor]) -> Tensor:
+    """Return (tokens, width)."""
+    return torch.cat([batch.reshape(-1, batch.shape[-1]) for batch in batches])
+
+
 def compare(block: Block, original: Outputs, compressed: Outputs) -> BlockDrift:
     """Return how far the outputs of a block in the compressed model are from those in the original one."""
     return BlockDrift(
         path=block.path,
-        output=drift_error(original.hidden, compressed.hidden),
+        output=drift_error(_rows(original.hidden), _rows(compressed.hidden)),
         layers={
             ref.path: drift_error(output, compressed.layers[ref]) if ref in compressed.layers else None
             for ref, output in original.layers.items()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from eckart.blocks.discovery import Group, LinearRef
+from eckart.blocks.block import Group, LinearRef
 from eckart.blocks.onload import OnloadedModule
 from eckart.compression.plan import Plan
 from eckart.compression.records import LayerRecord, thin_spectrum

@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from eckart.files.field_types import Count, Label
 
 LEAST_SHARE = 0.5  # of the blocks' bytes that must be reached, unless the user says otherwise
 MOST_SHARE = 0.9  # of them, below which it is said that a part stays; dense models reach more
 LEAST_SHOWN = 0.01  # part of the model that is named in a message
+
+
+class LeftAlone(BaseModel):
+    """Weights that stay as they are.
+
+    Attributes:
+        part: where they are; a number in a path is a ``*``.
+        what: they are, in a word; empty in reports of the first versions.
+        why: they stay, in a few words; as before.
+        bytes: of them, as they are stored.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    part: Label
+    what: Label = ""
+    why: Label = ""
+    bytes: Count
 
 
 class ModelCheck(BaseModel):
@@ -16,8 +38,9 @@ class ModelCheck(BaseModel):
     Attributes:
         model_bytes: of all weights, as they are stored.
         block_bytes: of those in the blocks.
-        reached_bytes: of the linear layers in the blocks that can be factored.
-        stays: bytes of all other weights by where they are, falling; a number in a path is a ``*``.
+        reached_bytes: of the linear layers in the blocks that are compressed.
+        ignored_bytes: of those that could be and that the user leaves as they are.
+        left: all weights that stay as they are, by falling size.
         unused: linear layers among them that are in the blocks and are not run by calling them, or not with gradients
             where the recipe takes some.
         towers: lists of blocks beside the one that is compressed.
@@ -25,7 +48,7 @@ class ModelCheck(BaseModel):
         length: tokens in a calibration sample; None if the recipe looks at no data.
         positions: that the model can take, as its config says; None if it does not.
         largest_id: among the calibration tokens.
-        vocabulary: ids that the model knows.
+        vocabulary: ids that the model knows; None if it takes none.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -33,14 +56,36 @@ class ModelCheck(BaseModel):
     model_bytes: int
     block_bytes: int
     reached_bytes: int
-    stays: dict[str, int]
+    ignored_bytes: int = 0
+    left: list[LeftAlone]
     unused: list[str] = []
     towers: list[str] = []
     arguments: list[str] = []
     length: int | None = None
     positions: int | None = None
     largest_id: int | None = None
-    vocabulary: int
+    vocabulary: int | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_the_first_versions(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(data.get("stays"), dict):
+            left = [{"part": part, "bytes": size} for part, size in data["stays"].items()]
+            return {**{key: value for key, value in data.items() if key != "stays"}, "left": left}
+        return data
+
+    @property
+    def stays(self) -> dict[str, int]:
+        """Bytes of the weights that stay as they are, by where they are, falling."""
+        sums: dict[str, int] = {}
+        for found in self.left:
+            sums[found.part] = sums.get(found.part, 0) + found.bytes
+        return dict(sorted(sums.items(), key=lambda item: -item[1]))
+
+    @property
+    def share_that_could_be(self) -> float:
+        """Part of the blocks' bytes that is reached, or would be if the user did not leave it as it is."""
+        return (self.reached_bytes + self.ignored_bytes) / self.block_bytes
 
     @property
     def share_of_blocks(self) -> float:
@@ -63,15 +108,19 @@ class ModelCheck(BaseModel):
             named.append(f"{others} more with {rest:.1%}")
         stays = f"; {1 - self.share_of_model:.1%} stay as they are: {', '.join(named)}" if named else ""
         unused = f" Linear layers that are not run as such: {', '.join(self.unused)}." if self.unused else ""
+        return f"{self._reached}{stays}.{unused}"
+
+    @property
+    def _reached(self) -> str:
         return (
             f"reaches {self.share_of_model:.1%} of the weights' bytes, {self.share_of_blocks:.1%} of those in the "
-            f"blocks{stays}.{unused}"
+            "blocks"
         )
 
     @property
     def summary(self) -> str:
-        """All of it, in words."""
-        text = f"Checked: weights are finite; {self.reach}"
+        """All of it in words, but for what stays as it is."""
+        text = f"Checked: weights are finite; compression {self._reached}."
         if self.length is not None:
             positions = "" if self.positions is None else f" of {self.positions} positions"
             text += (
@@ -84,9 +133,9 @@ class ModelCheck(BaseModel):
     def notes(self) -> list[str]:
         """What the user should know beyond that."""
         found = []
-        if self.share_of_blocks < LEAST_SHARE:
+        if self.share_that_could_be < LEAST_SHARE:
             found.append(f"Most of the blocks stays as it is: compression {self.reach}")
-        elif self.share_of_blocks < MOST_SHARE:
+        elif self.share_that_could_be < MOST_SHARE:
             found.append(f"A part of the blocks stays as it is: compression {self.reach}")
         if self.towers:
             found.append(f"Blocks in {', '.join(self.towers)} stay as they are: one list of blocks is compressed.")

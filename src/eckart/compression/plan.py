@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from numbers import Real
 
 from transformers import PreTrainedModel
 
-from eckart.blocks.discovery import Block, LinearRef, find_blocks
+from eckart.blocks.block import Block, LinearRef
+from eckart.blocks.block_arguments import completed
+from eckart.blocks.discovery import find_blocks
 from eckart.blocks.fuse import fusable, fuse, unfuse
 from eckart.blocks.onload import ResidentWeights, WeightSource
+from eckart.compression.targets import Targets, choose_targets, named_outside, together
+from eckart.data.calibration import Calibration
+from eckart.data.samples import LABELS
 from eckart.errors import EckartError, UnsupportedModelError
 from eckart.layers import fused_layers
-from eckart.methods.allocation import Needs, Uniform
+from eckart.methods.allocation import Budgets, Needs, Uniform
 from eckart.methods.layout import BYTES_PER_NUMBER
 from eckart.methods.recipe import Recipe
 from eckart.methods.sensitivity.layer_statistics import shapes_of
+from eckart.methods.targets import Size
 
 
 @dataclass(frozen=True)
@@ -24,10 +31,12 @@ class Plan:
 
     Attributes:
         recipe: what is done.
-        keep: bytes of the linears to keep, as was asked for.
-        blocks: with their groups, in order of execution.
+        keep: bytes of the linears to keep that have no size of their own, as was asked for.
+        blocks: with their groups, in order of execution. Linears that the recipe leaves as they are are in none.
         ranks: by path; None where the linear stays dense.
         parameters: of the whole model as it is.
+        own: sizes of the linears that have one of their own, by path.
+        left: paths of the linears that the recipe leaves as they are.
     """
 
     recipe: Recipe
@@ -35,6 +44,13 @@ class Plan:
     blocks: list[Block]
     ranks: dict[str, int | None]
     parameters: int
+    own: Mapping[str, Size] = field(default_factory=dict)
+    left: frozenset[str] = frozenset()
+
+    @property
+    def budgets(self) -> Budgets:
+        """Bytes to keep of all linears."""
+        return Budgets(self.keep, self.own)
 
     @property
     def linears(self) -> list[LinearRef]:
@@ -60,47 +76,90 @@ def check_keep(keep: float) -> None:
         raise EckartError(f"keep is the share of the bytes to keep, above 0 and at most 1; found {keep:g}.")
 
 
-def blocks_for(recipe: Recipe, model: PreTrainedModel, weights: WeightSource) -> list[Block]:
-    """Return the blocks of a model with what a recipe wants to know of them."""
+def blocks_for(
+    recipe: Recipe, model: PreTrainedModel, weights: WeightSource, calibration: Calibration | None = None
+) -> list[Block]:
+    """Return the blocks of a model with what a recipe wants to know of them.
+
+    Args:
+        recipe: that will be applied.
+        model: to look into.
+        weights: where its tensors are.
+        calibration: whose first sample shows how the model calls its blocks, if it takes no rows of tokens.
+    """
+    probe = None if calibration is None or calibration.tokens is not None else completed(model, calibration.sample(0))
+    outside = named_outside(model, recipe)
     taken = recipe.allocation.needs & (Needs.FIRST_ORDER | Needs.CURVATURE)
     return find_blocks(
         model,
         weights,
+        None if probe is None else {name: tensor for name, tensor in probe.items() if name != LABELS},
         residuals=recipe.objective.residual_share > 0,
         units=recipe.structure.reorders_units,
         gradients=bool(taken) or recipe.has_metric,
+        outside=outside.__contains__,
     )
 
 
-def make_plan(model: PreTrainedModel, recipe: Recipe, keep: float, weights: WeightSource | None = None) -> Plan:
+def targets_for(
+    recipe: Recipe,
+    keep: float,
+    model: PreTrainedModel,
+    weights: WeightSource,
+    calibration: Calibration | None = None,
+    *,
+    check: bool = False,
+) -> Targets:
+    """Return the blocks of a model with the linears in them that a recipe compresses.
+
+    Args:
+        recipe: that says which.
+        keep: bytes to keep of those that it says nothing of.
+        model: to look into; its linears may be fused.
+        weights: where its tensors are.
+        calibration: as for :func:`blocks_for`.
+        check: see :func:`eckart.compression.targets.choose_targets`.
+    """
+    return choose_targets(model, blocks_for(recipe, model, weights, calibration), recipe, keep, check=check)
+
+
+def make_plan(
+    model: PreTrainedModel,
+    recipe: Recipe,
+    keep: float,
+    weights: WeightSource | None = None,
+    calibration: Calibration | None = None,
+) -> Plan:
     """Find the linears in the blocks of ``model`` and give each a rank: a uniform one, which an allocation replaces.
 
     Args:
         model: to be compressed; if the recipe says that linears share a basis, they are fused in it.
         recipe: what is to be done to it.
-        keep: bytes of the linears to keep, as a share.
+        keep: bytes of the linears to keep that have no size of their own, as a share.
         weights: where the model's tensors are; in memory by default.
+        calibration: as for :func:`blocks_for`.
 
     Raises:
-        EckartError: ``keep`` is not in (0, 1], or the smallest ranks allowed take more.
+        EckartError: ``keep`` is not in (0, 1], the smallest ranks allowed take more, or the recipe's targets name
+            nothing.
         UnsupportedModelError: the model has no blocks of linears that could be factored, or none whose output goes to
             a residual stream, if the objective looks at that.
     """
     check_keep(keep)
     weights = weights or ResidentWeights()
-    blocks = blocks_for(recipe, model, weights)
+    targets = targets_for(recipe, keep, model, weights, calibration, check=True)
     if recipe.sharing.fuses_all:
-        fuse(model, fusable(blocks), weights)
-        blocks = blocks_for(recipe, model, weights)
+        fuse(model, together(fusable(targets.blocks), targets.budgets), weights)
+        targets = targets_for(recipe, keep, model, weights, calibration)
     try:
-        return _uniform_plan(model, blocks, recipe, keep)
+        return _uniform_plan(model, targets, recipe)
     except EckartError:
         unfuse(model, fused_layers(model), weights)
         raise
 
 
-def _uniform_plan(model: PreTrainedModel, blocks: list[Block], recipe: Recipe, keep: float) -> Plan:
-    linears = shapes_of(blocks)
+def _uniform_plan(model: PreTrainedModel, targets: Targets, recipe: Recipe) -> Plan:
+    linears = shapes_of(targets.blocks)
     if not linears:
         raise UnsupportedModelError(f"The blocks of {type(model).__name__} run no linear layer that can be factored.")
     allocation = recipe.allocation
@@ -111,6 +170,7 @@ def _uniform_plan(model: PreTrainedModel, blocks: list[Block], recipe: Recipe, k
         fused_groups=allocation.fused_groups,
         fill_budget=allocation.fill_budget,
     )
-    ranks = first.ranks(linears, keep, recipe.layout)
+    ranks = first.ranks_within(linears, targets.budgets, recipe.layout)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return Plan(recipe, keep, blocks, ranks, parameters)
+    budgets = targets.budgets
+    return Plan(recipe, budgets.keep, targets.blocks, ranks, parameters, budgets.own, targets.left)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import Tensor
 
-from eckart.blocks.discovery import Block
+from eckart.blocks.block import Block
 from eckart.blocks.passes import HiddenStates
+from eckart.blocks.tensor_cache import TensorCache
 from eckart.compression.drift import FollowedTokens
 from eckart.compression.records import Records
 
@@ -22,6 +24,7 @@ class WalkState:
         original: the original model's hidden states in front of the next block; None if nobody looks at them.
         compressed: the same of the compressed model; the same object in front of the first block.
         followed: hidden states of the few tokens that errors are recorded on; None if there are no tokens.
+        taps: hidden states behind finished blocks that the model's own code looks at later, by names that tell of what.
         records: of the finished blocks.
     """
 
@@ -29,13 +32,16 @@ class WalkState:
     original: HiddenStates | None = None
     compressed: HiddenStates | None = None
     followed: FollowedTokens | None = None
+    taps: Mapping[str, TensorCache] = field(default_factory=dict)
     records: Records = field(default_factory=Records)
 
     @property
     def streams(self) -> list[HiddenStates]:
         """All hidden states that there are."""
         followed = None if self.followed is None else self.followed.cache
-        return [stream for stream in (self.original, self.compressed, followed) if stream is not None]
+        return [
+            stream for stream in (self.original, self.compressed, followed, *self.taps.values()) if stream is not None
+        ]
 
 
 class RunCheckpoint(Protocol):

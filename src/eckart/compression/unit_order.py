@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from eckart.blocks.discovery import Block
+from eckart.blocks.block import Block
 from eckart.blocks.hidden_units import put_in_order
 from eckart.compression.drift import Outputs
 from eckart.compression.records import LayerRecord
@@ -21,7 +21,7 @@ def order_units(
     found = put_in_order(block.module, block.units)
     if original is not None:
         original = original.reordered({t: found.orders[t.name] for t in block.linears if t.name in found.orders})
-    paths = {f"{block.path}.{name}" for name in found.without_index}
+    paths = {block.inside(name) for name in found.without_index}
 
     def without_index(record: LayerRecord) -> LayerRecord:
         saved = structure.index_bytes(record.out_features)

@@ -9,11 +9,10 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from eckart.blocks.block import Block, Group, LinearRef
 from eckart.blocks.blockwise_model import BlockwiseModel
-from eckart.blocks.discovery import Block, Group, LinearRef
 from eckart.blocks.onload import OnloadedModule
 from eckart.blocks.passes import (
-    BlockPass,
     GroupInputs,
     HiddenStates,
     advance,
@@ -26,22 +25,14 @@ from eckart.blocks.tensor_cache import ScratchSpace
 from eckart.compression.callback import Callback
 from eckart.compression.costs import Costs, Timings
 from eckart.compression.distil.run import distil, put_layers
-from eckart.compression.drift import (
-    FOLLOWED_LENGTH,
-    FOLLOWED_SAMPLES,
-    BlockDrift,
-    FollowedTokens,
-    Outputs,
-    compare,
-    original_weights,
-    outputs_of,
-)
+from eckart.compression.drift import BlockDrift, FollowedTokens, Outputs, compare, original_weights, outputs_of
 from eckart.compression.factorise import Factoriser
 from eckart.compression.plan import Plan
 from eckart.compression.records import LayerRecord
 from eckart.compression.result import CompressionResult
 from eckart.compression.state import RunCheckpoint, WalkState
 from eckart.compression.unit_order import order_units
+from eckart.compression.walk_streams import COMPRESSED, FOLLOWED, ORIGINAL, WalkStreams
 from eckart.device import give_back_memory, moment_device
 from eckart.errors import CalibrationError
 from eckart.maths.moments import Moments
@@ -122,6 +113,7 @@ class _Walk:
     def __post_init__(self) -> None:
         self.recipe = self.plan.recipe
         self.entry: HiddenStates | None = None  # in front of the first block, if they are needed to the end
+        self.streams = WalkStreams(self.model, self.recipe)
         solved = self.measurements.solutions and (self.recipe.weighs_tokens or self.inputs_kept)
         self.factoriser = Factoriser(
             self.recipe,
@@ -142,7 +134,10 @@ class _Walk:
                 self.entry = self.student.cache("entry", self.model.dtype)
             first: WalkState | None = None
             if self.model.calibration is not None and (known < len(blocks) or self.entry is not None):
-                first = self._enter()
+                with self.timings.measure("statistics"):
+                    first = self.streams.start(self.entry)
+                    if state is not None:
+                        self.streams.reenter(state)
             state = state or first or WalkState()
             while state.finished < len(blocks):
                 state = self._advance(state, blocks[state.finished])
@@ -159,61 +154,37 @@ class _Walk:
             **dict(state.records),
         )
 
-    def _enter(self) -> WalkState:
-        """Find out how each block is called, and return the state in front of block 0."""
-        model, recipe = self.model, self.recipe
-        samples, length = model.tokens.shape
-        sizes = {len(batch) for batch in model.batches()}
-        for training in (recipe.refinement.training, recipe.distillation.training):
-            if training is not None:
-                sizes |= training.batch_sizes(samples, max(sizes))
-        few = model.tokens[:FOLLOWED_SAMPLES, :FOLLOWED_LENGTH]
-        with self.timings.measure("statistics"), model.entrance() as front:
-            of_all, of_few = model.arguments_for(sizes, length), model.arguments_for([len(few)], few.shape[1])
-            model.arguments = [{**some, **others} for some, others in zip(of_few, of_all, strict=True)]
-            stream = model.cache("original", 0)
-            for batch in model.batches():
-                hidden = front(batch)[0]
-                stream.append(hidden)
-                if self.entry is not None:
-                    self.entry.append(hidden)
-            hidden = front(few)[0]
-            followed = FollowedTokens.of(model.cache("followed", 0), hidden, hidden)
-        refined, source = recipe.refinement.needs_data, recipe.objective.input_source
-        original = refined or recipe.distillation.needs_data or source in (InputSource.ORIGINAL, InputSource.BOTH)
-        compressed = refined or source in (InputSource.COMPRESSED, InputSource.BOTH)
-        return WalkState(
-            original=stream if original else None, compressed=stream if compressed else None, followed=followed
-        )
-
     def _advance(self, state: WalkState, block: Block) -> WalkState:
         """Compress one block and return the state behind it."""
         with ExitStack() as stack:
             with self.timings.measure("files"):
                 onloaded = stack.enter_context(self.model.onload(state.finished))
             behind = self._compress(state, block, onloaded)
+            with self.timings.measure("statistics"):
+                behind = self.streams.entered(behind)
             with self.timings.measure("files"):
                 if self.run_checkpoint is not None:
                     self.run_checkpoint.save(behind, block, onloaded.stored())
+        kept = {id(stream) for stream in behind.streams}
         for stream in state.streams:
-            stream.delete()
+            if id(stream) not in kept:
+                stream.delete()
         give_back_memory(self.model.device)
         return behind
 
     def _compress(self, state: WalkState, block: Block, onloaded: OnloadedModule) -> WalkState:
         """Factor the linears of a block group by group, refine it, and move the hidden states behind it."""
-        model = self.model
-        run = BlockPass(block.module, model.arguments[state.finished] if model.arguments else {}, model.device)
+        model, number = self.model, state.finished
         outputs = None
         if state.followed is not None:
             with self.timings.measure("records"), original_weights(onloaded):
-                outputs = outputs_of(block, run, state.followed.original)
+                outputs = outputs_of(block, self.streams.few_original.block_pass(number), state.followed.original)
         with self.timings.measure("statistics"):
-            seen = self._observe_original(state, block, run)
+            seen = self._observe_original(state, block)
         layers: list[LayerRecord] = []
         for group in block.groups:
             with self.timings.measure("statistics"):
-                moments = self._moments(state, group, run, seen)
+                moments = self._moments(state, group, seen)
             with self.timings.measure("factorisation"):
                 layers += self.factoriser.replace_group(
                     onloaded, group, moments, seen.inputs.output_energies, seen.projectors
@@ -227,36 +198,43 @@ class _Walk:
         layers, outputs = order_units(block, layers, outputs, self.recipe.structure)
         refinement = None
         if any(layer.rank is not None for layer in (*state.records.layers, *layers)):
-            refinement = self._refine(state, seen.behind, block, run, onloaded)
+            refinement = self._refine(state, seen.behind, block, onloaded)
         compressed = None
         with self.timings.measure("statistics"):
-            if state.compressed is not None:
-                compressed = model.cache("compressed", state.finished + 1)
-                advance(run, state.compressed, compressed)
+            if state.compressed is not None and self._is_looked_at(number):
+                compressed = self.streams.compressed.advance(number, state.compressed, COMPRESSED)
         with self.timings.measure("records"):
-            followed, drift = self._follow(state, block, run, outputs)
+            followed, drift = self._follow(state, block, outputs)
             found = self.factoriser.spectra
             spectra = {ref.path: found[ref.path] for ref in block.linears if ref.path in found}
         records = state.records.and_block(layers, refinement, drift, spectra)
-        return WalkState(state.finished + 1, seen.behind, compressed, followed, records)
+        return replace(
+            state, finished=number + 1, original=seen.behind, compressed=compressed, followed=followed, records=records
+        )
+
+    def _is_looked_at(self, number: int) -> bool:
+        """Return whether anybody looks at the hidden states behind a block."""
+        trains = self.recipe.refinement.needs_data or self.recipe.distillation.needs_data
+        return trains or number + 1 < len(self.plan.blocks)
 
     def _follow(
-        self, state: WalkState, block: Block, run: BlockPass, original: Outputs | None
+        self, state: WalkState, block: Block, original: Outputs | None
     ) -> tuple[FollowedTokens | None, BlockDrift | None]:
         """Return the few tokens behind a block, and its errors, from what the original block gave on them."""
         if original is None or state.followed is None:
             return None, None
+        run = self.streams.few_compressed.block_pass(state.finished)
         compressed = outputs_of(block, run, state.followed.compressed)
-        followed = self.model.cache("followed", state.finished + 1)
+        followed = self.streams.behind(FOLLOWED, state.finished)
         return FollowedTokens.of(followed, original.hidden, compressed.hidden), compare(block, original, compressed)
 
-    def _observe_original(self, state: WalkState, block: Block, run: BlockPass) -> _OriginalPass:
+    def _observe_original(self, state: WalkState, block: Block) -> _OriginalPass:
         """Run the block as it is in the original model over that model's hidden states, if anybody looks at them."""
         seen = _OriginalPass()
         if state.original is None:
             return seen
-        seen.behind = self.model.cache("original", state.finished + 1)
-        objective = self.recipe.objective
+        seen.behind = self.streams.behind(ORIGINAL, state.finished) if self._is_looked_at(state.finished) else None
+        run, objective = self.streams.original.block_pass(state.finished), self.recipe.objective
         if objective.input_source is InputSource.ORIGINAL:
             seen.moments = input_moments(run, block.groups, state.original, seen.behind)
             if objective.observes_outputs:
@@ -264,23 +242,23 @@ class _Walk:
                 seen.projectors = output_projectors(run, ranks, state.original)
         elif objective.input_source is InputSource.BOTH:
             seen.inputs = group_inputs(run, block.groups, state.original, seen.behind, self.model.scratch.cache)
-        else:
+        elif seen.behind is not None:
             advance(run, state.original, seen.behind)
         return seen
 
-    def _moments(self, state: WalkState, group: Group, run: BlockPass, seen: _OriginalPass) -> Moments | None:
+    def _moments(self, state: WalkState, group: Group, seen: _OriginalPass) -> Moments | None:
         """Return the moments of a group's input that the objective asks for."""
         if self.recipe.objective.input_source not in (InputSource.COMPRESSED, InputSource.BOTH):
             return seen.moments.pop(group, None)
         assert state.compressed is not None
-        originals = seen.inputs.inputs.get(group)
+        originals, run = seen.inputs.inputs.get(group), self.streams.compressed.block_pass(state.finished)
         moments = group_moments(run, group, state.compressed, originals, seen.inputs.residuals)
         if originals is not None:
             originals.delete()
         return moments
 
     def _refine(
-        self, state: WalkState, desired: HiddenStates | None, block: Block, run: BlockPass, onloaded: OnloadedModule
+        self, state: WalkState, desired: HiddenStates | None, block: Block, onloaded: OnloadedModule
     ) -> RefinementRecord | None:
         """Refine a block if the recipe says so, to what the original one gives."""
         refinement = self.recipe.refinement.training
@@ -296,7 +274,11 @@ class _Walk:
             recompute=self.recompute,
             on_epoch=lambda number, epoch: self.callback.on_epoch(block.path, number, epoch),
         )
-        sequences = Sequences(state.compressed, state.original, desired, self.model.device)
+        at_once = self.model.known.at_once
+        sequences = Sequences(
+            state.compressed, state.original, desired, self.model.device, at_once, len(self.model.known)
+        )
+        run = self.streams.compressed.block_pass(state.finished)
         metric = self.measurements.block_metrics.get(block.path)
         with self.timings.measure("refinement"):
             record = refinement.refine(run, block.path, sequences, onloaded.dtypes, training, metric)
@@ -319,10 +301,10 @@ class _Walk:
         with self.timings.measure("distillation"):
             distilled = distil(
                 config,
-                replace(self.model, scratch=self.student),
+                replace(self.streams.compressed, scratch=self.student),
                 self._stored,
                 self.entry,
-                state.original,
+                self._desired(state),
                 recompute=self.recompute,
                 on_epoch=self.callback.on_distillation,
             )
@@ -338,6 +320,12 @@ class _Walk:
                 self.run_checkpoint.finish(state)
         self.entry.delete()
         return state
+
+    def _desired(self, state: WalkState) -> dict[int, HiddenStates]:
+        """Return what the original model's blocks gave, of those that its head and its own code look at."""
+        assert state.original is not None
+        taps = self.streams.taps_of(state, ORIGINAL)
+        return {**taps, len(self.plan.blocks) - 1: state.original}
 
     def _stored(self, number: int) -> Mapping[str, Tensor]:
         """Return the tensors of a finished block."""

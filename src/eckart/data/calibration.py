@@ -1,10 +1,10 @@
-"""Text to calibration tokens: samples of one length, drawn with a seed."""
+"""What a model is calibrated on: samples of one length drawn from a text, or samples of any kind."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eckart.data.context import check_ids, check_length, length_for
+from eckart.data.samples import IDS, Sample, as_samples
 from eckart.data.text import parts_of, read_text, text_name
 from eckart.device import free_memory
 from eckart.errors import CalibrationError
@@ -40,39 +41,103 @@ class CalibrationRecord(BaseModel):
 
 @dataclass(frozen=True)
 class Calibration:
-    """The tokens that a model is calibrated on.
+    """What a model is calibrated on.
 
     Attributes:
-        tokens: (samples, length) int64, on the CPU.
+        tokens: (samples, length) int64, on the CPU; None if the samples are no rows of tokens.
         source: what they were drawn from.
         seed: of the draw.
+        items: samples of any kind, in the place of tokens.
+        one_by_one: whether samples are run one at a time, since what blocks are handed depends on them.
     """
 
-    tokens: Tensor
+    tokens: Tensor | None
     source: str
     seed: int
+    items: tuple[Sample, ...] = ()
+    one_by_one: bool = False
 
-    def batches(self) -> Iterator[Tensor]:
-        """Yield the samples in order, (batch, length) at a time."""
-        size = max(1, BATCH_TOKENS // self.tokens.shape[1])
-        yield from torch.split(self.tokens, size)
+    def __len__(self) -> int:
+        return len(self.items) if self.tokens is None else len(self.tokens)
+
+    @property
+    def at_once(self) -> int:
+        """How many samples are run at once."""
+        if self.tokens is None or self.one_by_one:
+            return 1
+        return min(len(self), max(1, BATCH_TOKENS // self.tokens.shape[1]))
+
+    @property
+    def length(self) -> int:
+        """Tokens in the longest sample; 1 if it has none."""
+        return self.tokens.shape[1] if self.tokens is not None else max(map(_token_count, self.items))
+
+    @property
+    def token_count(self) -> int:
+        """Tokens in all samples; a sample without tokens counts as one."""
+        return self.tokens.numel() if self.tokens is not None else sum(map(_token_count, self.items))
+
+    def batches(self) -> Iterator[Sample]:
+        """Yield the inputs of the model for the samples in order, :attr:`at_once` of them at a time."""
+        if self.tokens is None:
+            yield from self.items
+        else:
+            yield from ({IDS: part} for part in torch.split(self.tokens, self.at_once))
+
+    def inputs(self, numbers: Tensor) -> Sample:
+        """Return the inputs of the model for samples by their numbers; for a single one where they are no rows."""
+        if self.tokens is not None:
+            return {IDS: self.tokens[numbers]}
+        (number,) = numbers.tolist()
+        return self.sample(number)
+
+    def sample(self, number: int) -> Sample:
+        """Return the inputs of the model for one sample."""
+        return self.items[number] if self.tokens is None else {IDS: self.tokens[number : number + 1]}
+
+    def batch(self, number: int) -> Calibration:
+        """Return the samples of one batch."""
+        start, end = number * self.at_once, (number + 1) * self.at_once
+        if self.tokens is None:
+            return replace(self, items=self.items[start:end])
+        return replace(self, tokens=self.tokens[start:end])
+
+    def cropped(self, samples: int | None, length: int | None) -> Calibration:
+        """Return the first samples; of rows of tokens, the first tokens of each."""
+        if self.tokens is None:
+            return replace(self, items=self.items[:samples])
+        return replace(self, tokens=self.tokens[:samples, :length])
 
     @property
     def record(self) -> CalibrationRecord:
         """What is stored of it in the result."""
-        samples, length = self.tokens.shape
         return CalibrationRecord(
             source=text_name(self.source),
-            samples=samples,
-            length=length,
-            tokens=samples * length,
+            samples=len(self),
+            length=self.length,
+            tokens=self.token_count,
             seed=self.seed,
-            sha256=hashlib.sha256(self.tokens.numpy().astype("<i8").tobytes()).hexdigest(),
+            sha256=self._sha256(),
         )
+
+    def _sha256(self) -> str:
+        if self.tokens is not None:
+            return hashlib.sha256(self.tokens.numpy().astype("<i8").tobytes()).hexdigest()
+        digest = hashlib.sha256()
+        for item in self.items:
+            for name in sorted(item):
+                value = item[name]
+                digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
+                digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+
+def _token_count(item: Sample) -> int:
+    return int(item[IDS].numel()) if IDS in item else 1
 
 
 def calibrate(
-    source: str | Tensor,
+    source: str | Tensor | Sequence[Sample],
     *,
     samples: int,
     length: int | None,
@@ -84,7 +149,8 @@ def calibrate(
 
     Args:
         source: a specification that :func:`eckart.data.text.read_text` knows, ``self`` for text sampled from the model,
-            several of these with `` + `` between them, or token ids (samples, length) to use as they are.
+            several of these with `` + `` between them, token ids (samples, length) to use as they are, or samples:
+            what the model's forward is handed for each, with ``labels`` where its loss is asked for.
         samples: how many to draw; of several texts the same number each (of one that is named twice, twice as many).
         length: tokens in each; None for :data:`DEFAULT_LENGTH`, or the model's context if that is shorter.
         seed: of the draw.
@@ -99,10 +165,12 @@ def calibrate(
         raise CalibrationError(f"A seed is a whole number from 0 to {MAX_SEED}; found {seed}.")
     if isinstance(source, Tensor):
         return _of_ids(source, seed, model)
+    if isinstance(source, Sequence) and not isinstance(source, str):
+        return Calibration(None, "samples", seed, tuple(as_samples(source)))
     if not isinstance(source, str):
         raise CalibrationError(
-            "Calibration is the name of a text, 'self', or a tensor of token ids of shape (samples, length); found "
-            f"{type(source).__name__}."
+            "Calibration is the name of a text, 'self', a tensor of token ids of shape (samples, length), or a list of "
+            f"samples; found {type(source).__name__}."
         )
     if length is None:
         length = DEFAULT_LENGTH if model is None else length_for(model, default=DEFAULT_LENGTH)

@@ -8,7 +8,7 @@ from eckart.layers.child import Pattern, dense_weight_of, fill_child
 from eckart.layers.factored import FactoredLinear
 from eckart.layers.fused import FusedLinear, fuse_modules, fused_layers, unfuse_modules
 from eckart.layers.hybrid import HybridLinear
-from eckart.layers.linear import bias_vector, is_linear, weight_matrix
+from eckart.layers.linear import bias_vector, input_of, is_linear, weight_matrix
 from eckart.layers.pivoted import PivotedLinear
 from eckart.layers.quantized import QuantizedLinear
 from eckart.layers.remapped import RemappedLinear
@@ -30,6 +30,7 @@ __all__ = [
     "fill_child",
     "fuse_modules",
     "fused_layers",
+    "input_of",
     "is_linear",
     "is_replaced",
     "unfuse_modules",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -52,6 +53,11 @@ def _computes_linear(module: nn.Module) -> bool:
     if not isinstance(found, Tensor) or found.shape != expected.shape or found.dtype != expected.dtype:
         return False
     return bool((found - expected).abs().max() <= ROUNDING * expected.abs().max())
+
+
+def input_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+    """Return the input of a linear layer from what it is handed, by position or by name."""
+    return cast(Tensor, args[0] if args else next(iter(kwargs.values())))
 
 
 def weight_matrix(linear: nn.Module) -> Tensor:

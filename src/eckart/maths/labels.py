@@ -44,11 +44,11 @@ def label_loss(
         if source.top_k is not None:
             # The curvature of the distribution over the leading tokens alone.
             logits = logits.topk(min(source.top_k, logits.shape[-1]), dim=-1).values
-        labels = _draw(logits.detach().softmax(-1), generator)
+        labels = draw_labels(logits.detach().softmax(-1), generator)
     return functional.cross_entropy(logits, labels, reduction="sum"), len(labels)
 
 
-def _draw(odds: Tensor, generator: torch.Generator | None) -> Tensor:
+def draw_labels(odds: Tensor, generator: torch.Generator | None) -> Tensor:
     """Return a label for each row of ``odds``, (tokens, vocabulary): where a random number falls among their sums.
 
     The number comes from the CPU, so that labels are the same on every device and only the numbers are moved.

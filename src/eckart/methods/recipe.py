@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import (
@@ -13,7 +13,10 @@ from pydantic import (
     Discriminator,
     Field,
     SerializeAsAny,
+    SerializerFunctionWrapHandler,
     ValidationInfo,
+    field_serializer,
+    model_serializer,
     model_validator,
 )
 
@@ -27,6 +30,7 @@ from eckart.methods.precision import AnyPrecision, Bits16
 from eckart.methods.refinement import AnyRefinement, NoRefinement
 from eckart.methods.sharing import AnySharing, Separate
 from eckart.methods.structure import STRUCTURES, Structure, TwoFactor
+from eckart.methods.targets import Target, parse_targets, parse_towers
 
 HALF_MADE = {"half-made": True}  # the context in which a recipe is validated whose choices need not go together yet
 
@@ -48,6 +52,9 @@ class Recipe(BaseModel):
         precision: how its numbers are stored.
         refinement: how a block is trained once its linears are factored.
         distillation: how the model is trained once all blocks are.
+        targets: what patterns of linears become, in order: later ones win. Of a mapping from patterns to ``leave``,
+            ``take``, ``{keep: share}`` or ``{rank: number}``, or a list of such mappings.
+        towers: the share of its bytes that each tower keeps, or ``leave``; ``targets`` win over it.
 
     Raises:
         RecipeError: two of the choices do not go together.
@@ -80,6 +87,23 @@ class Recipe(BaseModel):
     distillation: Annotated[AnyDistillation, Discriminator("name"), BeforeValidator(expand_name)] = Field(
         default_factory=NoDistillation
     )
+
+    targets: Annotated[tuple[Target, ...], BeforeValidator(parse_targets)] = ()
+    towers: Annotated[tuple[Target, ...], BeforeValidator(parse_towers)] = ()
+
+    @field_serializer("targets")
+    def _targets_in_order(self, targets: tuple[Target, ...]) -> list[dict[str, Any]]:
+        # No mapping: some files are written with their keys sorted, and the order counts.
+        return [{target.pattern: target.size} for target in targets]
+
+    @field_serializer("towers")
+    def _towers_by_name(self, towers: tuple[Target, ...]) -> dict[str, Any]:
+        return {tower.pattern: tower.size if tower.keep is None else tower.keep for tower in towers}
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_said(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # As before there were targets: files of runs without any stay the same to the byte.
+        return {k: v for k, v in write(self).items() if v or k not in ("targets", "towers")}
 
     @model_validator(mode="after")
     def _choices_go_together(self, info: ValidationInfo) -> Self:

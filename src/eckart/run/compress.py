@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -13,7 +13,6 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eckart.blocks.blockwise_model import BlockwiseModel
-from eckart.blocks.discovery import LinearRef
 from eckart.blocks.fuse import unfuse
 from eckart.blocks.onload import ResidentWeights
 from eckart.blocks.tensor_cache import ScratchSpace
@@ -33,6 +32,7 @@ from eckart.compression.result import CompressionResult
 from eckart.compression.state import RunCheckpoint
 from eckart.compression.walk import compress_blocks
 from eckart.data.calibration import DEFAULT_SAMPLES, SELF, Calibration, calibrate
+from eckart.data.samples import Sample
 from eckart.data.text import PYTHON_DOCS
 from eckart.device import free_memory, host_memory, peak_device_memory, peak_host_memory, resolve_device
 from eckart.errors import warn
@@ -40,6 +40,7 @@ from eckart.layers import fused_layers
 from eckart.methods.recipe import Recipe
 from eckart.methods.recipes.loader import load_recipe
 from eckart.methods.recipes.published import DEFAULT_KEEP, DEFAULT_RECIPE
+from eckart.methods.targets import overrides_for
 from eckart.run.check.run import check_model
 from eckart.run.estimate import estimate
 from eckart.run.random_state import random_state_kept
@@ -56,7 +57,7 @@ def compress(
     model: PreTrainedModel,
     recipe: str | Path | Recipe = DEFAULT_RECIPE,
     keep: float = DEFAULT_KEEP,
-    calibration: str | Tensor = PYTHON_DOCS,
+    calibration: str | Tensor | Sequence[Sample] = PYTHON_DOCS,
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
     samples: int = DEFAULT_SAMPLES,
@@ -64,12 +65,14 @@ def compress(
     seed: int = 0,
     device: str = "auto",
     overrides: Iterable[str] = (),
+    only: str | Iterable[str] = (),
+    ignore: str | Iterable[str] = (),
     memory: int | None = None,
     source: str | None = None,
     allow_partial: bool = False,
     callback: Callback | None = None,
 ) -> CompressionResult:
-    """Compress a causal language model in place.
+    """Compress a model in place.
 
     The model then saves with :func:`eckart.save` (or its own ``save_pretrained``), and loads with ``from_pretrained``
     wherever ``eckart`` was imported. For a model that is larger than memory see :func:`eckart.compress_checkpoint`.
@@ -79,13 +82,18 @@ def compress(
         recipe: the name of one, a YAML file, or a :class:`eckart.Recipe`.
         keep: bytes of the blocks' linear layers to keep, as a share of their 16-bit bytes, in (0, 1].
         calibration: text to calibrate on (:mod:`eckart.data.text` lists the forms), ``self`` for text sampled from the
-            model, or token ids (samples, length). Not read if the recipe looks at no data.
+            model, token ids (samples, length), or samples of any kind: what the model's forward is handed for each, by
+            name, with ``labels`` for its loss if there are some. Text and ids are not read if the recipe looks at no
+            data.
         tokenizer: of the model; by default the one beside the files that the model was loaded from.
         samples: how many calibration samples to draw.
         length: tokens in each; by default 1024, or the model's context if that is shorter.
         seed: of the draw, and of the order of training.
         device: ``auto``, ``cpu`` or the name of an accelerator.
         overrides: changes to the recipe, such as ``objective.shrinkage=0.03``.
+        only: patterns of the linear layers to compress: module paths, globs over paths such as ``*.down_proj``, names
+            of classes. All others are left as they are.
+        ignore: patterns of linear layers to leave as they are. Both become targets of the recipe.
         memory: bytes that the process may take; hidden states go to temporary files if they would not fit. By default
             what is free.
         source: name of the model for the record; by default the one it was loaded by.
@@ -101,20 +109,22 @@ def compress(
             non-finite activation, or a file of the model that was changed meanwhile.
     """
     check_keep(keep)
-    chosen = load_recipe(recipe, overrides, keep)
+    chosen = load_recipe(recipe, [*overrides, *overrides_for(only, ignore)], keep)
     place = resolve_device(device)
     check_compressible(model)
     model.eval()
     weights = ResidentWeights()
-    plan = make_plan(model, chosen, keep, weights)
+    samples_given = calibration if isinstance(calibration, list | tuple) else None
+    tokens: Calibration | None = None
+    if chosen.needs_data or samples_given:
+        reads_text = isinstance(calibration, str) and calibration != SELF
+        if tokenizer is None and reads_text and model.config.name_or_path:
+            tokenizer = load_tokenizer(model.config.name_or_path)
+        tokens = calibrate(calibration, samples=samples, length=length, seed=seed, tokenizer=tokenizer, model=model)
+    plan = make_plan(model, chosen, keep, weights, tokens)
     try:
-        tokens: Calibration | None = None
-        if chosen.needs_data:
-            reads_text = isinstance(calibration, str) and calibration != SELF
-            if tokenizer is None and reads_text and model.config.name_or_path:
-                tokenizer = load_tokenizer(model.config.name_or_path)
-            tokens = calibrate(calibration, samples=samples, length=length, seed=seed, tokenizer=tokenizer, model=model)
-        blockwise = BlockwiseModel(model, plan.blocks, weights, place, ScratchSpace(), tokens)
+        tokens = tokens if chosen.needs_data else None
+        blockwise = BlockwiseModel(model, plan.blocks, weights, place, ScratchSpace(), tokens).settled()
         check = check_model(blockwise, plan, allow_partial=allow_partial)
         job = Job(blockwise, plan, callback or Callback(), check)
         job.warn()
@@ -141,7 +151,7 @@ class Job:
         calibration = self.model.calibration
         return [
             *self.check.notes,
-            *token_warnings(self.plan.linears, calibration),
+            *token_warnings(self.model),
             *step_warnings(self.plan.recipe, calibration),
         ]
 
@@ -219,17 +229,21 @@ class Job:
         return report
 
 
-def token_warnings(linears: Iterable[LinearRef], calibration: Calibration | None) -> list[str]:
+def token_warnings(model: BlockwiseModel) -> list[str]:
     """Return a warning if there are fewer calibration tokens than some layer has input features."""
-    if calibration is None:
+    if model.calibration is None:
         return []
-    tokens = calibration.tokens.numel()
-    starved = [ref for ref in linears if ref.in_features > tokens]
+    starved = {
+        ref: model.rows(number)
+        for number, block in enumerate(model.blocks)
+        for ref in block.linears
+        if ref.in_features > model.rows(number)
+    }
     if not starved:
         return []
     widest = max(starved, key=lambda ref: ref.in_features)
     return [
-        f"{tokens} calibration tokens are fewer than the input features of {len(starved)} layers, such as "
+        f"{starved[widest]} calibration tokens are fewer than the input features of {len(starved)} layers, such as "
         f"{widest.path} with {widest.in_features}: their errors on other text will be larger. "
         "Use more samples, longer ones, or some shrinkage (--set objective.shrinkage=0.03)."
     ]
@@ -253,7 +267,7 @@ def step_warnings(recipe: Recipe, calibration: Calibration | None) -> list[str]:
     training = recipe.refinement.training
     if calibration is None or training is None or training.relative:
         return []  # steps in proportion to the weights are larger than published ones, and there may be fewer
-    samples = len(calibration.tokens)
+    samples = len(calibration)
     steps = training.steps(samples)
     if steps >= FEW_STEPS:
         return []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from eckart.compression.callback import Callback
 from eckart.compression.plan import check_keep, make_plan
 from eckart.compression.result import CompressionResult
 from eckart.data.calibration import DEFAULT_SAMPLES, SELF, Calibration, calibrate
+from eckart.data.samples import Sample
 from eckart.data.text import PYTHON_DOCS
 from eckart.device import free_memory, host_memory, resolve_device
 from eckart.errors import CalibrationError, CheckpointError, DamagedRunError, EckartError, InterruptedRun, warn
@@ -37,6 +38,7 @@ from eckart.methods.layout import BYTES_PER_NUMBER
 from eckart.methods.recipe import Recipe
 from eckart.methods.recipes.loader import load_recipe
 from eckart.methods.recipes.published import DEFAULT_KEEP, DEFAULT_RECIPE
+from eckart.methods.targets import overrides_for
 from eckart.run.check.run import check_model
 from eckart.run.compress import Job
 from eckart.run.random_state import random_state_kept
@@ -51,13 +53,15 @@ def compress_checkpoint(
     output: str | Path,
     recipe: str | Path | Recipe = DEFAULT_RECIPE,
     keep: float = DEFAULT_KEEP,
-    calibration: str = PYTHON_DOCS,
+    calibration: str | Sequence[Sample] = PYTHON_DOCS,
     *,
     samples: int = DEFAULT_SAMPLES,
     length: int | None = None,
     seed: int = 0,
     device: str = "auto",
     overrides: Iterable[str] = (),
+    only: str | Iterable[str] = (),
+    ignore: str | Iterable[str] = (),
     memory: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -75,12 +79,14 @@ def compress_checkpoint(
         output: the folder to make.
         recipe: as for :func:`eckart.compress`, like all that follow up to ``overrides``.
         keep: bytes to keep.
-        calibration: text to calibrate on.
+        calibration: text to calibrate on, or samples.
         samples: how many calibration samples to draw.
         length: tokens in each.
         seed: of the draw, and of the order of training.
         device: where blocks are run.
         overrides: changes to the recipe.
+        only: patterns of the linear layers to compress, as for :func:`eckart.compress`.
+        ignore: patterns of those to leave as they are.
         memory: bytes that the process may take; hidden states go to files if they would not fit. By default what is
             free.
         resume: go on with an unfinished run, if there is one.
@@ -97,18 +103,19 @@ def compress_checkpoint(
         InterruptedRun: Ctrl-C; says what is kept.
     """
     check_keep(keep)
-    if not isinstance(calibration, str):
+    if not isinstance(calibration, str | list | tuple):
         raise CalibrationError(
-            f"Calibration of a model on disk is the name of a text, or 'self'; found {type(calibration).__name__}. "
-            "Token ids are taken by eckart.compress only."
+            "Calibration of a model on disk is the name of a text, 'self', or a list of samples; found "
+            f"{type(calibration).__name__}. Token ids are taken by eckart.compress only."
         )
-    chosen = load_recipe(recipe, overrides, keep)
+    text = calibration if isinstance(calibration, str) else None
+    chosen = load_recipe(recipe, [*overrides, *overrides_for(only, ignore)], keep)
     place = resolve_device(device)
     output = placed(output)
     path = Path(source)
     is_model = path.is_file() or (path / "config.json").exists() or not path.exists()  # the last may be of a hub
     model_path = path if is_model else None
-    check_apart(output, [model_path, calibration, None if isinstance(recipe, Recipe) else str(recipe)])
+    check_apart(output, [model_path, text, None if isinstance(recipe, Recipe) else str(recipe)])
     folder = RunFolder(output)
     folder.recover()
     begun = folder.mark()
@@ -126,16 +133,17 @@ def compress_checkpoint(
             files, model_folder = _as_folder(source, folder)
             model, weights = open_model(model_folder, folder.offload, trust_remote_code=trust_remote_code)
             check_compressible(model)
-            plan = make_plan(model, chosen, keep, weights)
-            reads_text = chosen.needs_data and calibration != SELF
+            reads_text = chosen.needs_data and text not in (None, SELF)
             tokenizer = _tokenizer(source, needed=reads_text, trust_remote_code=trust_remote_code)
             tokens = None
-            if chosen.needs_data:
+            if chosen.needs_data or text is None:
                 limit = memory if memory is not None else host_memory() + free_memory(torch.device("cpu"))
                 tokens = _calibrate(
                     calibration, model_folder, model, tokenizer, samples, length, seed, limit, trust_remote_code
                 )
-            blockwise = BlockwiseModel(model, plan.blocks, weights, place, ScratchSpace(), tokens)
+            plan = make_plan(model, chosen, keep, weights, tokens)
+            tokens = tokens if chosen.needs_data else None
+            blockwise = BlockwiseModel(model, plan.blocks, weights, place, ScratchSpace(), tokens).settled()
             check = check_model(blockwise, plan, allow_partial=allow_partial)
             files = files or weights.files
             identity = identity_of_run(chosen, keep, tokens, model, files.hashes(), place)
@@ -162,7 +170,7 @@ def compress_checkpoint(
                 run_checkpoint.check(len(plan.blocks))
                 if tokenizer is None:
                     copy_tokenizer(source, folder.model)
-                save_all_but_blocks(folder.model, model, weights, report, tokenizer)
+                save_all_but_blocks(folder.model, model, plan.blocks, weights, report, tokenizer)
                 files.check_content()
                 folder.publish()
         return report
@@ -229,7 +237,7 @@ def _tokenizer(source: str | Path, *, needed: bool, trust_remote_code: bool) -> 
 
 
 def _calibrate(
-    calibration: str,
+    calibration: str | Sequence[Sample],
     source: str | Path,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase | None,
@@ -257,8 +265,7 @@ def _check_space(job: Job, folder: RunFolder) -> None:
     # What is counted in 16 bits is stored in the model's dtype; codes are not, so that this is too much for them.
     needed = job.plan.bytes * itemsize // BYTES_PER_NUMBER
     if job.model.calibration is not None:
-        width = int(job.model.model.get_input_embeddings().embedding_dim)
-        needed += 4 * job.model.tokens.numel() * width * itemsize
+        needed += 4 * job.model.stream_numbers * itemsize
     written = sum(path.stat().st_size for path in folder.model.iterdir()) if folder.model.exists() else 0
     check_space(folder.output, max(0, needed - written))
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from eckart.blocks.block_arguments import BlockArguments
+from eckart.blocks.block import Block
+from eckart.blocks.block_arguments import BlockArguments, Inputs
 from eckart.blocks.blockwise_model import BlockwiseModel
-from eckart.blocks.discovery import Block
+from eckart.blocks.discovery import vocabulary_of
+from eckart.blocks.entrance import Entered
 from eckart.compression.allocate import needs_measurement
 from eckart.compression.estimate import Estimate
 from eckart.compression.plan import Plan
+from eckart.data.samples import IDS
 from eckart.device import (
     autocast,
     give_back_memory,
@@ -83,30 +87,45 @@ class _Probe:
 
     def __post_init__(self) -> None:
         self.recipe, self.calibration, self.device = self.plan.recipe, self.model.calibration, self.model.device
-        embedding = self.model.model.get_input_embeddings()
-        self.width, self.vocabulary = int(embedding.embedding_dim), int(embedding.num_embeddings)
+        self.width, self.vocabulary = self.plan.blocks[-1].width, vocabulary_of(self.model.model) or 0
+        self.entered: dict[int, Entered] = {}  # what segments are handed for the first batch
 
     def activation_bytes(self) -> int:
         """Return what the training of a block holds between the forward and the backward pass of one batch."""
         trains = self.recipe.refinement.needs_data or self.recipe.distillation.needs_data
         if self.calibration is None or not trains:
             return 0
-        batch = next(self.calibration.batches())
+        if self.calibration.tokens is None:
+            return max(self._held(segment[0], self._first_inputs()) for segment in self.model.segments)
+        batch = self._first_inputs()[IDS]
         tokens = batch[:1, :PROBE_TOKENS]
-        with self._first_block(tokens) as (block, call, hidden):
-            sample = _trainable(self._factored(block))
-            held = saved_bytes(lambda: self._forward(sample, call, hidden), list(sample.parameters()))
-        return held * batch.numel() // tokens.numel()
+        return self._held(0, {IDS: tokens}) * batch.numel() // tokens.numel()
+
+    def _first_inputs(self) -> Inputs:
+        return next(iter(self.model.batches()))
+
+    def _held(self, first: int, inputs: Inputs) -> int:
+        """Return what the training of a segment's first block holds for some inputs."""
+        with self._block(first, inputs) as (block, call, hidden):
+            sample = _trainable(self._factored(block, first))
+            return saved_bytes(lambda: self._forward(sample, call, hidden), list(sample.parameters()))
 
     def block_seconds(self, *, recompute: bool) -> float:
-        """Return the seconds of all that is done to one block."""
-        block = max(self.plan.blocks, key=lambda b: sum(t.size for t in b.linears))
-        seconds = factorisation_seconds(block, self.plan, self.device)
+        """Return the seconds of all that is done to one block; of several segments, a mean."""
         if self.calibration is None:
-            return seconds
-        batches = list(self.calibration.batches())
-        with self._first_block(batches[0]) as (dense, call, hidden):
-            factored = self._factored(dense)
+            return factorisation_seconds(_largest(self.plan.blocks), self.plan, self.device)
+        segments = self.model.segments
+        total = sum(len(segment) * self._segment_seconds(segment, recompute=recompute) for segment in segments)
+        return total / sum(map(len, segments))
+
+    def _segment_seconds(self, segment: range, *, recompute: bool) -> float:
+        """Return the seconds of all that is done to one block of a segment."""
+        assert self.calibration is not None
+        block = _largest([self.plan.blocks[number] for number in segment])
+        seconds = factorisation_seconds(block, self.plan, self.device)
+        at_once = self.calibration.at_once
+        with self._block(segment[0], self._first_inputs()) as (dense, call, hidden):
+            factored = self._factored(dense, segment[0])
             with torch.no_grad():
                 passes = [seconds_of(lambda: call(dense, hidden), self.device)]
                 passes.append(seconds_of(lambda: call(factored, hidden), self.device))
@@ -115,41 +134,42 @@ class _Probe:
                 factored = _trainable(factored)
                 with checkpointed(factored) if recompute else nullcontext():
                     both = seconds_of(lambda: self._forward_and_backward(factored, call, hidden), self.device)
-                samples = len(self.calibration.tokens)
+                samples = len(self.calibration)
                 trained_on, held_out = refinement.split(samples)
-                epoch = (both * trained_on + passes[1] * held_out) / len(batches[0])
+                epoch = (both * trained_on + passes[1] * held_out) / at_once
                 seconds += refinement.epochs_on(samples) * epoch
                 seconds += refinement.steps(samples) * self._step_seconds(refinement, factored)
-            seconds += self._statistics_seconds(block, passes, hidden) * len(batches)
+            seconds += self._statistics_seconds(block, passes, self._rows(segment[0])) * math.ceil(
+                len(self.calibration) / at_once
+            )
         return seconds
 
     def allocation_seconds(self) -> float:
         """Return the seconds of what is measured before the ranks are known."""
         if not needs_measurement(self.plan):
             return 0.0
-        block = max(self.plan.blocks, key=lambda b: sum(t.size for t in b.linears))
+        block = _largest(self.plan.blocks)
         return measurement_seconds(self.plan, block, self._step_timings(block), self.device)
 
     def _step_timings(self, block: Block) -> StepSeconds | None:
         """Return the seconds of single steps of a measurement; None if there are no tokens."""
         if self.calibration is None:
             return None
-        batch = next(self.calibration.batches())
         widths = [group.linears[0].in_features for group in block.groups]
-        with self._first_block(batch) as (dense, call, hidden), torch.no_grad():
+        with self._block(0, self._first_inputs()) as (dense, call, hidden), torch.no_grad():
             once = seconds_of(lambda: call(dense, hidden), self.device)
-            sample = random_matrix(batch.numel(), max(widths)).to(self.device)
+            rows = self._rows(0)
+            sample = random_matrix(rows, max(widths)).to(self.device)
             product = seconds_of(lambda: gram(sample), self.device) / max(widths) ** 2
-        samples, length = self.calibration.tokens.shape
         return StepSeconds(
             block=once,
             moments=product * sum(width**2 for width in widths),
             head=product * self.width * self.vocabulary,
-            batch_tokens=batch.numel(),
+            batch_tokens=rows,
             blocks=len(self.plan.blocks),
             shapes=tuple(ref.shape for ref in block.linears),
-            samples=samples,
-            length=length,
+            samples=len(self.calibration),
+            length=rows // self.calibration.at_once,
             device=self.device,
         )
 
@@ -158,23 +178,22 @@ class _Probe:
         distillation = self.recipe.distillation.training
         if self.calibration is None or distillation is None:
             return 0.0
-        batch = next(self.calibration.batches())
-        with self._first_block(batch) as (dense, call, hidden):
-            factored = _trainable(self._factored(dense))
+        with self._block(0, self._first_inputs()) as (dense, call, hidden):
+            factored = _trainable(self._factored(dense, 0))
+            rows = self._rows(0)
             both = seconds_of(lambda: self._forward_and_backward(factored, call, hidden), self.device)
             with torch.no_grad():
                 once = seconds_of(lambda: self._forward(factored, call, hidden), self.device)
             update = self._step_seconds(distillation, factored)
-        head = self._head_seconds(batch)
-        blocks = len(self.plan.blocks)
-        samples = len(self.calibration.tokens)
+        head = self._head_seconds(rows)
+        blocks, samples = len(self.plan.blocks), len(self.calibration)
         trained_on, held_out = distillation.split(samples)
         # Logits of both models, and a gradient of one.
         step = blocks * (both + once * recompute) + 3 * head
         look = blocks * once + 2 * head
         epochs = distillation.epochs_on(samples)
         updates = distillation.steps(samples) * blocks * update
-        return epochs * (step * trained_on + look * held_out) / len(batch) + updates
+        return epochs * (step * trained_on + look * held_out) / self.calibration.at_once + updates
 
     def _step_seconds(self, config: TrainingConfig, block: nn.Module) -> float:
         """Return the seconds of one step of a block's optimiser; batches may be small, so that there are many."""
@@ -188,20 +207,27 @@ class _Probe:
 
         return seconds_of(step, self.device)
 
-    def _head_seconds(self, batch: Tensor) -> float:
-        """Return the seconds that the logits of a batch take, and their logarithms."""
+    def _head_seconds(self, rows: int) -> float:
+        """Return the seconds that the logits of so many tokens take, and their logarithms."""
         few = max(1, self.vocabulary // 16)
-        hidden = random_matrix(batch.numel(), self.width).to(self.device, self.model.compute)
+        hidden = random_matrix(rows, self.width).to(self.device, self.model.compute)
         head = random_matrix(self.width, few).to(self.device, self.model.compute)
         return seconds_of(lambda: (hidden @ head).float().log_softmax(-1), self.device) * self.vocabulary / few
 
-    def _statistics_seconds(self, block: Block, passes: list[float], hidden: Tensor) -> float:
-        """Return the seconds that the statistics of a block take for one batch."""
+    def _rows(self, number: int) -> int:
+        """Return how many vectors a block is run on for one batch."""
+        known = self.model.known
+        return max(1, self.model.rows(number) * known.at_once // len(known))
+
+    def _statistics_seconds(self, block: Block, passes: list[float], rows: int) -> float:
+        """Return the seconds that the statistics of a block take for one batch of so many vectors."""
         streams, refined = self.recipe.objective.input_source, self.recipe.refinement.needs_data
         distilled = self.recipe.distillation.needs_data
         sizes = [sum(t.size for t in group.linears) for group in block.groups]
         widths = [group.linears[0].in_features for group in block.groups]
-        sample = random_matrix(hidden.shape[0] * hidden.shape[1], max(widths)).to(self.device)
+        if not widths:  # the recipe leaves all of it
+            return sum(passes)
+        sample = random_matrix(rows, max(widths)).to(self.device)
         product = seconds_of(lambda: gram(sample), self.device) / max(widths) ** 2
         original = streams in (InputSource.ORIGINAL, InputSource.BOTH) or refined or distilled
         in_order = streams in (InputSource.COMPRESSED, InputSource.BOTH)
@@ -218,16 +244,37 @@ class _Probe:
         )
 
     @contextmanager
-    def _first_block(self, tokens: Tensor) -> Iterator[tuple[nn.Module, BlockArguments, Tensor]]:
-        """Give the first block, with a call of it and the hidden states in front of it."""
-        with self.model.entrance() as front:
-            hidden, calls = front(tokens)
-            yield self.model.modules[0], calls[0], hidden
+    def _block(self, first: int, inputs: Inputs) -> Iterator[tuple[nn.Module, BlockArguments, Tensor]]:
+        """Give the first block of a segment, with a call of it and the hidden states in front of it.
 
-    def _factored(self, block: nn.Module) -> nn.Module:
+        Args:
+            first: its number.
+            inputs: of the model; the first batch, for segments behind the first one.
+        """
+        if first and not self.entered:
+            self._enter_all()
+        if first:
+            entered = self.entered[first]
+        else:
+            with self.model.entrance() as front, torch.no_grad():
+                entered = front(inputs)
+        with self.model.onload(first):
+            yield self.model.modules[first], entered.arguments[0], entered.hidden
+
+    def _enter_all(self) -> None:
+        """Run the model on the first batch, to know what its segments are handed."""
+        one = self.model.batch(0)
+        streams = one.forward()
+        for segment in one.segments:
+            hidden = streams.fronts[segment[0]][0].to(self.device, self.model.compute)
+            call = one.arguments[segment[0]].of(hidden, 0)
+            self.entered[segment[0]] = Entered(hidden, [call])
+        streams.delete_all()
+
+    def _factored(self, block: nn.Module, number: int) -> nn.Module:
         """Return a copy of a block with factors of the planned ranks, their numbers without meaning."""
         sample, layout = copy.deepcopy(block), self.recipe.layout
-        for ref in self.plan.blocks[0].linears:
+        for ref in self.plan.blocks[number].linears:
             rank = self.plan.ranks[ref.path]
             if layout.changes(rank):
                 layer = layout.empty_like(sample.get_submodule(ref.name), rank)
@@ -243,6 +290,10 @@ class _Probe:
     def _forward(self, block: nn.Module, call: BlockArguments, hidden: Tensor) -> Tensor:
         with autocast(self.device, self.model.compute):
             return call(block, hidden.float()).float()
+
+
+def _largest(blocks: Sequence[Block]) -> Block:
+    return max(blocks, key=lambda block: sum(ref.size for ref in block.linears))
 
 
 def _trainable(block: nn.Module) -> nn.Module:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from eckart.blocks.block import Block
 from eckart.blocks.blockwise_model import BlockwiseModel
-from eckart.blocks.discovery import Block
+from eckart.blocks.discovery import vocabulary_of
 from eckart.blocks.onload import ResidentWeights
 from eckart.blocks.residual import FRONT
 from eckart.compression.allocate import needs_measurement
@@ -100,9 +101,9 @@ def memory_of_run(
     """
     recipe, calibration, compute = plan.recipe, model.calibration, compute or model.compute
     on_host, resident = model.device.type == "cpu", isinstance(model.weights, ResidentWeights)
-    embedding_layer = model.model.get_input_embeddings()
-    block = max(plan.blocks, key=_parameters)
-    parameters = _parameters(block)
+    vocabulary = vocabulary_of(model.model) or 0
+    block = max((block for block in plan.blocks if block.groups), key=_parameters)
+    parameters = max(map(_parameters, plan.blocks))
     stored = model.dtype.itemsize
     copied = not (resident and on_host and compute.itemsize == stored)
     widths = [group.linears[0].in_features for group in block.groups]
@@ -116,23 +117,23 @@ def memory_of_run(
     refined_on = distilled_on = 0  # sequences whose activations are held at once
     sequences = 1
     if calibration is not None:
-        tokens = calibration.tokens.numel()
-        first = next(calibration.batches())
-        sequences, batch = len(first), first.numel()
+        rows = max(map(model.rows, range(len(plan.blocks))))
+        sequences = calibration.at_once
+        batch = rows * sequences // len(calibration)
         refinement, distillation = recipe.refinement.training, recipe.distillation.training
         if refinement is not None:
             refined_on = min(refinement.batch, sequences)  # larger batches are run in parts
         if distillation is not None:
-            distilled_on = min(distillation.batch, len(calibration.tokens))
-        width = int(embedding_layer.embedding_dim)
+            distilled_on = min(distillation.batch, len(calibration))
+        width, numbers = plan.blocks[-1].width, model.stream_numbers
         looks_at = recipe.objective.input_source
         trains = recipe.refinement.needs_data or recipe.distillation.needs_data
         both = looks_at is InputSource.BOTH or trains
         # In front of a block and behind it; both streams are one in front of the first block only.
-        streams = stored * tokens * width * (4 if both else 2)
+        streams = stored * numbers * (4 if both else 2)
         if looks_at is InputSource.BOTH:
-            streams += compute.itemsize * tokens * (sum(widths) + width * _places_inside(block))
-        streams = max(streams, _measurement_bytes(plan, tokens * width, stored))
+            streams += compute.itemsize * rows * (sum(widths) + width * _places_inside(block))
+        streams = max(streams, _measurement_bytes(plan, numbers, stored))
         observed = widths if looks_at is InputSource.ORIGINAL else [largest]
         moments = FLOAT64 * sum(w**2 for w in observed) * (2 if looks_at is InputSource.BOTH else 1)
         # Of the residual stream, one group at a time.
@@ -142,15 +143,14 @@ def memory_of_run(
         forward = 3 * compute.itemsize * batch * max(max(t.out_features for t in block.linears), largest)
         statistics = moments + product + forward
         solver += moments
-        embedding = (compute.itemsize + (0 if resident else stored)) * int(math.prod(embedding_layer.weight.shape))
+        embedding = (compute.itemsize + (0 if resident else stored)) * vocabulary * width
         if refinement is not None:
             # Weights, gradients and two moments of the optimiser; the best state and the present one; its float32 copy.
             training = _trained(block, plan) * (4 * FLOAT32 + 2 * stored + FLOAT32)
         if distillation is not None:
             student = sum(_trained(b, plan) for b in plan.blocks) * (4 * FLOAT32 + 2 * stored)
-            vocabulary = int(embedding_layer.num_embeddings)
             # Of both models, with their logarithms and a gradient; the head beside them.
-            student += 6 * FLOAT32 * calibration.tokens.shape[1] * vocabulary + embedding
+            student += 6 * FLOAT32 * (rows // len(calibration)) * vocabulary + embedding
     return Memory(
         weights=parameters * ((compute.itemsize if copied else 0) + (0 if resident else stored)),
         streams=streams,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from eckart.blocks.discovery import Block
+from eckart.blocks.block import Block
 from eckart.compression.allocate import needs_measurement
 from eckart.compression.plan import Plan
 from eckart.compression.request import request_of

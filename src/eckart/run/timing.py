@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from eckart.blocks.discovery import Block, Group, LinearRef
+from eckart.blocks.block import Block, Group, LinearRef
 from eckart.compression.factorise import Factoriser
 from eckart.compression.plan import Plan
 from eckart.device import moment_device

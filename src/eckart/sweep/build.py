@@ -85,7 +85,7 @@ def _walked(
     Where all that the walk looks at was kept, it passes over no token, and nobody is told of it: that takes no time.
     """
     original, shared = statistics.original, way_of(recipe) is Way.TRUNCATED
-    plan = make_plan(candidate, recipe, keep)
+    plan = make_plan(candidate, recipe, keep, None, statistics.original.calibration)
     own = BlockwiseModel(candidate, plan.blocks, ResidentWeights(), original.device, scratch, original.calibration)
     if ranks is None:
         allocated = allocate(own, plan, callback.on_measurement)

@@ -58,7 +58,7 @@ class Case:
 
 def split_label(label: str) -> tuple[str, list[str]]:
     """Return the recipe's name or file, and its overrides, of ``NAME+key=value+key=value``."""
-    name, *overrides = re.split(r"\+(?=[\w.]+=)", label)
+    name, *overrides = re.split(r"\+(?=[\w.]+=|(?:targets|towers)\.[^=+]+=)", label)
     return name, overrides
 
 
@@ -72,17 +72,24 @@ def recipe_of(label: str, keep: float | None = None) -> Recipe:
     return load_recipe(name, overrides, keep)
 
 
-def cases_of(recipes: Sequence[str | Recipe], keep: Sequence[float], samples: Sequence[int]) -> list[Case]:
+def cases_of(
+    recipes: Sequence[str | Recipe], keep: Sequence[float], samples: Sequence[int], overrides: Sequence[str] = ()
+) -> list[Case]:
     """Return the dense model, and each recipe at each size and number of calibration samples.
 
     Args:
         recipes: names or files with ``+key=value`` overrides appended, or recipes, which go by their own names.
         keep: bytes to keep, as shares in (0, 1].
         samples: numbers of calibration samples; recipes that look at no data are there once.
+        overrides: of all recipes; they are seen in the labels.
 
     Raises:
         EckartError: nothing is asked for, something twice, or something that cannot be.
     """
+    recipes = [
+        load_recipe(recipe, overrides) if isinstance(recipe, Recipe) else "+".join([recipe, *overrides])
+        for recipe in recipes
+    ]
     labels = [recipe.name if isinstance(recipe, Recipe) else recipe for recipe in recipes]
     for what, values in (("recipe", labels), ("size to keep", keep), ("number of samples", samples)):
         _check_unique(what, values)
@@ -140,6 +147,8 @@ def request_for(recipe: Recipe, keep: Iterable[float], linears: tuple[LayerStati
 
 def _factors(recipe: Recipe, keep: float, linears: tuple[LayerStatistics, ...]) -> bool:
     """Return whether any linear may be factored; some precisions leave them whole."""
+    if recipe.targets or recipe.towers:  # some may, whatever all others keep
+        return True
     allocation = recipe.allocation
     problem = RankBudget(linears, keep, recipe.layout, allocation.multiple, allocation.floor, allocation.fused_groups)
     return problem.budget < problem.whole_bytes

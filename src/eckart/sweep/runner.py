@@ -22,6 +22,7 @@ from eckart.checkpoint.loaded import check_unchanged
 from eckart.checkpoint.tokenizer import load_tokenizer
 from eckart.compression.callback import Callback
 from eckart.compression.plan import Plan
+from eckart.compression.targets import choose_targets
 from eckart.data.calibration import DEFAULT_LENGTH, DEFAULT_SAMPLES, Calibration, calibrate
 from eckart.data.context import length_for
 from eckart.data.text import PYTHON_DOCS
@@ -29,6 +30,7 @@ from eckart.device import resolve_device
 from eckart.errors import CalibrationError, CheckpointError, EckartError, warn
 from eckart.methods.recipe import Recipe
 from eckart.methods.recipes.published import DEFAULT_KEEP
+from eckart.methods.targets import overrides_for
 from eckart.run.check.run import check_model, check_reach
 from eckart.run.compress import name_of, step_warnings, token_warnings
 from eckart.run.random_state import random_state_kept
@@ -108,10 +110,12 @@ class Sweep:
             made = Compressed(copy.deepcopy(self.model), {}, 1.0)
             yield from self._attempt(dense, functools.partial(self._measured, dense, made, None, 0.0, 0.0))
         for samples, calibration in calibrations.items():
-            for shares in (False, True):
-                group = [c for c in missing if c.samples == samples and _joins(c.recipe) is shares]
-                if group:
-                    yield from self._group(group, calibration)
+            groups: dict[object, list[Case]] = {}
+            for case in missing:
+                if case.samples == samples and case.recipe is not None:
+                    groups.setdefault(_fused(case.recipe), []).append(case)
+            for key in sorted(groups, key=bool):  # the model as it is goes first
+                yield from self._group(groups[key], calibration)
 
     def _group(self, cases: Sequence[Case], calibration: Calibration | None) -> Iterator[SweepRow]:
         """Measure the cases that share one measurement."""
@@ -122,7 +126,7 @@ class Sweep:
         for case in cases:
             assert case.recipe is not None
             wanted.setdefault(case.recipe, []).append(case.keep)
-        self.callback.on_statistics(len(wanted), None if calibration is None else len(calibration.tokens))
+        self.callback.on_statistics(len(wanted), None if calibration is None else len(calibration))
         with random_state_kept():
             statistics = collect(
                 self.model,
@@ -147,10 +151,13 @@ class Sweep:
         for case in cases:
             assert case.recipe is not None
             data = calibration if case.recipe.needs_data else None
-            plan = Plan(case.recipe, case.keep, blocks, {}, 0)
             try:
+                targets = choose_targets(self.model, blocks, case.recipe, case.keep)
+                plan = Plan(case.recipe, case.keep, targets.blocks, {}, 0, targets.budgets.own, targets.left)
                 check_model(
-                    BlockwiseModel(self.model, blocks, weights, device, ScratchSpace(), data), plan, allow_partial=True
+                    BlockwiseModel(self.model, plan.blocks, weights, device, ScratchSpace(), data),
+                    plan,
+                    allow_partial=True,
                 )
             except EckartError as error:
                 self._fail(case, str(error))
@@ -224,8 +231,7 @@ class Sweep:
         return calibration
 
     def _warn(self, statistics: Statistics, recipes: Iterable[Recipe], calibration: Calibration | None) -> None:
-        linears = [ref for block in statistics.original.blocks for ref in block.linears]
-        notes = token_warnings(linears, calibration)
+        notes = token_warnings(statistics.original)
         notes += [note for recipe in recipes for note in step_warnings(recipe, calibration)]
         for note in dict.fromkeys(notes):
             warn(note)
@@ -244,6 +250,8 @@ def prepare(
     samples: Sequence[int] = (DEFAULT_SAMPLES,),
     length: int | None = None,
     seed: int = 0,
+    only: str | Iterable[str] = (),
+    ignore: str | Iterable[str] = (),
     windows: int | None = 20,
     window_length: int | None = None,
     speed: bool = False,
@@ -268,6 +276,8 @@ def prepare(
         samples: how many calibration samples to draw; for each number there are rows of their own.
         length: tokens in each; by default 1024, or the model's context if that is shorter.
         seed: of the draw, and of the order of training.
+        only: patterns of the linear layers to compress by every recipe, as for :func:`eckart.compress`.
+        ignore: patterns of those to leave as they are.
         windows: of each text; None for all.
         window_length: tokens in each; by default 1024, or the model's context if that is shorter.
         speed: whether models are timed too, against the dense one.
@@ -283,11 +293,15 @@ def prepare(
         EckartError: with a message that says what to do: of what is asked for something cannot be, or the file is of
             another model, another calibration or other texts.
     """
-    cases = cases_of(recipes, keep, samples)
+    cases = cases_of(recipes, keep, samples, overrides_for(only, ignore))
     place = resolve_device(device)
     check_compressible(model)
     model.eval()
-    check_reach(model, find_blocks(model), allow_partial=allow_partial)
+    blocks = find_blocks(model)
+    check_reach(model, blocks, allow_partial=allow_partial)
+    for case in cases:
+        if case.recipe is not None:
+            choose_targets(model, blocks, case.recipe, case.keep)
     if tokenizer is None and model.config.name_or_path:
         tokenizer = load_tokenizer(model.config.name_or_path)
     if tokenizer is None:
@@ -328,5 +342,6 @@ def run(model: PreTrainedModel, recipes: Sequence[str | Recipe], **options: Any)
     return prepare(model, recipes, **options).run()
 
 
-def _joins(recipe: Recipe | None) -> bool | None:
-    return None if recipe is None else recipe.sharing.fuses_all
+def _fused(recipe: Recipe) -> tuple[object, ...]:
+    """Return what says which linears a recipe fuses; nothing if it fuses none."""
+    return (recipe.targets, recipe.towers) if recipe.sharing.fuses_all else ()

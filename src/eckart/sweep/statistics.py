@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Protocol
 
 import torch
 from transformers import PreTrainedModel
 
+from eckart.blocks.block import Block
 from eckart.blocks.blockwise_model import BlockwiseModel
-from eckart.blocks.discovery import Block, find_blocks
+from eckart.blocks.discovery import find_blocks
 from eckart.blocks.fuse import fusable, fuse
 from eckart.blocks.onload import ResidentWeights
 from eckart.blocks.tensor_cache import ScratchSpace
 from eckart.compression.request import request_of
+from eckart.compression.targets import Targets, choose_targets, together, without
 from eckart.data.calibration import Calibration
 from eckart.device import free_memory
 from eckart.errors import EckartError
@@ -87,16 +89,20 @@ class Statistics:
             NonFiniteError: the measurement failed.
         """
         allocation, measured = recipe.allocation, self.measurements(recipe)
-        if keep < 1 and allocation.own_measurement is not OwnMeasurement.NONE:
-            measured = self._measured_alone(recipe, keep, measured, progress)
-        return allocation.ranks(measured.linears, keep, recipe.layout)
+        targets = choose_targets(self.original.model, self.original.blocks, recipe, keep, check=False)
+        measured = replace(measured, linears=tuple(x for x in measured.linears if x.path in targets.paths))
+        if targets.budgets.chooses and allocation.own_measurement is not OwnMeasurement.NONE:
+            measured = self._measured_alone(recipe, targets, measured, progress)
+        return allocation.ranks_within(measured.linears, targets.budgets, recipe.layout)
 
-    def _measured_alone(self, recipe: Recipe, keep: float, measured: Measurements, progress: Progress) -> Measurements:
+    def _measured_alone(
+        self, recipe: Recipe, targets: Targets, measured: Measurements, progress: Progress
+    ) -> Measurements:
         """Return what an allocation measures itself; for all sizes at once, if it does not depend on them."""
         if recipe in self._own:
             return self._own[recipe]
-        wanted = Wanted(keep, recipe.layout, request_of(recipe), progress)
-        found = recipe.allocation.measure(self.original, measured, wanted)
+        wanted = Wanted(targets.budgets, recipe.layout, request_of(recipe), progress)
+        found = recipe.allocation.measure(replace(self.original, blocks=targets.blocks), measured, wanted)
         if recipe.allocation.own_measurement is OwnMeasurement.ONCE:
             self._own[recipe] = found
         return found
@@ -122,7 +128,7 @@ def collect(
 
     Args:
         model: in evaluation mode and in memory.
-        wanted: recipes, which all share bases or all do not, and the sizes that each is wanted at.
+        wanted: recipes, which all share bases of the same linears or all do not, and the sizes that each is wanted at.
         calibration: the tokens; None if no recipe looks at data.
         device: where blocks are run.
         limit: bytes that what is kept may take in memory; else it goes to files. By default half of what is free.
@@ -132,19 +138,24 @@ def collect(
     weights = ResidentWeights()
     units = any(recipe.structure.reorders_units for recipe in wanted)
     blocks = find_blocks(model, weights, units=units)
-    if any(recipe.sharing.fuses_all for recipe in wanted):
+    if (first := next(iter(wanted))).sharing.fuses_all:
         model = copy.deepcopy(model)
-        fuse(model, fusable(find_blocks(model, weights)), weights)
+        targets = choose_targets(model, find_blocks(model, weights), first, 1.0)
+        fuse(model, together(fusable(targets.blocks), targets.budgets), weights)
         blocks = find_blocks(model, weights, units=units)
+    # What all of them leave as it is is not measured.
+    left = [choose_targets(model, blocks, recipe, 1.0, check=False).left for recipe in wanted]
+    blocks = without(blocks, frozenset.intersection(*left))
     shapes = shapes_of(blocks)
     asked = {recipe: request_for(recipe, keep, shapes) for recipe, keep in wanted.items()}
     merged = merge(request for request in asked.values() if request is not None)
-    numbers = 0 if calibration is None else calibration.tokens.numel() * model.get_input_embeddings().embedding_dim
     if limit is None:
         limit = int(SHARE_OF_MEMORY * free_memory(torch.device("cpu")))
     held = sum(kept_bytes(request, blocks) for request in merged)
+    original = BlockwiseModel(model, blocks, weights, device, ScratchSpace(), calibration).settled()
+    numbers = 0 if calibration is None else original.stream_numbers
     held += stream_bytes(merged, list(wanted), blocks, numbers, model.dtype)
-    original = BlockwiseModel(model, blocks, weights, device, ScratchSpace(held <= limit), calibration)
+    original = replace(original, scratch=ScratchSpace(held <= limit))
     measured: dict[Request, Measurements] = {}
     errors: dict[Request, EckartError] = {}
     start = perf_counter()

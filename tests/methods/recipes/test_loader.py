@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -182,3 +183,50 @@ def test_what_is_wrong_is_shown_in_short(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"And \d+ more\.") as raised:
         load_recipe(path)
     assert len(str(raised.value)) < 2_000
+
+
+def test_targets_are_read_from_files_and_overrides(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "objective: weight\ntargets:\n  '*.down_proj': {keep: 0.9}\n  model.layers.0.*: leave\n  lm_head: {keep: .8}\n"
+        "  '*.q_proj': {rank: 64}\ntowers: {vision: 0.9, audio: leave}\n"
+    )
+    overrides = ["targets.*.down_proj.keep=0.9", "targets.model.layers.0.*=leave", 'targets."lm_head".keep=0.8']
+    overrides += ["targets.*.q_proj={rank: 64}", "towers.vision=0.9", "towers.audio=leave"]
+    written, told = load_recipe(path), load_recipe("svd", overrides)
+    assert written.targets == told.targets
+    assert written.towers == told.towers
+    assert [target.size for target in written.targets] == [{"keep": 0.9}, "leave", {"keep": 0.8}, {"rank": 64}]
+    assert told.name.endswith("towers.audio=leave)")
+
+
+def test_targets_keep_their_order_where_keys_are_sorted(tmp_path: Path) -> None:
+    recipe = load_recipe("svd", ["targets.b=leave", "targets.a=take", "targets.b.keep=0.5", "towers.z=0.5"])
+    path = tmp_path / "mine.yaml"
+    path.write_text(recipe.to_yaml())
+    assert load_recipe(path) == recipe
+    text = json.dumps(recipe.model_dump(mode="json"), sort_keys=True)
+    assert Recipe.model_validate_json(text) == recipe
+    assert hash(Recipe.model_validate_json(text)) == hash(recipe)
+    assert recipe != load_recipe("svd", ["targets.a=take", "targets.b=leave", "targets.b.keep=0.5", "towers.z=0.5"])
+
+
+def test_recipes_without_targets_are_written_as_before() -> None:
+    assert {"targets", "towers"}.isdisjoint(RECIPES["svd"].model_dump())
+    assert load_recipe("svd", ["targets=[]"]).targets == ()
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("targets.x=5", r"Recipe field 'targets' after --set: 'x' takes leave, take, .* and not 5"),
+        ("targets.x.keep=2", r"'x' takes leave, take, \{keep: 0.9\} or \{rank: 64\}, and not \{'keep': 2\}"),
+        ("targets=3", r"'targets' after --set: it takes names and sizes, such as .*, found 3"),
+        ("towers.vision=0", r"Recipe field 'towers' after --set: 'vision' takes leave, or a share"),
+        ("targets.=leave", r"no field 'targets\.'; did you mean 'targets'"),
+        ("tragets.x=leave", r"no field 'tragets\.x'; did you mean 'targets'\?"),
+    ],
+)
+def test_targets_that_cannot_be_are_refused(override: str, said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        load_recipe("svd", [override])

@@ -112,7 +112,7 @@ def test_what_is_known_of_a_model(kind: str, tokens: Tensor) -> None:
     assert not check.unused
     assert not check.towers
     assert not check.notes
-    assert check.summary.startswith("Checked: weights are finite; reaches ")
+    assert check.summary.startswith("Checked: weights are finite; compression reaches ")
     assert f"{path}.*" in "".join(check.stays)
     assert "hidden_states" not in check.arguments
 

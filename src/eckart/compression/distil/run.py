@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from eckart.blocks.block import Block
 from eckart.blocks.blockwise_model import BlockwiseModel
-from eckart.blocks.discovery import Block
 from eckart.blocks.passes import HiddenStates
 from eckart.compression.distil.student import StudentBlock
 from eckart.compression.distil.training import Student
@@ -37,7 +37,7 @@ def distil(
     model: BlockwiseModel,
     stored: Callable[[int], Mapping[str, Tensor]],
     inputs: HiddenStates,
-    desired: HiddenStates,
+    desired: Mapping[int, HiddenStates],
     *,
     recompute: bool,
     on_epoch: Callable[[int, EpochRecord], None] = lambda number, record: None,
@@ -49,7 +49,7 @@ def distil(
         model: whose blocks are compressed; stays as it is. What is trained lives in its scratch space between uses.
         stored: gives all tensors of a block by its number.
         inputs: hidden states in front of the first block.
-        desired: those behind the last block of the original model.
+        desired: those behind the last block of the original model, and behind those that others look at, by number.
         recompute: compute activations twice instead of holding them.
         on_epoch: is called with the number of each finished epoch, from 1, and its losses.
     """
@@ -66,9 +66,9 @@ def distil(
         for index, block in enumerate(model.blocks)
     ]
     run = TrainingRun(model.compute, model.seed, recompute, on_epoch)
-    with model.head() as logits:
-        student = Student(model, student_blocks, inputs, desired, logits, recompute)
-        record = train(config, student, len(model.tokens), run)
+    with model.head() as head:
+        student = Student(model, student_blocks, inputs, desired, head, recompute)
+        record = train(config, student, len(model.known), run)
     return Distilled(DistillationRecord(**dict(record)), (block.result() for block in student_blocks))
 
 

@@ -3,30 +3,70 @@ r"""Distillation of the whole model with one block at work at a time.
 With the hidden states behind the last block h in the original model and h' in the compressed one, and the model's own
 head f behind both, all blocks are trained to
 
-    minimise   mean over tokens of KL( softmax f(h) || softmax f(h') ).
+    minimise   mean over predictions of KL( softmax f(h) || softmax f(h') ).
 
-A step runs the blocks forwards over its sequences, and then backwards, each taking its optimiser step as soon as its
-gradients are there. What the original model computes is known: only h is kept, which is as small as hidden states.
+For a model that gives vectors it is half their squared distance. A step runs the blocks forwards over its sequences,
+and then backwards, each taking its optimiser step as soon as its gradients are there. What the original model computes
+is known: only h is kept, which is as small as hidden states.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
-from torch.nn import functional
 
-from eckart.blocks.block_arguments import BlockArguments
-from eckart.blocks.blockwise_model import BlockwiseModel
-from eckart.blocks.passes import ArgumentsByShape, HiddenStates, gather
+from eckart.blocks.backward import entrance_gradients
+from eckart.blocks.block_arguments import BlockArguments, Inputs
+from eckart.blocks.blockwise_model import BlockwiseModel, rows_of
+from eckart.blocks.entrance import Entered, enter
+from eckart.blocks.losses import divergence
+from eckart.blocks.passes import HiddenStates, gather
 from eckart.compression.distil.student import StudentBlock
 from eckart.device import autocast
 
-Logits = Callable[[Tensor, Tensor], Tensor]
-"""Gives the logits for tokens (batch, length) and the hidden states behind the last block."""
+Head = Callable[[Inputs, Mapping[int, Tensor]], Any]
+"""Gives what the model returns, for inputs and for the hidden states behind blocks."""
+
+
+@dataclass
+class _Part:
+    """Sequences that are run together in a step.
+
+    Attributes:
+        numbers: of the sequences.
+        inputs: of the model.
+        hidden: states in front of the next block.
+        taps: hidden states behind blocks that others than the next block look at; of the last block too.
+        calls: how the blocks of segments behind the first are called.
+        gradients: behind blocks.
+        of_arguments: gradients at what the blocks of the present segment are handed, by slot.
+    """
+
+    numbers: Tensor
+    inputs: Inputs
+    hidden: Tensor
+    taps: dict[int, Tensor] = field(default_factory=dict)
+    calls: dict[int, BlockArguments] = field(default_factory=dict)
+    gradients: dict[int, Tensor] = field(default_factory=dict)
+    of_arguments: dict[int, Tensor] = field(default_factory=dict)
+
+    def add_gradient(self, block: int, gradient: Tensor) -> None:
+        """Add to the gradient behind a block."""
+        self.gradients[block] = gradient + self.gradients[block] if block in self.gradients else gradient
+
+
+@dataclass
+class _Run:
+    """One run of a block: what it was handed, and what it gave, if that is held."""
+
+    front: Tensor
+    leaves: dict[int, Tensor]
+    output: Tensor | None
 
 
 @dataclass
@@ -34,75 +74,69 @@ class Student:
     """The compressed model in training.
 
     Attributes:
-        model: gives the tokens, and how each block is called.
+        model: gives the samples, and how each block is called.
         blocks: in order.
         inputs: hidden states in front of the first block.
-        desired: those behind the last block of the original model.
-        logits: the model's head.
+        desired: those behind the last block of the original model, and behind those that are tapped.
+        head: of the model.
         recompute: whether to compute activations twice instead of holding them.
     """
 
     model: BlockwiseModel
     blocks: Sequence[StudentBlock]
     inputs: HiddenStates
-    desired: HiddenStates
-    logits: Logits
+    desired: Mapping[int, HiddenStates]
+    head: Head
     recompute: bool
-
-    @property
-    def arguments(self) -> Sequence[ArgumentsByShape]:
-        """How the model calls each block."""
-        return self.model.arguments
-
-    @property
-    def at_once(self) -> int:
-        """How many sequences are run through a block at once."""
-        return int(self.inputs[0].shape[0])
 
     def step(self, batch: Tensor, learning_rate: float) -> float:
         """Take one optimiser step on the sequences ``batch``, and return the sum of their losses before it."""
-        parts = torch.split(batch, self.at_once)
-        hidden = [gather(self.inputs, part, self.model.device).float() for part in parts]
-        held: list[list[tuple[Tensor, Tensor | None]]] = []
-        for block, arguments in zip(self.blocks, self.arguments, strict=True):
-            runs = list[tuple[Tensor, Tensor | None]]()
+        parts = self._parts(batch)
+        predictions = self.unit(batch)
+        held: list[list[_Run]] = []
+        for number, block in enumerate(self.blocks):
+            self._enter(number, parts)
+            runs: list[_Run] = []
             with block.used(), torch.set_grad_enabled(not self.recompute):
-                for leaf in hidden:
-                    leaf.requires_grad_(True)
-                    runs.append((leaf, self._run(block.tensors, block, arguments, leaf)))
-            hidden = [output.detach() for _, output in runs if output is not None]
-            held.append([(leaf, None) for leaf, _ in runs] if self.recompute else runs)
-        found = [self._loss_and_gradient(part, leaf, len(batch)) for part, leaf in zip(parts, hidden, strict=True)]
-        gradients = [gradient for _, gradient in found]
-        for block, arguments in zip(reversed(self.blocks), reversed(self.arguments), strict=True):
-            runs = held.pop()
+                for part in parts:
+                    front = part.hidden.requires_grad_(True)
+                    leaves = self._make_differentiable(number, part)
+                    output = self._run(block.tensors, number, part, front)
+                    part.hidden = output.detach()
+                    runs.append(_Run(front, leaves, None if self.recompute else output))
+                    self._tap(number, part)
+            held.append(runs)
+        loss = sum(self._loss_and_gradient(part, predictions) for part in parts)
+        for number, block in reversed(list(enumerate(self.blocks))):
             with block.used():
-                for index, (leaf, output) in enumerate(runs):
-                    if output is None:
-                        output = self._run(block.tensors, block, arguments, leaf)
-                    torch.autograd.backward(output, gradients[index])
-                    assert leaf.grad is not None
-                    gradients[index] = leaf.grad
+                for part, run in zip(parts, held.pop(), strict=True):
+                    self._backward(number, part, run, block)
                 block.step(learning_rate)
-        return sum(loss for loss, _ in found)
+            self._leave(number, parts)
+        return loss
 
     def unit(self, sequences: Tensor) -> float:
-        """Return the number of tokens."""
-        return len(sequences) * self.model.tokens.shape[1]
+        """Return the number of tokens; where there are none, of sequences."""
+        known = self.model.known
+        if known.tokens is not None:
+            return len(sequences) * known.length
+        return float(sum(self._predictions(index) for index in sequences.tolist()))
 
     def loss(self, sequences: Tensor) -> float:
         """Return the sum of the losses of sequences with the present weights as they would be stored."""
-        parts = torch.split(sequences, self.at_once)
-        hidden = [gather(self.inputs, part, self.model.device).float() for part in parts]
+        parts = self._parts(sequences)
         with torch.no_grad():
-            for block, arguments in zip(self.blocks, self.arguments, strict=True):
+            for number, block in enumerate(self.blocks):
+                self._enter(number, parts)
                 with block.used():
                     rounded = {name: tensor.float() for name, tensor in block.rounded().items()}
-                    hidden = [self._run({**block.fixed, **rounded}, block, arguments, leaf) for leaf in hidden]
+                    for part in parts:
+                        part.hidden = self._run({**block.fixed, **rounded}, number, part, part.hidden)
+                        self._tap(number, part)
             return sum(
-                float(self._divergence(index, leaf[row : row + 1]))
-                for part, leaf in zip(parts, hidden, strict=True)
-                for row, index in enumerate(part.tolist())
+                float(self._divergence(index, row, ends))
+                for part in parts
+                for index, (row, ends) in zip(part.numbers.tolist(), self._rows(part), strict=True)
             )
 
     def is_finite(self) -> bool:
@@ -119,33 +153,129 @@ class Student:
             with block.used():
                 block.snapshot()
 
-    def _run(
-        self, tensors: Mapping[str, Tensor], block: StudentBlock, arguments: ArgumentsByShape, hidden: Tensor
-    ) -> Tensor:
-        call: BlockArguments = arguments[hidden.shape[:2]]
+    def _parts(self, sequences: Tensor) -> list[_Part]:
+        known, device = self.model.known, self.model.device
+        return [
+            _Part(part, self.model.inputs(part), gather(self.inputs, part, known.at_once, device).float())
+            for part in torch.split(sequences, known.at_once)
+        ]
+
+    def _tap(self, number: int, part: _Part) -> None:
+        if self.model.blocks[number].tapped or number == len(self.blocks) - 1:
+            part.taps[number] = part.hidden.detach()
+
+    def _enter(self, number: int, parts: Sequence[_Part]) -> None:
+        """Go to the front of a segment behind the first one, through the model's own code."""
+        if number and self.model.blocks[number].enters:
+            for part in parts:
+                with torch.no_grad():
+                    entered = self._entered(number, part, part.taps)
+                part.hidden = entered.hidden.detach().float()
+                part.calls |= dict(enumerate(entered.arguments, number))
+
+    def _entered(self, number: int, part: _Part, taps: Mapping[int, Tensor]) -> Entered:
+        compute = {n: tap.to(self.model.compute) for n, tap in taps.items() if n < number}
+        block = self.blocks[number]
+
+        def run(*args: Any, **kwargs: Any) -> Any:  # a first block that gives more than hidden states
+            with block.used():
+                return functional_call(block.module, dict(block.tensors), args, kwargs)
+
+        model = self.model
+        with autocast(model.device, model.compute):
+            return enter(model.model, model.blocks, number, model.moved(part.inputs), compute, run=run)
+
+    def _leave(self, number: int, parts: Sequence[_Part]) -> None:
+        """Carry the gradients in front of a segment to the blocks that it was entered from."""
+        if not number or not self.model.blocks[number].enters:
+            return
+        for part in parts:
+            found = entrance_gradients(
+                lambda _, taps, part=part: self._entered(number, part, taps),
+                part.inputs,
+                {n: tap for n, tap in part.taps.items() if n < number},
+                part.gradients.pop(-1),
+                part.of_arguments,
+                self.model.device,
+                self.model.compute,
+            )
+            part.of_arguments.clear()
+            for block, gradient in found.items():
+                part.add_gradient(block, gradient)
+
+    def _make_differentiable(self, number: int, part: _Part) -> dict[int, Tensor]:
+        """Let gradients at what a block is handed be asked for, where that comes from other blocks."""
+        if number not in part.calls:
+            return {}
+        part.calls[number], leaves = part.calls[number].differentiable()
+        return leaves
+
+    def _backward(self, number: int, part: _Part, run: _Run, block: StudentBlock) -> None:
+        output = run.output
+        if output is None:
+            output = self._run(block.tensors, number, part, run.front)
+        torch.autograd.backward(output, part.gradients.pop(number))
+        front = torch.zeros_like(run.front) if run.front.grad is None else run.front.grad
+        for slot, leaf in run.leaves.items():
+            if leaf.grad is not None:
+                part.of_arguments[slot] = leaf.grad + part.of_arguments.get(slot, 0)
+        # -1 is in front of the segment.
+        part.add_gradient(-1 if self.model.blocks[number].enters else number - 1, front)
+
+    def _run(self, tensors: Mapping[str, Tensor], number: int, part: _Part, hidden: Tensor) -> Tensor:
+        known = self.model.known
+        if number in part.calls:
+            call = part.calls[number]
+        else:
+            call = self.model.arguments[number].of(hidden, int(part.numbers[0]) if known.at_once == 1 else None)
 
         def run(*args: object, **kwargs: object) -> object:
-            return functional_call(block.module, dict(tensors), args, kwargs)
+            return functional_call(self.blocks[number].module, dict(tensors), args, kwargs)
 
         with autocast(self.model.device, self.model.compute):
             # A copy, since a block may write into what it is given, which a leaf forbids.
             return call(run, hidden.clone()).float()
 
-    def _loss_and_gradient(self, part: Tensor, hidden: Tensor, sequences: int) -> tuple[float, Tensor]:
-        """Return the summed loss of a part of a batch, and the mean loss's gradient behind the last block."""
-        total, gradients = 0.0, []
-        for row, index in enumerate(part.tolist()):  # one sequence at a time: logits are large
-            leaf = hidden[row : row + 1].detach().requires_grad_(True)
-            loss = self._divergence(index, leaf)
-            gradients.append(torch.autograd.grad(loss / (sequences * self.model.tokens.shape[1]), leaf)[0])
-            total += float(loss.detach())
-        return total, torch.cat(gradients)
+    def _rows(self, part: _Part) -> list[tuple[dict[str, Tensor], dict[int, Tensor]]]:
+        return rows_of(part.inputs, part.taps, self.model.known.at_once)
 
-    def _divergence(self, index: int, hidden: Tensor) -> Tensor:
-        """Return the KL divergence of a sequence, summed over its tokens."""
-        tokens = self.model.tokens[index : index + 1].to(self.model.device)
-        target = gather(self.desired, torch.tensor([index]), self.model.device)
+    def _loss_and_gradient(self, part: _Part, predictions: float) -> float:
+        """Return the summed loss of a part of a batch, and take the mean loss's gradients behind its blocks."""
+        total = 0.0
+        rows: list[tuple[Tensor | None, ...]] = []
+        for index, (inputs, ends) in zip(part.numbers.tolist(), self._rows(part), strict=True):
+            # One sequence at a time: logits are large.
+            leaves = {n: end.detach().requires_grad_(True) for n, end in ends.items()}
+            loss = self._divergence(index, inputs, leaves)
+            rows.append(torch.autograd.grad(loss / predictions, list(leaves.values()), allow_unused=True))
+            total += float(loss.detach())
+        for place, block in enumerate(part.taps):
+            found = [row[place] for row in rows]
+            if all(gradient is not None for gradient in found):
+                part.add_gradient(block, torch.cat([g for g in found if g is not None]))
+            elif block == len(self.blocks) - 1:
+                part.add_gradient(block, torch.zeros_like(part.taps[block]))
+        return total
+
+    def _divergence(self, index: int, inputs: Inputs, ends: Mapping[int, Tensor]) -> Tensor:
+        """Return the divergence of a sequence, summed over its predictions."""
+        model, one = self.model, torch.tensor([index])
+        target = {n: gather(s, one, model.known.at_once, model.device) for n, s in self.desired.items()}
         with torch.no_grad():
-            expected = self.logits(tokens, target.to(self.model.compute)).float().log_softmax(-1)
-        found = self.logits(tokens, hidden.to(self.model.compute)).float().log_softmax(-1)
-        return functional.kl_div(found, expected, reduction="sum", log_target=True)
+            expected = self.head(inputs, {n: end.to(model.compute) for n, end in target.items()})
+        found = self.head(inputs, {n: end.to(model.compute) for n, end in ends.items()})
+        return divergence(found, expected, inputs, predicts_next=model.predicts_next)[0]
+
+    def _predictions(self, index: int) -> int:
+        """Return the number of predictions that are made for a sequence."""
+        if index not in self._counts:
+            model, one = self.model, torch.tensor([index])
+            target = {n: gather(s, one, 1, model.device).to(model.compute) for n, s in self.desired.items()}
+            inputs = model.sample(index)
+            with torch.no_grad():
+                output = self.head(inputs, target)
+                self._counts[index] = divergence(output, output, inputs, predicts_next=model.predicts_next)[1]
+        return max(self._counts[index], 1)
+
+    def __post_init__(self) -> None:
+        self._counts: dict[int, int] = {}

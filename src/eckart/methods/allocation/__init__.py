@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from eckart.methods.allocation.base import Allocation, OwnMeasurement, Wanted, gain_per_byte_of_shares
+from eckart.methods.allocation.budgets import Budgets
 from eckart.methods.allocation.curvature import Curvature
 from eckart.methods.allocation.energy import Energy
 from eckart.methods.allocation.fit_to_budget import GainPerByte
@@ -21,6 +22,7 @@ from eckart.methods.sensitivity.request import Request
 __all__ = [
     "ALLOCATIONS",
     "Allocation",
+    "Budgets",
     "Curvature",
     "Energy",
     "GainPerByte",

@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from eckart.blocks.blockwise_model import BlockwiseModel
+from eckart.methods.allocation.budgets import Budgets, rank_within
 from eckart.methods.allocation.fit_to_budget import GainPerByte, fit_to_budget
 from eckart.methods.allocation.rank_budget import RankBudget, Ranks
 from eckart.methods.choice import Choice
@@ -37,16 +38,21 @@ class Wanted:
     """What ranks are wanted for.
 
     Attributes:
-        keep: bytes to keep, as a share of the dense 16-bit bytes, in (0, 1].
+        budgets: bytes to keep, of all linears and of those that have a size of their own.
         layout: what a rank costs, and a weight that is not factored.
         request: what was measured in the walk that is shared.
         progress: is called with (steps done, steps to do).
     """
 
-    keep: float
+    budgets: Budgets
     layout: Layout
     request: Request
     progress: Progress = lambda done, total: None
+
+    @property
+    def keep(self) -> float:
+        """Bytes to keep of the linears that have no size of their own, as a share of the dense 16-bit bytes."""
+        return self.budgets.keep
 
 
 class Allocation(Choice):
@@ -149,8 +155,33 @@ class Allocation(Choice):
         """Return how many copies of the hidden states of all tokens :meth:`measure` keeps, with so many linears."""
         return 0
 
-    def ranks(self, linears: tuple[LayerStatistics, ...], keep: float, layout: Layout) -> dict[str, int | None]:
-        """Return a rank for each linear by path, or None where it stays dense.
+    def ranks_within(
+        self, linears: tuple[LayerStatistics, ...], budgets: Budgets, layout: Layout
+    ) -> dict[str, int | None]:
+        """Return a rank for each linear by path, or None where it stays dense, from each of several budgets.
+
+        Linears whose rank is said have it, unless the dense weight takes no more bytes.
+
+        Args:
+            linears: with the statistics that :attr:`needs` asks for.
+            budgets: of all of them, and of those that have a size of their own.
+            layout: what a rank costs, and a weight that is not factored.
+
+        Raises:
+            EckartError: the smallest ranks allowed exceed a budget.
+        """
+        found: dict[str, int | None] = {}
+        for size, members in budgets.split(linears):
+            if size.keep is not None:
+                found |= self.ranks(tuple(members), size.keep, layout, size.option)
+            elif size.rank is not None:
+                found |= {linear.path: rank_within(linear, size.rank, layout) for linear in members}
+        return {linear.path: found[linear.path] for linear in linears}
+
+    def ranks(
+        self, linears: tuple[LayerStatistics, ...], keep: float, layout: Layout, option: str = "--keep"
+    ) -> dict[str, int | None]:
+        """Return a rank for each linear by path, or None where it stays dense, from one budget.
 
         Their bytes are at most the budget. With :attr:`fill_budget` no linear could take one step more within it.
 
@@ -158,11 +189,12 @@ class Allocation(Choice):
             linears: with the statistics that :attr:`needs` asks for.
             keep: bytes to keep, as a share of the dense 16-bit bytes, in (0, 1].
             layout: what a rank costs, and a weight that is not factored.
+            option: by which a user sets ``keep``, for messages.
 
         Raises:
             EckartError: the smallest ranks allowed exceed the budget.
         """
-        problem = RankBudget(linears, keep, layout, self.multiple, self.floor, self.fused_groups)
+        problem = RankBudget(linears, keep, layout, self.multiple, self.floor, self.fused_groups, option)
         if problem.budget >= problem.whole_bytes:
             return {linear.path: None for linear in linears}
         problem.check()

@@ -8,9 +8,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from eckart.blocks.blockwise_model import BlockwiseModel, Observe
+from eckart.blocks.backward import BackwardPass, Observe
+from eckart.blocks.block import LinearRef
+from eckart.blocks.blockwise_model import BlockwiseModel
 from eckart.blocks.cached_tensors import CachedTensors
-from eckart.blocks.discovery import LinearRef
 from eckart.blocks.overridden_weights import OverriddenWeights
 from eckart.layers import weight_matrix
 from eckart.methods.allocation.base import Allocation, Wanted
@@ -44,7 +45,7 @@ def truncate_in_stages(
         def advanced(done: int, of: int, offset: int = number * blocks) -> None:
             wanted.progress(offset + done, allocation.walks * blocks)
 
-        ranks = allocation.ranks(measured.linears, wanted.keep, wanted.layout)
+        ranks = allocation.ranks_within(measured.linears, wanted.budgets, wanted.layout)
         truncated = _truncated(current, measured, ranks, corrected, number - 1)
         corrected = _corrected(original, truncated, number - 1)
         current = replace(original, weights=OverriddenWeights(original.weights, original.model, corrected))
@@ -79,20 +80,20 @@ def _corrected(original: BlockwiseModel, truncated: CachedTensors, number: int) 
     # As published, the gradient of one calibration sequence.
     model = replace(original.cropped(1, None), weights=overlay)
     streams = model.forward()
-    gradient, _ = model.loss_gradient(streams[-1])
+    gradient = BackwardPass.of_loss(model, streams)
     corrected = CachedTensors(original.scratch.cache(f"corrected-{number}", torch.float32))
     for index in reversed(range(len(original.blocks))):
         block = original.blocks[index]
         sums: dict[LinearRef, Tensor] = {}
         with overlay.onload(block.module, original.device):
-            gradient = model.backward(index, streams[index], gradient, "", _adding(sums))
+            gradient.step(index, _adding(sums))
         with original.weights.onload(block.module, original.device):
             for ref in (ref for ref in block.linears if ref.path in truncated):
                 teacher = weight_matrix(block.module.get_submodule(ref.name)).detach().float().cpu()
                 weight = truncated[ref.path]
                 corrected.add(ref.path, weight + projected(teacher - weight, sums.get(ref)))
-    for stream in (*streams, gradient):
-        stream.delete()
+    streams.delete_all()
+    gradient.close()
     return corrected
 
 

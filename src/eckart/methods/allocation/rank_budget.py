@@ -35,6 +35,7 @@ class RankBudget:
         multiple: ranks are multiples of this; a linear too small for that stays dense.
         floor: least rank of a factored linear, as a share of the largest one that saves bytes.
         fused_groups: whether the linears of a group are all factored or all dense, as serving engines want them.
+        option: by which a user sets ``keep``, for messages.
     """
 
     linears: tuple[LayerStatistics, ...]
@@ -43,6 +44,7 @@ class RankBudget:
     multiple: int = 8
     floor: float = 0.0
     fused_groups: bool = False
+    option: str = "--keep"
 
     @cached_property
     def dense_bytes(self) -> int:
@@ -87,7 +89,7 @@ class RankBudget:
             raise EckartError(
                 f"keep {self.keep:g} allows {self.budget:,} bytes, but the smallest ranks allowed take {least:,} "
                 f"({least / self.dense_bytes:.1%}): multiples of {self.multiple}, with a floor of {self.floor:g} of "
-                f"the largest useful rank. Use --keep {needed:g} or more, or lower allocation.floor or "
+                f"the largest useful rank. Use {self.option} {needed:g} or more, or lower allocation.floor or "
                 "allocation.multiple."
             )
 

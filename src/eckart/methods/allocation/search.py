@@ -55,7 +55,14 @@ class Search(Allocation):
 
     def measure(self, model: BlockwiseModel, measured: Measurements, wanted: Wanted) -> Measurements:
         """Measure the loss of all trials; a linear's are kept by rank."""
-        ranks = {linear.path: self._trial_ranks(linear, wanted.layout) for linear in measured.linears}
+        own = wanted.budgets.own
+        ranks = {
+            # Where a rank is said, none is looked for.
+            linear.path: self._trial_ranks(linear, wanted.layout)
+            if linear.path not in own or own[linear.path].rank is None
+            else []
+            for linear in measured.linears
+        }
         sample = model.cropped(self.trial_samples, self.trial_length)
         losses = trial_losses(sample, measured.solutions, ranks, wanted.progress)
         return replace(measured, linears=tuple(replace(x, own=losses.get(x.path, {})) for x in measured.linears))

@@ -24,8 +24,10 @@ from eckart.methods.refinement import AnyRefinement
 from eckart.methods.registry import name_of
 from eckart.methods.sharing import AnySharing
 from eckart.methods.structure import STRUCTURES
+from eckart.methods.targets import target_of
 
 MOST_PROBLEMS = 5  # of a recipe that are told at once
+PATTERNS = ("targets", "towers")  # places whose fields are not the library's names
 LONGEST_VALUE = 80  # characters of a wrong value that are shown
 
 
@@ -84,17 +86,30 @@ def _override(data: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not text:
         raise RecipeError(f"--set takes key=value, found {override!r}. Example: --set objective.shrinkage=0.03")
+    place, dot, rest = key.partition(".")
+    if place in PATTERNS and dot and rest:
+        entry = target_of(rest, _value(key, text)) if place == "targets" else {rest: _value(key, text)}
+        data[place] = [*_entries(data.get(place, [])), entry]
+        return
     *parents, last = key.split(".")
     target = data
     for parent in parents:
         if not isinstance(target.get(parent), dict):
             raise RecipeError(f"A recipe has no field {key!r}{suggest(key, _field_names(data))}")
         target = target[parent]
-    if last not in target:
+    if last not in target and key not in PATTERNS:
         raise RecipeError(f"This recipe has no field {key!r}{suggest(key, _field_names(data))}")
     # A new choice brings its own numbers; those of the old one mean nothing to it.
+    target[last] = _value(key, text)
+
+
+def _entries(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _value(key: str, text: str) -> Any:
     try:
-        target[last] = parse_yaml(text)
+        return parse_yaml(text)
     except PlainYamlError as error:
         raise RecipeError(
             f"The value of {key!r} cannot be read as YAML: {_shown(text)}: {error}. Example of a list: [0.4, 0.6]"
@@ -102,10 +117,10 @@ def _override(data: dict[str, Any], override: str) -> None:
 
 
 def _field_names(data: dict[str, Any], prefix: str = "") -> list[str]:
-    names = []
+    names = [] if prefix else [place for place in PATTERNS if place not in data]
     for key, value in data.items():
         names.append(prefix + key)
-        if isinstance(value, dict):
+        if isinstance(value, dict) and key not in PATTERNS:
             names += _field_names(value, f"{prefix}{key}.")
     return [name for name in names if not name.endswith("name")]
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from eckart.blocks.block_arguments import BlockArguments
 from eckart.blocks.passes import BlockPass, HiddenStates, gather
 from eckart.device import autocast
 from eckart.methods.training.config import TrainingConfig
@@ -24,24 +23,23 @@ class Sequences:
         original_inputs: the same, of the original model.
         targets: hidden states behind the block, of the original model.
         device: where batches are put together.
+        batch: sequences in a batch of those.
+        count: of sequences.
     """
 
     inputs: HiddenStates
     original_inputs: HiddenStates
     targets: HiddenStates
     device: torch.device
+    batch: int
+    count: int
 
     def __len__(self) -> int:
-        return sum(batch.shape[0] for batch in self.inputs)
-
-    @property
-    def batch(self) -> int:
-        """How many sequences are run through a block at once."""
-        return int(self.inputs[0].shape[0])
+        return self.count
 
     def gather(self, stream: HiddenStates, indices: Tensor) -> Tensor:
         """Return the sequences ``indices`` of a stream, (sequences, length, width) float32 on the device."""
-        return gather(stream, indices, self.device).float()
+        return gather(stream, indices, self.batch, self.device).float()
 
 
 class BlockTraining:
@@ -107,7 +105,8 @@ class BlockTraining:
             if index not in self.changes:
                 one = torch.tensor([index])
                 target = self.sequences.gather(self.sequences.targets, one)
-                difference = target - self.sequences.gather(self.sequences.original_inputs, one)
+                front = self.sequences.gather(self.sequences.original_inputs, one)
+                difference = target - front if front.shape == target.shape else target
                 self.changes[index] = float(self._weighed(difference).double().square().sum())
         return sum(self.changes[index] for index in sequences.tolist()) or 1.0
 
@@ -132,7 +131,7 @@ class BlockTraining:
 
     def _squared_error(self, indices: Tensor, block: Callable[..., object]) -> Tensor:
         inputs = self.sequences.gather(self.sequences.inputs, indices)
-        call: BlockArguments = self.arguments[inputs.shape[:2]]
+        call = self.arguments.of(inputs, int(indices[0]) if self.sequences.batch == 1 else None)
         with autocast(self.sequences.device, self.compute):
             output = call(block, inputs)
         return self._weighed(output.float() - self.sequences.gather(self.sequences.targets, indices)).square().sum()
@@ -141,4 +140,6 @@ class BlockTraining:
         return errors if self.root is None else errors @ self.root
 
     def _elements(self, indices: Tensor) -> int:
-        return len(indices) * self.sequences.inputs[0][0].numel()
+        if self.sequences.batch == 1:
+            return sum(self.sequences.targets[index].numel() for index in indices.tolist())
+        return len(indices) * self.sequences.targets[0][0].numel()

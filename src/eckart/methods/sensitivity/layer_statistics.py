@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from eckart.blocks.discovery import Block
+from eckart.blocks.block import Block
 from eckart.methods.layout import Layout, dense_bytes
 
 

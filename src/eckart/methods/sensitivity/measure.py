@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from eckart.blocks.blockwise_model import BlockwiseModel
-from eckart.blocks.discovery import Group, LinearRef
+from eckart.blocks.backward import BackwardPass
+from eckart.blocks.block import Group, LinearRef
+from eckart.blocks.blockwise_model import BlockwiseModel, Streams
 from eckart.blocks.passes import HiddenStates, empty_moments, input_moments
 from eckart.device import give_back_memory, moment_device
 from eckart.maths.moments import Moments, gram
@@ -66,18 +67,17 @@ class _Measurement:
 
     def run(self) -> list[Measurements]:
         blocks = self.original.blocks
-        streams = self.original.forward() if any(request.looks_at_data for request in self.requests) else []
+        looks = any(request.looks_at_data for request in self.requests)
+        streams = self.original.forward() if looks else Streams()
         # The tail of the model is run once for each kind of label.
-        gradients: dict[Labels, HiddenStates] = {}
-        counts: dict[Labels, int] = {}
-        for labels in self.labels:
-            gradients[labels], counts[labels] = self.original.loss_gradient(
-                streams[-1], labels.source, labels.samples, name=self._name(labels)
-            )
+        gradients = {
+            labels: BackwardPass.of_loss(self.original, streams, labels.source, labels.samples, name=self._name(labels))
+            for labels in self.labels
+        }
         for index in reversed(range(len(blocks))):
             block = blocks[index]
             with self.original.onload(index):
-                sums = self._sums(index, streams, gradients, counts)
+                sums = self._sums(index, streams, gradients)
                 for group in block.groups:
                     moments = sums.moments.pop(group, None)
                     for solver in self.solvers:
@@ -85,19 +85,19 @@ class _Measurement:
                     give_back_memory(self.original.device)
                 for solver in self.solvers:
                     solver.add_block(block, sums)
-            if streams:
-                streams.pop().delete()
+            if looks:
+                streams.delete(index)
             self.progress(len(blocks) - index, len(blocks))
-        for stream in (*streams, *gradients.values()):
-            stream.delete()
+        streams.delete_all()
+        for gradient in gradients.values():
+            gradient.close()
         return [solver.measurements() for solver in self.solvers]
 
     def _sums(
         self,
         index: int,
-        streams: Sequence[HiddenStates],
-        gradients: dict[Labels, HiddenStates],
-        counts: dict[Labels, int],
+        streams: Streams,
+        gradients: Mapping[Labels, BackwardPass],
     ) -> BlockSums:
         """Sum over the tokens at the linears of a block, and carry the gradients to the front of it."""
         block = self.original.blocks[index]
@@ -108,17 +108,23 @@ class _Measurement:
                 moments = {group: empty_moments(group, self.original.device) for group in block.groups}
                 leaders = {group.linears[0]: moments[group] for group in block.groups}
             else:
-                moments = input_moments(self.original.block_pass(index), block.groups, streams[index])
-        behind = {labels: self._second_moment(gradients[labels]) for labels in self.labels if labels.metric is not None}
+                moments = input_moments(self.original.block_pass(index), block.groups, streams.fronts[index])
+        behind = {
+            labels: self._second_moment(gradients[labels].behind(index))
+            for labels in self.labels
+            if labels.metric is not None
+        }
         weighted: dict[Labels, dict[LinearRef, Tensor]] = {}
+        rows: dict[Labels, dict[LinearRef, int]] = {}
         sums = {}
         for labels in self.labels:
-            sums[labels] = self._backward(index, streams[index], gradients, labels, weighted, leaders)
+            sums[labels] = self._backward(index, gradients[labels], labels, weighted, rows, leaders)
             leaders = {}
         similarity = None
         if any(Needs.SIMILARITY in request.needs for request in self.requests):
-            similarity = mean_cosine(streams[index], streams[index + 1])
-        return BlockSums(moments, sums, counts, weighted, behind, similarity)
+            similarity = mean_cosine(streams.fronts[index], streams.behinds[index])
+        counts = {labels: gradients[labels].count for labels in self.labels}
+        return BlockSums(moments, sums, counts, weighted, behind, rows, similarity)
 
     def _second_moment(self, stream: HiddenStates) -> Tensor:
         total = torch.zeros(())
@@ -130,16 +136,17 @@ class _Measurement:
     def _backward(
         self,
         index: int,
-        stream: HiddenStates,
-        gradients: dict[Labels, HiddenStates],
+        gradient: BackwardPass,
         labels: Labels,
         weighted: dict[Labels, dict[LinearRef, Tensor]],
+        all_rows: dict[Labels, dict[LinearRef, int]],
         leaders: dict[LinearRef, Moments],
     ) -> dict[LinearRef, Tensor]:
-        """Return the sums of one kind of labels; add to ``weighted``, and to the moments by each group's leader."""
+        """Return the sums of one kind of labels; add to what is weighted, and to the moments by each group's leader."""
         sums: dict[LinearRef, Tensor] = {}
         moments: dict[LinearRef, Tensor] = {}
         weights: dict[LinearRef, float] = {}
+        rows: dict[LinearRef, int] = {}
         weighs = labels.metric is not None and labels.metric.weighs_tokens
 
         def add(ref: LinearRef, inputs: Tensor, at_output: Tensor | None) -> None:
@@ -154,11 +161,11 @@ class _Measurement:
                 sizes = at_output.norm(dim=1, keepdim=True)
                 _add_to(moments, ref, gram(inputs * sizes.sqrt()).to(self.device, torch.float64))
                 weights[ref] = weights.get(ref, 0.0) + float(sizes.sum())
+                rows[ref] = rows.get(ref, 0) + len(inputs)
 
-        name = self._name(labels)
-        gradients[labels] = self.original.backward(index, stream, gradients[labels], name, add)
-        tokens = self.original.tokens.numel()
-        weighted[labels] = {t: moments[t] * (tokens / weights[t]) for t in moments if weights[t] > 0}
+        gradient.step(index, add)
+        all_rows[labels] = rows
+        weighted[labels] = {t: moments[t] * (rows[t] / weights[t]) for t in moments if weights[t] > 0}
         return sums
 
     def _name(self, labels: Labels) -> str:
@@ -173,6 +180,8 @@ def mean_cosine(front: HiddenStates, behind: HiddenStates) -> float:
     """Return the mean cosine of the hidden states of all tokens in front of a block and behind it."""
     total, count = 0.0, 0
     for before, after in zip(front, behind, strict=True):
+        if before.shape != after.shape:
+            return 0.0  # nothing in one place is like anything in the other
         cosines = functional.cosine_similarity(before.float(), after.float(), dim=-1)
         total, count = total + float(cosines.sum()), count + cosines.numel()
     return total / count

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from eckart.blocks.block import Block, Group, LinearRef
 from eckart.blocks.blockwise_model import BlockwiseModel
 from eckart.blocks.cached_tensors import CachedPairs, CachedTensors
-from eckart.blocks.discovery import Block, Group, LinearRef
 from eckart.blocks.tensor_cache import TensorCache
 from eckart.device import moment_device
 from eckart.errors import NonFiniteError
@@ -34,6 +34,7 @@ class BlockSums:
         weighted: by the labels of a metric that weighs tokens and by linear, the second moment of its inputs with those
             weights, of the size of an unweighted sum, (n, n) float64.
         behind: by the labels of a metric, ``sum d d^T`` with d the loss's gradient behind the block, (d, d) float64.
+        rows: by the labels of a metric that weighs tokens and by linear, how many inputs those are sums over.
         similarity: mean cosine of the hidden states in front of the block and behind it; None if it is not asked for.
     """
 
@@ -42,6 +43,7 @@ class BlockSums:
     counts: dict[Labels, int]
     weighted: dict[Labels, dict[LinearRef, Tensor]]
     behind: dict[Labels, Tensor]
+    rows: dict[Labels, dict[LinearRef, int]]
     similarity: float | None
 
 
@@ -155,7 +157,7 @@ class Solver:
         labels = self.request.metric_labels
         assert labels is not None
         moments = Moments.zeros(ref.in_features, paired=False, device=self.device)
-        moments.tokens = self.original.tokens.numel()
+        moments.tokens = sums.rows[labels].get(ref, 0)
         moments.second_moment = sums.weighted[labels].get(ref, moments.second_moment)
         moments.check_finite(ref.path)
         return moments

@@ -8,9 +8,9 @@ import torch
 from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
-from eckart.blocks.discovery import Block, LinearRef
+from eckart.blocks.block import Block, LinearRef
 from eckart.errors import UnsupportedModelError
-from eckart.run.check.reach import pattern
+from eckart.methods.targets import in_all_blocks
 
 
 def check_layers_stay_apart(model: PreTrainedModel, blocks: Sequence[Block]) -> None:
@@ -29,7 +29,7 @@ def check_layers_stay_apart(model: PreTrainedModel, blocks: Sequence[Block]) -> 
     if not _merged(model, [ref for block in blocks for ref in block.linears]):
         return
     # One at a time, since nothing comes out if any of it cannot be put together.
-    merged = sorted({pattern(path) for block in blocks for path in _merged(model, block.linears)})
+    merged = sorted({in_all_blocks(path) for block in blocks for path in _merged(model, block.linears)})
     raise UnsupportedModelError(
         f"{type(model).__name__} is saved with layers put together ({', '.join(merged)}), which would mix up their "
         "factors. Such models cannot be compressed yet."

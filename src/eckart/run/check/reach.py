@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence, Set
 from dataclasses import dataclass
 
 from torch import nn
+from transformers import PreTrainedModel
 
-from eckart.blocks.discovery import Block, block_lists, find_block_list
+from eckart.blocks.block import Block
+from eckart.blocks.discovery import block_lists
+from eckart.compression.model_check import LeftAlone
 from eckart.layers import is_linear
-
-NUMBER = re.compile(r"\b\d+\b")
+from eckart.methods.targets import in_all_blocks
+from eckart.run.check.kinds import kind_of
 
 
 @dataclass(frozen=True)
@@ -21,43 +23,64 @@ class Reach:
     model_bytes: int
     block_bytes: int
     reached_bytes: int
-    stays: dict[str, int]
+    ignored_bytes: int
+    left: list[LeftAlone]
     unused: list[str]
     towers: list[str]
 
 
-def reach_of(model: nn.Module, blocks: Sequence[Block]) -> Reach:
-    """Return what is reached of a model, its tensors in memory or not."""
+def reach_of(model: PreTrainedModel, blocks: Sequence[Block], ignored: Collection[str] = ()) -> Reach:
+    """Return what is reached of a model, its tensors in memory or not.
+
+    Args:
+        model: to look at.
+        blocks: of it, with the linears that are compressed.
+        ignored: paths of linears that could be and that the user leaves as they are.
+    """
     refs = {ref.path for block in blocks for ref in block.linears}
-    path, modules = find_block_list(model)
-    inside = f"{path}."
-    total = in_blocks = reached = 0
-    stays: dict[str, int] = {}
+    paths = {block.path for block in blocks}
+    lists = [
+        path for path, _ in block_lists(model) if not any(_is_inside(path, {p}) or _is_inside(p, {path}) for p in paths)
+    ]
+    total = in_blocks = reached = spared = 0
+    left: dict[tuple[str, str, str], int] = {}
     for place, leaf, parameter in _parameters(model):
         size = parameter.numel() * parameter.element_size()
         total += size
-        in_blocks += size * place.startswith(inside)
+        inside = _is_inside(place, paths)
+        in_blocks += size * inside
         if place in refs and leaf == "weight":
             reached += size
-        else:
-            # In a block, the module that holds it; outside, the largest part of the model without blocks.
-            name = pattern(place) if place.startswith(inside) else _part_beside(place, path)
-            stays[name] = stays.get(name, 0) + size
-    linears = [f"{inside}{name}" for name, module in modules.named_modules() if is_linear(module)]
-    lists = [other for other, _ in block_lists(model) if other != path]
+            continue
+        # In a block, the module that holds it; outside, the largest part of the model without blocks.
+        part = in_all_blocks(place) if inside else _part_beside(place, paths)
+        what, why = kind_of(model, place, parameter)
+        if place in refs:
+            what, why = "bias", "no matrix"
+        elif place in ignored:
+            spared += size * (leaf == "weight")
+            why = "left by the recipe"
+        elif any(place.startswith(f"{other}.") for other in lists):
+            why = "not run on these samples"
+        elif not inside:
+            why = "outside of the blocks"
+        left[part, what, why] = left.get((part, what, why), 0) + size
+    linears = [
+        block.inside(name) for block in blocks for name, module in block.module.named_modules() if is_linear(module)
+    ]
     return Reach(
         total,
         in_blocks,
         reached,
-        dict(sorted(stays.items(), key=lambda item: -item[1])),
-        sorted({pattern(name) for name in linears if name not in refs}),
-        sorted({_part_beside(other, path) for other in lists}),
+        spared,
+        [LeftAlone(part=part, what=what, why=why, bytes=size) for (part, what, why), size in _falling(left)],
+        sorted({in_all_blocks(name) for name in linears if name not in refs and name not in ignored}),
+        sorted({_part_beside(other, paths) for other in lists}),
     )
 
 
-def pattern(path: str) -> str:
-    """Return a path with a ``*`` for each number."""
-    return NUMBER.sub("*", path)
+def _falling(sizes: dict[tuple[str, str, str], int]) -> list[tuple[tuple[str, str, str], int]]:
+    return sorted(sizes.items(), key=lambda item: -item[1])
 
 
 def _parameters(model: nn.Module) -> Iterator[tuple[str, str, nn.Parameter]]:
@@ -67,10 +90,21 @@ def _parameters(model: nn.Module) -> Iterator[tuple[str, str, nn.Parameter]]:
         yield place, leaf, parameter
 
 
-def _part_beside(place: str, blocks: str) -> str:
-    """Return the beginning of a path up to where it leaves the path of the blocks."""
-    parts, other = place.split("."), blocks.split(".")
-    common = 0
-    while common < min(len(parts), len(other)) and parts[common] == other[common]:
-        common += 1
-    return pattern(".".join(parts[: common + 1]))
+def _is_inside(place: str, blocks: Set[str]) -> bool:
+    """Return whether a path is one of the blocks, or inside one."""
+    parts = place.split(".")
+    return "" in blocks or any(".".join(parts[:depth]) in blocks for depth in range(1, len(parts) + 1))
+
+
+def _part_beside(place: str, blocks: Set[str]) -> str:
+    """Return the beginning of a path up to where it leaves the paths of all blocks."""
+    parts = place.split(".")
+    shared = 0
+    for block in blocks:
+        common = 0
+        for ours, theirs in zip(parts, block.split("."), strict=False):
+            if ours != theirs:
+                break
+            common += 1
+        shared = max(shared, common)
+    return in_all_blocks(".".join(parts[: shared + 1]))

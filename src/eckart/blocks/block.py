@@ -1,0 +1,117 @@
+"""What a model is made of for whoever compresses it: blocks, groups of linears in them, linears."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from eckart.blocks.block_arguments import CallSite
+from eckart.blocks.hidden_units import HiddenUnits
+from eckart.blocks.lone_linear import LoneLinear
+
+
+@dataclass(frozen=True)
+class LinearRef:
+    """A linear layer to be factored.
+
+    Attributes:
+        name: inside its block, such as ``self_attn.q_proj``.
+        path: inside the model, such as ``model.layers.3.self_attn.q_proj``.
+        out_features: m.
+        in_features: n.
+        has_bias: whether it has one.
+        residual: the place of the residual stream that its output is added to (see :mod:`eckart.blocks.residual`); None
+            if there is none, or if nobody asked.
+    """
+
+    name: str
+    path: str
+    out_features: int
+    in_features: int
+    has_bias: bool = False
+    residual: str | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out features, in features)."""
+        return self.out_features, self.in_features
+
+    @property
+    def size(self) -> int:
+        """Numbers in the dense weight."""
+        return self.out_features * self.in_features
+
+
+@dataclass(frozen=True)
+class Group:
+    """Linears that share an input; ``linears[0]`` is run first. ``runs_once``: a forward pass calls it exactly once."""
+
+    linears: tuple[LinearRef, ...]
+    runs_once: bool
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block of a model.
+
+    Attributes:
+        path: in the model.
+        module: the block.
+        groups: of its linears, in order of execution.
+        units: between linears, that may be in any order (see :mod:`eckart.blocks.hidden_units`); empty if nobody asked.
+        site: where hidden states are in its call.
+        enters: whether its hidden states come from the model's own code; else the block before handed them on.
+        tapped: whether anything but the block behind it looks at what it gives.
+        hands_more: whether it gives other blocks more than hidden states, the same whatever the hidden states are.
+        tower: that it belongs to, such as ``vision`` or ``language``.
+        rows: vectors in the hidden states of the sample that it was probed with.
+        width: of each.
+        causal: whether what it gives in the first place depends on that place alone; known where it enters.
+    """
+
+    path: str
+    module: nn.Module
+    groups: tuple[Group, ...]
+    units: tuple[HiddenUnits, ...] = ()
+    site: CallSite = field(default_factory=CallSite)
+    enters: bool = False
+    tapped: bool = False
+    hands_more: bool = False
+    tower: str = ""
+    rows: int = 0
+    width: int = 0
+    causal: bool = False
+
+    @property
+    def linears(self) -> list[LinearRef]:
+        """The linears of all groups, in order of execution."""
+        return [ref for group in self.groups for ref in group.linears]
+
+    @property
+    def called(self) -> nn.Module:
+        """The module that the model itself calls."""
+        return self.module.layer if isinstance(self.module, LoneLinear) else self.module
+
+    def inside(self, name: str) -> str:
+        """Return the path in the model of what is called ``name`` in the block."""
+        outer = self.path.rpartition(".")[0] if isinstance(self.module, LoneLinear) else self.path
+        return f"{outer}.{name}" if outer else name
+
+    def holds(self, path: str) -> bool:
+        """Return whether a module or tensor of the model is this block or is inside it."""
+        return not self.path or path == self.path or path.startswith(f"{self.path}.")
+
+
+@contextmanager
+def hooks() -> Iterator[list[Any]]:
+    """Give a list for the handles of hooks, and remove them all at the end."""
+    handles: list[Any] = []
+    try:
+        yield handles
+    finally:
+        for handle in handles:
+            handle.remove()
