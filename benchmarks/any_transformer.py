@@ -10,7 +10,7 @@ What is in OUTPUT is not measured again, so that a run can be stopped at any tim
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Annotated, Any
@@ -21,7 +21,6 @@ from small_models.cache import VARIABLE
 from small_models.subjects import SUBJECTS, Subject
 
 import eckart
-from eckart.compression.result import CompressionResult
 from eckart.errors import EckartError
 from eckart.sweep.case import DENSE, recipe_of
 
@@ -87,7 +86,6 @@ def measure(
             {"model": subject.name, "part": part, "recipe": recipe, "keep": keep, **fixed, "scores": scores} | facts
         )
 
-    compress: Callable[..., CompressionResult] = eckart.compress
     here = tuple(fixed[name] for name in KEY[4:])
     if (subject.name, "all", DENSE, 1.0, *here) not in rows:
         add("all", DENSE, 1.0, subject.quality(subject.load(), fixed["on"]), kept=1.0, kept_whole=1.0, seconds=0.0)
@@ -97,11 +95,10 @@ def measure(
             for share in sizes:
                 if (subject.name, part, label, share, *here) in rows:
                     continue
-                compressed = subject.load()
-                patterns = {"only": list(subject.parts[part])} if subject.parts[part] else {}
+                compressed, chosen = subject.load(), recipe_of(label, share)
                 start = perf_counter()
                 try:
-                    result = compress(compressed, recipe_of(label, share), share, calibration, **patterns)
+                    result = eckart.compress(compressed, chosen, share, calibration, only=subject.parts[part])
                 except EckartError as error:
                     print(f"{subject.name}, {part}, {label} at {share:g}: {error}", flush=True)
                     continue
