@@ -48,10 +48,19 @@ class LinearRef:
 
 @dataclass(frozen=True)
 class Group:
-    """Linears that share an input; ``linears[0]`` is run first. ``runs_once``: a forward pass calls it exactly once."""
+    """Linears that share an input.
+
+    Attributes:
+        linears: the first one is run first.
+        runs_once: whether a forward pass calls it exactly once; if it is routed, at most once.
+        routed: whether the model chooses which tokens it is handed.
+        stage: the same for groups that do not depend on one another; None where nothing is known of that.
+    """
 
     linears: tuple[LinearRef, ...]
     runs_once: bool
+    routed: bool = False
+    stage: str | None = None
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,7 @@ class BlockwiseModel:
         """Return the same model, its samples run one by one if what blocks are handed depends on them."""
         if self.calibration is None or self.known.tokens is None or self.known.one_by_one:
             return self
-        varies = len(self.segments) > 1
+        varies = len(self.segments) > 1 or any(block.site.gives for block in self.blocks)
         if not varies:
             table = ArgumentTable(ScratchSpace().cache, "probe", self.device)
             first = self.sample(0)
@@ -204,7 +204,7 @@ class BlockwiseModel:
                 table.add(number, entered.hidden, entered.arguments)
                 stream.append(entered.hidden)
         for place, block in enumerate(segment_of(self.blocks, first)):
-            self.arguments[block] = Arguments(table, place)
+            self.arguments[block] = Arguments(table, place, block)
         return stream
 
     def _of_sizes(self, sizes: Sequence[int]) -> Iterator[Inputs]:

@@ -13,7 +13,7 @@ A group is the linears of a block that are handed the same tensor, in order of e
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -29,9 +29,11 @@ from eckart.blocks.lone_linear import LoneLinear
 from eckart.blocks.onload import ResidentWeights, WeightSource
 from eckart.blocks.probe import probe_inputs
 from eckart.blocks.residual import check_residuals, residual_places
+from eckart.blocks.routers import routers
 from eckart.blocks.separable import inseparable, tapped_blocks
+from eckart.blocks.siblings import Names, routed_groups, with_siblings
 from eckart.blocks.towers import tower_of
-from eckart.blocks.trace import TracedCall, trace
+from eckart.blocks.trace import Trace, TracedCall, trace
 from eckart.data.context import token_embedding
 from eckart.errors import UnsupportedModelError
 from eckart.layers import bias_vector, input_of, is_linear, is_replaced, weight_matrix
@@ -226,6 +228,33 @@ class _Probe:
             self.causal.add(call.path)
 
 
+def trace_probe(
+    model: PreTrainedModel,
+    weights: WeightSource,
+    inputs: Inputs,
+    blocks: Mapping[str, nn.Module],
+    look: Callable[[TracedCall], None],
+) -> Trace:
+    """Run a model once on the CPU, block by block.
+
+    Args:
+        model: to run, without its head over the vocabulary where that can be.
+        weights: where its tensors are.
+        inputs: of it.
+        blocks: that are onloaded one at a time, by path.
+        look: is told of each call of a block.
+    """
+    head = model.get_output_embeddings()
+    body = body_of(model, inputs, blocks)
+    skip = (*blocks.values(), None if body is model else head)
+
+    def around(module: nn.Module, path: str) -> AbstractContextManager[object]:
+        return weights.onload(module, CPU)
+
+    with weights.onload(model, CPU, skip=skip), failures_named(model, inputs):
+        return trace(body, blocks, inputs_on(CPU, inputs, _float_dtype(model)), around, look)
+
+
 def _float_dtype(model: nn.Module) -> torch.dtype:
     return next((p.dtype for p in model.parameters() if p.is_floating_point() and not p.is_meta), torch.float32)
 
@@ -268,7 +297,7 @@ def _find_groups(
                 handles.append(child.register_forward_hook(remember(name), with_kwargs=True))
         # A copy, since a block may write into what it is given, which a leaf forbids.
         call(module, leaf.clone())
-    for name in without_gradient:
+    for name in (*without_gradient, *routers(module, call, hidden)):
         inputs.pop(name, None)
     members: dict[tuple[Any, ...], list[str]] = {}
     for name, tensor in inputs.items():  # in order of execution
@@ -281,9 +310,14 @@ def _find_groups(
         inside = f"{path}.{name}" if path else name
         return LinearRef(name, inside, out_features, in_features, has_bias, places.get(name))
 
-    return tuple(
-        Group(tuple(map(ref, names)), runs_once=all(counts[n] == 1 for n in names)) for names in members.values()
-    )
+    rows = {tuple(names): inputs[names[0]].shape[:-1].numel() for names in members.values()}
+    routed = routed_groups(module, rows, hidden.shape[:-1].numel())
+
+    def group(names: Names, alike: Names, stage: str | None) -> Group:
+        chosen = names != alike or stage is not None or alike in routed
+        return Group(tuple(map(ref, names)), all(counts[name] == 1 for name in alike), chosen, stage)
+
+    return tuple(group(*found) for found in with_siblings(module, list(rows)))
 
 
 def is_causal(block: nn.Module, call: BlockArguments, hidden: Tensor, model: PreTrainedModel) -> bool:

@@ -12,10 +12,12 @@ from transformers import PreTrainedModel
 
 from eckart.blocks.block import Block
 from eckart.blocks.block_arguments import Inputs, body_of
+from eckart.blocks.carried import Carried
 from eckart.blocks.entrance import enter, run_outside, segment_of
 from eckart.blocks.losses import predictions
 from eckart.blocks.trace import Fingerprint, Trace, fingerprint, fingerprint_of, same_fingerprints
 from eckart.errors import UnsupportedModelError
+from eckart.layers import is_linear
 
 Around = Callable[[nn.Module, str], AbstractContextManager[object]]
 
@@ -34,13 +36,12 @@ def inseparable(traced: Trace, known: Mapping[str, object]) -> str | None:
         raise UnsupportedModelError("The model runs none of its blocks on these inputs.")
     seen: set[int] = set()
     for call in traced.calls:
-        again = id(call.module) in seen
-        seen.add(id(call.module))
+        # A layer that two blocks share can only be replaced once.
+        own = {id(call.module)} | {id(module) for module in call.module.modules() if is_linear(module)}
+        again = bool(own & seen)
+        seen |= own
         gives_nothing = not call.behind.numel()
         if again or gives_nothing or call.takes_more or call.mutates:
-            return call.path
-    for call in traced.calls:
-        if call.hands_more and (call.more_depends or not call.enters):
             return call.path
     return None
 
@@ -71,7 +72,7 @@ def tapped_blocks(
         found: list[Fingerprint] = []
         try:
             for first in (number for number, block in enumerate(blocks) if block.enters):
-                found += _handed(model, blocks, first, inputs, outputs, around)
+                found += _handed(model, blocks, first, inputs, outputs, traced, around)
             wrong = same_fingerprints(found, wanted)
             if wrong is not None:
                 return wrong
@@ -103,9 +104,14 @@ def _handed(
     first: int,
     inputs: Inputs,
     outputs: Mapping[int, Tensor],
+    traced: Trace,
     around: Around,
 ) -> list[Fingerprint]:
     """Return the fingerprints of what the blocks of a segment are handed."""
     with torch.no_grad(), around(blocks[first].module, blocks[first].path):
         entered = enter(model, blocks, first, inputs, outputs)
-    return [fingerprint_of(call, None if n else entered.hidden) for n, call in enumerate(entered.arguments)]
+    found = []
+    for number, call in enumerate(entered.arguments):
+        leaves = [traced.given[leaf] if isinstance(leaf, Carried) else leaf for leaf in call.flat()[0]]
+        found.append(fingerprint_of(call.with_leaves(leaves), None if number else entered.hidden))
+    return found

@@ -19,7 +19,7 @@ def gradient_of(position: torch.Tensor) -> float:
 def test_gradients_of_positions_are_those_of_plain_autograd(llama, tokens):
     original = original_of(llama, tokens[:3])
     training = TruncationTraining(original, Learned(penalty=0.0, sharpness=1.0), Budgets(0.5), Layout())
-    training.accumulate(original.tokens, original.enter()[0])
+    training.accumulate(original.batch(0))
     streamed = {path: gradient_of(position) for path, position in training.positions.items()}
 
     positions = {path: position.detach().clone().requires_grad_(True) for path, position in training.positions.items()}
