@@ -41,7 +41,16 @@ class Settings:
     seed: int = 0
 
 
-QUICK = Settings(Schedule(steps=60, batch=4, rate=3e-3), 128, 512, 64, 2, 8, 2, 64, 4)
+QUICK = Settings(
+    schedule=Schedule(steps=400, batch=8, rate=3e-3),
+    length=128,
+    vocabulary=512,
+    hidden=64,
+    layers=2,
+    experts=8,
+    inner=64,
+    heads=4,
+)
 
 
 def make_tokenizer(text: str, vocabulary: int) -> PreTrainedTokenizerFast:

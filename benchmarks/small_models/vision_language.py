@@ -62,7 +62,14 @@ class Settings:
 
 
 QUICK = Settings(
-    Schedule(steps=60, batch=16, rate=2e-3), Schedule(steps=60, batch=16, rate=2e-3), 64, 2, 3, 128, 128, 4
+    schedule=Schedule(steps=250, batch=32, rate=2e-3),
+    tower_schedule=Schedule(steps=200, batch=32, rate=2e-3),
+    hidden=96,
+    text_layers=3,
+    vision_layers=4,
+    text_inner=256,
+    vision_inner=256,
+    heads=4,
 )
 
 

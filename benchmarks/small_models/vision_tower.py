@@ -67,7 +67,7 @@ def labels_of(scenes: Sequence[Scene]) -> dict[str, Tensor]:
 
 def train_tower(
     tower: PreTrainedModel, processor: object, schedule: Schedule, folder: Path, dtype: torch.dtype
-) -> None:
+) -> CellReader:
     """Train a tower in place, in float32, or take what an earlier call made of it.
 
     Args:
@@ -76,7 +76,12 @@ def train_tower(
         schedule: steps and rates.
         folder: to keep the state and the trained tower in.
         dtype: of the products.
+
+    Returns:
+        What reads the cells through the tower; its heads are random again where an earlier call trained them.
     """
+    torch.manual_seed(0)  # of the heads
+    reader = CellReader(tower)
     here = folder / FOLDER
     here.mkdir(exist_ok=True)
     done = here / TOWER_NAME
@@ -89,9 +94,9 @@ def train_tower(
             pixels = processor.image_processor(pictures, return_tensors="pt")["pixel_values"]
             return {"pixel_values": pixels, **labels_of(scenes)}
 
-        torch.manual_seed(0)  # of the heads
-        train(CellReader(tower), batch_at, schedule, here, dtype)
+        train(reader, batch_at, schedule, here, dtype)
         partial = done.with_suffix(".partial")
         save_file(tower.state_dict(), partial)
         partial.replace(done)
     tower.load_state_dict(load_file(done))
+    return reader

@@ -60,3 +60,11 @@ def test_evenness_of_routers_that_are_even_and_that_are_not():
     found = evenness(model, ids)
     assert found["entropy"] == pytest.approx(0.5)  # two of four experts see all
     assert found["least"] == 0
+
+
+def test_a_mixture_learns_in_seconds(text_file: Path, tmp_path: Path):
+    settings = Settings(Schedule(steps=60, batch=4, rate=5e-3), 32, 300, 32, 2, 4, 2, 32, 4)
+    folder = trained(settings, f"{text_file}:raw", tmp_path / "cache")
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer("Line 3 says that 3 squared is 9.\nLine 4 says that", return_tensors="pt")["input_ids"]
+    assert model(input_ids=ids, labels=ids).loss < 3  # of a guess: 5.7

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small_models.pictures import Scene, Thing
+from small_models.pictures import Scene, Thing, draw_picture, make_scene
 from small_models.training import Schedule
-from small_models.vision_language import QUICK, make_model, make_processor
+from small_models.vision_language import QUICK, Settings, make_model, make_processor
 from small_models.vision_tower import FOLDER, FORMS, NO_LABEL, TOWER_NAME, CellReader, labels_of, train_tower
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -61,3 +61,20 @@ def test_a_tower_is_trained_once(tmp_path):
     assert (tmp_path / FOLDER / TOWER_NAME).is_file()
     train_tower(again, processor, Schedule(steps=10**9, batch=2, rate=1e-3), tmp_path, torch.float32)
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in tower.state_dict().items())
+
+
+def test_a_tower_learns_to_see(tmp_path):
+    """In seconds: colours and sizes of things on pictures of another part, far above chance."""
+    torch.manual_seed(0)
+    settings = Settings(hidden=64, text_layers=1, vision_layers=2, text_inner=64, vision_inner=128, heads=4)
+    tower = make_model(settings, make_processor()).model.vision_tower
+    processor = make_processor()
+    reader = train_tower(tower, processor, Schedule(steps=80, batch=16, rate=3e-3), tmp_path, torch.float32)
+    scenes = [make_scene("test", number) for number in range(50)]
+    pixels = processor.image_processor([draw_picture(scene) for scene in scenes], return_tensors="pt")["pixel_values"]
+    labels = labels_of(scenes)
+    with torch.inference_mode():
+        logits = reader(pixels, **labels).logits
+    for name, least in (("colour", 0.6), ("size", 0.75)):
+        known = labels[name] != NO_LABEL
+        assert (logits[name].argmax(-1) == labels[name])[known].float().mean() > least, name
