@@ -15,7 +15,7 @@ from tokenizers.models import BPE
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
-from eckart.data.calibration import tokenize
+from eckart.data.draw import tokenize
 from small_models.cache import cached
 from small_models.texts import text_parts
 from small_models.training import Schedule, train, training_dtype

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 import eckart
-from eckart.data.calibration import draw_samples, tokenize
+from eckart.data.draw import draw_samples, tokenize
 from small_models import encoder, mixture, vision_language
 from small_models.examination import MEAN, Exam, accuracy, make_exam
 from small_models.similarity import pairs_of, sentences_of, training_sentences

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PreTrainedModel
+from transformers import LlavaProcessor, PreTrainedModel
 
 from small_models.pictures import COLOURS, DIGIT, GRID, SHAPES, SIZES, Scene, draw_picture, make_scene
 from small_models.training import Schedule, train
@@ -66,7 +66,7 @@ def labels_of(scenes: Sequence[Scene]) -> dict[str, Tensor]:
 
 
 def train_tower(
-    tower: PreTrainedModel, processor: object, schedule: Schedule, folder: Path, dtype: torch.dtype
+    tower: PreTrainedModel, processor: LlavaProcessor, schedule: Schedule, folder: Path, dtype: torch.dtype
 ) -> CellReader:
     """Train a tower in place, in float32, or take what an earlier call made of it.
 
