@@ -78,7 +78,7 @@ def test_a_caption_says_all_in_reading_order():
 
 
 def test_questions_about_a_scene_are_of_different_kinds():
-    kinds = Counter()
+    kinds: Counter[str] = Counter()
     for number in range(200):
         asked = questions_about(make_scene("train", number), random.Random(number), 4)
         assert len(asked) == len({question.kind for question in asked})
@@ -89,7 +89,7 @@ def test_questions_about_a_scene_are_of_different_kinds():
 
 
 def test_every_word_is_known():
-    known, used = set(vocabulary()), set()
+    known, used = set(vocabulary()), set[str]()
     for number in range(800):
         scene = make_scene("test", number)
         for question in [*questions_about(scene, random.Random(number), 8), caption_of(scene)]:
