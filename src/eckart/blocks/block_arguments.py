@@ -240,7 +240,7 @@ def failures_named(model: PreTrainedModel, inputs: Inputs, length: int | None = 
         raise
     except Exception as error:  # what a model raises that wants something else can be anything
         name, why = type(model).__name__, f"{type(error).__name__}: {error}"
-        if length is not None:
+        if length is not None and model.main_input_name in inputs:  # else it was run on something else before
             raise UnsupportedModelError(f"{name} fails on {length} tokens ({why}). Use a smaller --length.") from error
         raise UnsupportedModelError(
             f"{name} cannot be run on {', '.join(sorted(inputs))} alone ({why}). Calibrate on samples that hold all "

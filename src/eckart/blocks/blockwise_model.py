@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from eckart.blocks.argument_table import Arguments, ArgumentTable
 from eckart.blocks.block import Block
-from eckart.blocks.block_arguments import Inputs, completed, inputs_on
+from eckart.blocks.block_arguments import Inputs, completed, failures_named, inputs_on
 from eckart.blocks.entrance import Entered, enter, run_outside, segment_of
 from eckart.blocks.losses import model_loss
 from eckart.blocks.onload import OnloadedModule, WeightSource
@@ -141,7 +141,7 @@ class BlockwiseModel:
         if not varies:
             table = ArgumentTable(ScratchSpace().cache, "probe", self.device)
             first = self.sample(0)
-            with self.entrance() as front, torch.no_grad():
+            with failures_named(self.model, first, self.known.length), self.entrance() as front, torch.no_grad():
                 for number, flip in enumerate((False, True)):
                     entered = front({n: t.flip(1) if flip else t for n, t in first.items()})
                     table.add(number, entered.hidden, entered.arguments)

@@ -45,9 +45,7 @@ def check_model(blockwise: BlockwiseModel, plan: Plan, *, allow_partial: bool = 
         return check
     known = blockwise.known
     inputs = blockwise.sample(0)
-    # One that takes something else than tokens was not run on any yet.
-    length = known.length if model.main_input_name in inputs else None
-    with failures_named(model, inputs, length), torch.no_grad():
+    with failures_named(model, inputs, known.length), torch.no_grad():
         with blockwise.entrance() as front:
             entered = front(inputs)
         first, last = blocks[0], blocks[-1]
