@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("matplotlib")
@@ -35,7 +36,7 @@ ROWS = [
 
 def test_the_points_drawn_are_those_of_the_rows():
     drawn = {
-        line.get_gid(): line.get_xydata().tolist()
+        line.get_gid(): np.asarray(line.get_xydata()).tolist()
         for axes in figure.draw(ROWS).axes
         for line in axes.get_lines()
         if line.get_gid()
@@ -50,7 +51,12 @@ def test_the_points_drawn_are_those_of_the_rows():
 
 
 def test_the_dense_model_is_a_line_in_each_panel_of_its_own():
-    dense = [line.get_ydata()[0] for axes in figure.draw(ROWS).axes for line in axes.get_lines() if not line.get_gid()]
+    dense = [
+        np.asarray(line.get_ydata())[0]
+        for axes in figure.draw(ROWS).axes
+        for line in axes.get_lines()
+        if not line.get_gid()
+    ]
     assert [value for value in dense if isinstance(value, float)] == [0.95, 0.95, 0.95]
 
 

@@ -49,9 +49,9 @@ def test_what_sees(vision: VisionLanguage):
         assert any(pattern.strip("*") in name for name in names), part
     samples = vision.calibration(3)
     assert len(samples) == 3
-    assert {tuple(sample["pixel_values"].shape) for sample in samples} == {(1, 3, 60, 60)}  # type: ignore[index]
+    assert {tuple(sample["pixel_values"].shape) for sample in samples} == {(1, 3, 60, 60)}
     for sample in samples:
-        assert torch.isfinite(model(**sample).loss)  # type: ignore[arg-type]
+        assert torch.isfinite(model(**sample).loss)
     assert not torch.equal(samples[0]["pixel_values"], vision.calibration(3, seed=1)[0]["pixel_values"])  # type: ignore[index]
     found = vision.quality(model, "test")
     assert 0 <= found[vision.score] < 0.5

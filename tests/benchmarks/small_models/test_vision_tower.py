@@ -42,7 +42,7 @@ def test_a_cell_is_read_from_its_own_patches():
             patches = nn.functional.avg_pool2d(pixel_values, 10).flatten(2).transpose(1, 2)
             return type("Output", (), {"last_hidden_state": patches})()
 
-    reader = CellReader(Patches())  # type: ignore[arg-type]
+    reader = CellReader(Patches())
     pixels = torch.zeros(1, 3, 60, 60)
     pixels[:, :, 40:60, 20:40] = 1  # bottom, centre
     output = reader(pixels, **labels_of([Scene((Thing("star", "red", "small", 2, 1),), 0)]))
