@@ -51,8 +51,12 @@ def test_the_points_drawn_are_those_of_the_rows():
 
 
 def test_the_dense_model_is_a_line_in_each_panel_of_its_own():
-    lines = [line for axes in figure.draw(ROWS).axes for line in axes.get_lines() if not line.get_gid()]
-    dense = [np.asarray(line.get_ydata()).tolist()[0] for line in lines]
+    dense = [
+        np.asarray(line.get_ydata())[0]
+        for axes in figure.draw(ROWS).axes
+        for line in axes.get_lines()
+        if not line.get_gid()
+    ]
     assert [value for value in dense if isinstance(value, float)] == [0.95, 0.95, 0.95]
 
 
