@@ -162,7 +162,8 @@ class BlockwiseModel:
 
     def block_pass(self, index: int) -> BlockPass:
         """Return how block ``index``, which is onloaded, is run over hidden states."""
-        return BlockPass(self.blocks[index].module, self.arguments[index], self.device)
+        block = self.blocks[index]
+        return BlockPass(block.module, self.arguments[index], self.device, block.fixed)
 
     @contextmanager
     def entrance(self, first: int = 0) -> Iterator[Callable[..., Entered]]:

@@ -194,6 +194,7 @@ class _Probe:
             call.arguments.site,
             enters=call.enters,
             hands_more=call.hands_more,
+            fixed=call.made_of if call.hands_more else frozenset(),
             tower=tower_of(self.model, call.path),
             rows=call.rows,
             width=call.behind.shape[-1],
