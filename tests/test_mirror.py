@@ -63,7 +63,7 @@ def file_of(module: Path) -> Path:
 def module_of(tests: Path) -> Path:
     """Return the module that a file of tests would be of."""
     place = tests.relative_to(TESTS).with_name(tests.name.removeprefix("test_"))
-    return BENCHMARKS / place.name if place.parts[0] == BENCHMARKS.name else PACKAGE / place
+    return ROOT / place if place.parts[0] == BENCHMARKS.name else PACKAGE / place
 
 
 MODULES = [path for path in sorted(PACKAGE.rglob("*.py")) if path.name != "__init__.py" and has_logic(path)]

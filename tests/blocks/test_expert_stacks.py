@@ -46,7 +46,7 @@ def of(use: Callable[[Any, Tensor], Tensor], *shape: int) -> dict[str, StackLayo
     torch.manual_seed(0)
     block = Block(use, *shape or (NUMBER, WIDTH, WIDTH))
     before, weight = block(torch.ones(1, 4, WIDTH)), block.weight
-    found = find_stacks(block, BlockArguments((), {}), torch.randn(1, 4, WIDTH))
+    found = find_stacks(block, BlockArguments(), torch.randn(1, 4, WIDTH))
     assert block.weight is weight
     assert torch.equal(block(torch.ones(1, 4, WIDTH)), before)
     return found

@@ -33,7 +33,7 @@ def test_tokens_are_some_that_the_model_knows() -> None:
     assert torch.equal(probe_inputs(model)["input_ids"], torch.arange(PROBE_TOKENS)[None] % 5)
 
 
-class Unknown(PreTrainedModel):
+class Unknown(PreTrainedModel):  # type: ignore[misc]
     config_class = PretrainedConfig
     main_input_name: Any = "point_clouds"
 

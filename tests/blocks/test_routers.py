@@ -25,14 +25,15 @@ class Block(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Add something to the hidden states that depends on all."""
-        keys = self.k_proj(hidden)
+        keys: Tensor = self.k_proj(hidden)
         scores = (keys @ keys.mT).topk(2).values.sum(-1, keepdim=True)
-        return hidden + scores + self.choose(self.gate(hidden)).float().mean()
+        chosen: Tensor = self.choose(self.gate(hidden))
+        return hidden + scores + chosen.float().mean()
 
 
 def found(block: Block) -> set[str]:
     """Return the names that are found."""
-    return routers(block, BlockArguments((), {}), torch.randn(1, 6, WIDTH))
+    return routers(block, BlockArguments(), torch.randn(1, 6, WIDTH))
 
 
 @pytest.mark.parametrize(

@@ -126,3 +126,16 @@ def test_the_entry_is_what_is_in_front_of_the_first_block() -> None:
     assert state.original is not None
     assert len(entry) == 3
     assert all(torch.equal(one, other) for one, other in zip(entry, state.original, strict=True))
+
+
+@pytest.mark.filterwarnings("ignore::eckart.errors.EckartWarning")
+def test_what_other_blocks_are_handed_stays_as_it_is_in_a_training() -> None:
+    """The first blocks give a bias of positions to the others, who are run with what it was."""
+    model, samples = make("t5")
+    biases = {name: p.detach().clone() for name, p in model.named_parameters() if "relative_attention_bias" in name}
+    others = {name: p.detach().clone() for name, p in model.named_parameters() if name.endswith("layer_norm.weight")}
+    assert len(biases) == 2
+    overrides = ["refinement.epochs=1", "refinement.held_out=0", "distillation=logits", "distillation.epochs=1"]
+    eckart.compress(model, "aa-svd", 0.7, list(samples), overrides=overrides)
+    assert all(torch.equal(model.get_parameter(name), before) for name, before in biases.items())
+    assert not any(torch.equal(model.get_parameter(name), before) for name, before in others.items() if "block" in name)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.conftest import tokens_of
 from tests.tiny import MASK, make
 
 from eckart.data.answers import IGNORED
@@ -23,7 +24,7 @@ def test_a_decoder_reads_what_it_always_did(text_file: Path) -> None:
     model, names = make("llama")
     found = read_windows(str(text_file), Inputs.of(model), Processor.of(names), 5, 16, 3)
     assert all(list(sample) == ["input_ids"] for sample in found)
-    expected = calibrate(str(text_file), samples=5, length=16, seed=3, tokenizer=names, model=model).tokens
+    expected = tokens_of(calibrate(str(text_file), samples=5, length=16, seed=3, tokenizer=names, model=model))
     assert torch.equal(torch.cat([sample["input_ids"] for sample in found]), expected)
 
 

@@ -83,7 +83,7 @@ def test_of_transposed_matrices_too(run: Callable[[Any, Tensor], Tensor], whole:
 
 def test_inputs_behind_the_last_end_give_zeros(whole: Tensor) -> None:
     inputs = torch.randn(TOKENS, COLUMNS)
-    outputs = F.grouped_mm(inputs, stack_of(whole, transposed=False).mT, offs=ENDS - 1)  # type: ignore[arg-type]
+    outputs = F.grouped_mm(inputs, stack_of(whole, transposed=False).mT, offs=ENDS - 1)
     assert outputs.shape == (TOKENS, ROWS)
     assert not outputs[-1].any()
     assert outputs[:5].all()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +40,7 @@ BUILD = {
         n_layers=2,
         max_seq_len=64,
         vocab_size=256,
-        attn_config={"kv_n_heads": 2, "rope_theta": 1e4},
+        attn_config={"kv_n_heads": 2, "rope_theta": 1e4, "clip_qkv": 8.0},
         ffn_config={"ffn_hidden_size": 48},
     ),
 }
@@ -134,11 +133,11 @@ def test_from_disk_one_expert_is_read_at_a_time_and_one_block_is_held(tmp_path: 
     assert all(parameter.is_meta for parameter in found.parameters())
 
 
-def test_an_expert_that_no_token_reaches(tmp_path: Path) -> None:
+def test_an_expert_that_no_token_reaches() -> None:
     torch.manual_seed(0)
-    model = t.MixtralForCausalLM(t.MixtralConfig(**MODEL, num_local_experts=64, num_experts_per_tok=1)).eval()
-    report = eckart.compress(model, "saes-svd", 0.6, torch.arange(16).view(2, 8))
-    assert len(report.layers) == 2 * (4 + 2 * 64)
+    model = t.MixtralForCausalLM(t.MixtralConfig(**MODEL, num_local_experts=12, num_experts_per_tok=1)).eval()
+    report = eckart.compress(model, "saes-svd", 0.6, torch.arange(8).view(2, 4))
+    assert len(report.layers) == 2 * (4 + 2 * 12)
     assert logits(model).isfinite().all()
 
 
@@ -167,8 +166,10 @@ def test_a_config_that_says_something_else_is_refused(change: dict[str, Any], me
     described = config.quantization_config
     fields = described if isinstance(described, dict) else described.to_dict()
     fields["expanded"] = dict.fromkeys(fields["expanded"], change)
-    shutil.copy(tmp_path / "out" / "config.json", tmp_path / "config.json")
-    with pytest.raises(CheckpointError, match=message):
-        given = EckartConfig.from_dict(fields)
-        config.quantization_config = given
+
+    def load() -> None:
+        config.quantization_config = EckartConfig.from_dict(fields)
         t.AutoModelForCausalLM.from_pretrained(tmp_path / "out", config=config)
+
+    with pytest.raises(CheckpointError, match=message):
+        load()

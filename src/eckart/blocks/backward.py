@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eckart.blocks.block import Block, LinearRef, hooks
+from eckart.blocks.block import Block, LinearRef, attributes_kept, hooks
 from eckart.blocks.block_arguments import BlockArguments, Inputs
 from eckart.blocks.blockwise_model import BlockwiseModel, Streams, rows_of
 from eckart.blocks.carried import Carried
@@ -286,7 +286,7 @@ def backward_through(
         return hook
 
     leaf = hidden.detach().requires_grad_(True)
-    with hooks() as handles, torch.enable_grad():
+    with attributes_kept(block.module), hooks() as handles, torch.enable_grad():
         for ref in block.linears:
             linear = block.module.get_submodule(ref.name)
             handles.append(linear.register_forward_hook(record(ref), with_kwargs=True))

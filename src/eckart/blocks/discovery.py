@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from eckart.blocks.block import Block, Group, LinearRef, hooks
+from eckart.blocks.block import Block, Group, LinearRef, attributes_kept, hooks
 from eckart.blocks.block_arguments import BlockArguments, Inputs, body_of, failures_named, inputs_on
 from eckart.blocks.finite import check_finite
 from eckart.blocks.hidden_units import HiddenUnits, find_hidden_units
@@ -194,6 +194,7 @@ class _Probe:
             call.arguments.site,
             enters=call.enters,
             hands_more=call.hands_more,
+            fixed=call.made_of if call.hands_more else frozenset(),
             tower=tower_of(self.model, call.path),
             rows=call.rows,
             width=call.behind.shape[-1],
@@ -217,7 +218,11 @@ class _Probe:
     def _look(self, call: TracedCall) -> None:
         if call.path in self.groups:  # it is called again, and will be no block
             return
-        module, arguments, hidden = self._module(call), call.arguments, call.front
+        with attributes_kept(call.module):
+            self._look_into(self._module(call), call)
+
+    def _look_into(self, module: nn.Module, call: TracedCall) -> None:
+        arguments, hidden = call.arguments, call.front
         places = residual_places(module, arguments, hidden) if self.residuals and module is call.module else {}
         outer = call.path if module is call.module else call.path.rpartition(".")[0]
         groups = _find_groups(module, outer, arguments, hidden, places, gradients=self.gradients)
@@ -291,6 +296,8 @@ def _find_groups(
         return hook
 
     leaf = hidden.detach().requires_grad_(gradients)
+    # Gradients come in through what the block is handed, too, whether or not weights ask for theirs.
+    call = call.differentiable()[0] if gradients else call
     with hooks() as handles, torch.set_grad_enabled(gradients):
         for name, child in module.named_modules():
             if is_linear(child):

@@ -32,6 +32,8 @@ def with_siblings(module: nn.Module, groups: Sequence[Names]) -> list[tuple[Name
     layers = {id(module.get_submodule(name)) for name in reached}  # one may be there by several names
     found: dict[Names, tuple[Names, Names, str | None]] = {}
     for number, (names, pattern) in enumerate(zip(groups, patterns, strict=True)):
+        if names in found:  # it stands beside another one
+            continue
         in_stack = all(_is_stack(module, name) for name in names)
         alike = [
             (other, names)

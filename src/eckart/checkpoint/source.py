@@ -101,9 +101,11 @@ class FileWeights:
         borrowed: list[tuple[nn.Module, str, nn.Parameter]] = []
         read: dict[int, nn.Parameter] = {}
         emptied: dict[int, nn.Parameter] = {}
+        # What is not from here was onloaded by somebody else, who will take it back.
+        others = {id(p) for _, _, p in _owners(module) if not p.is_meta and id(p) not in self._sources}
         try:
             for part, leaf, parameter in _owners(module):
-                if id(parameter) in wanted:
+                if id(parameter) in wanted - others:
                     if id(parameter) not in read:
                         read[id(parameter)] = self._read(parameter, device)
                     borrowed.append((part, leaf, parameter))
@@ -117,8 +119,11 @@ class FileWeights:
         finally:
             for part, leaf, parameter in borrowed:
                 part.register_parameter(leaf, parameter)
+            left_out = {id(part) for root in skip if root is not None for part in root.modules()}
             for part, leaf, parameter in _owners(module):
-                if not parameter.is_meta:  # of a layer that was put in meanwhile, or left in memory as it was loaded
+                # Of a layer that was put in meanwhile, or left in memory as it was loaded. What was to be left out may
+                # be onloaded by somebody else.
+                if not parameter.is_meta and id(part) not in left_out and id(parameter) not in others:
                     part.register_parameter(leaf, self._emptied(parameter, emptied))
             for name, buffer in module.named_buffers():
                 if name in origins:

@@ -66,6 +66,17 @@ class Calibration:
         return len(self.items) if self.tokens is None else len(self.tokens)
 
     @property
+    def ids(self) -> Tensor:
+        """The rows of tokens, (samples, length) int64.
+
+        Raises:
+            CalibrationError: the samples are no such rows.
+        """
+        if self.tokens is None:
+            raise CalibrationError("The calibration holds samples of any kind; expected rows of tokens.")
+        return self.tokens
+
+    @property
     def at_once(self) -> int:
         """How many samples are run at once."""
         if self.tokens is None or self.one_by_one:
