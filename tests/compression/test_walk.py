@@ -68,8 +68,8 @@ def literal(
 ) -> PreTrainedModel:
     """Compress group by group with full forward passes of two whole models and an SVD of the raw inputs."""
     original, compressed = copy.deepcopy(model), copy.deepcopy(model)
-    known = None if isinstance(tokens, Tensor) else calibrate(tokens, samples=1, length=None, seed=0)
-    plan = make_plan(model, recipe, KEEP, calibration=known)
+    items = None if isinstance(tokens, Tensor) else calibrate(tokens, samples=1, length=None, seed=0)
+    plan = make_plan(model, recipe, KEEP, calibration=items)
     objective, affine, share = recipe.objective.name, recipe.objective.adds_bias, recipe.objective.residual_share
     originals = all_inputs_of(original, [g.linears[0].path for block in plan.blocks for g in block.groups], tokens)
     for block in plan.blocks:
