@@ -7,14 +7,13 @@ import tempfile
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import torch
 from safetensors import safe_open
-from tiny_models import Entry, TinyModelError, build, sample_for
 from tiny_models.draw import Draw
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -22,6 +21,7 @@ from transformers import PreTrainedModel
 import eckart
 from eckart.errors import EckartError
 from eckart.run.compress import compress  # all that it needs, before classes are given processes of their own
+from tiny_models import Entry, TinyModelError, build, sample_for
 
 KEEP = 0.6
 RECIPES: dict[str, tuple[str, ...]] = {
@@ -45,7 +45,9 @@ class Outcome:
     Attributes:
         outcome: pass, partial, refused, crashed, differs or not built.
         detail: a message, a traceback's last lines, or what differs.
-        reached: share of the bytes of matrices in blocks that were to be compressed; None where nothing was.
+        reached: share of the bytes of matrices in blocks that are in layers that were to be compressed; None where the
+            run did not end.
+        keep: of these layers' bytes, what is stored.
         difference: largest one between outputs before and after saving, over the largest output; None likewise.
         disk_bytes: on disk, numbers of more than 8 bits counted as 2 bytes.
         reported_bytes: of the report, with the buffers that are saved.
@@ -87,7 +89,7 @@ def run_class(entry: Entry, recipes: Sequence[str] = tuple(RECIPES)) -> Iterator
                 outcome = Outcome("refused", _short(str(error)))
             except Exception as error:
                 outcome = Outcome("crashed", _where(error))
-        yield recipe, Outcome(**{**outcome.row(), "seconds": round(perf_counter() - start, 2)})
+        yield recipe, replace(outcome, seconds=round(perf_counter() - start, 2))
 
 
 def calibration_for(entry: Entry, model: PreTrainedModel) -> Any:
@@ -107,9 +109,7 @@ def _compressed(entry: Entry, model: PreTrainedModel, recipe: str) -> Outcome:
     matrices = {name: parameter.numel() for name, parameter in block_matrices(model)}
     sample = sample_for(model, text=entry.is_text)
     calibration = calibration_for(entry, model)
-    report = compress(
-        model, recipe, KEEP, calibration, overrides=RECIPES[recipe], device="cpu", allow_partial=True
-    )
+    report = compress(model, recipe, KEEP, calibration, overrides=RECIPES[recipe], device="cpu", allow_partial=True)
     reached = sum(layer.out_features * layer.in_features for layer in report.layers) / max(sum(matrices.values()), 1)
     before = outputs_of(model, sample)
     with tempfile.TemporaryDirectory() as place:
@@ -118,24 +118,26 @@ def _compressed(entry: Entry, model: PreTrainedModel, recipe: str) -> Outcome:
         disk = disk_bytes(folder)
         loaded = type(model).from_pretrained(folder).eval()
         after = outputs_of(loaded, sample)
-    reported = report.whole_bytes_after + NUMBER_BYTES * _saved_buffers(model)
+    reported = report.whole_bytes_after + _saved_buffers(model)
     difference = largest_difference(before, after)
-    facts = {
-        "reached": round(reached, 4),
-        "keep": round(report.keep, 4),
-        "difference": difference,
-        "disk_bytes": disk,
-        "reported_bytes": reported,
-    }
+    outcome, detail = "pass", ""
     if difference != 0:
-        return Outcome("differs", f"outputs after loading differ by {difference:g} of the largest", **facts)
-    if disk != reported:
-        return Outcome("differs", f"{disk} bytes on disk, {reported} reported", **facts)
-    if reached < REACHED:
+        outcome, detail = "differs", f"outputs after loading differ by {difference:g} of the largest"
+    elif disk != reported:
+        outcome, detail = "differs", f"{disk} bytes on disk, {reported} reported"
+    elif reached < REACHED:
         named = {layer.path for layer in report.layers}
         left = {name: size for name, size in matrices.items() if name.removesuffix(".weight") not in named}
-        return Outcome("partial", _short(f"{reached:.0%} reached; dense: {', '.join(_patterns(left))}"), **facts)
-    return Outcome("pass", **facts)
+        outcome, detail = "partial", _short(f"dense: {', '.join(_patterns(left))}")
+    return Outcome(
+        outcome,
+        detail,
+        reached=round(reached, 4),
+        keep=round(report.keep, 4),
+        difference=difference,
+        disk_bytes=disk,
+        reported_bytes=reported,
+    )
 
 
 def block_matrices(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
@@ -153,7 +155,7 @@ def block_matrices(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
         inside = any(name.startswith(f"{outer}.") for outer in lists)
         if not inside or parameter.dim() < 2 or min(parameter.shape[-2:]) <= LEAST_SIDE:
             continue
-        if isinstance(holder, nn.Embedding) or "Conv" in type(holder).__name__ and parameter.dim() > 2:
+        if isinstance(holder, nn.Embedding) or ("Conv" in type(holder).__name__ and parameter.dim() > 2):
             continue
         if leaf == "weight" or not any(part in leaf.lower() for part in map(str.lower, NO_MAPS)):
             yield name, parameter
@@ -218,17 +220,21 @@ def disk_bytes(folder: Path) -> int:
             continue  # records, not weights
         with safe_open(path, "pt") as file:
             for name in file.keys():  # noqa: SIM118, it is no dictionary
-                tensor = file.get_tensor(name)
-                wide = tensor.is_floating_point() and tensor.element_size() >= NUMBER_BYTES
-                total += tensor.numel() * (NUMBER_BYTES if wide else tensor.element_size())
+                total += _counted(file.get_tensor(name))
     return total
+
+
+def _counted(tensor: Tensor) -> int:
+    """Return the bytes of a tensor in a 16-bit model."""
+    wide = tensor.is_floating_point() and tensor.element_size() >= NUMBER_BYTES
+    return tensor.numel() * (NUMBER_BYTES if wide else tensor.element_size())
 
 
 def _saved_buffers(model: nn.Module) -> int:
     names = {name for name, _ in model.named_buffers() if name in model.state_dict(keep_vars=True)}
     layers = {name for name, module in model.named_modules() if type(module).__module__.startswith("eckart.")}
     buffers = dict(model.named_buffers())
-    return sum(buffers[name].numel() for name in names if name.rpartition(".")[0] not in layers)
+    return sum(_counted(buffers[name]) for name in names if name.rpartition(".")[0] not in layers)
 
 
 def _patterns(names: Mapping[str, int]) -> list[str]:

@@ -51,13 +51,15 @@ STACKS: dict[str, Any] = {
 }
 Samples = list[dict[str, Tensor]]
 SAMPLES = 3
+LENGTHS = 5  # different ones
 
 
 class _Draw:
     """Draws samples, always the same."""
 
-    def __init__(self) -> None:
+    def __init__(self, count: int) -> None:
         self.generator = torch.Generator().manual_seed(1)
+        self.more = [n % LENGTHS for n in range(count)]  # tokens than in the first sample
 
     def ids(self, length: int) -> Tensor:
         return torch.randint(10, 200, (1, length), generator=self.generator)
@@ -71,15 +73,15 @@ class _Draw:
 
 
 def _texts(draw: _Draw) -> Samples:
-    return [{"input_ids": draw.ids(9 + n)} for n in range(SAMPLES)]
+    return [{"input_ids": draw.ids(9 + n)} for n in draw.more]
 
 
 def _answered(draw: _Draw) -> Samples:
-    return [{"input_ids": draw.ids(9 + n), "labels": draw.ids(5 + n)} for n in range(SAMPLES)]
+    return [{"input_ids": draw.ids(9 + n), "labels": draw.ids(5 + n)} for n in draw.more]
 
 
 def _images(draw: _Draw) -> Samples:
-    return [{"pixel_values": draw.normal(1, 3, 16, 16)} for _ in range(SAMPLES)]
+    return [{"pixel_values": draw.normal(1, 3, 16, 16)} for _ in draw.more]
 
 
 def llama() -> t.PreTrainedModel:
@@ -127,7 +129,7 @@ def whisper() -> t.PreTrainedModel:
 
 
 def _sounds(draw: _Draw) -> Samples:
-    return [{"input_features": draw.normal(1, 8, 32), "labels": draw.ids(5 + n)} for n in range(SAMPLES)]
+    return [{"input_features": draw.normal(1, 8, 32), "labels": draw.ids(5 + n)} for n in draw.more]
 
 
 def vit() -> t.PreTrainedModel:
@@ -148,7 +150,7 @@ def clip() -> t.PreTrainedModel:
 
 
 def _pairs(draw: _Draw) -> Samples:
-    return [{"input_ids": draw.ids(9 + n), "pixel_values": draw.normal(1, 3, 16, 16)} for n in range(SAMPLES)]
+    return [{"input_ids": draw.ids(9 + n), "pixel_values": draw.normal(1, 3, 16, 16)} for n in draw.more]
 
 
 def llava() -> t.PreTrainedModel:
@@ -166,7 +168,7 @@ def _seen(draw: _Draw) -> Samples:
             "input_ids": draw.with_image(9 + n, torch.full((4,), 255)),
             "pixel_values": draw.normal(1, 3, 16, 16),
         }
-        for n in range(SAMPLES)
+        for n in draw.more
     ]
 
 
@@ -192,7 +194,7 @@ def qwen3_vl() -> t.PreTrainedModel:
 
 def _grids(draw: _Draw) -> Samples:
     samples = []
-    for n in range(SAMPLES):
+    for n in draw.more:
         height = 4 + 4 * (n == 1)  # patches; a token stands for four
         ids = draw.with_image(9 + n, torch.tensor([252, *[250] * height, 253]))
         samples.append(
@@ -213,7 +215,7 @@ def wav2vec2() -> t.PreTrainedModel:
 
 
 def _waves(draw: _Draw) -> Samples:
-    return [{"input_values": draw.normal(1, 400 + 40 * n)} for n in range(SAMPLES)]
+    return [{"input_values": draw.normal(1, 400 + 40 * n)} for n in draw.more]
 
 
 MAKERS: dict[str, tuple[Callable[[], t.PreTrainedModel], Callable[[_Draw], Samples]]] = {
@@ -235,7 +237,7 @@ MAKERS: dict[str, tuple[Callable[[], t.PreTrainedModel], Callable[[_Draw], Sampl
 SEVERAL_SEGMENTS = ("bart", "t5", "whisper", "clip", "llava", "qwen3-vl")
 
 
-def make(kind: str, seed: int = 0) -> tuple[t.PreTrainedModel, Samples]:
+def make(kind: str, seed: int = 0, count: int = SAMPLES) -> tuple[t.PreTrainedModel, Samples]:
     """Return a model, biases and norms random too, and samples for it."""
     torch.manual_seed(seed)
     model = MAKERS[kind][0]().eval()
@@ -245,7 +247,7 @@ def make(kind: str, seed: int = 0) -> tuple[t.PreTrainedModel, Samples]:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
             elif kind != "t5":  # of which the initialisation is large enough
                 parameter.mul_(4)  # else blocks hardly change their input
-    return model, MAKERS[kind][1](_Draw())
+    return model, MAKERS[kind][1](_Draw(count))
 
 
 def forward_inputs(model: t.PreTrainedModel, sample: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -79,7 +79,8 @@ def entries(kinds: Iterable[str] = KINDS) -> list[Entry]:
 def _is_alias(model_type: str) -> bool:
     """Return whether a type's config is named after another type."""
     name = re.sub("[^a-z0-9]", "", model_type)
-    return f"{name}config" != CONFIG_MAPPING_NAMES[model_type].lower().replace("_", "")
+    config: str = CONFIG_MAPPING_NAMES[model_type]
+    return f"{name}config" != config.lower().replace("_", "")
 
 
 def _mapping(name: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What the rules of `shrink.py` do not know, by the type of a config.
+"""What the rules of `rules.py` do not know, by the type of a config.
 
 ``default``: what the config is made with before it is shrunk. ``sizes``: of images and sounds. ``fields``: by path,
 what the small config has instead.
@@ -21,7 +21,10 @@ _QSA = {
     "make_ngram_vocab_size_divisible_by": 8,
     "output_gate_type": "sigmoid",
 }
-_CHAMELEON_MAP = {"<image>": 150, **{f"IMGIMG{chr(65 + code // 10)}{chr(65 + code % 10)}Z": 160 + code for code in range(32)}}
+_CHAMELEON_MAP = {
+    "<image>": 150,
+    **{f"IMGIMG{chr(65 + code // 10)}{chr(65 + code % 10)}Z": 160 + code for code in range(32)},
+}
 _EMU_MAP = {
     "<image>": 150,
     "<|extra_200|>": 151,
@@ -46,6 +49,14 @@ _RESNET = {
     "out_features": ["stage4"],
 }
 _DETR = {"default": {"use_timm_backbone": False, "backbone": None, "backbone_config": _RESNET}}
+_MARKED = {
+    "fields": {
+        "vision_start_token_id": 160,
+        "vision_end_token_id": 161,
+        "audio_start_token_id": 162,
+        "audio_end_token_id": 163,
+    }
+}
 _TWO_ROTATIONS = {
     "full_attention": {"rope_type": "default", "rope_theta": 1e4},
     "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
@@ -72,7 +83,13 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
         n_output_layers=2,
         layer_types=["sliding_attention", "mlp", "full_attention", "mlp"] * 2,
     ),
-    "dots3_note": {"fields": {"text_config.head_dim": 40, "audio_config.adapter_input_size": 64, "vision_config.num_experts_per_tok": 1}},
+    "dots3_note": {
+        "fields": {
+            "text_config.head_dim": 40,
+            "audio_config.adapter_input_size": 64,
+            "vision_config.num_experts_per_tok": 1,
+        }
+    },
     "dots3_note_text": _fields(head_dim=40),
     "falcon_h1": _fields(mamba_d_ssm=128, mamba_d_head=16),
     "gemma4_assistant": {"default": {"text_config": {"model_type": "gemma4_text", "hidden_size_per_layer_input": 0}}},
@@ -94,11 +111,24 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "qwen4_exp_text": {"fields": _QSA},
     "causal/reformer": _fields(axial_pos_embds_dim=[16, 48], is_decoder=True),
     "reformer": _fields(axial_pos_embds_dim=[16, 48], is_decoder=False),
-    "zamba": _fields(attention_hidden_size=128, attention_head_dim=32, num_hidden_layers=4, layers_block_type=["linear_attention", "hybrid"] * 2),
-    "deepseek_ocr2": {"fields": {"text_config.mlp_layer_types": ["dense", "sparse"], "text_config.num_experts_per_tok": 2}},
-    "ernie4_5_vl_moe": {"fields": {"text_config.rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [3, 3, 2]}}},
+    "zamba": _fields(
+        attention_hidden_size=128,
+        attention_head_dim=32,
+        num_hidden_layers=4,
+        layers_block_type=["linear_attention", "hybrid"] * 2,
+    ),
+    "deepseek_ocr2": {
+        "fields": {"text_config.mlp_layer_types": ["dense", "sparse"], "text_config.num_experts_per_tok": 2}
+    },
+    "ernie4_5_vl_moe": {
+        "fields": {
+            "text_config.rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [3, 3, 2]}
+        }
+    },
     "fun_asr_nano": {"fields": {"adaptor_config.intermediate_size": 16}},
-    "granite4_vision": {"fields": {"deepstack_layer_map": [[-2, 0]], "downsample_rate": "2/4", "spatial_target_layers": [0, 1]}},
+    "granite4_vision": {
+        "fields": {"deepstack_layer_map": [[-2, 0]], "downsample_rate": "2/4", "spatial_target_layers": [0, 1]}
+    },
     "granite_speech": {"fields": {"encoder_config.max_pos_emb": 512, "encoder_config.context_size": 16}},
     "granite_speech_plus": {"fields": {"encoder_config.max_pos_emb": 512, "encoder_config.context_size": 16}},
     "molmo2": {"fields": {"vision_config.num_position_embeddings": 16, "adapter_config.vision_feature_layer": [1, 0]}},
@@ -114,7 +144,9 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "seggpt": _fields(image_size=[64, 32], merge_index=0, intermediate_hidden_state_indices=[1, 1, 1, 1]),
     "apertus1p5": {"fields": {"image_token_offset": 256, "audio_token_offset": 512, "text_config.vocab_size": 1024}},
     "aria": _fields(projector_patch_to_query_dict={16: 16}),
-    "chameleon": {"fields": {"vocabulary_map": _CHAMELEON_MAP, "vq_config.num_embeddings": 32, **_under("vq_config", _VQ)}},
+    "chameleon": {
+        "fields": {"vocabulary_map": _CHAMELEON_MAP, "vq_config.num_embeddings": 32, **_under("vq_config", _VQ)}
+    },
     "emu3": {"fields": {"vocabulary_map": _EMU_MAP, "vq_config.codebook_size": 32, **_under("vq_config", _VQ)}},
     "conditional_detr": _DETR,
     "dab-detr": _DETR,
@@ -126,8 +158,12 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "esm": _fields(vocab_size=64, pad_token_id=1, mask_token_id=32),
     "moonshine_streaming": _fields(num_key_value_heads=4, encoder_num_key_value_heads=4),
     "paddleocr_vl": {"fields": {"text_config.rope_parameters": _SECTIONS}},
-    "qwen2_5_omni_thinker": _fields(vision_start_token_id=160, vision_end_token_id=161, audio_start_token_id=162, audio_end_token_id=163),
-    "qwen3_omni_moe_thinker": _fields(vision_start_token_id=160, vision_end_token_id=161, audio_start_token_id=162, audio_end_token_id=163),
+    "qwen2_5_omni_thinker": _fields(
+        vision_start_token_id=160, vision_end_token_id=161, audio_start_token_id=162, audio_end_token_id=163
+    ),
+    "qwen3_omni_moe_thinker": _fields(
+        vision_start_token_id=160, vision_end_token_id=161, audio_start_token_id=162, audio_end_token_id=163
+    ),
     "step3p7": {"fields": {"text_config.sliding_window": 16}},
     "t5gemma2_encoder": {"fields": {"text_config.dropout_rate": 0.0}},
     "vipllava": _fields(vision_feature_layers=[-1, -2]),

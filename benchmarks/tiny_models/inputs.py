@@ -9,7 +9,7 @@ import inspect
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import product
+from itertools import chain, product
 from typing import Any
 
 import torch
@@ -29,7 +29,13 @@ VECTORS = ("pooler_output", "last_hidden_state")  # of what a class returns for 
 # What classes say of a text with too few placeholders.
 LACKING = re.compile(r"tokens: (tensor\()?0\)?, features:? (tensor\()?(?P<features>\d+)")
 PLACEHOLDERS = {
-    "image": ("image_token_id", "image_token_index", "image_patch_id", "media_placeholder_token_id", "img_context_token_id"),
+    "image": (
+        "image_token_id",
+        "image_token_index",
+        "image_patch_id",
+        "media_placeholder_token_id",
+        "img_context_token_id",
+    ),
     "audio": ("audio_token_id", "audio_token_index", "audio_soft_token_id"),
 }
 
@@ -49,19 +55,12 @@ def sample_for(model: PreTrainedModel, seed: int = 0, *, text: bool = False) -> 
         TinyModelError: none of the forms runs; the message is that of the most complete one.
     """
     first: Exception | None = None
-    names, draw = _names(model), Draw(model.config, seed)
-    for sample in _candidates(model, seed, text):
-        error = _error(model, sample)
-        if error is not None and (full := named_inputs(model.config, names, draw, sample, str(error))).keys() > sample.keys():
-            sample, error = full, _error(model, full)
-        if error is not None and (lacking := LACKING.search(str(error))):
-            for longer in _with_placeholders(model.config, sample, int(lacking["features"])):
-                sample, error = longer, _error(model, longer)
-                if error is None:
-                    break
-        if error is None:
-            return sample
-        first = first or error
+    for candidate in _candidates(model, seed, text):
+        for sample in chain([candidate], _repaired(model, candidate, seed)):
+            error = _error(model, sample)
+            if error is None:
+                return sample
+            first = first or error
     if first is None:
         raise TinyModelError(f"no inputs are known for {', '.join(_names(model))}")
     raise TinyModelError(f"does not run: {type(first).__name__}: {first}") from first
@@ -74,6 +73,17 @@ def _error(model: PreTrainedModel, sample: dict[str, Tensor]) -> Exception | Non
     except Exception as error:
         return error
     return None
+
+
+def _repaired(model: PreTrainedModel, sample: dict[str, Tensor], seed: int) -> Iterator[dict[str, Tensor]]:
+    """Yield a sample with what the model says that it lacks."""
+    said = str(_error(model, sample))
+    full = named_inputs(model.config, _names(model), Draw(model.config, seed), sample, said)
+    if len(full) > len(sample):
+        yield full
+        said = str(_error(model, full))
+    if lacking := LACKING.search(said):
+        yield from _with_placeholders(model.config, full, int(lacking["features"]))
 
 
 def _with_placeholders(

@@ -97,7 +97,9 @@ def _context(config: PreTrainedConfig, draw: Draw) -> Tensor:
 
 
 def _actions(config: PreTrainedConfig, draw: Draw, beside: Tensor) -> Tensor:
-    return draw.real(len(beside), find(config, "chunk_size", default=8), find(config, "max_action_dim", "act_dim", default=4))
+    return draw.real(
+        len(beside), find(config, "chunk_size", default=8), find(config, "max_action_dim", "act_dim", default=4)
+    )
 
 
 def named_inputs(
@@ -143,7 +145,9 @@ def other_inputs(
         provider = OTHERS.get(name) if must else WANTED.get(name)
         if name in full:
             continue
-        if provider is not None and (must or name != "decoder_input_ids" or getattr(config, "is_encoder_decoder", True)):
+        if provider is not None and (
+            must or name != "decoder_input_ids" or getattr(config, "is_encoder_decoder", True)
+        ):
             try:
                 full[name] = provider(config, draw, full)
             except KeyError:

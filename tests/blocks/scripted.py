@@ -27,12 +27,12 @@ class Part(nn.Module):
         return self.run(self, *args, **kwargs)
 
 
-def plain(block: Part, hidden: Tensor) -> Tensor:
+def plain(block: Any, hidden: Tensor) -> Tensor:
     result: Tensor = hidden + block.linear(hidden).tanh()
     return result
 
 
-class Scripted(PreTrainedModel):
+class Scripted(PreTrainedModel):  # type: ignore[misc]
     """A model that takes ``x`` (batch, length, width), and calls its ``layers`` as ``run`` does."""
 
     config_class = PretrainedConfig

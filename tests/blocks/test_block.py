@@ -24,9 +24,14 @@ def test_a_block_holds_what_is_inside_it(path: str, held: bool) -> None:
 
 def test_hooks_are_taken_off_where_something_fails() -> None:
     module, seen = nn.Identity(), []
-    with pytest.raises(KeyError), hooks() as handles:
-        handles.append(module.register_forward_pre_hook(lambda *_: seen.append(1)))
-        module(1)
-        raise KeyError
+
+    def fail() -> None:
+        with hooks() as handles:
+            handles.append(module.register_forward_pre_hook(lambda *_: seen.append(1)))
+            module(1)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     module(1)
     assert seen == [1]

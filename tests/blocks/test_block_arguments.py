@@ -80,20 +80,25 @@ def test_tensors_of_several_calls_have_one_leaf_for_gradients() -> None:
 
 
 def test_arguments_beyond_the_names_are_numbered() -> None:
-    class Any_(nn.Module):
+    class Open(nn.Module):
         def forward(self, hidden: Any, *more: Any) -> Any:
             return hidden
 
-    assert BlockArguments((None, 1, 2)).named(Any_()) == {"argument 2": 1, "argument 3": 2}
+    assert BlockArguments((None, 1, 2)).named(Open()) == {"argument 2": 1, "argument 3": 2}
 
 
 def test_forwards_are_replaced_for_a_while() -> None:
     one, other = Recorder(), Recorder()
     other.forward = lambda *args: "its own"  # type: ignore[method-assign]
-    with pytest.raises(KeyError), replaced_forwards([one, other], lambda n, own: lambda *args: (n, own(*args))):
-        assert one(1) == (0, (1, None, None))
-        assert other(1) == (1, "its own")
-        raise KeyError
+
+    def fail() -> None:
+        with replaced_forwards([one, other], lambda n, own: lambda *args: (n, own(*args))):
+            assert one(1) == (0, (1, None, None))
+            assert other(1) == (1, "its own")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert one(1) == (1, None, None)
     assert "forward" not in vars(one)
     assert other(1) == "its own"
@@ -101,14 +106,12 @@ def test_forwards_are_replaced_for_a_while() -> None:
 
 def test_a_failure_of_a_model_says_what_it_was_run_on(llama: PreTrainedModel) -> None:
     inputs = {"pixel_values": OTHER, "input_ids": OTHER}
-    with pytest.raises(
-        UnsupportedModelError, match=r"Llama\S+ cannot be run on input_ids, pixel_values alone \(KeyError"
-    ):
-        with failures_named(llama, inputs):
-            raise KeyError("x")
-    with pytest.raises(UnsupportedModelError, match=r"fails on 9 tokens \(KeyError.*smaller --length"):
-        with failures_named(llama, inputs, 9):
-            raise KeyError("x")
+    message = r"Llama\S+ cannot be run on input_ids, pixel_values alone \(KeyError"
+    with pytest.raises(UnsupportedModelError, match=message), failures_named(llama, inputs):
+        raise KeyError("x")
+    message = r"fails on 9 tokens \(KeyError.*smaller --length"
+    with pytest.raises(UnsupportedModelError, match=message), failures_named(llama, inputs, 9):
+        raise KeyError("x")
     with pytest.raises(CalibrationError, match="as it is"), failures_named(llama, inputs):
         raise CalibrationError("as it is")
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ KEYS, VALUES = torch.ones(2), torch.zeros(3)
 
 def test_what_is_given_is_found_where_it_was_put() -> None:
     output = (torch.ones(1), {"bias": KEYS})
-    handed = {"shared": {"full": (KEYS, [VALUES])}, 1: {0: VALUES}}
+    handed: dict[int | str, Any] = {"shared": {"full": (KEYS, [VALUES])}, 1: {0: VALUES}}
     assert Given(1).of(output, {}) is KEYS
     assert Given(1, "shared", "full").of(output, handed) is VALUES
     assert Given(0, 1, 0).of(None, handed) is VALUES

@@ -62,7 +62,10 @@ def test_blocks_of_all_towers_are_handed_what_the_model_hands_them(kind: str) ->
     model, samples = make(kind)
     blocks = list(blockwise(model, samples).blocks)
     inputs = forward_inputs(model, samples[1])  # another one than the model was probed with
-    expected = Called(model, blocks, {**inputs, **({"use_cache": False} if kind in ("bart", "t5", "whisper") else {})})
+    given: dict[str, Any] = {**inputs}
+    if kind in ("bart", "t5", "whisper"):
+        given["use_cache"] = False
+    expected = Called(model, blocks, given)
     tapped = {n: hidden for n, hidden in expected.behind.items() if blocks[n].tapped}
     for first in (number for number, block in enumerate(blocks) if block.enters):
         with torch.no_grad():
@@ -107,7 +110,9 @@ def test_tensors_that_several_blocks_are_handed_have_one_number(llama: PreTraine
 
 
 def test_a_segment_ends_where_the_model_comes_in_between() -> None:
-    blocks = [Block(str(n), torch.nn.Identity(), (), enters=enters) for n, enters in enumerate([1, 0, 0, 1, 1, 0])]
+    blocks = [
+        Block(str(n), torch.nn.Identity(), (), enters=bool(enters)) for n, enters in enumerate([1, 0, 0, 1, 1, 0])
+    ]
     assert [list(segment_of(blocks, n)) for n in (0, 3, 4)] == [[0, 1, 2], [3], [4, 5]]
 
 

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
 from tests.tiny_models import blockwise, forward_inputs, make
 from transformers import PreTrainedModel
 
-from eckart.blocks.block import LinearRef
+from eckart.blocks.block import Block, LinearRef, hooks
 from eckart.blocks.discovery import find_blocks
 from eckart.blocks.entrance import enter
 from eckart.blocks.passes import capture_inputs, gather, group_moments, input_moments
@@ -72,32 +73,34 @@ def test_a_block_may_write_into_what_it_is_given(llama: PreTrainedModel, tokens:
     assert torch.equal(stream[0], before)
 
 
+def inputs_of(model: PreTrainedModel, samples: list[dict[str, torch.Tensor]], block: Block) -> dict[str, torch.Tensor]:
+    """Return what linears are handed in runs of the whole model, by the name of the first one of each group."""
+    seen: dict[str, list[torch.Tensor]] = {group.linears[0].name: [] for group in block.groups}
+
+    def record(name: str) -> Any:
+        return lambda _, args, kwargs: seen[name].append(input_of(args, kwargs).flatten(0, -2))
+
+    with torch.no_grad(), hooks() as handles:
+        for name in seen:
+            module = block.module.get_submodule(name)
+            handles.append(module.register_forward_pre_hook(record(name), with_kwargs=True))
+        for sample in samples:
+            model(**forward_inputs(model, sample))
+    return {name: torch.cat(tensors) for name, tensors in seen.items()}
+
+
 @pytest.mark.parametrize("kind", ["llava", "bart"])
 def test_moments_are_those_of_all_samples_however_long_they_are(kind: str) -> None:
     model, samples = make(kind)
     original = blockwise(model, samples)
     streams = original.forward()
     for index, block in enumerate(original.blocks):
-        seen: dict[str, list[torch.Tensor]] = {}
-        handles = [
-            block.module.get_submodule(group.linears[0].name).register_forward_pre_hook(
-                lambda _, args, kwargs, name=group.linears[0].name: seen.setdefault(name, []).append(
-                    input_of(args, kwargs).flatten(0, -2)
-                ),
-                with_kwargs=True,
-            )
-            for group in block.groups
-        ]
-        with torch.no_grad():
-            for sample in samples:
-                model(**forward_inputs(model, sample))
-        for handle in handles:
-            handle.remove()
+        seen = inputs_of(model, samples, block)
         behind = TensorCache(torch.float32)
         moments = input_moments(original.block_pass(index), block.groups, streams.fronts[index], behind)
         assert all(torch.equal(one, other) for one, other in zip(behind, streams.behinds[index], strict=True))
         for group in block.groups:
-            inputs = torch.cat(seen[group.linears[0].name]).double()
+            inputs = seen[group.linears[0].name].double()
             assert moments[group].tokens == len(inputs)
             expected = inputs.T @ inputs
             torch.testing.assert_close(

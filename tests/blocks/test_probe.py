@@ -17,7 +17,7 @@ TAKES_SEVERAL = ("clip",)  # images and text
 
 @pytest.mark.parametrize("kind", [kind for kind in MAKERS if kind not in TAKES_SEVERAL])
 def test_a_model_can_be_run_on_inputs_made_up_from_its_configuration(kind: str) -> None:
-    model, samples = make(kind)
+    model, _ = make(kind)
     inputs = probe_inputs(model)
     assert model.main_input_name in inputs
     with torch.no_grad():
@@ -33,7 +33,7 @@ def test_tokens_are_some_that_the_model_knows() -> None:
     assert torch.equal(probe_inputs(model)["input_ids"], torch.arange(PROBE_TOKENS)[None] % 5)
 
 
-class Unknown(PreTrainedModel):
+class Unknown(PreTrainedModel):  # type: ignore[misc]
     config_class = PretrainedConfig
     main_input_name: Any = "point_clouds"
 

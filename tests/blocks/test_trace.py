@@ -124,7 +124,7 @@ def test_a_later_block_that_gives_more_than_hidden_states() -> None:
     found = traced(run, plain, with_bias(False), with_bias(False))
     assert not any(call.hands_more for call in found.calls)
     assert [call.arguments.site.gives for call in found.calls] == [(), (Given(1),), ()]
-    block = found.calls[1].module
+    block: Any = found.calls[1].module
     torch.testing.assert_close(found.given[Carried(1, 0)], block.linear.weight.sum() * torch.ones(1, 4, 1))
 
 
@@ -153,7 +153,7 @@ def test_what_blocks_put_into_a_mapping_that_they_share() -> None:
     assert not any(call.mutates or call.takes_more for call in found.calls)
     assert [call.arguments.site.gives for call in found.calls] == [(Given(0, 1, "keys"),), ()]
     keys = found.given[Carried(0, 0)]
-    torch.testing.assert_close(keys, found.calls[0].module.linear(found.calls[0].front))
+    torch.testing.assert_close(keys, found.calls[0].module.get_submodule("linear")(found.calls[0].front))
     first, second = (call.arguments for call in found.calls)
     assert [call.needs() for call in (first, second)] == [[], [Carried(0, 0)]]
     # A run of the second block on what the first one gave is as it was in the model.

@@ -16,17 +16,17 @@ from eckart.errors import CalibrationError
 
 def test_a_file_to_tokens(text_file: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     calibration = calibrate(str(text_file), samples=3, length=50, seed=5, tokenizer=tokenizer)
-    assert calibration.tokens.shape == (3, 50)
+    assert calibration.ids.shape == (3, 50)
     record = calibration.record
     assert (record.source, record.samples, record.length, record.tokens, record.seed) == ("text.txt", 3, 50, 150, 5)
-    ids = calibration.tokens.flatten().tolist()
+    ids = calibration.ids.flatten().tolist()
     assert record.sha256 == hashlib.sha256(struct.pack("<150q", *ids)).hexdigest()
 
 
 def test_token_ids_above_16_bits_survive() -> None:
     tokens = torch.tensor([[70_000, 262_143]])
     calibration = calibrate(tokens, samples=0, length=0, seed=0)
-    assert calibration.tokens.tolist() == [[70_000, 262_143]]
+    assert calibration.ids.tolist() == [[70_000, 262_143]]
     assert calibration.record.sha256 == hashlib.sha256(struct.pack("<2q", 70_000, 262_143)).hexdigest()
 
 
@@ -37,7 +37,7 @@ def test_token_ids_of_another_kind(tokens: torch.Tensor) -> None:
 
 
 def test_text_sampled_from_the_model_itself(llama: PreTrainedModel) -> None:
-    draws = [calibrate("self", samples=3, length=20, seed=seed, model=llama).tokens for seed in (1, 1, 2)]
+    draws = [calibrate("self", samples=3, length=20, seed=seed, model=llama).ids for seed in (1, 1, 2)]
     assert draws[0].shape == (3, 20)
     assert torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[0], draws[2])
@@ -112,20 +112,20 @@ def test_a_mixture_takes_samples_of_each_text_in_turn(
     other = tmp_path / "other.txt"
     other.write_text("another text altogether " * 400)
     parts = {
-        text: calibrate(text, samples=count, length=16, seed=3, tokenizer=tokenizer, model=llama).tokens
+        text: calibrate(text, samples=count, length=16, seed=3, tokenizer=tokenizer, model=llama).ids
         for text, count in ((str(text_file), 4), (str(other), 2), ("self", 1))
     }
     mixture = f"{text_file} + {other} + {text_file}"
     mixed = calibrate(mixture, samples=5, length=16, seed=3, tokenizer=tokenizer)
-    assert torch.equal(mixed.tokens[1::3], parts[str(other)])
-    assert torch.equal(mixed.tokens[[0, 2, 3]], draw_samples_of(text_file, tokenizer, 3))
+    assert torch.equal(mixed.ids[1::3], parts[str(other)])
+    assert torch.equal(mixed.ids[[0, 2, 3]], draw_samples_of(text_file, tokenizer, 3))
     assert mixed.record.source == "text.txt + other.txt + text.txt".replace("text.txt", text_file.name)
     with_self = calibrate(f"self + {other}", samples=2, length=16, seed=3, tokenizer=tokenizer, model=llama)
-    assert torch.equal(with_self.tokens[0], parts["self"][0])
+    assert torch.equal(with_self.ids[0], parts["self"][0])
 
 
 def draw_samples_of(file: Path, tokenizer: PreTrainedTokenizerFast, count: int) -> torch.Tensor:
-    return calibrate(str(file), samples=count, length=16, seed=3, tokenizer=tokenizer).tokens
+    return calibrate(str(file), samples=count, length=16, seed=3, tokenizer=tokenizer).ids
 
 
 def test_a_mixture_of_more_texts_than_samples(text_file: Path, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -162,7 +162,7 @@ def test_more_samples_than_memory_holds(
 
 def test_logits_of_samples_of_the_model_are_counted(llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("eckart.data.calibration.free_memory", lambda device: 4_000_000)
-    assert calibrate("self", samples=8, length=8, seed=0, model=llama).tokens.shape == (8, 8)
+    assert calibrate("self", samples=8, length=8, seed=0, model=llama).ids.shape == (8, 8)
     with pytest.raises(CalibrationError, match="samples of 8 tokens take"):
         calibrate("self", samples=1_500, length=8, seed=0, model=llama)
 

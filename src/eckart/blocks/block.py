@@ -76,6 +76,8 @@ class Block:
         enters: whether its hidden states come from the model's own code; else the block before handed them on.
         tapped: whether anything but the block behind it looks at what it gives.
         hands_more: whether it gives other blocks more than hidden states, the same whatever the hidden states are.
+        fixed: names of its parameters that training leaves as they are, since what it gives other blocks is made of
+            them.
         tower: that it belongs to, such as ``vision`` or ``language``.
         rows: vectors in the hidden states of the sample that it was probed with.
         width: of each.
@@ -90,6 +92,7 @@ class Block:
     enters: bool = False
     tapped: bool = False
     hands_more: bool = False
+    fixed: frozenset[str] = frozenset()
     tower: str = ""
     rows: int = 0
     width: int = 0

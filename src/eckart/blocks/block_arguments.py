@@ -94,8 +94,7 @@ class BlockArguments:
         args: by position; None in the place of the hidden states.
         kwargs: by name, without the hidden states.
         site: where those belong.
-        slots: a number for each leaf of both, the same where several blocks are handed the same tensor; empty if
-            nobody asks.
+        slots: a number for each leaf of both, the same where several blocks are handed the same tensor.
         carried: what earlier blocks of the segment gave, once it is known.
         unbound: the same call before it was.
     """
@@ -115,7 +114,8 @@ class BlockArguments:
             return None if place == site.hidden else site.shared.get(place, value)
 
         given = {place: kept(place, value) for place, value in kwargs.items() if place != site.hidden}
-        return BlockArguments(tuple(kept(n, value) for n, value in enumerate(args)), given, site)
+        call = BlockArguments(tuple(kept(n, value) for n, value in enumerate(args)), given, site)
+        return replace(call, slots=tuple(range(len(call.flat()[0]))))
 
     def __call__(self, block: Callable[..., Any], hidden: Tensor) -> Tensor:
         """Run ``block`` on hidden states (..., width) and return those that it hands on."""

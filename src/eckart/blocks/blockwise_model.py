@@ -162,7 +162,8 @@ class BlockwiseModel:
 
     def block_pass(self, index: int) -> BlockPass:
         """Return how block ``index``, which is onloaded, is run over hidden states."""
-        return BlockPass(self.blocks[index].module, self.arguments[index], self.device)
+        block = self.blocks[index]
+        return BlockPass(block.module, self.arguments[index], self.device, block.fixed)
 
     @contextmanager
     def entrance(self, first: int = 0) -> Iterator[Callable[..., Entered]]:
@@ -255,15 +256,17 @@ class BlockwiseModel:
         """Return what the head looks at, of the hidden states behind all blocks."""
         return {**self.taps(behinds), len(self.blocks) - 1: behinds[-1]}
 
-    def mean_losses(self, ends: Sequence[Mapping[int, Sequence[Tensor]]]) -> list[float]:
+    def mean_losses(self, ends: Sequence[Sequence[Tensor] | Mapping[int, Sequence[Tensor]]]) -> list[float]:
         """Return the mean loss of a prediction, in nats, of each of several models by what their blocks gave.
 
         Args:
-            ends: hidden states behind the last block, and behind those that are tapped.
+            ends: hidden states behind the last block; by block, where others are tapped, with those.
         """
         losses = []
+        last = len(self.blocks) - 1
         with self.head() as head, torch.no_grad():
-            for streams in ends:
+            for end in ends:
+                streams = end if isinstance(end, Mapping) else {last: end}
                 total, count = 0.0, 0
                 generator = torch.Generator().manual_seed(self.seed)
                 for number, inputs in enumerate(self.batches()):

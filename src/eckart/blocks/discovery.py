@@ -194,6 +194,7 @@ class _Probe:
             call.arguments.site,
             enters=call.enters,
             hands_more=call.hands_more,
+            fixed=call.made_of if call.hands_more else frozenset(),
             tower=tower_of(self.model, call.path),
             rows=call.rows,
             width=call.behind.shape[-1],
@@ -295,6 +296,8 @@ def _find_groups(
         return hook
 
     leaf = hidden.detach().requires_grad_(gradients)
+    # Gradients come in through what the block is handed, too, whether or not weights ask for theirs.
+    call = call.differentiable()[0] if gradients else call
     with hooks() as handles, torch.set_grad_enabled(gradients):
         for name, child in module.named_modules():
             if is_linear(child):

@@ -54,11 +54,13 @@ class BlockPass:
         module: the block.
         arguments: how the model calls it.
         device: where it is.
+        fixed: names of its parameters that training leaves as they are.
     """
 
     module: nn.Module
     arguments: Arguments
     device: torch.device
+    fixed: frozenset[str] = frozenset()
 
     def over(self, stream: Iterable[Tensor]) -> Iterator[tuple[BlockArguments, Tensor]]:
         """Yield each batch of hidden states in the dtype of the block's weights, and how the block is called for it."""

@@ -37,6 +37,8 @@ class TracedCall:
         fingerprint: of all that it was handed; of hidden states, if it enters.
         hands_more: whether it gives later blocks more than hidden states, the same whatever those are.
         more_depends: whether that is another one for other hidden states; looked at where it enters.
+        made_of: names of the parameters of the block that what it gives beside hidden states is made of; known where
+            that does not depend on those.
         handed: leaves of what it returned that were handed to later blocks, beside the hidden states.
         first: number of the first call of its segment.
         takes_more: whether it was handed a tensor that a block of another segment gave.
@@ -53,6 +55,7 @@ class TracedCall:
     fingerprint: Fingerprint = ()
     hands_more: bool = False
     more_depends: bool = False
+    made_of: frozenset[str] = frozenset()
     handed: set[int] = field(default_factory=set)
     first: int = 0
     takes_more: bool = False
@@ -232,6 +235,7 @@ class _Tracer:
             and any(isinstance(leaf, Tensor) and id(leaf) in self.produced for leaf in leaves)
         ):
             call.more_depends = self._more_depends(call, leaves)
+            call.made_of = frozenset() if call.more_depends else self._made_of(call)
 
     def _take_shared(self, call: TracedCall, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Take note of what is in mappings that a block is handed, by who put it there."""
@@ -274,6 +278,27 @@ class _Tracer:
             isinstance(leaf, Tensor) and id(leaf) in self.produced and not torch.equal(leaf, other)
             for leaf, other in zip(leaves, others, strict=True)
         )
+
+    def _made_of(self, call: TracedCall) -> frozenset[str]:
+        """Return the names of the parameters that what a block gives beside its hidden states is made of."""
+        parameters = {name: p for name, p in call.module.named_parameters() if p.is_floating_point()}
+        before = {name: p.requires_grad for name, p in parameters.items()}
+        try:
+            for parameter in parameters.values():
+                parameter.requires_grad_(True)
+            with torch.enable_grad():
+                leaves = tree_leaves(self.bound(call).run(call.module, call.front.clone()))
+                others = [x for n, x in enumerate(leaves) if n != call.arguments.site.output and _can_be_hidden(x)]
+                sums = [x.float().sum() for x in others if x.requires_grad]
+                if not sums:
+                    return frozenset()
+                found = torch.autograd.grad(torch.stack(sums).sum(), list(parameters.values()), allow_unused=True)
+        except (RuntimeError, AssertionError):  # of a block that has no gradients
+            return frozenset()
+        finally:
+            for name, parameter in parameters.items():
+                parameter.requires_grad_(before[name])
+        return frozenset(name for name, gradient in zip(parameters, found, strict=True) if gradient is not None)
 
     def _set_output(self, leaf: int) -> None:
         """Take note which of the leaves that the last block returned is the hidden states."""

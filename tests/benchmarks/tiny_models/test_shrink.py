@@ -1,6 +1,9 @@
 from __future__ import annotations
 
-from tiny_models.shrink import EXPERTS, HEAD_WIDTH, HEADS, VOCABULARY, WIDTH, Sizes, fill, shrink
+from typing import Any
+
+from tiny_models.rules import EXPERTS, HEAD_WIDTH, HEADS, VOCABULARY, WIDTH, Sizes
+from tiny_models.shrink import fill, shrink
 from transformers import BertConfig, MixtralConfig, Qwen2VLConfig, SwinConfig
 
 
@@ -37,7 +40,11 @@ def test_numbers_of_layers_are_those_that_are_left():
 
 
 def test_what_single_layers_override_goes_with_them():
-    fields = {"num_hidden_layers": 12, "head_dim": 256, "per_layer_config": {5: {"head_dim": 512}, 11: {"head_dim": 512}}}
+    fields = {
+        "num_hidden_layers": 12,
+        "head_dim": 256,
+        "per_layer_config": {5: {"head_dim": 512}, 11: {"head_dim": 512}},
+    }
     small = shrink(fields, Sizes())
     assert small["head_dim"] == HEAD_WIDTH
     assert list(small["per_layer_config"].values()) == [{"head_dim": 2 * HEAD_WIDTH}]
@@ -45,14 +52,19 @@ def test_what_single_layers_override_goes_with_them():
 
 
 def test_special_tokens_are_in_the_vocabulary_and_told_apart():
-    small = shrink({"image_token_id": 151655, "video_token_id": 151656, "pad_token_id": 0, "audio_token_index": 151655}, Sizes())
+    small = shrink(
+        {"image_token_id": 151655, "video_token_id": 151656, "pad_token_id": 0, "audio_token_index": 151655}, Sizes()
+    )
     assert small["image_token_id"] == small["audio_token_index"] != small["video_token_id"]
     assert small["pad_token_id"] == 0
     assert max(small.values()) < VOCABULARY
 
 
 def test_sections_of_positions_fill_the_rotated_pairs():
-    fields = {"head_dim": 128, "rope_parameters": {"rope_type": "default", "mrope_section": [16, 24, 24]}}
+    fields: dict[str, Any] = {
+        "head_dim": 128,
+        "rope_parameters": {"rope_type": "default", "mrope_section": [16, 24, 24]},
+    }
     assert sum(shrink(fields, Sizes())["rope_parameters"]["mrope_section"]) == HEAD_WIDTH // 2
     fields["rope_parameters"]["partial_rotary_factor"] = 0.5
     assert sum(shrink(fields, Sizes())["rope_parameters"]["mrope_section"]) == HEAD_WIDTH // 4

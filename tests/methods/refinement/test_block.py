@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -236,14 +237,14 @@ def test_checkpointing_changes_nothing() -> None:
 
 def test_batch_sizes_are_all_that_are_run() -> None:
     class Recorder(Arguments):
-        def of(self, hidden: Tensor, batch: int | None = None) -> BlockArguments:
+        def of(self, hidden: Tensor, batch: int | None = None, given: Any = None) -> BlockArguments:
             asked.add(len(hidden))
-            return super().of(hidden, batch)
+            return super().of(hidden, batch, given)
 
     for samples, batch in ((8, 3), (8, 32), (7, 5), (5, 1), (9, 4)):
         asked: set[int] = set()
         setting = Setting(samples=samples)
-        setting.arguments = Recorder(setting.arguments.table, 0)
+        setting.arguments = Recorder(setting.arguments.table, 0, 0)
         settings = BlockRefinement(epochs=1, batch=batch, held_out=0.3)
         setting.refine(settings)
         assert asked == settings.batch_sizes(samples, BATCH)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from tiny_models import Entry, TinyModelError, build, entries, sample_for, tiny_config
 
 NAMES = ("causal/qwen3_moe", "masked/bert", "seq2seq/t5", "image/vit", "speech/whisper", "image-text/qwen2_vl")
@@ -22,12 +23,12 @@ def test_models_are_tiny_and_the_same_for_a_seed(name):
 
 
 def test_a_class_that_needs_what_is_not_there_says_so():
-    with pytest.raises(TinyModelError, match="no attribute .?NoSuchModel"):
+    with pytest.raises(TinyModelError, match=r"no attribute .?NoSuchModel"):
         build(Entry("causal", "llama", "NoSuchModel"))
 
 
 def test_what_is_not_tiny_is_refused(monkeypatch):
-    monkeypatch.setattr("tiny_models.build.MOST_PARAMETERS", 1000)
+    monkeypatch.setattr("tiny_models.builder.MOST_PARAMETERS", 1000)
     with pytest.raises(TinyModelError, match=r"million parameters: model\.embed_tokens"):
         build(entry("causal/llama"))
 

@@ -14,7 +14,8 @@ from tiny_models.draw import all_configs
 from tiny_models.errors import TinyModelError
 from tiny_models.exceptions import EXCEPTIONS
 from tiny_models.inputs import sample_for
-from tiny_models.shrink import Sizes, fill, shrink
+from tiny_models.rules import Sizes
+from tiny_models.shrink import fill, shrink
 
 MOST_PARAMETERS = 30_000_000
 

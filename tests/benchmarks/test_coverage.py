@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import typer
+from benchmarks.coverage import RECIPES, is_known, main, run_apart, select
+from coverage_case import RECIPES as MADE
+from coverage_case import run_class
+from harness import Rows
+from tiny_models.classes import Entry, entries
+
+# Some classes of all kinds that pass; the recipes take turns.
+SAMPLE = (
+    "causal/llama",
+    "causal/gpt2",
+    "causal/gemma3_text",
+    "causal/phi3",
+    "causal/opt",
+    "causal/bloom",
+    "causal/exaone4",
+    "causal/olmo2",
+    "image-text/llava",
+    "image-text/qwen2_vl",
+    "image-text/idefics3",
+    "image-text/blip",
+    "seq2seq/t5",
+    "seq2seq/bart",
+    "seq2seq/m2m_100",
+    "speech/whisper",
+    "speech/speech_to_text",
+    "masked/bert",
+    "masked/distilbert",
+    "masked/modernbert",
+    "masked/deberta-v2",
+    "classification/gpt2",
+    "classification/xlnet",
+    "image/vit",
+    "image/dinov2",
+    "image/siglip",
+    "audio/wav2vec2",
+    "audio/audio-spectrogram-transformer",
+    "other/clip_text_model",
+    "other/dpr",
+)
+ALL = {entry.name: entry for entry in entries()}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", SAMPLE)
+def test_a_sample_of_all_kinds_passes(name: str) -> None:
+    recipe = RECIPES[SAMPLE.index(name) % len(RECIPES)]
+    [(told, outcome)] = run_class(ALL[name], [recipe])
+    assert (told, outcome.outcome, outcome.detail) == (recipe, "pass", "")
+    assert outcome.difference == 0
+    assert outcome.disk_bytes == outcome.reported_bytes
+    assert outcome.keep is not None
+    assert 0.5 < outcome.keep <= 0.6
+
+
+def test_there_are_thirty_of_all_kinds() -> None:
+    assert len(SAMPLE) == 30
+    assert {ALL[name].kind for name in SAMPLE} == {entry.kind for entry in ALL.values()}
+    assert set(MADE) == set(RECIPES)
+
+
+def test_a_class_that_cannot_be_built_has_one_row() -> None:
+    [(recipe, outcome)] = run_class(Entry("causal", "llama", "NoSuchModel"))
+    assert recipe == ""
+    assert outcome.outcome == "not built"
+    assert "NoSuchModel" in outcome.detail
+
+
+def test_classes_are_chosen_by_kind_type_or_both() -> None:
+    found = [Entry("causal", "gpt2", "A"), Entry("causal", "llama", "B"), Entry("classification", "gpt2", "C")]
+    assert [entry.model_class for entry in select(found, [])] == ["A", "B", "C"]
+    assert [entry.model_class for entry in select(found, ["gpt2"])] == ["A", "C"]
+    assert [entry.model_class for entry in select(found, ["causal"])] == ["A", "B"]
+    assert [entry.model_class for entry in select(found, ["classification/gpt2", "llama"])] == ["B", "C"]
+    with pytest.raises(typer.BadParameter, match="no class is named gpt3"):
+        select(found, ["gpt3", "gpt2"])
+
+
+def test_a_process_that_takes_too_long_is_ended() -> None:
+    rows = run_apart(ALL["causal/llama"], ["svd-llm", "zs-svd"], seconds=0)
+    assert [row["outcome"] for row in rows] == ["crashed", "crashed"]
+    assert [row["recipe"] for row in rows] == ["svd-llm", "zs-svd"]
+    assert "took more than 0 s" in rows[0]["detail"]
+
+
+def test_what_is_known_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def run(entry: Entry, recipes: list[str], seconds: float) -> list[dict[str, object]]:
+        asked.append((entry.name, recipes))
+        about = {"kind": entry.kind, "model_type": entry.model_type, "model_class": entry.model_class}
+        return [{**about, "transformers": "9", "recipe": name, "outcome": "pass", "detail": ""} for name in recipes]
+
+    monkeypatch.setattr("benchmarks.coverage.run_apart", run)
+    monkeypatch.setattr("benchmarks.coverage.transformers.__version__", "9")
+    output, page = tmp_path / "rows.jsonl", tmp_path / "page.md"
+    names = ["causal/llama", "masked/bert"]
+    main(output, only=["causal/llama"], recipe=["svd-llm"], jobs=1, seconds=1)
+    main(output, only=names, recipe=["svd-llm", "zs-svd"], jobs=1, seconds=1, page=page)
+    assert asked == [
+        ("causal/llama", ["svd-llm"]),
+        ("causal/llama", ["zs-svd"]),
+        ("masked/bert", ["svd-llm", "zs-svd"]),
+    ]
+    assert len([json.loads(line) for line in output.read_text().splitlines()]) == 4
+    assert "| `LlamaForCausalLM` | `llama` | pass |" in page.read_text()
+    rows = Rows(output, ("kind", "model_type", "recipe", "transformers"))
+    assert is_known(rows, ALL["masked/bert"], "zs-svd")
+    assert not is_known(rows, ALL["masked/bert"], "aa-svd")
