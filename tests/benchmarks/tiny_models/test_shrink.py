@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 from tiny_models.rules import EXPERTS, HEAD_WIDTH, HEADS, VOCABULARY, WIDTH, Sizes
 from tiny_models.shrink import fill, shrink
 from transformers import BertConfig, MixtralConfig, Qwen2VLConfig, SwinConfig
@@ -59,7 +61,7 @@ def test_special_tokens_are_in_the_vocabulary_and_told_apart():
 
 
 def test_sections_of_positions_fill_the_rotated_pairs():
-    fields = {"head_dim": 128, "rope_parameters": {"rope_type": "default", "mrope_section": [16, 24, 24]}}
+    fields: dict[str, Any] = {"head_dim": 128, "rope_parameters": {"rope_type": "default", "mrope_section": [16, 24, 24]}}
     assert sum(shrink(fields, Sizes())["rope_parameters"]["mrope_section"]) == HEAD_WIDTH // 2
     fields["rope_parameters"]["partial_rotary_factor"] = 0.5
     assert sum(shrink(fields, Sizes())["rope_parameters"]["mrope_section"]) == HEAD_WIDTH // 4
