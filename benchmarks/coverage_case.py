@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from tiny_models import Entry, TinyModelError, build, sample_for
 from tiny_models.draw import Draw
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -22,6 +21,7 @@ from transformers import PreTrainedModel
 import eckart
 from eckart.errors import EckartError
 from eckart.run.compress import compress  # all that it needs, before classes are given processes of their own
+from tiny_models import Entry, TinyModelError, build, sample_for
 
 KEEP = 0.6
 RECIPES: dict[str, tuple[str, ...]] = {

@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import eckart
-from eckart.data.calibration import tokenize
+from eckart.data.draw import tokenize
 from eckart.data.text import read_text
 from eckart.device import compute_dtype
 

@@ -62,7 +62,7 @@ def main(
     measurements = measure(original, request, lambda done, total: None)
     errors: dict[tuple[float, torch.dtype, Structure], list[float]] = defaultdict(list)
     sizes: dict[float, list[tuple[float, float]]] = defaultdict(list)
-    for path, inputs in inputs_of(dense, [linear.path for linear in measurements.linears], tokens.tokens):
+    for path, inputs in inputs_of(dense, [linear.path for linear in measurements.linears], tokens.ids):
         for share in keep:
             compare(dense, measurements, path, share, inputs, errors, sizes)
     print("| keep | dtype | two factors, median | worst | pivoted, median | worst | pivoted is nearer |")

@@ -20,7 +20,8 @@ import typer
 from transformers import PreTrainedModel
 
 import eckart
-from eckart.data.calibration import calibrate, tokenize
+from eckart.data.calibration import calibrate
+from eckart.data.draw import tokenize
 from eckart.data.text import read_text
 from eckart.device import peak_host_memory
 
@@ -54,7 +55,7 @@ def main(
 
     def measure(candidate: PreTrainedModel, number: int) -> dict[str, float]:
         candidate.to(torch.float32)
-        known = {"calibration tokens": drawn[number].tokens.flatten()} if on_calibration else {}
+        known = {"calibration tokens": drawn[number].ids.flatten()} if on_calibration else {}
         return {
             name: eckart.perplexity(candidate, ids, length=window_length, windows=windows).log_perplexity
             for name, ids in {**texts, **known}.items()
@@ -78,7 +79,7 @@ def main(
                     candidate,
                     base,
                     share,
-                    drawn[number].tokens,
+                    drawn[number].ids,
                     seed=number,
                     overrides=overrides,
                 )

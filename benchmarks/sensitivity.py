@@ -58,7 +58,7 @@ def main(
     needs = Needs.SPECTRUM | Needs.FIRST_ORDER | Needs.CURVATURE
     measurements = measure(original, Request(InputAware(), needs, Fisher(), keep_bases=True), lambda done, total: None)
     draw = random.Random(seed)
-    base = mean_loss(dense, tokens.tokens)
+    base = mean_loss(dense, tokens.ids)
     rows: list[dict[str, float]] = []
     for _ in range(components):
         linear = draw.choice(measurements.linears)
@@ -70,7 +70,7 @@ def main(
         losses = {}
         for share in (-STEP, STEP, 1.0):
             weight.copy_(before - share * component)
-            losses[share] = mean_loss(dense, tokens.tokens)
+            losses[share] = mean_loss(dense, tokens.ids)
         weight.copy_(before)
         assert linear.first_order is not None
         assert linear.curvature is not None

@@ -42,7 +42,7 @@ def main(
         return calibrate(calibration, samples=samples, length=length, seed=0, tokenizer=tokenizer)
 
     def alone(name: str, share: float) -> None:
-        tokens = draw().tokens if recipes[name].needs_data else calibration
+        tokens = draw().ids if recipes[name].needs_data else calibration
         eckart.compress(copy.deepcopy(dense), recipes[name], share, tokens)
 
     alone(recipe[0], keep[0])  # not counted: the first run loads and allocates

@@ -29,6 +29,7 @@ from transformers import (
 import eckart
 from eckart.checkpoint.records import TIMINGS_NAME
 from eckart.cli.demo import find_demo_model
+from eckart.data.calibration import Calibration
 from eckart.errors import CheckpointError
 
 VOCABULARY = 256
@@ -170,6 +171,12 @@ def text_file(tmp_path: Path) -> Path:
     path = tmp_path / "text.txt"
     path.write_text("\n".join(f"Line {i} says that {i} squared is {i * i}." for i in range(200)), encoding="utf-8")
     return path
+
+
+def tokens_of(calibration: Calibration) -> torch.Tensor:
+    """Return the tokens of a calibration on rows of them, (samples, length)."""
+    assert calibration.tokens is not None
+    return calibration.tokens
 
 
 def contents(folder: Path) -> dict[str, str]:

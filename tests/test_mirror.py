@@ -29,6 +29,7 @@ TOPICS = {
     "methods/sensitivity/test_token_weights.py": "tokens that count by their gradients, from the sums to the folder",
     "report/test_browser.py": "the page in a browser, with its scripts",
     "run/check/test_architectures.py": "models of many classes, through the whole run",
+    "run/test_experts.py": "mixtures of experts, through the whole run",
     "run/test_outputs.py": "what a whole run does to the files around it",
     "test_accelerator.py": "what needs an accelerator",
     "test_house.py": "rules of the house",

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import eckart
 from eckart.checkpoint import load_model, load_tokenizer
-from eckart.data.calibration import tokenize
+from eckart.data.draw import tokenize
 from eckart.data.text import read_text
 
 DATA = Path(os.environ.get("ECKART_DATA", Path(__file__).parents[2] / "shared" / "data"))

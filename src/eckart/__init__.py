@@ -18,6 +18,7 @@ from eckart.lazy import importer
 
 if TYPE_CHECKING:
     from eckart.checkpoint.load import load_model
+    from eckart.checkpoint.processor import load_processor
     from eckart.checkpoint.save import save
     from eckart.checkpoint.tokenizer import load_tokenizer
     from eckart.compression.callback import Callback
@@ -47,6 +48,7 @@ __all__ = [
     "compress",
     "compress_checkpoint",
     "load_model",
+    "load_processor",
     "load_recipe",
     "load_tokenizer",
     "perplexity",
@@ -66,6 +68,7 @@ __getattr__ = importer(
         "compress": "eckart.run.compress:compress",
         "compress_checkpoint": "eckart.run.compress_checkpoint:compress_checkpoint",
         "load_model": "eckart.checkpoint.load:load_model",
+        "load_processor": "eckart.checkpoint.processor:load_processor",
         "load_recipe": "eckart.methods.recipes.loader:load_recipe",
         "load_tokenizer": "eckart.checkpoint.tokenizer:load_tokenizer",
         "perplexity": "eckart.evaluate:perplexity",

@@ -3,11 +3,16 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
+from tests.blocks.scripted import WIDTH, Part, Scripted, plain, x
 from tests.conftest import CONFIGS, make_model
-from torch import nn
+from tests.tiny_models import forward_inputs, make
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from eckart.blocks.discovery import find_block_list, find_blocks
+import eckart
+from eckart.blocks.block_arguments import BlockArguments
+from eckart.blocks.discovery import block_lists, find_blocks, is_causal, vocabulary_of
 from eckart.errors import UnsupportedModelError
 
 # What a human reads off the source of each architecture: linears by the input that they share, in order.
@@ -42,9 +47,70 @@ def test_grouped_queries_have_their_own_shapes(llama: PreTrainedModel) -> None:
     assert shapes["mlp.down_proj"] == (32, 48)
 
 
-def test_a_model_without_a_list_of_blocks_is_refused() -> None:
-    with pytest.raises(UnsupportedModelError, match="no list of blocks"):
-        find_block_list(nn.Sequential(nn.Linear(2, 2)))
+def paths(model: PreTrainedModel, **options: Any) -> list[str]:
+    return [block.path for block in find_blocks(model, **options)]
+
+
+def chain(model: Any, hidden: Tensor) -> Tensor:
+    for layer in model.layers:
+        hidden = layer(hidden)
+    return hidden
+
+
+LINEARS_OF_BLOCKS = {
+    "gemma3n": {f"model.layers.{n}": 14 if n < 2 else 12 for n in range(4)},  # the last ones have no keys and values
+    "gemma4": {f"model.layers.{n}": 9 for n in range(2)},
+    "bart": {f"model.{part}.layers.{n}": count for part, count in (("encoder", 6), ("decoder", 10)) for n in range(2)},
+    "t5": {f"{part}.block.{n}": count for part, count in (("encoder", 6), ("decoder", 10)) for n in range(2)},
+    "clip": {f"{part}_model.encoder.layers.{n}": 6 for part in ("vision", "text") for n in range(2)},
+    "swin": {"swin.encoder.layers.0": 7, "swin.encoder.layers.1": 12},
+    "llava": {
+        **{f"model.vision_tower.encoder.layers.{n}": 6 for n in range(3)},
+        **{f"model.language_model.layers.{n}": 7 for n in range(2)},
+    },
+    "qwen3-vl": {
+        "model.visual.blocks.0": 4,
+        "model.visual.deepstack_merger_list.0": 2,
+        "model.visual.blocks.1": 4,
+        "model.visual.deepstack_merger_list.1": 2,
+        "model.visual.blocks.2": 4,
+        **{f"model.language_model.layers.{n}": 7 for n in range(3)},
+    },
+}
+
+
+@pytest.mark.parametrize("kind", LINEARS_OF_BLOCKS)
+def test_blocks_of_all_towers_are_found_in_order_of_execution(kind: str) -> None:
+    model, samples = make(kind)
+    blocks = find_blocks(model, None, forward_inputs(model, samples[0]))
+    assert [(block.path, len(block.linears)) for block in blocks] == list(LINEARS_OF_BLOCKS[kind].items())
+
+
+def test_what_is_known_of_the_blocks_of_an_encoder_decoder() -> None:
+    model, samples = make("t5")
+    blocks = find_blocks(model, None, forward_inputs(model, samples[0]))
+    assert [block.tower for block in blocks] == ["encoder", "encoder", "decoder", "decoder"]
+    assert [block.enters for block in blocks] == [True, False, True, False]
+    assert [block.tapped for block in blocks] == [False, True, False, False]
+    assert [block.hands_more for block in blocks] == [True, False, True, False]  # a bias of positions
+    assert [block.causal for block in blocks] == [False, False, True, False]
+    assert [(block.rows, block.width) for block in blocks] == [(9, 32), (9, 32), (5, 32), (5, 32)]
+
+
+def test_what_blocks_put_into_a_mapping_for_later_ones_is_known() -> None:
+    model, samples = make("gemma3n")
+    blocks = find_blocks(model, None, forward_inputs(model, samples[0]))
+    kinds = ("sliding_attention", "full_attention")
+    expected = [[(n, "shared_kv_states", kind) for n in range(2)] for kind in kinds]  # keys and values
+    found = [[(given.leaf, given.place, given.key) for given in block.site.gives] for block in blocks]
+    assert found == [*expected, [], []]
+
+
+def test_a_model_without_a_list_of_blocks_is_one_block() -> None:
+    model = Scripted(lambda model, hidden: model.only(hidden))
+    model.only = Part(plain)
+    (block,) = find_blocks(model, None, x())
+    assert (block.path, [ref.path for ref in block.linears]) == ("", ["only.linear"])
 
 
 def test_the_experts_inside_a_block_are_not_taken_for_blocks() -> None:
@@ -52,30 +118,83 @@ def test_the_experts_inside_a_block_are_not_taken_for_blocks() -> None:
     model.layers = nn.ModuleList(nn.Module() for _ in range(2))
     for layer in model.layers:
         layer.experts = nn.ModuleList(nn.Linear(4, 4) for _ in range(8))
-    assert find_block_list(model)[0] == "layers"
+    assert [path for path, _ in block_lists(model)] == ["layers"]
 
 
-def test_a_layer_that_two_blocks_share_is_refused(llama: PreTrainedModel) -> None:
-    layers = find_block_list(llama)[1]
-    layers[1].mlp = layers[0].mlp
-    with pytest.raises(UnsupportedModelError, match="one and the same layer"):
-        find_blocks(llama)
+def test_a_list_of_linears_is_no_list_of_blocks() -> None:
+    model = nn.Module()
+    model.layers = nn.ModuleList(nn.Sequential(nn.Linear(4, 4)) for _ in range(2))
+    model.projections = nn.ModuleList(nn.Linear(4, 4) for _ in range(5))
+    model.images = nn.Module()
+    model.images.layers = nn.ModuleList(nn.Sequential(nn.Linear(8, 8)) for _ in range(9))
+    assert [path for path, _ in block_lists(model)] == ["layers", "images.layers"]
 
 
-def test_a_block_that_is_there_twice_is_refused(llama: PreTrainedModel) -> None:
-    layers = find_block_list(llama)[1]
-    layers[2] = layers[0]
-    with pytest.raises(
-        UnsupportedModelError, match=r"model\.layers\.0 and model\.layers\.2 are one and the same block"
-    ):
-        find_blocks(llama)
+@pytest.mark.filterwarnings("ignore::eckart.errors.EckartWarning")
+def test_blocks_that_share_a_layer_are_one_block(llama: PreTrainedModel, tokens: Tensor) -> None:
+    llama.model.layers[1].mlp = llama.model.layers[0].mlp
+    (block,) = find_blocks(llama)
+    assert block.path == "model"
+    shared = {ref.path for group in block.groups if not group.runs_once for ref in group.linears}
+    assert shared == {f"model.layers.0.mlp.{name}_proj" for name in ("gate", "up", "down")}
+    report = eckart.compress(llama, "svd-llm", 0.6, tokens)
+    assert len({layer.path for layer in report.layers}) == len(report.layers) == 18
+    assert llama.model.layers[1].mlp.up_proj is llama.model.layers[0].mlp.up_proj
 
 
-def test_blocks_that_are_run_in_another_order_are_refused(llama: PreTrainedModel) -> None:
-    layers = find_block_list(llama)[1]
-    llama.model.layers = Reversed(layers)
-    with pytest.raises(UnsupportedModelError, match="runs block 2 of its 3 where block 0 was expected"):
-        find_blocks(llama)
+def test_blocks_that_are_run_again_are_one_block(llama: PreTrainedModel) -> None:
+    llama.model.layers[2] = llama.model.layers[0]
+    (block,) = find_blocks(llama)
+    assert block.path == "model"
+    assert len(block.linears) == 14
+    looped = Scripted(lambda model, hidden: chain(model, chain(model, hidden)), plain, plain)
+    (block,) = find_blocks(looped, None, x())
+    assert (block.path, len(block.linears)) == ("", 2)
+
+
+def test_only_the_part_around_blocks_that_cannot_be_run_alone_is_one_block() -> None:
+    class Inner(Part):
+        def __init__(self) -> None:
+            super().__init__(lambda inner, hidden: chain(inner, chain(inner, hidden)))
+            self.layers = nn.ModuleList(Part(plain) for _ in range(2))
+
+    model = Scripted(lambda model, hidden: model.inner(chain(model, hidden)), plain, plain)
+    model.inner = Inner()
+    assert [block.path for block in find_blocks(model, None, x())] == ["layers.0", "layers.1", "inner"]
+
+
+def test_a_model_that_cannot_be_run_in_parts_is_refused() -> None:
+    def writes(part: Any, hidden: Tensor, table: Tensor) -> Tensor:
+        table.add_(1)
+        return plain(part, hidden)
+
+    def run(model: Any, hidden: Tensor, table: Tensor) -> Tensor:
+        result: Tensor = model.layers[0](hidden, table)
+        return result
+
+    scripted: Any = run
+    model: Any = Scripted(scripted, writes)
+    model.forward = lambda x, table: run(model, x, table)
+    with pytest.raises(UnsupportedModelError, match="cannot be run in parts"):
+        find_blocks(model, None, {**x(), "table": torch.zeros(1)})
+
+
+def test_what_gives_nothing_is_inside_of_a_block() -> None:
+    def run(model: Any, hidden: Tensor) -> Tensor:
+        model.layers[0](hidden)
+        result: Tensor = model.layers[1](hidden)
+        return result
+
+    def nothing(part: Any, hidden: Tensor) -> None:
+        part.linear(hidden)
+
+    (block,) = find_blocks(Scripted(run, nothing, plain), None, x())
+    assert (block.path, len(block.linears)) == ("", 2)
+
+
+def test_blocks_are_in_the_order_in_which_they_are_run(llama: PreTrainedModel) -> None:
+    llama.model.layers = Reversed(llama.model.layers)
+    assert paths(llama) == [f"model.layers.{number}" for number in (2, 1, 0)]
 
 
 class Reversed(nn.ModuleList):
@@ -85,27 +204,44 @@ class Reversed(nn.ModuleList):
         return nn.ModuleList(reversed(list(self))) if isinstance(index, slice) else super().__getitem__(index)
 
 
-def test_of_lists_of_blocks_the_one_beside_the_embedding_is_taken() -> None:
-    model: Any = nn.Module()
-    model.text = nn.Module()
-    model.text.embed = nn.Embedding(4, 4)
-    model.text.layers = nn.ModuleList(nn.Sequential(nn.Linear(4, 4)) for _ in range(2))
-    model.text.projections = nn.ModuleList(nn.Linear(4, 4) for _ in range(5))  # no blocks
-    model.images = nn.Module()
-    model.images.layers = nn.ModuleList(nn.Sequential(nn.Linear(8, 8)) for _ in range(9))
-    assert find_block_list(model)[0] == "images.layers"
-    model.get_input_embeddings = lambda: model.text.embed
-    assert find_block_list(model)[0] == "text.layers"
+def test_a_block_that_is_not_run_is_left_out(llama: PreTrainedModel) -> None:
+    llama.config.num_hidden_layers = 2
+    assert paths(llama) == ["model.layers.0", "model.layers.1"]
 
 
-def test_a_linear_that_is_handed_its_input_by_name_stays(llama: PreTrainedModel) -> None:
-    mlp: Any = find_block_list(llama)[1][0].mlp
+def test_a_linear_that_is_handed_its_input_by_name_is_found(llama: PreTrainedModel) -> None:
+    mlp: Any = llama.model.layers[0].mlp
     mlp.forward = lambda x: mlp.down_proj(input=mlp.act_fn(mlp.gate_proj(x)) * mlp.up_proj(x))
     names = [[ref.name for ref in group.linears] for group in find_blocks(llama)[0].groups]
-    assert names[-1] == ["mlp.gate_proj", "mlp.up_proj"]
+    assert names[-2:] == [["mlp.gate_proj", "mlp.up_proj"], ["mlp.down_proj"]]
 
 
-def test_a_block_that_is_not_run_is_refused(llama: PreTrainedModel) -> None:
-    llama.config.num_hidden_layers = 2
-    with pytest.raises(UnsupportedModelError, match="2 of its 3 blocks"):
-        find_blocks(llama)
+def test_linears_outside_of_blocks_are_blocks_if_they_are_wanted(llama: PreTrainedModel) -> None:
+    *blocks, head = find_blocks(llama, outside=lambda path: path == "lm_head")
+    assert [block.path for block in blocks] == [f"model.layers.{number}" for number in range(3)]
+    (ref,) = head.linears
+    assert (head.path, ref.path, ref.shape) == ("lm_head", "lm_head", (256, 32))
+    assert head.called is llama.lm_head
+    assert head.enters
+
+
+def test_an_encoder_is_not_causal_and_a_decoder_is() -> None:
+    for kind, causal in (("llama", True), ("bert", False)):
+        model, _ = make(kind)
+        first = find_blocks(model)[0]
+        hidden = torch.randn(1, 5, 32)
+        assert first.causal == causal
+        call = BlockArguments(kwargs={"attention_mask": None})
+        if kind == "bert":
+            assert not is_causal(first.module, call, hidden, model)
+    mean: Any = Part(
+        lambda part, hidden: hidden.cummax(1).values if part.causal else hidden.mean(1, keepdim=True) + hidden
+    )
+    for causal in (True, False):
+        mean.causal = causal
+        assert is_causal(mean, BlockArguments(), torch.randn(1, 5, WIDTH), model) == causal
+
+
+def test_the_words_that_a_model_knows() -> None:
+    assert vocabulary_of(make("llama")[0]) == 256
+    assert vocabulary_of(make("vit")[0]) is None

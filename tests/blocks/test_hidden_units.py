@@ -20,7 +20,7 @@ from eckart.layers import LowRankLinear, PivotedLinear, QuantizedLinear, fill_ch
 from eckart.maths.quantization import QuantScheme
 
 WIDTH, UNITS = 8, 24
-CALL = BlockArguments((), {})
+CALL = BlockArguments()
 
 # What a human reads off the source of each architecture. Where gate and up are one projection there are none.
 MLP: dict[str, tuple[tuple[str, ...], str] | None] = {

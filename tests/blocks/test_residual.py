@@ -10,14 +10,15 @@ from tests.conftest import make_model
 from torch import Tensor, nn
 
 import eckart
-from eckart.blocks.block_arguments import BlockArguments, capture_arguments
-from eckart.blocks.discovery import find_block_list, find_blocks
+from eckart.blocks.block_arguments import BlockArguments
+from eckart.blocks.discovery import find_blocks
+from eckart.blocks.entrance import enter
 from eckart.blocks.residual import reading, residual_places
 from eckart.errors import UnsupportedModelError
 from eckart.layers import is_replaced
 
 WIDTH = 6
-CALL = BlockArguments((), {})
+CALL = BlockArguments()
 
 
 class Example(nn.Module):
@@ -116,8 +117,10 @@ def test_a_stream_that_is_written_to_in_place_is_read_as_it_was(tokens: Tensor) 
 
 def test_streams_are_read_where_they_are(tokens: Tensor) -> None:
     model = make_model("llama")
-    block: Any = find_block_list(model)[1][0]
-    hidden, (call, *_) = capture_arguments(model, find_block_list(model)[1], tokens)
+    block: Any = model.model.layers[0]
+    with torch.no_grad():
+        entered = enter(model, find_blocks(model), 0, {"input_ids": tokens})
+    hidden, call = entered.hidden, entered.arguments[0]
     with reading(block, ["", "post_attention_layernorm"]) as seen, torch.no_grad():
         output = call(block, hidden.clone())
     assert torch.equal(seen[""], hidden.flatten(0, 1))

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import BertConfig, BertForMaskedLM, PreTrainedModel, T5Config, T5ForConditionalGeneration
+from tests.tiny import MAKERS, make
+from transformers import AutoModelForMaskedLM, BertForMaskedLM, PreTrainedModel
 
 import eckart
 from eckart.checkpoint import load_model, load_tokenizer
@@ -80,18 +81,32 @@ def test_weights_that_lack_a_layer(model_folder: Path) -> None:
         load_model(model_folder)
 
 
-def test_an_encoder_is_refused(tmp_path: Path) -> None:
-    config = BertConfig(vocab_size=50, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2)
-    BertForMaskedLM(config).save_pretrained(tmp_path)
-    with pytest.raises(UnsupportedModelError, match="BertForMaskedLM model; only causal"):
-        load_model(tmp_path)
+@pytest.mark.parametrize("name", MAKERS)
+def test_the_class_that_the_folder_names(name: str, tmp_path: Path) -> None:
+    model, _ = make(name)
+    model.save_pretrained(tmp_path)
+    loaded = load_model(tmp_path)
+    assert type(loaded) is type(model)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), loaded.parameters(), strict=True))
 
 
-def test_an_encoder_decoder_is_refused(tmp_path: Path) -> None:
-    config = T5Config(vocab_size=50, d_model=16, d_ff=24, d_kv=8, num_layers=1, num_heads=2, decoder_start_token_id=0)
-    T5ForConditionalGeneration(config).save_pretrained(tmp_path)
-    with pytest.raises(UnsupportedModelError, match="only causal"):
-        load_model(tmp_path)
+def test_a_compressed_encoder_loads_with_its_own_class(tmp_path: Path) -> None:
+    model, _ = make("bert-masked")
+    report = eckart.compress(model, "svd", 0.6)
+    eckart.save(model, report, tmp_path / "small")
+    ids = torch.arange(12)[None]
+    expected = model(input_ids=ids).logits
+    for loaded in (load_model(tmp_path / "small"), AutoModelForMaskedLM.from_pretrained(tmp_path / "small")):
+        assert isinstance(loaded, BertForMaskedLM)
+        assert torch.equal(loaded(input_ids=ids).logits, expected)
+    assert "import AutoModelForMaskedLM" in (tmp_path / "small" / "README.md").read_text()
+
+
+def test_a_class_that_nobody_knows_is_refused(model_folder: Path) -> None:
+    config = json.loads((model_folder / "config.json").read_text())
+    (model_folder / "config.json").write_text(json.dumps({**config, "architectures": ["NonsenseForNothing"]}))
+    with pytest.raises(UnsupportedModelError, match=r"NonsenseForNothing model.*AutoModelForImageTextToText"):
+        load_model(model_folder)
 
 
 def test_a_compressed_model_is_not_compressed_again(

@@ -9,7 +9,7 @@ from tests.run.check import architectures
 from transformers import AutoModelForCausalLM, MixtralConfig, PreTrainedModel
 
 import eckart
-from eckart.blocks.discovery import find_block_list
+from eckart.blocks.discovery import block_lists
 from eckart.checkpoint.source import FileWeights, open_model
 from eckart.device import compute_dtype
 from eckart.errors import CheckpointError
@@ -56,7 +56,7 @@ def test_only_what_is_lent_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     stored("llama", tmp_path / "model")
     model, weights = open_model(tmp_path / "model", tmp_path / "offload")
     read = watched(weights, monkeypatch)
-    _, blocks = find_block_list(model)
+    ((_, blocks),) = block_lists(model)
     with weights.onload(blocks[1], CPU):
         assert all(parameter.is_meta for parameter in blocks[0].parameters())
     assert len(read) == 9
@@ -72,7 +72,7 @@ def test_tied_tensors_are_read_once_and_stay_tied(kind: str, tmp_path: Path, mon
     stored(kind, tmp_path / "model")
     model, weights = open_model(tmp_path / "model", tmp_path / "offload")
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
-    _, blocks = find_block_list(model)
+    ((_, blocks),) = block_lists(model)
     read = watched(weights, monkeypatch)
     with weights.onload(model, CPU, skip=(*blocks, head)):
         assert head.weight is embedding.weight
@@ -85,7 +85,7 @@ def test_tied_tensors_are_read_once_and_stay_tied(kind: str, tmp_path: Path, mon
 def test_halves_come_in_the_compute_dtype(tmp_path: Path) -> None:
     stored("llama", tmp_path / "model", torch.bfloat16)
     model, weights = open_model(tmp_path / "model", tmp_path / "offload")
-    _, blocks = find_block_list(model)
+    ((_, blocks),) = block_lists(model)
     with weights.onload(blocks[0], CPU) as onloaded:
         up = blocks[0].get_submodule("mlp.up_proj")
         assert up.weight.dtype is compute_dtype(torch.bfloat16, CPU)

@@ -80,7 +80,7 @@ def test_one_task_without_a_baseline(model: Path, tasks: list[object]) -> None:
 
 
 MISTAKES = [
-    ([], "Nothing to measure: give --text FILE, --tasks NAME,NAME, --prompt TEXT, or some of them."),
+    ([], "Nothing to measure: give --text FILE, --data SOURCE, --pairs FILE, --tasks NAME,NAME"),
     (["--limit", "3"], "Nothing to measure"),
     (["--text", "{tmp}/text.txt", "--limit", "3"], "belong to --tasks, which is not given"),
     (["--tasks", " , "], "No task was named"),

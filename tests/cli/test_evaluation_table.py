@@ -10,6 +10,7 @@ import pytest
 from tests.cli.helpers import rows_of
 
 from eckart.cli.evaluation_table import evaluation_table
+from eckart.evaluate.scores import score_of
 from eckart.evaluate.tasks import Average, Score, ZeroShot
 
 LOSS, ERROR = math.log(20.0), 0.05
@@ -83,3 +84,17 @@ def test_an_average_of_one_task_is_no_row() -> None:
     average = Average(value=0.5, error=0.1, metric="acc", tasks=1)
     tasks = ZeroShot(scores=[score("one")], average=average, harness="0", limit=None, batch_size=1)
     assert [row[0] for row in rows_of(evaluation_table([], tasks, compared=False))] == ["one"]
+
+
+def test_items() -> None:
+    loss = score_of("nats a token", [6.0, 3.0, 5.0], [2, 1, 2], "answer tokens", [4.0, 2.0, 4.0])
+    right = score_of("accuracy", [1.0, 0.0, 1.0], [1, 1, 1], "items", [1.0, 1.0, 1.0])
+    row = {"source": "images", "scores": [loss.model_dump(), right.model_dump()]}
+    perplexity, nats, accuracy = rows_of(evaluation_table([], None, compared=True, items=[row]))
+    assert perplexity[:4] == ["images", "5 answer tokens of 3 items", "perplexity", f"{math.exp(2.8):.3f}"]
+    assert loss.error is not None
+    assert numbers(perplexity[4]) == pytest.approx([math.exp(end) for end in ends(2.8, loss.error)], abs=2e-3)
+    assert perplexity[5] == f"{math.exp(2.0):.3f}"
+    assert nats[:4] == ["", "", "nats a token", "2.8000"]
+    assert nats[6].startswith("+0.8000 ± ")
+    assert accuracy[:4] == ["", "3 items", "accuracy", "0.6667"]

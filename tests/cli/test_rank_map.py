@@ -67,12 +67,12 @@ def test_seven_kinds_fit_into_eighty_columns() -> None:
 
 
 def test_more_kinds_than_fit_go_into_parts_below_each_other() -> None:
-    kinds = [f"mlp.experts.{number}.up_proj" for number in range(20)]
+    kinds = [f"mlp.part_{number}.up_proj" for number in range(20)]
     lines = shown(Console(width=80, color_system=None), report(2, kinds))
     assert max(map(len, lines)) <= 80
     heads = [line for line in lines if line.startswith("block")]
     assert len(heads) > 1
-    assert " ".join(heads).replace("block", "").split() == [f"{number}.up_proj" for number in range(20)]
+    assert " ".join(heads).replace("block", "").split() == [f"part_{number}.up_proj" for number in range(20)]
 
 
 def test_the_text_contrasts_with_its_background() -> None:

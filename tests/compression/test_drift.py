@@ -123,12 +123,12 @@ def test_a_block_that_is_lent_with_other_weights_can_have_its_own(llama: PreTrai
 def test_layers_that_were_handed_other_tokens_are_not_compared(llama: PreTrainedModel) -> None:
     block = find_blocks(llama)[0]
     one, two = block.linears[:2]
-    hidden, y = torch.ones(1, 2, 4), torch.ones(2, 4)
+    hidden, y = [torch.ones(1, 2, 4), torch.ones(1, 1, 4)], torch.ones(2, 4)
     original = Outputs(hidden, {one: y, two: y})
-    found = compare(block, original, Outputs(2 * hidden, {one: 3 * y}))
+    found = compare(block, original, Outputs([2 * hidden[0], hidden[1]], {one: 3 * y}))
     assert found.path == "model.layers.0"
     assert found.output is not None
-    assert found.output.relative == pytest.approx(1)
+    assert found.output.relative == pytest.approx(2 / 3)
     assert found.layers[two.path] is None
     error = found.layers[one.path]
     assert error is not None

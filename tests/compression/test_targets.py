@@ -16,13 +16,15 @@ import eckart
 from eckart.blocks.block import Block
 from eckart.blocks.discovery import find_blocks
 from eckart.blocks.fuse import fusable
-from eckart.compression.targets import Targets, choose_targets, together, without
+from eckart.compression.targets import Targets, choose_targets, named_outside, together, without
 from eckart.errors import EckartError, RecipeError
 from eckart.methods.recipes.loader import load_recipe
 
 
 def chosen(model: PreTrainedModel, *overrides: str, keep: float = 0.6, blocks: list[Block] | None = None) -> Targets:
-    return choose_targets(model, blocks or find_blocks(model), load_recipe("svd", overrides), keep)
+    recipe = load_recipe("svd", overrides)
+    outside = named_outside(model, recipe)
+    return choose_targets(model, blocks or find_blocks(model, outside=outside.__contains__), recipe, keep)
 
 
 def names(targets: Targets) -> set[str]:
@@ -41,7 +43,7 @@ def names(targets: Targets) -> set[str]:
         ),
         (["targets.lm_head=leave", "targets.model.embed_tokens=leave", "targets.LlamaAttention=leave"], 6),
     ],
-    ids=str,
+    ids=lambda value: str(sorted(value) if isinstance(value, set) else value),
 )
 def test_patterns_take_linears_out_and_in(overrides: list[str], expected: set[str] | int | None) -> None:
     model = make_model("llama")
@@ -87,12 +89,16 @@ def test_a_pattern_that_names_nothing_is_an_error_with_the_nearest_names(pattern
         chosen(make_model("llama"), f"targets.{pattern}{size}")
 
 
-def test_the_head_is_outside_of_the_blocks_and_a_tied_one_is_the_embedding() -> None:
-    with pytest.raises(EckartError, match=r"'lm_head' names lm_head, which is outside of the blocks\. .*take the pat"):
-        chosen(make_model("llama"), "targets.lm_head.keep=0.8")
-    with pytest.raises(EckartError, match=r"names lm_head, which has its weight in common with model\.embed_tokens"):
+def test_the_head_is_a_target_where_it_is_named_and_a_tied_one_is_the_embedding() -> None:
+    for pattern in ("lm_head", "lm*"):
+        found = chosen(make_model("llama"), f"targets.{pattern}.keep=0.8")
+        assert set(found.budgets.own) == {"lm_head"}
+        assert "lm_head" in found.paths
+    with pytest.raises(EckartError, match=r"name lm_head, which has its weight in common with model\.embed_tokens"):
         chosen(make_model("qwen2"), "targets.lm_head.keep=0.8")
-    assert "lm_head" not in chosen(make_model("llama"), "targets.*.keep=0.8").budgets.own
+    for override in ("targets.*.keep=0.8", "targets.lm_head=leave"):
+        found = chosen(make_model("llama"), override)
+        assert "lm_head" not in found.paths | found.left
 
 
 def test_what_cannot_be_compressed_is_named() -> None:
@@ -114,7 +120,7 @@ def test_something_must_be_left_to_compress() -> None:
 
 def test_towers() -> None:
     model = make_model("llama")
-    with pytest.raises(RecipeError, match=r"has no tower 'vision': all of its blocks are in one list\."):
+    with pytest.raises(RecipeError, match=r"has no tower 'vision'\. Choices: language\."):
         chosen(model, "towers.vision=0.9")
     first, *others = find_blocks(model)
     blocks = [replace(first, tower="vision"), *(replace(block, tower="language") for block in others)]

@@ -6,11 +6,11 @@ import pytest
 import torch
 from tests.conftest import make_model
 from tests.layers.helpers import from_factors
+from tests.tiny_models import blockwise
 from torch import Tensor, nn
 
-from eckart.blocks.block_arguments import arguments_by_shape, capture_arguments
 from eckart.blocks.block import Block
-from eckart.blocks.discovery import find_block_list, find_blocks
+from eckart.blocks.discovery import find_blocks
 from eckart.blocks.passes import BlockPass
 from eckart.compression.drift import compare, outputs_of
 from eckart.compression.records import LayerRecord
@@ -36,11 +36,10 @@ def block_of(layer: type[PivotedLinear | LowRankLinear]) -> tuple[Block, list[La
     return block, records
 
 
-def run_of(block: Block, tokens: Tensor) -> tuple[BlockPass, Tensor]:
-    model = make_model("llama")
-    blocks = find_block_list(model)[1]
-    arguments = arguments_by_shape(model, blocks, [len(tokens)], tokens.shape[1], CPU)[0]
-    return BlockPass(block.module, arguments, CPU), capture_arguments(model, blocks, tokens)[0]
+def run_of(block: Block, tokens: Tensor) -> tuple[BlockPass, list[Tensor]]:
+    model = blockwise(make_model("llama"), tokens)
+    hidden = list(model.enter())
+    return BlockPass(block.module, model.arguments[0], CPU), hidden
 
 
 def test_an_index_that_is_not_needed_is_taken_off_and_outputs_are_compared_in_the_new_order(tokens: Tensor) -> None:
@@ -50,7 +49,7 @@ def test_an_index_that_is_not_needed_is_taken_off_and_outputs_are_compared_in_th
     found, original = order_units(block, records, before, Pivoted())
     after = outputs_of(block, run, hidden)
     assert original is not None
-    torch.testing.assert_close(after.hidden, before.hidden, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(list(after.hidden), list(before.hidden), rtol=1e-4, atol=1e-5)
     moved = 0
     for ref in block.linears:
         torch.testing.assert_close(after.layers[ref], original.layers[ref], rtol=1e-4, atol=1e-5)

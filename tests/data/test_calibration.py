@@ -9,48 +9,24 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from eckart.data.calibration import Calibration, calibrate, draw_samples, tokenize
+from eckart.data.calibration import Calibration, calibrate
+from eckart.data.draw import draw_samples
 from eckart.errors import CalibrationError
-
-
-def test_windows_do_not_overlap_while_there_is_enough_text() -> None:
-    ids = torch.arange(1000)
-    samples = draw_samples(ids, samples=10, length=100, seed=0, source="x")
-    assert sorted(samples.flatten().tolist()) == ids.tolist()
-    assert (samples.diff(dim=1) == 1).all()
-
-
-def test_a_short_text_gives_overlapping_windows() -> None:
-    samples = draw_samples(torch.arange(150), samples=10, length=100, seed=0, source="x")
-    assert samples.shape == (10, 100)
-    assert (samples.diff(dim=1) == 1).all()
-
-
-def test_the_seed_decides() -> None:
-    ids = torch.arange(5000)
-    draws = [draw_samples(ids, samples=4, length=50, seed=seed, source="x") for seed in (1, 1, 2)]
-    assert torch.equal(draws[0], draws[1])
-    assert not torch.equal(draws[0], draws[2])
-
-
-def test_too_little_text() -> None:
-    with pytest.raises(CalibrationError, match=r"too short: 99 tokens, and one sample is 100"):
-        draw_samples(torch.arange(99), samples=1, length=100, seed=0, source="x")
 
 
 def test_a_file_to_tokens(text_file: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     calibration = calibrate(str(text_file), samples=3, length=50, seed=5, tokenizer=tokenizer)
-    assert calibration.tokens.shape == (3, 50)
+    assert calibration.ids.shape == (3, 50)
     record = calibration.record
     assert (record.source, record.samples, record.length, record.tokens, record.seed) == ("text.txt", 3, 50, 150, 5)
-    ids = calibration.tokens.flatten().tolist()
+    ids = calibration.ids.flatten().tolist()
     assert record.sha256 == hashlib.sha256(struct.pack("<150q", *ids)).hexdigest()
 
 
 def test_token_ids_above_16_bits_survive() -> None:
     tokens = torch.tensor([[70_000, 262_143]])
     calibration = calibrate(tokens, samples=0, length=0, seed=0)
-    assert calibration.tokens.tolist() == [[70_000, 262_143]]
+    assert calibration.ids.tolist() == [[70_000, 262_143]]
     assert calibration.record.sha256 == hashlib.sha256(struct.pack("<2q", 70_000, 262_143)).hexdigest()
 
 
@@ -61,7 +37,7 @@ def test_token_ids_of_another_kind(tokens: torch.Tensor) -> None:
 
 
 def test_text_sampled_from_the_model_itself(llama: PreTrainedModel) -> None:
-    draws = [calibrate("self", samples=3, length=20, seed=seed, model=llama).tokens for seed in (1, 1, 2)]
+    draws = [calibrate("self", samples=3, length=20, seed=seed, model=llama).ids for seed in (1, 1, 2)]
     assert draws[0].shape == (3, 20)
     assert torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[0], draws[2])
@@ -100,16 +76,34 @@ def test_samples_longer_than_the_context(llama: PreTrainedModel, tokenizer: PreT
 
 def test_batches_hold_every_sample_once() -> None:
     tokens = torch.arange(7 * 600).reshape(7, 600)
-    batches = list(Calibration(tokens, "x", 0).batches())
+    calibration = Calibration(tokens, "x", 0)
+    batches = [batch["input_ids"] for batch in calibration.batches()]
     assert torch.equal(torch.cat(batches), tokens)
     assert [len(batch) for batch in batches] == [3, 3, 1]
+    for number, batch in enumerate(batches):
+        alone = calibration.batch(number).tokens
+        assert alone is not None
+        assert torch.equal(alone, batch)
+    assert torch.equal(calibration.inputs(torch.tensor([5, 2]))["input_ids"], tokens[[5, 2]])
+    assert torch.equal(calibration.sample(6)["input_ids"], tokens[6:])
     assert len(list(Calibration(tokens.reshape(1, -1), "x", 0).batches())) == 1
+    one_by_one = Calibration(tokens, "x", 0, one_by_one=True)
+    assert [batch["input_ids"].shape for batch in one_by_one.batches()] == [(1, 600)] * 7
 
 
-def test_tokenize_gives_64_bit_ids(tokenizer: PreTrainedTokenizerFast) -> None:
-    ids = tokenize("abc", tokenizer)
-    assert ids.dtype is torch.int64
-    assert tokenizer.decode(ids) == "abc"
+def test_samples_of_any_kind_are_run_one_by_one() -> None:
+    items = [{"input_ids": torch.arange(n)[None], "pixel_values": torch.full((1, 2), float(n))} for n in (3, 5, 4)]
+    found = calibrate([*items, {"pixel_values": torch.zeros(1, 2)}], samples=32, length=1024, seed=7)
+    assert (len(found), found.at_once, found.length, found.token_count) == (4, 1, 5, 13)
+    assert [torch.equal(a["pixel_values"], b["pixel_values"]) for a, b in zip(found.batches(), items, strict=False)]
+    assert torch.equal(found.inputs(torch.tensor([1]))["input_ids"], items[1]["input_ids"])
+    assert list(found.batch(2).batches()) == [found.items[2]]
+    assert found.cropped(2, 2).items == found.items[:2]
+    record = found.record
+    assert (record.samples, record.length, record.tokens, record.seed) == (4, 5, 13, 7)
+    changed = [{**items[0], "pixel_values": torch.zeros(1, 2)}, *items[1:]]
+    hashes = {calibrate(given, samples=1, length=None, seed=7).record.sha256 for given in (items, items, changed)}
+    assert len(hashes) == 2
 
 
 def test_a_mixture_takes_samples_of_each_text_in_turn(
@@ -118,20 +112,20 @@ def test_a_mixture_takes_samples_of_each_text_in_turn(
     other = tmp_path / "other.txt"
     other.write_text("another text altogether " * 400)
     parts = {
-        text: calibrate(text, samples=count, length=16, seed=3, tokenizer=tokenizer, model=llama).tokens
+        text: calibrate(text, samples=count, length=16, seed=3, tokenizer=tokenizer, model=llama).ids
         for text, count in ((str(text_file), 4), (str(other), 2), ("self", 1))
     }
     mixture = f"{text_file} + {other} + {text_file}"
     mixed = calibrate(mixture, samples=5, length=16, seed=3, tokenizer=tokenizer)
-    assert torch.equal(mixed.tokens[1::3], parts[str(other)])
-    assert torch.equal(mixed.tokens[[0, 2, 3]], draw_samples_of(text_file, tokenizer, 3))
+    assert torch.equal(mixed.ids[1::3], parts[str(other)])
+    assert torch.equal(mixed.ids[[0, 2, 3]], draw_samples_of(text_file, tokenizer, 3))
     assert mixed.record.source == "text.txt + other.txt + text.txt".replace("text.txt", text_file.name)
     with_self = calibrate(f"self + {other}", samples=2, length=16, seed=3, tokenizer=tokenizer, model=llama)
-    assert torch.equal(with_self.tokens[0], parts["self"][0])
+    assert torch.equal(with_self.ids[0], parts["self"][0])
 
 
 def draw_samples_of(file: Path, tokenizer: PreTrainedTokenizerFast, count: int) -> torch.Tensor:
-    return calibrate(str(file), samples=count, length=16, seed=3, tokenizer=tokenizer).tokens
+    return calibrate(str(file), samples=count, length=16, seed=3, tokenizer=tokenizer).ids
 
 
 def test_a_mixture_of_more_texts_than_samples(text_file: Path, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -168,7 +162,7 @@ def test_more_samples_than_memory_holds(
 
 def test_logits_of_samples_of_the_model_are_counted(llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("eckart.data.calibration.free_memory", lambda device: 4_000_000)
-    assert calibrate("self", samples=8, length=8, seed=0, model=llama).tokens.shape == (8, 8)
+    assert calibrate("self", samples=8, length=8, seed=0, model=llama).ids.shape == (8, 8)
     with pytest.raises(CalibrationError, match="samples of 8 tokens take"):
         calibrate("self", samples=1_500, length=8, seed=0, model=llama)
 

@@ -46,6 +46,12 @@ def test_positions_that_are_stretched(llama: PreTrainedModel) -> None:
     assert context_of(llama) == 128
 
 
+@pytest.mark.parametrize("build", [architectures.vit, architectures.wav2vec2, architectures.clip])
+def test_a_model_that_takes_more_than_ids_or_none(build: Callable[[], PreTrainedModel]) -> None:
+    with pytest.raises(CalibrationError, match=r"The text is token ids, and \w+ is not run on those alone"):
+        check_ids(architectures.made(build), torch.zeros(1, 3, dtype=torch.int64), "The text", CalibrationError)
+
+
 def test_ids_that_the_embedding_lacks(llama: PreTrainedModel) -> None:
     check_ids(llama, torch.tensor([[0, 255]]), "The text")
     check_ids(llama, torch.zeros(0, dtype=torch.int64), "The text")

@@ -87,3 +87,12 @@ def test_a_data_set_of_chats_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "chats" / "train.jsonl").write_text(json.dumps({"messages": CHAT}))
     with pytest.raises(CalibrationError, match=r"no text field 'text'; its field 'messages' holds a chat.*template"):
         read_text(f"dataset:{tmp_path / 'chats'}:train")
+
+
+def test_a_stream_is_read_no_further_than_needed(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    rows = [json.dumps({"text": f"row {i:04d}"}) for i in range(100)] + ['{"text": 3}']
+    (tmp_path / "train.jsonl").write_text("\n".join(rows))
+    assert read_text(f"stream:{tmp_path}:train", enough=30) == "\n\n".join(f"row {i:04d}" for i in range(4))
+    with pytest.raises(CalibrationError, match="no text field 'words'"):
+        read_text(f"stream:{tmp_path}:train:words", enough=30)

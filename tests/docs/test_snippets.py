@@ -18,6 +18,7 @@ import lm_eval.tasks
 import pytest
 from sybil import Document, Example, Region, Sybil
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
+from tests import tiny
 from tests.conftest import VOCABULARY, byte_tokenizer
 from tests.evaluate.helpers import with_an_end, write_task
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
@@ -70,7 +71,26 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("mine.txt", "wikitext2.test.txt", "ptb.test.txt"):
         (folder / name).write_text(text)
     (folder / "texts.jsonl").write_text("\n".join(f'{{"text": "{line}"}}' for line in text.splitlines()))
+    _write_kinds(folder)
     return folder
+
+
+def _write_kinds(folder: Path) -> None:
+    """Write models of other kinds, dense and compressed, and what they are asked about."""
+    for name, kind in (("vit", "vit"), ("vlm", "llava"), ("bert", "bert")):
+        model, processor = tiny.make(kind)
+        model.save_pretrained(folder / name)
+        processor.save_pretrained(folder / name)
+    vit, processor = tiny.make("vit", seed=1)
+    vit.save_pretrained(folder / "small-vit")
+    processor.save_pretrained(folder / "small-vit")
+    bert, processor = tiny.make("bert")
+    eckart.save(bert, eckart.compress(bert, "svd", 0.6), folder / "small-bert", tokenizer=processor)
+    for number, shape in enumerate(("circle", "square", "circle")):
+        tiny.write_image(folder / "photos" / shape / f"{number}.png", seed=number)
+    rows = [{"image": "photos/circle/0.png", "prompt": "What is shown?", "answer": "a circle"}]
+    tiny.write_rows(folder / "questions.jsonl", rows)
+    (folder / "pairs.tsv").write_text("".join(f"{'a' * i}\t{'b' * i}\t{i % 3}\n" for i in range(1, 6)))
 
 
 @pytest.fixture

@@ -65,7 +65,7 @@ def literal_positions(model: PreTrainedModel, batches: tuple[Tensor, ...], epoch
 def test_positions_are_trained_by_the_published_loss(dense: PreTrainedModel, tokens: Tensor) -> None:
     numbers = {"learning_rate": FIRST_RATE, "final_learning_rate": LAST_RATE, "penalty": PENALTY}
     original = original_of(dense, tokens[:4])
-    batches = tuple(original.batches())
+    batches = tuple(batch["input_ids"] for batch in original.batches())
     expected = literal_positions(literal.double(copy.deepcopy(dense)), batches, epochs=2)
     allocation = Learned(epochs=2, sharpness=SHARPNESS, **numbers)
     found = train_truncation_points(original, allocation, Budgets(KEEP), Layout(), lambda *_: None)

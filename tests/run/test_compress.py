@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.conftest import make_model
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 import eckart
@@ -90,12 +91,23 @@ def test_keep_that_is_no_number(keep: Any, llama: PreTrainedModel) -> None:
         eckart.compress(llama, "svd", keep)
 
 
-@pytest.mark.parametrize("calibration", [None, [[1, 2]], {"input_ids": [1, 2]}, 7])
-def test_calibration_of_another_type(calibration: Any, llama: PreTrainedModel, tmp_path: Path) -> None:
-    with pytest.raises(CalibrationError, match=f"name of a text, .* found {type(calibration).__name__}"):
-        eckart.compress(llama, "svd-llm", 0.6, calibration)
-    with pytest.raises(CalibrationError, match=f"name of a text, .* found {type(calibration).__name__}"):
-        eckart.compress_checkpoint(tmp_path, tmp_path / "small", "svd-llm", 0.6, calibration)
+@pytest.mark.parametrize(
+    ("calibration", "message"),
+    [
+        (None, "name of a text, .* found NoneType"),
+        ([[1, 2]], "Calibration sample 0 is no mapping of names to tensors, .* found list"),
+        ([{"input_ids": [1, 2]}], "Calibration sample 0 is no mapping of names to tensors"),
+        ([], "There are no calibration samples"),
+        ({"input_ids": [1, 2]}, "name of a text, .* found dict"),
+        (7, "name of a text, .* found int"),
+    ],
+)
+def test_calibration_of_another_type(calibration: Any, message: str, model_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(CalibrationError, match=message):
+        eckart.compress(make_model("llama"), "svd-llm", 0.6, calibration)
+    with pytest.raises(CalibrationError, match=message):
+        eckart.compress_checkpoint(model_folder, tmp_path / "small", "svd-llm", 0.6, calibration)
+    assert not (tmp_path / "small").exists()
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from tests.conftest import make_model
 from tests.run.check.architectures import hand_over_ids
 
 import eckart
-from eckart.data.calibration import tokenize
+from eckart.data.draw import tokenize
 from eckart.data.text import read_text
 from eckart.errors import CheckpointError, EckartError, EckartWarning
 from eckart.sweep import SweepCallback, prepare, read_failures, read_rows, run

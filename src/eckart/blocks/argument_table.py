@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from eckart.blocks.block_arguments import BlockArguments
+from eckart.blocks.carried import Carried
 from eckart.blocks.tensor_cache import TensorCache
 
 MOST_SHAPES = 8  # of hidden states, for which arguments are held where blocks are run
@@ -42,6 +44,7 @@ class ArgumentTable:
         self._by_batch: dict[int, Sequence[BlockArguments]] = {}
         self._shapes: dict[int, torch.Size] = {}  # in front of the segment, by batch: blocks may change it
         self._caches: dict[torch.dtype, TensorCache] = {}
+        self.given: dict[Carried, TensorCache] = {}  # batch by batch
 
     @property
     def varies(self) -> bool:
@@ -65,18 +68,57 @@ class ArgumentTable:
         elif batch is not None and (known is None or not _same(known, calls)):
             self._by_batch[batch] = self._store(calls, known)
 
-    def of(self, number: int, hidden: Tensor, batch: int | None) -> BlockArguments:
-        """Return how block ``number`` of the segment is called for hidden states, which are those of a batch."""
+    def of(
+        self, number: int, hidden: Tensor, batch: int | None, given: Callable[[Carried], Tensor] | None = None
+    ) -> BlockArguments:
+        """Return how block ``number`` of the segment is called for hidden states, which are those of a batch.
+
+        Args:
+            number: of the block in the segment.
+            hidden: states in front of it.
+            batch: number of the batch; None for what stands for all of its shape.
+            given: what earlier blocks gave, if it is not what was noted of them.
+        """
         kept = None if batch is None else self._by_batch.get(batch)
         if kept is None:
             shape = hidden.shape[:-1] if batch is None else self._shapes[batch]
-            return self._by_shape[shape][number]
-        call = kept[number]
-        return call.with_leaves([self._loaded(leaf) for leaf in call.flat()[0]])
+            call = self._by_shape[shape][number]
+        else:
+            call = kept[number].with_leaves([self._loaded(leaf) for leaf in kept[number].flat()[0]])
+        if given is None and batch is not None:
+            return call.bound(lambda carried: self.given[carried][batch].to(self._device))
+        return call if given is None else call.bound(given)
+
+    def keep(self, block: int, batch: int, tensors: Sequence[Tensor]) -> None:
+        """Take note of what a block gave to later ones of the segment; batches come in order.
+
+        Args:
+            block: number of the block in the model.
+            batch: number of the batch; the first one begins anew.
+            tensors: what it gave.
+        """
+        for number, tensor in enumerate(tensors):
+            carried = Carried(block, number)
+            if batch == 0:
+                name = f"given-{self._name}-{block:05d}-{number}"
+                self.given[carried] = self._cache(name, tensor.dtype)
+            self.given[carried].append(tensor)
+
+    def fork(self, name: str) -> ArgumentTable:
+        """Return a table with the same arguments that takes note by itself of what blocks give.
+
+        Args:
+            name: of its caches.
+        """
+        other = copy.copy(self)
+        other._name, other.given = name, dict(self.given)
+        return other
 
     def delete(self) -> None:
         """Give back memory and files."""
         for cache in self._caches.values():
+            cache.delete()
+        for cache in self.given.values():
             cache.delete()
         self._by_batch.clear()
         self._by_shape.clear()
@@ -121,19 +163,49 @@ class Arguments:
     Attributes:
         table: of its segment.
         number: of the block in it.
+        block: number of the block in the model.
     """
 
     table: ArgumentTable
     number: int
+    block: int
 
-    def of(self, hidden: Tensor, batch: int | None = None) -> BlockArguments:
+    def of(
+        self, hidden: Tensor, batch: int | None = None, given: Callable[[Carried], Tensor] | None = None
+    ) -> BlockArguments:
         """Return how the block is called.
 
         Args:
             hidden: states in front of the block.
             batch: whose they are, where it matters; None for what stands for all batches of a shape.
+            given: what earlier blocks gave, if it is not what was noted of them.
         """
-        return self.table.of(self.number, hidden, batch)
+        return self.table.of(self.number, hidden, batch, given)
+
+    def keep(self, batch: int, call: BlockArguments, output: Any) -> None:
+        """Take note of what the block gave to later ones in a run for a batch.
+
+        Args:
+            batch: number of it.
+            call: of the block.
+            output: all that it returned.
+        """
+        if call.site.gives:
+            self.table.keep(self.block, batch, call.given(output))
+
+
+def forked(arguments: Mapping[int, Arguments], name: str) -> dict[int, Arguments]:
+    """Return the same arguments of blocks, whose tables take note by themselves of what blocks give.
+
+    Args:
+        arguments: by block.
+        name: of the caches of what is noted.
+    """
+    forks: dict[int, ArgumentTable] = {}
+    for known in arguments.values():
+        if id(known.table) not in forks:
+            forks[id(known.table)] = known.table.fork(name)
+    return {block: replace(known, table=forks[id(known.table)]) for block, known in arguments.items()}
 
 
 def _same(ours: Sequence[BlockArguments], theirs: Sequence[BlockArguments]) -> bool:

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eckart.blocks.block import Block, LinearRef, hooks
+from eckart.blocks.block import Block, LinearRef, attributes_kept, hooks
 from eckart.blocks.block_arguments import BlockArguments, Inputs
 from eckart.blocks.blockwise_model import BlockwiseModel, Streams, rows_of
+from eckart.blocks.carried import Carried
 from eckart.blocks.entrance import Entered
 from eckart.blocks.losses import model_loss, predictions
 from eckart.blocks.passes import HiddenStates
@@ -45,6 +46,7 @@ class BackwardPass:
         self.count = 0
         self._behind: dict[int, list[TensorCache]] = {}
         self._arguments: list[dict[int, Tensor]] = [{} for _ in model.batches()]  # gradients by batch and slot
+        self._given: list[dict[Carried, Tensor]] = [{} for _ in model.batches()]  # at what blocks gave later ones
 
     @classmethod
     def of_loss(
@@ -150,15 +152,17 @@ class BackwardPass:
         model, block = self.model, self.model.blocks[index]
         first = next(n for n in range(index, -1, -1) if model.blocks[n].enters)
         behind, front = self.behind(index), self._cache(index, "front")
-        wants_arguments = any(model.blocks[n].tapped for n in range(first))
+        taps = any(model.blocks[n].tapped for n in range(first))
         sums: list[Tensor | None] = [None for _ in more]
         passes = model.block_pass(index).over(self.streams.fronts[index])
         for number, ((call, hidden), gradient) in enumerate(zip(passes, behind, strict=True)):
-            leaves: dict[int, Tensor] = {}
-            if wants_arguments:
+            leaves: dict[int | Carried, Tensor] = {}
+            if taps or call.carried:
                 call, leaves = call.differentiable()
+            given = self._given[number]
+            at_given = {n: given.pop(key) for n in range(len(block.site.gives)) if (key := Carried(index, n)) in given}
             found, others = backward_through(
-                block, call, hidden, gradient.to(model.device), observe, [*more, *leaves.values()]
+                block, call, hidden, gradient.to(model.device), observe, [*more, *leaves.values()], at_given
             )
             for n, one in enumerate(others[: len(more)]):
                 known = sums[n]
@@ -169,7 +173,9 @@ class BackwardPass:
                 )
             front.append(found)
             for slot, other in zip(leaves, others[len(more) :], strict=True):
-                if other is not None:
+                if other is not None and isinstance(slot, Carried):
+                    given[slot] = other.float().cpu() + given.get(slot, 0)
+                elif other is not None and isinstance(slot, int):
                     self._arguments[number][slot] = other.float().cpu() + self._arguments[number].get(slot, 0)
         behind.delete()
         del self._behind[index]
@@ -257,6 +263,7 @@ def backward_through(
     gradient: Tensor,
     observe: Observe,
     leaves: Sequence[Tensor] = (),
+    at_given: Mapping[int, Tensor] | None = None,
 ) -> tuple[Tensor, list[Tensor | None]]:
     """Return the gradient in front of a block from the one behind it, for one batch, and those of other leaves.
 
@@ -267,26 +274,35 @@ def backward_through(
         gradient: behind it, float32.
         observe: is told the inputs and the output gradients of its linears.
         leaves: other tensors that the block looks at, whose gradients are asked for.
+        at_given: gradients at what the block gives to later ones, by number.
     """
     runs: list[tuple[LinearRef, Tensor, Tensor]] = []
 
-    def record(ref: LinearRef) -> Callable[..., None]:
-        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> None:
+    def record(ref: LinearRef) -> Callable[..., Tensor]:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> Tensor:
             runs.append((ref, input_of(args, kwargs), output))
+            return output.clone()  # a block may write into it, and the gradient would be that behind
 
         return hook
 
     leaf = hidden.detach().requires_grad_(True)
-    with hooks() as handles, torch.enable_grad():
+    with attributes_kept(block.module), hooks() as handles, torch.enable_grad():
         for ref in block.linears:
             linear = block.module.get_submodule(ref.name)
             handles.append(linear.register_forward_hook(record(ref), with_kwargs=True))
         # A copy, since a block may write into what it is given, which a leaf forbids.
-        output = call(block.module, leaf.clone())
+        returned = call.run(block.module, leaf.clone())
+        ends, gradients = [call.site.result(returned)], [gradient]
+        if at_given:
+            given = call.given(returned)
+            pairs = [(given[n], value) for n, value in at_given.items() if given[n].requires_grad]
+            ends += [end for end, _ in pairs]
+            gradients += [value.to(end.device) for end, value in pairs]
         # What a block runs without gradients has none.
         reached = [run[2] for run in runs if run[2].requires_grad]
         wanted = [leaf, *leaves, *reached]
-        found = torch.autograd.grad(output, wanted, gradient.to(output.dtype), allow_unused=True)
+        gradients = [value.to(end.dtype) for value, end in zip(gradients, ends, strict=True)]
+        found = torch.autograd.grad(ends, wanted, gradients, allow_unused=True)
     at_outputs = iter(found[1 + len(leaves) :])
     for ref, inputs, outputs in runs:
         at_output = next(at_outputs) if outputs.requires_grad else None

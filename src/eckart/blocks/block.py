@@ -48,10 +48,19 @@ class LinearRef:
 
 @dataclass(frozen=True)
 class Group:
-    """Linears that share an input; ``linears[0]`` is run first. ``runs_once``: a forward pass calls it exactly once."""
+    """Linears that share an input.
+
+    Attributes:
+        linears: the first one is run first.
+        runs_once: whether a forward pass calls it exactly once; if it is routed, at most once.
+        routed: whether the model chooses which tokens it is handed.
+        stage: the same for groups that do not depend on one another; None where nothing is known of that.
+    """
 
     linears: tuple[LinearRef, ...]
     runs_once: bool
+    routed: bool = False
+    stage: str | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +76,8 @@ class Block:
         enters: whether its hidden states come from the model's own code; else the block before handed them on.
         tapped: whether anything but the block behind it looks at what it gives.
         hands_more: whether it gives other blocks more than hidden states, the same whatever the hidden states are.
+        fixed: names of its parameters that training leaves as they are, since what it gives other blocks is made of
+            them.
         tower: that it belongs to, such as ``vision`` or ``language``.
         rows: vectors in the hidden states of the sample that it was probed with.
         width: of each.
@@ -81,6 +92,7 @@ class Block:
     enters: bool = False
     tapped: bool = False
     hands_more: bool = False
+    fixed: frozenset[str] = frozenset()
     tower: str = ""
     rows: int = 0
     width: int = 0
@@ -115,3 +127,18 @@ def hooks() -> Iterator[list[Any]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def attributes_kept(module: nn.Module) -> Iterator[None]:
+    """Give a module and those inside it back the attributes that they had.
+
+    Some keep what they computed for their next run. With the graph of its gradients it cannot be copied.
+    """
+    before = [(part, dict(vars(part))) for part in module.modules()]
+    try:
+        yield
+    finally:
+        for part, attributes in before:
+            vars(part).clear()
+            vars(part).update(attributes)

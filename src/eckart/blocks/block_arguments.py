@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 from transformers import PreTrainedModel
 
+from eckart.blocks.carried import Carried, Given, Place, SharedMapping
 from eckart.data.samples import IDS, LABELS
 from eckart.errors import EckartError, UnsupportedModelError
 
@@ -32,6 +33,8 @@ class CallSite:
         returns: the form of what it returns; None for the hidden states alone.
         others: its leaves, None in the place of each tensor.
         passed: leaves that are what the block was handed, by their numbers, and the numbers of those in the arguments.
+        gives: where the block gives tensors that later blocks of its segment are handed.
+        shared: mappings among the arguments that blocks write into, by place, with what is in them.
     """
 
     hidden: int | str | None = 0
@@ -39,6 +42,8 @@ class CallSite:
     returns: TreeSpec | None = None
     others: tuple[Any, ...] = (None,)
     passed: tuple[tuple[int, int], ...] = ()
+    gives: tuple[Given, ...] = ()
+    shared: Mapping[Place, SharedMapping] = field(default_factory=dict)
 
     def result(self, output: Any) -> Tensor:
         """Return the hidden states in what a block returned."""
@@ -77,7 +82,8 @@ class CallSite:
         others = tuple(None if isinstance(leaf, Tensor) else leaf for leaf in leaves)
         places = {id(value): number for number, value in enumerate(arguments) if isinstance(value, Tensor)}
         passed = tuple((n, places[id(leaf)]) for n, leaf in enumerate(leaves) if id(leaf) in places)
-        return CallSite(self.hidden, hidden, None if isinstance(output, Tensor) else form, others, passed)
+        returns = None if isinstance(output, Tensor) else form
+        return replace(self, output=hidden, returns=returns, others=others, passed=passed)
 
 
 @dataclass(frozen=True)
@@ -88,20 +94,28 @@ class BlockArguments:
         args: by position; None in the place of the hidden states.
         kwargs: by name, without the hidden states.
         site: where those belong.
-        slots: a number for each leaf of both, the same where several blocks are handed the same tensor; empty if
-            nobody asks.
+        slots: a number for each leaf of both, the same where several blocks are handed the same tensor.
+        carried: what earlier blocks of the segment gave, once it is known.
+        unbound: the same call before it was.
     """
 
     args: tuple[Any, ...] = (None,)
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     site: CallSite = field(default_factory=CallSite)
     slots: tuple[int, ...] = ()
+    carried: Mapping[Carried, Tensor] = field(default_factory=dict)
+    unbound: BlockArguments | None = None
 
     @staticmethod
     def of(args: tuple[Any, ...], kwargs: Mapping[str, Any], site: CallSite) -> BlockArguments:
-        """Return what a block was handed, but for the hidden states."""
-        without = tuple(None if number == site.hidden else value for number, value in enumerate(args))
-        return BlockArguments(without, {k: v for k, v in kwargs.items() if k != site.hidden}, site)
+        """Return what a block was handed, but for the hidden states; of shared mappings, what is to be put in them."""
+
+        def kept(place: Place, value: Any) -> Any:
+            return None if place == site.hidden else site.shared.get(place, value)
+
+        given = {place: kept(place, value) for place, value in kwargs.items() if place != site.hidden}
+        call = BlockArguments(tuple(kept(n, value) for n, value in enumerate(args)), given, site)
+        return replace(call, slots=tuple(range(len(call.flat()[0]))))
 
     def __call__(self, block: Callable[..., Any], hidden: Tensor) -> Tensor:
         """Run ``block`` on hidden states (..., width) and return those that it hands on."""
@@ -120,19 +134,54 @@ class BlockArguments:
         """Return the leaves of the arguments, and their form."""
         return tree_flatten((self.args, dict(self.kwargs)))
 
+    def given(self, output: Any) -> list[Tensor]:
+        """Return the tensors that the block gave to later ones in its last run, which returned ``output``."""
+        handed: dict[Place, Any] = dict(enumerate(self.args))
+        handed.update(self.kwargs)
+        return [place.of(output, handed) for place in self.site.gives]
+
+    def needs(self) -> list[Carried]:
+        """Return what it needs of earlier blocks."""
+        inside = [leaf for mapping in self._mappings() for leaf in tree_leaves(dict(mapping.contents))]
+        return [leaf for leaf in (*self.flat()[0], *inside) if isinstance(leaf, Carried)]
+
+    def _mappings(self) -> list[SharedMapping]:
+        return [value for value in (*self.args, *self.kwargs.values()) if isinstance(value, SharedMapping)]
+
+    def bound(self, tensor: Callable[[Carried], Tensor]) -> BlockArguments:
+        """Return the same call with what earlier blocks gave, by a function that returns it."""
+        needed = list(dict.fromkeys(self.needs()))
+        if not needed and not self._mappings():
+            return self
+        tensors = {carried: tensor(carried) for carried in needed}
+        leaves = [tensors[leaf] if isinstance(leaf, Carried) else leaf for leaf in self.flat()[0]]
+        call = self.with_leaves(leaves)
+
+        def filled(value: Any) -> Any:
+            return value.filled(tensors.__getitem__) if isinstance(value, SharedMapping) else value
+
+        args, kwargs = tuple(map(filled, call.args)), {name: filled(value) for name, value in call.kwargs.items()}
+        return replace(call, args=args, kwargs=kwargs, carried=tensors, unbound=self)
+
     def with_leaves(self, leaves: list[Any]) -> BlockArguments:
         """Return the same call with other leaves."""
         args, kwargs = tree_unflatten(leaves, self.flat()[1])
         return replace(self, args=args, kwargs=kwargs)
 
-    def differentiable(self) -> tuple[BlockArguments, dict[int, Tensor]]:
-        """Return the same call, and its tensors of floats as leaves whose gradients can be asked for, by slot."""
-        found: dict[int, Tensor] = {}
-        leaves = self.flat()[0]
-        for number, (leaf, slot) in enumerate(zip(leaves, self.slots, strict=True)):
+    def differentiable(self) -> tuple[BlockArguments, dict[int | Carried, Tensor]]:
+        """Return the same call, and its tensors of floats as leaves whose gradients can be asked for.
+
+        They are found by slot; those that earlier blocks of the segment gave, by what they are.
+        """
+        carried = {key: _leaf_of(tensor) for key, tensor in self.carried.items()}
+        found: dict[int | Carried, Tensor] = {}
+        plain = self.unbound or self
+        leaves = plain.flat()[0]
+        for number, (leaf, slot) in enumerate(zip(leaves, plain.slots, strict=True)):
             if isinstance(leaf, Tensor) and leaf.is_floating_point():
-                leaves[number] = found.setdefault(slot, leaf.detach().requires_grad_(True))
-        return self.with_leaves(leaves), found
+                leaves[number] = found.setdefault(slot, _leaf_of(leaf))
+        call = plain.with_leaves(leaves).bound(carried.__getitem__)
+        return call, {**found, **{key: leaf for key, leaf in carried.items() if leaf.requires_grad}}
 
     def named(self, block: nn.Module) -> dict[str, Any]:
         """Return what the block is handed beside the hidden states, by the names of its parameters."""
@@ -143,6 +192,10 @@ class BlockArguments:
         if isinstance(self.site.hidden, int):
             found.pop(names[self.site.hidden])
         return {**found, **self.kwargs}
+
+
+def _leaf_of(tensor: Tensor) -> Tensor:
+    return tensor.detach().requires_grad_(tensor.is_floating_point())
 
 
 @contextmanager
@@ -187,7 +240,7 @@ def failures_named(model: PreTrainedModel, inputs: Inputs, length: int | None = 
         raise
     except Exception as error:  # what a model raises that wants something else can be anything
         name, why = type(model).__name__, f"{type(error).__name__}: {error}"
-        if length is not None:
+        if length is not None and model.main_input_name in inputs:  # else it was run on something else before
             raise UnsupportedModelError(f"{name} fails on {length} tokens ({why}). Use a smaller --length.") from error
         raise UnsupportedModelError(
             f"{name} cannot be run on {', '.join(sorted(inputs))} alone ({why}). Calibrate on samples that hold all "
@@ -207,17 +260,16 @@ def body_of(model: PreTrainedModel, inputs: Inputs, blocks: Iterable[str] = ()) 
     outside = any(path != prefix and not path.startswith(f"{prefix}.") for path in blocks)
     if body is model or model.get_output_embeddings() is None or outside:
         return model
-    parameters = inspect.signature(body.forward).parameters
-    takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-    return body if takes_all or inputs.keys() <= parameters.keys() else model
+    return body if inputs.keys() <= inspect.signature(body.forward).parameters.keys() else model
 
 
 def run_model(model: PreTrainedModel, inputs: Inputs) -> Any:
-    """Return what a model gives; it keeps no cache of keys and values."""
+    """Return what a model gives; it keeps no cache of keys and values, and what it draws is the same in each run."""
     kwargs: dict[str, Any] = dict(inputs)
     if "use_cache" in inspect.signature(model.forward).parameters:
         kwargs["use_cache"] = False
-    with _no_cache(model):
+    with _no_cache(model), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
         return model(**kwargs)
 
 
@@ -243,8 +295,8 @@ def completed(model: PreTrainedModel, inputs: Inputs) -> Inputs:
     if not getattr(model.config, "is_encoder_decoder", False) or DECODER_IDS in inputs:
         return inputs
     labels = inputs.get(LABELS, inputs.get(IDS))
-    config = model.config
-    start = next((t for t in (config.decoder_start_token_id, config.pad_token_id) if isinstance(t, int)), 0)
+    named = (getattr(model.config, name, None) for name in ("decoder_start_token_id", "pad_token_id"))
+    start = next((token for token in named if isinstance(token, int)), 0)
     if labels is None:
         rows = len(next(iter(inputs.values())))
         return {**inputs, DECODER_IDS: torch.full((rows, 1), start, dtype=torch.int64)}

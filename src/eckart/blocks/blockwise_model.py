@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from eckart.blocks.argument_table import Arguments, ArgumentTable
 from eckart.blocks.block import Block
-from eckart.blocks.block_arguments import Inputs, completed, inputs_on
+from eckart.blocks.block_arguments import Inputs, completed, failures_named, inputs_on
 from eckart.blocks.entrance import Entered, enter, run_outside, segment_of
 from eckart.blocks.losses import model_loss
 from eckart.blocks.onload import OnloadedModule, WeightSource
@@ -137,11 +137,11 @@ class BlockwiseModel:
         """Return the same model, its samples run one by one if what blocks are handed depends on them."""
         if self.calibration is None or self.known.tokens is None or self.known.one_by_one:
             return self
-        varies = len(self.segments) > 1
+        varies = len(self.segments) > 1 or any(block.site.gives for block in self.blocks)
         if not varies:
             table = ArgumentTable(ScratchSpace().cache, "probe", self.device)
             first = self.sample(0)
-            with self.entrance() as front, torch.no_grad():
+            with failures_named(self.model, first, self.known.length), self.entrance() as front, torch.no_grad():
                 for number, flip in enumerate((False, True)):
                     entered = front({n: t.flip(1) if flip else t for n, t in first.items()})
                     table.add(number, entered.hidden, entered.arguments)
@@ -162,7 +162,8 @@ class BlockwiseModel:
 
     def block_pass(self, index: int) -> BlockPass:
         """Return how block ``index``, which is onloaded, is run over hidden states."""
-        return BlockPass(self.blocks[index].module, self.arguments[index], self.device)
+        block = self.blocks[index]
+        return BlockPass(block.module, self.arguments[index], self.device, block.fixed)
 
     @contextmanager
     def entrance(self, first: int = 0) -> Iterator[Callable[..., Entered]]:
@@ -204,7 +205,7 @@ class BlockwiseModel:
                 table.add(number, entered.hidden, entered.arguments)
                 stream.append(entered.hidden)
         for place, block in enumerate(segment_of(self.blocks, first)):
-            self.arguments[block] = Arguments(table, place)
+            self.arguments[block] = Arguments(table, place, block)
         return stream
 
     def _of_sizes(self, sizes: Sequence[int]) -> Iterator[Inputs]:
@@ -255,15 +256,17 @@ class BlockwiseModel:
         """Return what the head looks at, of the hidden states behind all blocks."""
         return {**self.taps(behinds), len(self.blocks) - 1: behinds[-1]}
 
-    def mean_losses(self, ends: Sequence[Mapping[int, Sequence[Tensor]]]) -> list[float]:
+    def mean_losses(self, ends: Sequence[Sequence[Tensor] | Mapping[int, Sequence[Tensor]]]) -> list[float]:
         """Return the mean loss of a prediction, in nats, of each of several models by what their blocks gave.
 
         Args:
-            ends: hidden states behind the last block, and behind those that are tapped.
+            ends: hidden states behind the last block; by block, where others are tapped, with those.
         """
         losses = []
+        last = len(self.blocks) - 1
         with self.head() as head, torch.no_grad():
-            for streams in ends:
+            for end in ends:
+                streams = end if isinstance(end, Mapping) else {last: end}
                 total, count = 0.0, 0
                 generator = torch.Generator().manual_seed(self.seed)
                 for number, inputs in enumerate(self.batches()):

@@ -13,7 +13,7 @@ A group is the linears of a block that are handed the same tensor, in order of e
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from eckart.blocks.block import Block, Group, LinearRef, hooks
+from eckart.blocks.block import Block, Group, LinearRef, attributes_kept, hooks
 from eckart.blocks.block_arguments import BlockArguments, Inputs, body_of, failures_named, inputs_on
 from eckart.blocks.finite import check_finite
 from eckart.blocks.hidden_units import HiddenUnits, find_hidden_units
@@ -29,9 +29,11 @@ from eckart.blocks.lone_linear import LoneLinear
 from eckart.blocks.onload import ResidentWeights, WeightSource
 from eckart.blocks.probe import probe_inputs
 from eckart.blocks.residual import check_residuals, residual_places
+from eckart.blocks.routers import routers
 from eckart.blocks.separable import inseparable, tapped_blocks
+from eckart.blocks.siblings import Names, routed_groups, with_siblings
 from eckart.blocks.towers import tower_of
-from eckart.blocks.trace import TracedCall, trace
+from eckart.blocks.trace import Trace, TracedCall, trace
 from eckart.data.context import token_embedding
 from eckart.errors import UnsupportedModelError
 from eckart.layers import bias_vector, input_of, is_linear, is_replaced, weight_matrix
@@ -84,6 +86,11 @@ def find_blocks(
     probe = _Probe(
         model, weights or ResidentWeights(), inputs or probe_inputs(model), residuals, units, gradients=gradients
     )
+    if not any(is_linear(module) or is_replaced(module) for module in model.modules()):
+        raise UnsupportedModelError(
+            f"{type(model).__name__} has no linear layers that can be factored; its modules are: "
+            f"{', '.join(sorted({type(module).__name__ for module in model.modules()}))}."
+        )
     candidates = {f"{path}.{n}": block for path, blocks in block_lists(model) for n, block in enumerate(blocks)}
     candidates |= linears_outside(model, candidates, outside)
     candidates = candidates or {_path_of(model, body_of(model, probe.inputs)): body_of(model, probe.inputs)}
@@ -122,7 +129,7 @@ def _widened(
         # A list is not called; nor is what stands for several models at once.
         if counts.get(outer, 0) == 1:
             break
-    if not problem or counts.get(outer, 0) != 1:
+    if not problem:
         raise UnsupportedModelError(f"{type(model).__name__} cannot be run in parts. It cannot be compressed yet.")
     inside = f"{outer}." if outer else ""
     others = {path: module for path, module in candidates.items() if not path.startswith(inside)}
@@ -187,6 +194,7 @@ class _Probe:
             call.arguments.site,
             enters=call.enters,
             hands_more=call.hands_more,
+            fixed=call.made_of if call.hands_more else frozenset(),
             tower=tower_of(self.model, call.path),
             rows=call.rows,
             width=call.behind.shape[-1],
@@ -210,7 +218,11 @@ class _Probe:
     def _look(self, call: TracedCall) -> None:
         if call.path in self.groups:  # it is called again, and will be no block
             return
-        module, arguments, hidden = self._module(call), call.arguments, call.front
+        with attributes_kept(call.module):
+            self._look_into(self._module(call), call)
+
+    def _look_into(self, module: nn.Module, call: TracedCall) -> None:
+        arguments, hidden = call.arguments, call.front
         places = residual_places(module, arguments, hidden) if self.residuals and module is call.module else {}
         outer = call.path if module is call.module else call.path.rpartition(".")[0]
         groups = _find_groups(module, outer, arguments, hidden, places, gradients=self.gradients)
@@ -219,6 +231,33 @@ class _Probe:
         self.groups[call.path] = groups, found
         if call.enters and is_causal(module, arguments, hidden, self.model):
             self.causal.add(call.path)
+
+
+def trace_probe(
+    model: PreTrainedModel,
+    weights: WeightSource,
+    inputs: Inputs,
+    blocks: Mapping[str, nn.Module],
+    look: Callable[[TracedCall], None],
+) -> Trace:
+    """Run a model once on the CPU, block by block.
+
+    Args:
+        model: to run, without its head over the vocabulary where that can be.
+        weights: where its tensors are.
+        inputs: of it.
+        blocks: that are onloaded one at a time, by path.
+        look: is told of each call of a block.
+    """
+    head = model.get_output_embeddings()
+    body = body_of(model, inputs, blocks)
+    skip = (*blocks.values(), None if body is model else head)
+
+    def around(module: nn.Module, path: str) -> AbstractContextManager[object]:
+        return weights.onload(module, CPU)
+
+    with weights.onload(model, CPU, skip=skip), failures_named(model, inputs):
+        return trace(body, blocks, inputs_on(CPU, inputs, _float_dtype(model)), around, look)
 
 
 def _float_dtype(model: nn.Module) -> torch.dtype:
@@ -230,7 +269,9 @@ def _prefixed(counts: Mapping[str, int], path: str) -> dict[str, int]:
 
 
 def _is_tied(head: nn.Module, model: PreTrainedModel) -> bool:
-    return {id(p) for p in head.parameters()} <= {id(p) for p in model.get_input_embeddings().parameters()}
+    embedding = token_embedding(model)
+    known = set() if embedding is None else {id(p) for p in embedding.parameters()}
+    return {id(p) for p in head.parameters()} <= known
 
 
 def _path_of(model: nn.Module, module: nn.Module) -> str:
@@ -255,13 +296,15 @@ def _find_groups(
         return hook
 
     leaf = hidden.detach().requires_grad_(gradients)
+    # Gradients come in through what the block is handed, too, whether or not weights ask for theirs.
+    call = call.differentiable()[0] if gradients else call
     with hooks() as handles, torch.set_grad_enabled(gradients):
         for name, child in module.named_modules():
             if is_linear(child):
                 handles.append(child.register_forward_hook(remember(name), with_kwargs=True))
         # A copy, since a block may write into what it is given, which a leaf forbids.
         call(module, leaf.clone())
-    for name in without_gradient:
+    for name in (*without_gradient, *routers(module, call, hidden)):
         inputs.pop(name, None)
     members: dict[tuple[Any, ...], list[str]] = {}
     for name, tensor in inputs.items():  # in order of execution
@@ -274,9 +317,14 @@ def _find_groups(
         inside = f"{path}.{name}" if path else name
         return LinearRef(name, inside, out_features, in_features, has_bias, places.get(name))
 
-    return tuple(
-        Group(tuple(map(ref, names)), runs_once=all(counts[n] == 1 for n in names)) for names in members.values()
-    )
+    rows = {tuple(names): inputs[names[0]].shape[:-1].numel() for names in members.values()}
+    routed = routed_groups(module, rows, hidden.shape[:-1].numel())
+
+    def group(names: Names, alike: Names, stage: str | None) -> Group:
+        chosen = names != alike or stage is not None or alike in routed
+        return Group(tuple(map(ref, names)), all(counts[name] == 1 for name in alike), chosen, stage)
+
+    return tuple(group(*found) for found in with_siblings(module, list(rows)))
 
 
 def is_causal(block: nn.Module, call: BlockArguments, hidden: Tensor, model: PreTrainedModel) -> bool:

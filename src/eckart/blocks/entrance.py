@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_flatten, tree_unflatten
 from transformers import PreTrainedModel
 
 from eckart.blocks.block import Block
 from eckart.blocks.block_arguments import BlockArguments, CallSite, Inputs, body_of, replaced_forwards, run_model
+from eckart.blocks.carried import Carried
 from eckart.errors import UnsupportedModelError
 
 Outputs = Mapping[int, Tensor]
@@ -71,6 +72,7 @@ def enter(
         UnsupportedModelError: the model calls its blocks in another way than on the tokens that it was probed with.
     """
     segment = segment_of(blocks, first)
+    markers: dict[int, tuple[Tensor, Carried]] = {}  # by address: tensors that stand for what blocks will give
     found: list[BlockArguments] = []
     hidden: list[Tensor] = []
     more: list[tuple[Any, ...] | None] = [None]
@@ -88,7 +90,8 @@ def enter(
                     "expected; it ran them in another order before. Such models cannot be compressed yet."
                 )
             call = BlockArguments.of(args, kwargs, site)
-            found.append(call)
+            leaves = call.flat()[0]
+            found.append(call.with_leaves([markers[id(leaf)][1] if id(leaf) in markers else leaf for leaf in leaves]))
             if number == first:
                 hidden.append(front)
                 if blocks[number].hands_more:
@@ -96,7 +99,8 @@ def enter(
                         more[0] = tuple(tree_flatten((run or own)(*args, **kwargs))[0])
             if number == segment[-1]:
                 raise _StopForwardError
-            return site.handed_on(front, more[0] if number == first else None, call.flat()[0])
+            handed = site.handed_on(front, more[0] if number == first else None, leaves)
+            return _marked(handed, number, site, markers)
 
         return forward
 
@@ -112,10 +116,12 @@ def enter(
 
 def _with_slots(calls: Sequence[BlockArguments]) -> list[BlockArguments]:
     """Return the calls with a number for each tensor that they hand over."""
-    slots: dict[int, int] = {}
-    return [
-        replace(call, slots=tuple(slots.setdefault(id(leaf), len(slots)) for leaf in call.flat()[0])) for call in calls
-    ]
+    slots: dict[object, int] = {}
+
+    def slot(leaf: Any) -> int:
+        return slots.setdefault(leaf if isinstance(leaf, Carried) else id(leaf), len(slots))
+
+    return [replace(call, slots=tuple(map(slot, call.flat()[0]))) for call in calls]
 
 
 def run_outside(model: PreTrainedModel, blocks: Sequence[Block], inputs: Inputs, outputs: Outputs) -> Any:
@@ -140,6 +146,18 @@ def run_outside(model: PreTrainedModel, blocks: Sequence[Block], inputs: Inputs,
 
     with replaced_forwards([block.called for block in blocks], stand_in):
         return run_model(model, inputs)
+
+
+def _marked(handed: Any, number: int, site: CallSite, markers: dict[int, tuple[Tensor, Carried]]) -> Any:
+    """Return what a block hands on, with a marker in the place of each tensor that it gives to later blocks."""
+    places = {given.leaf: n for n, given in enumerate(site.gives) if given.place is None}
+    if not places:
+        return handed
+    leaves, form = tree_flatten(handed)
+    for leaf, n in places.items():
+        leaves[leaf] = torch.empty(0)
+        markers[id(leaves[leaf])] = leaves[leaf], Carried(number, n)
+    return tree_unflatten(leaves, form)
 
 
 def _leaves(args: tuple[Any, ...], kwargs: Mapping[str, Any], site: CallSite) -> list[Any]:

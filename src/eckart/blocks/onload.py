@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from eckart.device import compute_dtype
+from eckart.layers.linear_stack import StackLayout, part_of
 
 
 @dataclass
@@ -83,6 +84,14 @@ class WeightSource(Protocol):
         """Take note that ``parts``, which are new in the model, are what :meth:`fuse` made ``whole`` of."""
         ...
 
+    def split(self, whole: nn.Parameter, parts: Sequence[nn.Parameter], layout: StackLayout) -> None:
+        """Take note that ``parts``, which are new in the model, are the matrices that lie in ``whole``."""
+        ...
+
+    def join(self, whole: nn.Parameter, parts: Sequence[nn.Parameter], layout: StackLayout) -> None:
+        """Take note that ``whole``, which is new in the model, is what :meth:`split` made ``parts`` of."""
+        ...
+
 
 class ResidentWeights:
     """The tensors of a model in memory. What is changed while a module is onloaded stays changed."""
@@ -96,6 +105,15 @@ class ResidentWeights:
         """See :meth:`WeightSource.unfuse`; the parts are copies already."""
         for part in parts:
             part.requires_grad_(whole.requires_grad)
+
+    def split(self, whole: nn.Parameter, parts: Sequence[nn.Parameter], layout: StackLayout) -> None:
+        """See :meth:`WeightSource.split`."""
+        for number, part in enumerate(parts):  # copies, since tensors that share numbers are saved once
+            part.data = part_of(whole.data, layout, number).clone(memory_format=torch.contiguous_format)
+            part.requires_grad_(whole.requires_grad)
+
+    def join(self, whole: nn.Parameter, parts: Sequence[nn.Parameter], layout: StackLayout) -> None:
+        """See :meth:`WeightSource.join`; the whole is a copy already."""
 
     @contextmanager
     def onload(

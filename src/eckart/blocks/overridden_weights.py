@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from eckart.blocks.onload import OnloadedModule, WeightSource, wanted_tensors
 from eckart.layers import weight_matrix
+from eckart.layers.linear_stack import StackLayout
 
 
 class OverriddenWeights:
@@ -34,6 +35,14 @@ class OverriddenWeights:
     def unfuse(self, whole: nn.Parameter, parts: Sequence[nn.Parameter], dimension: int) -> None:
         """See :meth:`eckart.blocks.onload.WeightSource.unfuse`."""
         self._inner.unfuse(whole, parts, dimension)
+
+    def split(self, whole: nn.Parameter, parts: Sequence[nn.Parameter], layout: StackLayout) -> None:
+        """See :meth:`eckart.blocks.onload.WeightSource.split`."""
+        self._inner.split(whole, parts, layout)
+
+    def join(self, whole: nn.Parameter, parts: Sequence[nn.Parameter], layout: StackLayout) -> None:
+        """See :meth:`eckart.blocks.onload.WeightSource.join`."""
+        self._inner.join(whole, parts, layout)
 
     @contextmanager
     def onload(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -53,16 +54,24 @@ class BlockPass:
         module: the block.
         arguments: how the model calls it.
         device: where it is.
+        fixed: names of its parameters that training leaves as they are.
     """
 
     module: nn.Module
     arguments: Arguments
     device: torch.device
+    fixed: frozenset[str] = frozenset()
 
     def over(self, stream: Iterable[Tensor]) -> Iterator[tuple[BlockArguments, Tensor]]:
         """Yield each batch of hidden states in the dtype of the block's weights, and how the block is called for it."""
         for batch, hidden in enumerate(stream):
             yield self.arguments.of(hidden, batch), self.given(hidden)
+
+    def run(self, batch: int, call: BlockArguments, hidden: Tensor) -> Tensor:
+        """Run the block and return the hidden states that it hands on; what else it gives later blocks is kept."""
+        output = call.run(self.module, hidden)
+        self.arguments.keep(batch, call, output)
+        return call.site.result(output)
 
     def given(self, hidden: Tensor) -> Tensor:
         """Return hidden states as the block is handed them; a copy, since it may write into them."""
@@ -102,8 +111,8 @@ def input_moments(
 ) -> dict[Group, Moments]:
     """Return the moments of all groups and, if wanted, write the hidden states ``behind`` the block, in one pass."""
     moments = {group: empty_moments(group, block.device) for group in groups}
-    for call, hidden in block.over(stream):
-        inputs, output = capture_inputs(block.module, call, hidden, groups)
+    for batch, (call, hidden) in enumerate(block.over(stream)):
+        inputs, output = capture_inputs(block.module, partial(block.run, batch, call), hidden, groups)
         for group, tokens in inputs.items():
             moments[group].add(tokens)
         if behind is not None:
@@ -132,14 +141,17 @@ def group_inputs(
     energies: dict[LinearRef, float] = {}
     residuals = {FRONT: stream} if FRONT in _places(groups) else {}
     inside = sorted(_places(groups) - {FRONT})
-    for call, hidden in block.over(stream):
+    for batch, (call, hidden) in enumerate(block.over(stream)):
+        run = partial(block.run, batch, call)
         with reading(block.module, inside) as read:
-            inputs, output = capture_inputs(block.module, call, hidden, groups, output_energies=energies)
+            inputs, output = capture_inputs(block.module, run, hidden, groups, output_energies=energies)
         for index, place in enumerate(inside):
             if place not in residuals:
                 residuals[place] = cache(f"residual-{index}", read[place].dtype)
             residuals[place].append(read[place])
         for index, (group, tokens) in enumerate(inputs.items()):
+            if group.routed:  # other tokens than in the compressed model
+                continue
             if group not in kept:
                 kept[group] = cache(f"inputs-{index}", tokens.dtype)
             kept[group].append(tokens)
@@ -147,6 +159,28 @@ def group_inputs(
             assert output is not None
             behind.append(output)
     return GroupInputs(kept, energies, residuals)
+
+
+def routed_moments(
+    block: BlockPass, groups: tuple[Group, ...], stream: HiddenStates, *, paired: bool
+) -> dict[Group, Moments]:
+    """Return the moments of groups that are routed and do not depend on one another, in one pass.
+
+    The original model hands them other tokens, so that these are taken for the original ones where pairs are wanted:
+    what is fitted is the original output for the inputs that there are.
+
+    Args:
+        block: as compressed so far.
+        groups: whose inputs are summed.
+        stream: in front of the block, of the compressed model.
+        paired: whether pairs are wanted.
+    """
+    moments = {group: empty_moments(group, block.device, paired=paired) for group in groups}
+    for call, hidden in block.over(stream):
+        inputs, _ = capture_inputs(block.module, partial(call, block.module), hidden, groups)
+        for group, tokens in inputs.items():
+            moments[group].add(tokens, tokens if paired else None)
+    return moments
 
 
 def group_moments(
@@ -166,13 +200,13 @@ def group_moments(
         residuals: the residual streams of the original model by their places, batch by batch, if they are wanted.
 
     Raises:
-        UnsupportedModelError: the two streams hand different tokens to the group, as routed experts do.
+        UnsupportedModelError: the two streams hand different tokens to the group.
     """
     moments = empty_moments(group, block.device, paired=originals is not None)
     places = sorted(_places((group,)) & (residuals or {}).keys())
     for index, (call, hidden) in enumerate(block.over(stream)):
         with reading(block.module, places) as read:
-            inputs, _ = capture_inputs(block.module, call, hidden, (group,), stop=True)
+            inputs, _ = capture_inputs(block.module, partial(call, block.module), hidden, (group,), stop=True)
         original = None if originals is None else originals[index].to(block.device)
         if original is not None and original.shape != inputs[group].shape:
             raise UnsupportedModelError(
@@ -226,8 +260,8 @@ def output_projectors(
 def advance(block: BlockPass, stream: HiddenStates, behind: HiddenStates) -> None:
     """Write the hidden states ``behind`` the block."""
     with torch.no_grad():
-        for call, hidden in block.over(stream):
-            behind.append(call(block.module, hidden))
+        for batch, (call, hidden) in enumerate(block.over(stream)):
+            behind.append(block.run(batch, call, hidden))
 
 
 def _places(groups: tuple[Group, ...]) -> set[str]:
@@ -242,7 +276,7 @@ def empty_moments(group: Group, device: torch.device, *, paired: bool = False) -
 
 def capture_inputs(
     block: nn.Module,
-    call: BlockArguments,
+    run: Callable[[Tensor], Tensor],
     hidden: Tensor,
     groups: tuple[Group, ...],
     *,
@@ -253,7 +287,7 @@ def capture_inputs(
 
     Args:
         block: the module to run.
-        call: how the model calls it.
+        run: runs it on hidden states.
         hidden: (..., width).
         groups: those whose inputs are wanted.
         stop: whether to end the pass at the last of ``groups``; then no hidden states are returned.
@@ -291,7 +325,7 @@ def capture_inputs(
             leader = block.get_submodule(group.linears[0].name)
             handles.append(leader.register_forward_pre_hook(record(group), with_kwargs=True))
         with suppress(_StopForwardError):
-            output = call(block, hidden)
+            output = run(hidden)
     inputs = {
         group: torch.cat(parts) if parts else hidden.new_zeros(0, group.linears[0].in_features)
         for group, parts in seen.items()

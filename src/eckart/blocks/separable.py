@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +12,12 @@ from transformers import PreTrainedModel
 
 from eckart.blocks.block import Block
 from eckart.blocks.block_arguments import Inputs, body_of
+from eckart.blocks.carried import Carried
 from eckart.blocks.entrance import enter, run_outside, segment_of
+from eckart.blocks.losses import predictions
 from eckart.blocks.trace import Fingerprint, Trace, fingerprint, fingerprint_of, same_fingerprints
 from eckart.errors import UnsupportedModelError
+from eckart.layers import is_linear
 
 Around = Callable[[nn.Module, str], AbstractContextManager[object]]
 
@@ -32,13 +36,12 @@ def inseparable(traced: Trace, known: Mapping[str, object]) -> str | None:
         raise UnsupportedModelError("The model runs none of its blocks on these inputs.")
     seen: set[int] = set()
     for call in traced.calls:
-        again = id(call.module) in seen
-        seen.add(id(call.module))
+        # A layer that two blocks share can only be replaced once.
+        own = {id(call.module)} | {id(module) for module in call.module.modules() if is_linear(module)}
+        again = bool(own & seen)
+        seen |= own
         gives_nothing = not call.behind.numel()
         if again or gives_nothing or call.takes_more or call.mutates:
-            return call.path
-    for call in traced.calls:
-        if call.hands_more and (call.more_depends or not call.enters):
             return call.path
     return None
 
@@ -69,14 +72,14 @@ def tapped_blocks(
         found: list[Fingerprint] = []
         try:
             for first in (number for number, block in enumerate(blocks) if block.enters):
-                found += _handed(model, blocks, first, inputs, outputs, around)
+                found += _handed(model, blocks, first, inputs, outputs, traced, around)
             wrong = same_fingerprints(found, wanted)
             if wrong is not None:
                 return wrong
-            end = fingerprint(run_outside(body, blocks, inputs, outputs))
+            end = _end(run_outside(body, blocks, inputs, outputs), blocks)
         except Exception:  # of the model's own code, which may ask anything of what blocks give
             return len(found)
-        return None if same_fingerprints([end], [fingerprint(traced.output)]) is None else len(blocks)
+        return None if same_fingerprints([end], [_end(traced.output, blocks)]) is None else len(blocks)
 
     wrong = runs_with(given)
     if wrong is not None:
@@ -90,15 +93,25 @@ def tapped_blocks(
     return (ends | found) - {last}, None
 
 
+def _end(output: Any, blocks: Sequence[Block]) -> Fingerprint:
+    """Return the fingerprint of what a model returned; where all of it is one block, of what it predicts."""
+    return fingerprint(predictions(output) if blocks[0].path == "" else output)
+
+
 def _handed(
     model: PreTrainedModel,
     blocks: Sequence[Block],
     first: int,
     inputs: Inputs,
     outputs: Mapping[int, Tensor],
+    traced: Trace,
     around: Around,
 ) -> list[Fingerprint]:
     """Return the fingerprints of what the blocks of a segment are handed."""
     with torch.no_grad(), around(blocks[first].module, blocks[first].path):
         entered = enter(model, blocks, first, inputs, outputs)
-    return [fingerprint_of(call, None if n else entered.hidden) for n, call in enumerate(entered.arguments)]
+    found = []
+    for number, call in enumerate(entered.arguments):
+        leaves = [traced.given[leaf] if isinstance(leaf, Carried) else leaf for leaf in call.flat()[0]]
+        found.append(fingerprint_of(call.with_leaves(leaves), None if number else entered.hidden))
+    return found

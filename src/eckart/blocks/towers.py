@@ -23,7 +23,7 @@ def tower_of(model: PreTrainedModel, path: str) -> str:
         model: as a whole.
         path: of the module in it.
     """
-    parts = path.split(".")
+    parts = [part for part in path.split(".") if part]
     if getattr(model.config, "is_encoder_decoder", False):
         found = next((part for part in parts if part in ENDS), None)
         if found is not None:

@@ -22,7 +22,8 @@ def biases_without_a_place(model: PreTrainedModel) -> list[str]:
         return []
     with torch.device("meta"):  # only names are looked at
         plain = type(model)(copy.deepcopy(model.config))
-    return [name for name in found if bias_vector(plain.get_submodule(name)) is None]
+    modules = dict(plain.named_modules())  # an expert's linear is not there, where they are one tensor
+    return [name for name in found if name not in modules or bias_vector(modules[name]) is None]
 
 
 def lost_biases(model: PreTrainedModel, names: list[str]) -> str:

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from eckart.compression.model_check import MOST_SHARE
 from eckart.compression.result import CompressionResult
+from eckart.kinds import auto_class_of
 from eckart.methods.recipe import Recipe
 
 # What Markdown or HTML take for their own: written as numbers, characters are only themselves.
@@ -29,9 +30,9 @@ tags:
 
 ```python
 import eckart  # registers the format; pip install eckart
-from transformers import AutoModelForCausalLM
+from transformers import {auto_class}
 
-model = AutoModelForCausalLM.from_pretrained("PATH_OR_ID_OF_THIS_MODEL")
+model = {auto_class}.from_pretrained("PATH_OR_ID_OF_THIS_MODEL")
 ```
 
 Without `import eckart`, transformers stops with an error about missing weight files. `eckart merge` multiplies the
@@ -66,6 +67,7 @@ def model_card(model: PreTrainedModel, report: CompressionResult) -> str:
     return TEMPLATE.format(
         source=plain(provenance["source"]),
         version=plain(provenance["versions"]["eckart"]),
+        auto_class=auto_class_of(model),
         keep=report.keep,
         factored=len(report.ranks),
         linears=len(report.layers),

@@ -25,6 +25,20 @@ class _Provenance(BaseModel):
     versions: dict[str, str] = {}
 
 
+class ExpandedParameter(BaseModel):
+    """How the weights of linear layers lie in the parameter that a model class has in their place.
+
+    Attributes:
+        number: of them, one after another.
+        transposed: whether each is (in features, out features).
+    """
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    number: Annotated[int, Field(ge=1)]
+    transposed: bool
+
+
 class _Fields(BaseModel):
     """Types of the fields as they are stored; see :class:`EckartConfig`. Those of the choices are checked later."""
 
@@ -40,6 +54,8 @@ class _Fields(BaseModel):
     calibration: dict[str, Any] | None
     provenance: _Provenance | None
     weights: str | None
+    expanded: dict[str, ExpandedParameter]
+    own_names: bool
 
 
 class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
@@ -60,6 +76,9 @@ class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
         calibration: source, size and hash of the calibration tokens, or None.
         provenance: the source model and the versions of the software.
         weights: name of the index of the weight files, where they do not have the standard names.
+        expanded: by path, the parameters in whose place there are linear layers (:class:`ExpandedParameter`), one for
+            each expert of a mixture.
+        own_names: whether tensors are stored as the model class has them, and not as its original checkpoints do.
 
     Raises:
         CheckpointError: a field has another type; says which.
@@ -78,6 +97,8 @@ class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
         precision: str | dict[str, Any] | None = None,
         affine: bool = False,
         ordered: list[str] | None = None,
+        expanded: dict[str, dict[str, Any]] | None = None,
+        own_names: bool = False,
         **kwargs: Any,
     ) -> None:
         _check_version(format_version)
@@ -93,6 +114,8 @@ class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
         self.calibration = calibration
         self.provenance = provenance
         self.weights = weights
+        self.expanded = {} if expanded is None else expanded
+        self.own_names = own_names
         try:
             _Fields.model_validate({name: getattr(self, name) for name in _Fields.model_fields})
         except ValidationError as error:

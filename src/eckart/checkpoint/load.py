@@ -8,12 +8,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    PreTrainedModel,
-)
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers import AutoConfig, PreTrainedModel
 
 from eckart.checkpoint.config import METHOD
 from eckart.checkpoint.folder import check_folder, weight_files
@@ -25,8 +20,8 @@ from eckart.checkpoint.tensors import check_dtypes, stored_tensors
 from eckart.checkpoint.unchanged import SourceFiles
 from eckart.errors import CheckpointError, EckartError, UnsupportedModelError, warn
 from eckart.files.names import read_json
+from eckart.kinds import Loader, loader_of, loader_of_code, names_of_kinds
 
-AUTO_CLASS = "AutoModelForCausalLM"
 OBJECTS = ("quantization_config", "auto_map", "rope_parameters", "rope_scaling", "text_config")  # of config.json
 
 
@@ -37,7 +32,9 @@ def load_model(
     offload: Path | None = None,
     trust_remote_code: bool = False,
 ) -> PreTrainedModel:
-    """Return the causal language model at ``source``, on the CPU, in evaluation mode.
+    """Return the model at ``source``, on the CPU, in evaluation mode.
+
+    Its class is the one that the ``architectures`` of its ``config.json`` names (:mod:`eckart.kinds`).
 
     May be called from several threads; they load one after another.
 
@@ -51,7 +48,7 @@ def load_model(
 
     Raises:
         CheckpointError: there is no such model, or it cannot be read.
-        UnsupportedModelError: it is no causal language model.
+        UnsupportedModelError: transformers has no class of the name, or none of a kind that is known here.
     """
     model, note = load_with_note(source, dtype=dtype, offload=offload, trust_remote_code=trust_remote_code)
     if note is not None:
@@ -80,11 +77,11 @@ def _load(
             raise CheckpointError(f"There is no file {path}.")
         return load_gguf_model(path, dtype or torch.bfloat16).eval(), None
     config = _load_config(source, trusted)
-    _check_causal(config, source, trusted)
+    loader = _find_loader(config, source, trusted)
     files = SourceFiles(weight_files(source))
     onloaded = {} if offload is None else {"device_map": {"": "disk"}, "offload_folder": offload}
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
+        model, info = loader.loads.from_pretrained(
             source,
             config=config,
             dtype=dtype or "auto",
@@ -109,7 +106,7 @@ def _load(
     if missing:
         raise CheckpointError(
             f"{source} lacks {len(missing)} weights that {type(model).__name__} needs, such as {missing[0]!r}. "
-            "Expected a complete checkpoint of a causal language model."
+            "Expected a complete checkpoint, of the class that its config.json names."
         )
     files.check()
     files = files if files.paths else SourceFiles(weight_files(source))  # that were downloaded just now
@@ -176,19 +173,20 @@ def _check_objects(folder: Path) -> None:
             )
 
 
-def _check_causal(config: Any, source: str | Path, trusted: bool) -> None:
-    classes = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
+def _find_loader(config: Any, source: str | Path, trusted: bool) -> Loader:
     found = getattr(config, "architectures", None) or []
     if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
         raise CheckpointError(
             f"The config.json of {source} has architectures = {reprlib.repr(found)}; expected a list of names."
         )
-    if found and not classes & set(found) and AUTO_CLASS in (getattr(config, "auto_map", None) or {}):
-        if trusted:
-            return
+    loader = loader_of(found, config.model_type)
+    own = None if loader else loader_of_code(getattr(config, "auto_map", None))
+    if own is not None and not trusted:
         raise CheckpointError(needs_code(source))
-    if getattr(config, "is_encoder_decoder", False) or (found and not classes & set(found)):
+    loader = loader or own
+    if loader is None:
         raise UnsupportedModelError(
-            f"{source} is a {', '.join(found) or config.model_type} model; only causal language models "
-            "(decoders) can be compressed yet."
+            f"{source} is a {', '.join(found) or config.model_type} model, which is none that can be loaded. Expected "
+            f"architectures in its config.json that transformers has a class for, of {names_of_kinds()}."
         )
+    return loader

@@ -19,7 +19,7 @@ from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 from transformers.quantizers.base import HfQuantizer
 
 from eckart.checkpoint.biases import biases_without_a_place, lost_biases
-from eckart.checkpoint.config import METHOD, EckartConfig
+from eckart.checkpoint.config import DAMAGED, METHOD, EckartConfig
 from eckart.checkpoint.folder import check_folder
 from eckart.checkpoint.ordered import check_ordered
 from eckart.checkpoint.tensors import check_dtypes, check_finite, stored_tensors
@@ -34,11 +34,13 @@ from eckart.layers import (
     unfuse_modules,
     weight_matrix,
 )
+from eckart.layers.linear_stack import StackLayout, contract_parameter, expand_parameter, linear_stacks, owner_of
 from eckart.methods.choice import Choice, expand_name
 from eckart.methods.layout import Layout
 from eckart.methods.precision import PRECISIONS, Bits16
 from eckart.methods.structure import STRUCTURES, Pivoted
 
+OTHER_CLASS = "Load the model with the class that its 'architectures' names, or AutoModel."
 AnyChoice = TypeVar("AnyChoice", bound=Choice)
 
 
@@ -78,15 +80,28 @@ class EckartQuantizer(HfQuantizer):  # type: ignore[misc]
             config.transformers_weights = self.quantization_config.weights
         return config
 
+    def update_weight_conversions(self, weight_conversions: list[Any], model: PreTrainedModel) -> list[Any]:
+        """Return what transformers does to the tensors of original checkpoints: nothing, if ours have their own names.
+
+        It would put factors of different layers together when the model is loaded or saved.
+        """
+        return [] if self.quantization_config.own_names else weight_conversions
+
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
         config, layout = self.quantization_config, _layout(self.quantization_config)
         check_folder(model.config.name_or_path)
         pivoted = isinstance(layout.structure, Pivoted)
         check_ordered(config.ordered, config.ranks, pivoted=pivoted, files=kwargs.get("checkpoint_files"))
-        for paths in config.joint:
-            _join(model, [_find_module(model, path)[0] for path in paths])
+        for path, stack in config.expanded.items():
+            _expand(model, path, stack)
+        if config.joint:
+            linears = _linears(model)
+            for paths in config.joint:
+                _join(model, [_find_linear(model, linears, path) for path in paths])
+        linears = _linears(model)
         for path, rank in config.ranks.items():
-            name, linear = _find_module(model, path)
+            name = _find_linear(model, linears, path)
+            linear = linears[name]
             shape = weight_matrix(linear).shape
             highest = layout.highest_rank(*shape)
             is_whole = rank is None and layout.changes(None)
@@ -138,6 +153,8 @@ class EckartQuantizer(HfQuantizer):  # type: ignore[misc]
             model.set_submodule(name, layer.to_dense())
         for paths in fused_layers(model).values():
             unfuse_modules(model, paths)
+        for path in linear_stacks(model):
+            contract_parameter(*owner_of(model, path))
         return model
 
 
@@ -197,16 +214,43 @@ def _replaced_layers(model: nn.Module) -> list[tuple[str, FactoredLinear | Quant
     return found
 
 
-def _find_module(model: PreTrainedModel, path: str) -> tuple[str, nn.Module]:
-    """Return the linear at ``path``, with or without the prefix by which a head's class holds its base model."""
+def _linears(model: PreTrainedModel) -> dict[str, nn.Module]:
+    return {name: module for name, module in model.named_modules() if is_linear(module)}
+
+
+def _spellings(model: PreTrainedModel, path: str) -> tuple[str, str, str]:
+    """Return a path, also with and without the prefix by which a head's class holds its base model."""
     prefix = f"{model.base_model_prefix}."
-    modules = dict(model.named_modules())
-    for name in (path, path.removeprefix(prefix), prefix + path):
-        if name in modules and is_linear(modules[name]):
-            return name, modules[name]
+    return path, path.removeprefix(prefix), prefix + path
+
+
+def _find_linear(model: PreTrainedModel, linears: Mapping[str, nn.Module], path: str) -> str:
+    """Return the name in the model of the linear at ``path``."""
+    for name in _spellings(model, path):
+        if name in linears:
+            return name
     raise CheckpointError(
-        f"config.json names the linear layer {path!r}, but {type(model).__name__} has none of that name. "
-        f"Load the model with the class that its 'architectures' names, or AutoModel."
+        f"config.json names the linear layer {path!r}, but {type(model).__name__} has none of that name. {OTHER_CLASS}"
+    )
+
+
+def _expand(model: PreTrainedModel, path: str, described: dict[str, Any]) -> None:
+    """Put the linear layers that config.json describes in the place of a parameter."""
+    layout = StackLayout(**described)
+    for name in _spellings(model, path):
+        try:
+            module, leaf = owner_of(model, name)
+        except AttributeError:
+            continue
+        if leaf in module._parameters:
+            try:
+                expand_parameter(module, leaf, layout)
+            except ValueError as error:
+                raise CheckpointError(f"config.json says that {path} is expanded, but {error}. {DAMAGED}") from error
+            return
+    raise CheckpointError(
+        f"config.json says that the parameter {path!r} is expanded, but {type(model).__name__} has none of that name. "
+        f"{OTHER_CLASS}"
     )
 
 
@@ -216,6 +260,8 @@ def attach(model: PreTrainedModel, config: EckartConfig) -> None:
     model.hf_quantizer = EckartQuantizer(config, pre_quantized=True)
     model.is_quantized = True
     model.quantization_method = METHOD
+    if config.own_names:
+        model._weight_conversions = []
 
 
 def register() -> None:

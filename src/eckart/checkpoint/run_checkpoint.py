@@ -16,7 +16,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.core_model_loading import revert_weight_conversion
 
 from eckart.blocks.block import Block
 from eckart.blocks.tensor_cache import ScratchSpace, TensorCache, TensorCacheRecord
@@ -169,8 +168,7 @@ class DiskRunCheckpoint:
 
     def replace(self, number: int, block: Block, tensors: dict[str, Tensor]) -> None:
         """Write the shard of a block."""
-        named = {block.inside(name): tensor for name, tensor in tensors.items()}
-        self._write(self._shard(number), revert_weight_conversion(self.model, named))
+        self._write(self._shard(number), {block.inside(name): tensor for name, tensor in tensors.items()})
 
     def finish(self, state: WalkState) -> None:
         """Write the hidden states behind the finished blocks, and the manifest."""

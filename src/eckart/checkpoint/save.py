@@ -11,7 +11,6 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.core_model_loading import revert_weight_conversion
 
 from eckart.blocks.block import Block
 from eckart.checkpoint.card import model_card
@@ -25,6 +24,7 @@ from eckart.checkpoint.source import FileWeights
 from eckart.compression.result import CompressionResult
 from eckart.errors import CheckpointError
 from eckart.layers import fused_layers
+from eckart.layers.linear_stack import linear_stacks
 from eckart.methods.precision import Bits16
 
 MAX_SHARD_SIZE = "5GB"
@@ -88,7 +88,7 @@ def save_all_but_blocks(
     for number, names in enumerate(_parcels(model, blocks)):
         # A buffer is in the model itself; a parameter is in its file.
         tensors = {name: weights.read(name) if tensor.is_meta else tensor for name, tensor in names.items()}
-        tensors = revert_weight_conversion(model, {name: tensor.contiguous() for name, tensor in tensors.items()})
+        tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
         write_shard(folder / f"{PREFIX}rest-{number:05d}.safetensors", tensors)
     write_index(folder)
     config = model.config.quantization_config
@@ -143,6 +143,8 @@ def description(
         precision=None if recipe.precision == Bits16() else recipe.precision.model_dump(mode="json"),
         affine=recipe.layout.affine,
         ordered=[layer.path for layer in report.layers if layer.in_order],
+        expanded={path: stack.layout._asdict() for path, stack in linear_stacks(model).items()},
+        own_names=True,
         recipe=recipe.model_dump(mode="json"),
         calibration=report.calibration.model_dump() if report.calibration else None,
         provenance={

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 from accelerate.hooks import remove_hook_from_submodules
-from safetensors import SafetensorError
+from accelerate.utils import OffloadedWeightsLoader
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -20,14 +21,24 @@ from eckart.checkpoint.load import load_with_note
 from eckart.checkpoint.ties import settle_ties
 from eckart.checkpoint.unchanged import SourceFiles
 from eckart.errors import CheckpointError, warn
+from eckart.layers.linear_stack import StackLayout, part_of
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A tensor by name, or the weight of one linear layer that lies in it."""
+
+    name: str
+    layout: StackLayout | None = None
+    number: int = 0
 
 
 @dataclass(frozen=True)
 class _Source:
-    """Where a parameter comes from: tensors by name, joined along a dimension. It is held, so that its id stays its."""
+    """Where a parameter comes from: pieces, joined along a dimension. It is held, so that its id stays its."""
 
     parameter: nn.Parameter
-    names: tuple[str, ...]
+    pieces: tuple[_Piece, ...]
     dimension: int = 0
 
 
@@ -40,25 +51,38 @@ class FileWeights:
     """
 
     def __init__(
-        self, model: nn.Module, loader: Mapping[str, Tensor], files: Sequence[Path], notes: Sequence[str] = ()
+        self, model: nn.Module, loader: OffloadedWeightsLoader, files: Sequence[Path], notes: Sequence[str] = ()
     ) -> None:
         self.files = SourceFiles(files)
         self.notes = list(notes)
         self._loader = loader
         # Modules that share a parameter share its object, so one name of it is enough.
-        self._sources = {id(p): _Source(p, (name,)) for name, p in model.named_parameters()}
+        self._sources = {id(p): _Source(p, (_Piece(name),)) for name, p in model.named_parameters()}
 
     def fuse(self, whole: nn.Parameter, parts: Sequence[nn.Parameter], dimension: int) -> None:
         """See :meth:`eckart.blocks.onload.WeightSource.fuse`."""
-        names = tuple(name for part in parts for name in self._sources[id(part)].names)
-        self._sources[id(whole)] = _Source(whole, names, dimension)
+        pieces = tuple(piece for part in parts for piece in self._sources[id(part)].pieces)
+        self._sources[id(whole)] = _Source(whole, pieces, dimension)
         whole.requires_grad_(False)
 
     def unfuse(self, whole: nn.Parameter, parts: Sequence[nn.Parameter], dimension: int) -> None:
         """See :meth:`eckart.blocks.onload.WeightSource.unfuse`."""
-        for part, name in zip(parts, self._sources[id(whole)].names, strict=True):
-            self._sources[id(part)] = _Source(part, (name,))
+        for part, piece in zip(parts, self._sources[id(whole)].pieces, strict=True):
+            self._sources[id(part)] = _Source(part, (piece,))
             part.requires_grad_(False)
+
+    def split(self, whole: nn.Parameter, parts: Sequence[nn.Parameter], layout: StackLayout) -> None:
+        """See :meth:`eckart.blocks.onload.WeightSource.split`."""
+        (piece,) = self._sources[id(whole)].pieces
+        for number, part in enumerate(parts):
+            self._sources[id(part)] = _Source(part, (_Piece(piece.name, layout, number),))
+            part.requires_grad_(False)
+
+    def join(self, whole: nn.Parameter, parts: Sequence[nn.Parameter], layout: StackLayout) -> None:
+        """See :meth:`eckart.blocks.onload.WeightSource.join`."""
+        (piece,) = self._sources[id(parts[0])].pieces
+        self._sources[id(whole)] = _Source(whole, (_Piece(piece.name),))
+        whole.requires_grad_(False)
 
     @contextmanager
     def onload(
@@ -77,9 +101,11 @@ class FileWeights:
         borrowed: list[tuple[nn.Module, str, nn.Parameter]] = []
         read: dict[int, nn.Parameter] = {}
         emptied: dict[int, nn.Parameter] = {}
+        # What is not from here was onloaded by somebody else, who will take it back.
+        others = {id(p) for _, _, p in _owners(module) if not p.is_meta and id(p) not in self._sources}
         try:
             for part, leaf, parameter in _owners(module):
-                if id(parameter) in wanted:
+                if id(parameter) in wanted - others:
                     if id(parameter) not in read:
                         read[id(parameter)] = self._read(parameter, device)
                     borrowed.append((part, leaf, parameter))
@@ -93,8 +119,11 @@ class FileWeights:
         finally:
             for part, leaf, parameter in borrowed:
                 part.register_parameter(leaf, parameter)
+            left_out = {id(part) for root in skip if root is not None for part in root.modules()}
             for part, leaf, parameter in _owners(module):
-                if not parameter.is_meta:  # of a layer that was put in meanwhile, or left in memory as it was loaded
+                # Of a layer that was put in meanwhile, or left in memory as it was loaded. What was to be left out may
+                # be onloaded by somebody else.
+                if not parameter.is_meta and id(part) not in left_out and id(parameter) not in others:
                     part.register_parameter(leaf, self._emptied(parameter, emptied))
             for name, buffer in module.named_buffers():
                 if name in origins:
@@ -111,7 +140,7 @@ class FileWeights:
 
     def _read(self, parameter: nn.Parameter, device: torch.device) -> nn.Parameter:
         source = self._sources[id(parameter)]
-        parts = [self.read(name) for name in source.names]
+        parts = [self._piece(piece) for piece in source.pieces]
         try:
             tensor = torch.cat(parts, source.dimension) if len(parts) > 1 else parts[0]
             fits = tensor.shape == parameter.shape
@@ -121,10 +150,23 @@ class FileWeights:
             self.files.check()
             found = ", ".join(str(tuple(part.shape)) for part in parts)
             raise CheckpointError(
-                f"{', '.join(source.names)} has the shape {found} in its file, expected "
+                f"{', '.join(piece.name for piece in source.pieces)} has the shape {found} in its file, expected "
                 f"{tuple(parameter.shape)} by config.json: they are not of the same model."
             )
         return nn.Parameter(tensor.to(device, computing_dtype(parameter, device), copy=True), requires_grad=False)
+
+    def _piece(self, piece: _Piece) -> Tensor:
+        """Return a piece, of which no more is read than it holds."""
+        if piece.layout is None:
+            return self.read(piece.name)
+        entry = self._loader.index[piece.name]
+        with self._said(piece.name), safe_open(entry["safetensors_file"], framework="pt") as file:
+            stored = file.get_slice(entry.get("weight_name", piece.name))
+            shape = stored.get_shape()
+            at_once = shape[0] // piece.layout.number  # rows of the tensor; none if they are not those of config.json
+            rows = stored[piece.number * at_once : (piece.number + 1) * at_once]
+            rows = rows.to(getattr(torch, entry["dtype"])) if "dtype" in entry else rows
+        return part_of(rows, StackLayout(1, piece.layout.transposed), 0)
 
     def read(self, name: str) -> Tensor:
         """Return the tensor of the parameter ``name``, in its stored dtype, on the host.
@@ -132,9 +174,15 @@ class FileWeights:
         Raises:
             CheckpointError: its file is gone or damaged.
         """
+        with self._said(name):
+            tensor: Tensor = self._loader[name]
+            return tensor
+
+    @contextmanager
+    def _said(self, name: str) -> Iterator[None]:
         try:
             self.files.check()
-            return self._loader[name]
+            yield
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{name} cannot be read from the model's files: {error}") from error
 

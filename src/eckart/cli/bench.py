@@ -19,6 +19,7 @@ from eckart.device import compute_dtype, resolve_device
 from eckart.errors import EckartError
 from eckart.evaluate.speed import Machine, Speed, compare, measure_machine
 from eckart.evaluate.speed.compare import check_room
+from eckart.evaluate.windows import check_predicts
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -48,6 +49,7 @@ def bench(
     loaded = {}
     for name in dict.fromkeys(models):
         model = load_model(name, trust_remote_code=trust_remote_code)
+        check_predicts(model)
         wanted = compute_dtype(model.dtype, place) if dtype == "auto" else DTYPES[dtype]
         loaded[name] = model.to(place, wanted)
     check_room(loaded, batches=batches, prompt=prompt, generate=generate)

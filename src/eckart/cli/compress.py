@@ -43,7 +43,8 @@ def compress(
         str,
         typer.Option(
             help="FILE, FILE:lines, FILE:raw, FILE.jsonl[:FIELD], dataset:NAME:SPLIT[:FIELD[:CONFIG]], "
-            "python-docs, or self (text sampled from the model); of 'FILE + FILE' the same number of samples each."
+            "python-docs, self (text sampled from the model), or a folder of images or sounds; of 'FILE + FILE' the "
+            "same number of samples each."
         ),
     ] = PYTHON_DOCS,
     samples: Annotated[int, typer.Option(min=1, help="Calibration samples to draw.")] = DEFAULT_SAMPLES,
@@ -54,6 +55,7 @@ def compress(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of the draw, and of the order of training.")] = 0,
+    chat: Annotated[bool, typer.Option("--chat", help="Write prompts and answers by the chat template.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, or the name of an accelerator.")] = "auto",
     override: Annotated[
         list[str] | None,
@@ -97,6 +99,7 @@ def compress(
             samples=samples,
             length=length,
             seed=seed,
+            chat=chat,
             device=device,
             memory=limit,
             resume=resume,

@@ -10,16 +10,23 @@ from rich.table import Table
 
 from eckart.evaluate import ZeroShot
 from eckart.evaluate.perplexity import perplexity_of
-from eckart.evaluate.tasks import Measured
+from eckart.evaluate.scores import ItemScore, Measured
 
 CONFIDENCE = 1.96  # standard errors on either side, for 95 %
 
 
-def evaluation_table(texts: Sequence[dict[str, Any]], tasks: ZeroShot | None, *, compared: bool) -> Table:
+def evaluation_table(
+    texts: Sequence[dict[str, Any]],
+    tasks: ZeroShot | None,
+    *,
+    compared: bool,
+    items: Sequence[dict[str, Any]] = (),
+) -> Table:
     """Return all that was measured, each with its 95 % interval.
 
     Args:
         texts: rows as ``eckart eval --json`` has them.
+        items: the same of items.
         tasks: what was measured on tasks, or None.
         compared: there is a baseline.
     """
@@ -27,6 +34,9 @@ def evaluation_table(texts: Sequence[dict[str, Any]], tasks: ZeroShot | None, *,
     table = Table(*columns, box=box.SIMPLE)
     for row in texts:
         _add_text(table, row)
+    for row in items:
+        for number, found in enumerate(map(ItemScore.model_validate, row["scores"])):
+            _add_items(table, row["source"] if number == 0 else "", found)
     for score in tasks.scores if tasks else []:
         of = f"{score.documents} documents" + (f", {score.few_shot} shown first" if score.few_shot else "")
         name = score.task if score.group is None else f"  {score.task}"
@@ -53,6 +63,19 @@ def _add_text(table: Table, row: dict[str, Any]) -> None:
     for measure, field, form in (("divergence (nats)", "divergence", ".4f"), ("same top token", "top_1", ".1%")):
         value, error = shared[field], shared[f"{field}_error"]
         table.add_row("", "", measure, f"{value:{form}}", _interval(value, error, form))
+
+
+def _add_items(table: Table, source: str, score: ItemScore) -> None:
+    if score.perplexity is not None:
+        ends = [] if score.error is None else [score.value + side * CONFIDENCE * score.error for side in (-1, 1)]
+        cells = [source, score.of, "perplexity", f"{score.perplexity:.3f}"]
+        cells.append(" and ".join(f"{perplexity_of(end):.3f}" for end in ends))
+        other = [] if score.baseline is None else [f"{perplexity_of(score.baseline):.3f}"]
+        table.add_row(*cells, *other)
+        source, of = "", ""
+    else:
+        of = score.of
+    _add_score(table, [source, of, score.measure], score)
 
 
 def _add_score(table: Table, cells: list[str], score: Measured) -> None:

@@ -12,6 +12,7 @@ from eckart.checkpoint import load_model, load_tokenizer
 from eckart.checkpoint.biases import biases_without_a_place, lost_biases
 from eckart.checkpoint.config import METHOD
 from eckart.checkpoint.loaded import check_unchanged
+from eckart.checkpoint.processor import copy_processor
 from eckart.checkpoint.save import MAX_SHARD_SIZE, check_new_folder, new_folder
 from eckart.checkpoint.tokenizer import copy_tokenizer
 from eckart.cli.console import TrustRemoteCode, command, output
@@ -49,4 +50,5 @@ def merge(
             tokenizer.save_pretrained(partial)
         else:
             copy_tokenizer(folder, partial)
+        copy_processor(folder, partial)
     output.print(f"Wrote the dense model {out}.", soft_wrap=True)

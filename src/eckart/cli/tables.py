@@ -15,13 +15,14 @@ from eckart.methods.distillation.record import DistillationRecord
 from eckart.methods.recipe import Recipe
 from eckart.methods.refinement.record import RefinementRecord
 from eckart.methods.targets import Target
+from eckart.report.rank_map import families
 
 
 def layer_kinds(layers: Sequence[LayerRecord]) -> Table:
     """Return one row a kind of layer: those whose paths differ only in the number of the block."""
     kinds: dict[str, list[LayerRecord]] = {}
     for layer in layers:
-        kinds.setdefault(re.sub(r"\.\d+\.", ".*.", layer.path), []).append(layer)
+        kinds.setdefault(re.sub(r"\.\d+(?=\.|$)", ".*", layer.path), []).append(layer)
     table = Table("layers", "count", "shape", "rank", "bytes kept", "mean error", "largest error", box=box.SIMPLE)
     for kind, members in kinds.items():
         errors = [layer.error for layer in members]
@@ -39,12 +40,14 @@ def layer_kinds(layers: Sequence[LayerRecord]) -> Table:
 
 
 def all_layers(layers: Sequence[LayerRecord]) -> Table:
-    """Return one row a layer."""
+    """Return one row a layer, and one for many of a block that stand beside one another; its error is their mean."""
     table = Table("layer", "shape", "rank", "bytes", "kept", "error", box=box.SIMPLE)
-    for layer in layers:
-        rank = "dense" if layer.rank is None else str(layer.rank)
-        share = f"{layer.bytes / layer.dense_bytes:.1%}"
-        table.add_row(layer.path, _shape(layer), rank, f"{layer.bytes:,}", share, f"{layer.error:.3f}")
+    for path, members in families(layers).items():
+        size = sum(layer.bytes for layer in members)
+        share = f"{size / sum(layer.dense_bytes for layer in members):.1%}"
+        error = sum(layer.error for layer in members) / len(members)
+        ranks = _range([layer.rank for layer in members])
+        table.add_row(path, _shape(members[0]), ranks, f"{size:,}", share, f"{error:.3f}")
     return table
 
 

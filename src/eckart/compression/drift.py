@@ -132,7 +132,7 @@ def outputs_of(block: Block, run: BlockPass, hidden: Sequence[Tensor]) -> Output
     with hooks() as handles, torch.no_grad():
         for ref in block.linears:
             handles.append(block.module.get_submodule(ref.name).register_forward_hook(record(ref)))
-        behind = [call(block.module, given) for call, given in run.over(hidden)]
+        behind = [run.run(batch, call, given) for batch, (call, given) in enumerate(run.over(hidden))]
     return Outputs(behind, {ref: torch.cat(parts) for ref, parts in seen.items()})
 
 

@@ -98,7 +98,9 @@ class Factoriser:
         changes = any(self.recipe.layout.changes(self.plan.ranks[ref.path]) for ref in group.linears)
         inputs = self._inputs(group, moments) if changes else InputStatistics(moments, None)
         return [
-            self._replace_linear(onloaded, ref, inputs, output_energies.get(ref, 0.0), projectors.get(ref))
+            self._replace_linear(
+                onloaded, ref, inputs, output_energies.get(ref, 0.0), projectors.get(ref), group.routed
+            )
             for ref in group.linears
         ]
 
@@ -113,6 +115,8 @@ class Factoriser:
                 whitening = Whitening(*(tensor.to(self.device) for tensor in pair))
             mean = self.kept.means[ref.path].to(self.device) if self.recipe.layout.affine else None
             return InputStatistics(None, whitening, self.kept.statistics(ref.path).tokens, mean)
+        if moments is not None and not moments.tokens:  # an expert that no token reached: its weight is all there is
+            return InputStatistics(None, Whitening.identity(ref.in_features, self.device))
         solved = self.components is not None
         return self.statistics_of(
             moments, None if solved else self.recipe.objective.whitening(moments, ref.in_features, self.device)
@@ -132,6 +136,7 @@ class Factoriser:
         inputs: InputStatistics,
         output_energy: float,
         projectors: Tensor | None,
+        routed: bool,
     ) -> LayerRecord:
         linear = onloaded.module.get_submodule(ref.name)
         rank = self.plan.ranks[ref.path]
@@ -139,6 +144,8 @@ class Factoriser:
         if not torch.isfinite(weight).all():
             raise NonFiniteError(f"The weight of {ref.path} is NaN or infinite. The model is not usable as it is.")
         original = onloaded.originals.get(ref.name, weight).to(weight)
+        if routed and inputs.moments is not None:  # of the tokens that it is handed, and not of those it was
+            output_energy = float(((original @ inputs.moments.second_moment) * original).sum())
         product, constant = weight, None
         if self.recipe.layout.changes(rank):
             stored = onloaded.dtype(f"{ref.name}.weight")

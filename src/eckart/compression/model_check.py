@@ -6,6 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from eckart.files.field_types import Count, Label
+
 LEAST_SHARE = 0.5  # of the blocks' bytes that must be reached, unless the user says otherwise
 MOST_SHARE = 0.9  # of them, below which it is said that a part stays; dense models reach more
 LEAST_SHOWN = 0.01  # part of the model that is named in a message
@@ -23,15 +25,14 @@ class LeftAlone(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    part: str
-    what: str = ""
-    why: str = ""
-    bytes: int
+    part: Label
+    what: Label = ""
+    why: Label = ""
+    bytes: Count
 
 
 class ModelCheck(BaseModel):
-    """What was found. All weights were looked at and are finite, and blocks are handed nothing else that depends on
-    the text, or there would be an error in its place.
+    """What was found. All weights were looked at and are finite, or there would be an error in its place.
 
     Attributes:
         model_bytes: of all weights, as they are stored.
@@ -41,7 +42,7 @@ class ModelCheck(BaseModel):
         left: all weights that stay as they are, by falling size.
         unused: linear layers among them that are in the blocks and are not run by calling them, or not with gradients
             where the recipe takes some.
-        towers: lists of blocks beside the one that is compressed.
+        towers: lists of blocks that are not run on the samples.
         arguments: what blocks are handed beside hidden states; empty if the recipe looks at no data.
         length: tokens in a calibration sample; None if the recipe looks at no data.
         positions: that the model can take, as its config says; None if it does not.

@@ -9,8 +9,9 @@ from numbers import Real
 from transformers import PreTrainedModel
 
 from eckart.blocks.block import Block, LinearRef
-from eckart.blocks.block_arguments import completed
+from eckart.blocks.block_arguments import Inputs, completed
 from eckart.blocks.discovery import find_blocks
+from eckart.blocks.expert_stacks import contract, expand
 from eckart.blocks.fuse import fusable, fuse, unfuse
 from eckart.blocks.onload import ResidentWeights, WeightSource
 from eckart.compression.targets import Targets, choose_targets, named_outside, together
@@ -87,18 +88,24 @@ def blocks_for(
         weights: where its tensors are.
         calibration: whose first sample shows how the model calls its blocks, if it takes no rows of tokens.
     """
-    probe = None if calibration is None or calibration.tokens is not None else completed(model, calibration.sample(0))
     outside = named_outside(model, recipe)
     taken = recipe.allocation.needs & (Needs.FIRST_ORDER | Needs.CURVATURE)
     return find_blocks(
         model,
         weights,
-        None if probe is None else {name: tensor for name, tensor in probe.items() if name != LABELS},
+        probe_of(model, calibration),
         residuals=recipe.objective.residual_share > 0,
         units=recipe.structure.reorders_units,
         gradients=bool(taken) or recipe.has_metric,
         outside=outside.__contains__,
     )
+
+
+def probe_of(model: PreTrainedModel, calibration: Calibration | None) -> Inputs | None:
+    """Return the inputs that show how a model calls its blocks; None for those that are made up."""
+    if calibration is None or calibration.tokens is not None:
+        return None
+    return {name: tensor for name, tensor in completed(model, calibration.sample(0)).items() if name != LABELS}
 
 
 def targets_for(
@@ -147,15 +154,22 @@ def make_plan(
     """
     check_keep(keep)
     weights = weights or ResidentWeights()
-    targets = targets_for(recipe, keep, model, weights, calibration, check=True)
-    if recipe.sharing.fuses_all:
-        fuse(model, together(fusable(targets.blocks), targets.budgets), weights)
-        targets = targets_for(recipe, keep, model, weights, calibration)
     try:
+        expand(model, weights, probe_of(model, calibration))
+        targets = targets_for(recipe, keep, model, weights, calibration, check=True)
+        if recipe.sharing.fuses_all:
+            fuse(model, together(fusable(targets.blocks), targets.budgets), weights)
+            targets = targets_for(recipe, keep, model, weights, calibration)
         return _uniform_plan(model, targets, recipe)
     except EckartError:
-        unfuse(model, fused_layers(model), weights)
+        take_back(model, weights)
         raise
+
+
+def take_back(model: PreTrainedModel, weights: WeightSource) -> None:
+    """Give a model that was not compressed the layers and parameters that it had before a plan was made."""
+    unfuse(model, fused_layers(model), weights)
+    contract(model, weights)
 
 
 def _uniform_plan(model: PreTrainedModel, targets: Targets, recipe: Recipe) -> Plan:

@@ -20,6 +20,7 @@ from eckart.blocks.passes import (
     group_moments,
     input_moments,
     output_projectors,
+    routed_moments,
 )
 from eckart.blocks.tensor_cache import ScratchSpace
 from eckart.compression.callback import Callback
@@ -112,6 +113,7 @@ class _Walk:
 
     def __post_init__(self) -> None:
         self.recipe = self.plan.recipe
+        self.stage: dict[Group, Moments] = {}  # of routed groups whose turn has not come
         self.entry: HiddenStates | None = None  # in front of the first block, if they are needed to the end
         self.streams = WalkStreams(self.model, self.recipe)
         solved = self.measurements.solutions and (self.recipe.weighs_tokens or self.inputs_kept)
@@ -184,7 +186,7 @@ class _Walk:
         layers: list[LayerRecord] = []
         for group in block.groups:
             with self.timings.measure("statistics"):
-                moments = self._moments(state, group, seen)
+                moments = self._moments(state, block, group, seen)
             with self.timings.measure("factorisation"):
                 layers += self.factoriser.replace_group(
                     onloaded, group, moments, seen.inputs.output_energies, seen.projectors
@@ -246,12 +248,18 @@ class _Walk:
             advance(run, state.original, seen.behind)
         return seen
 
-    def _moments(self, state: WalkState, group: Group, seen: _OriginalPass) -> Moments | None:
+    def _moments(self, state: WalkState, block: Block, group: Group, seen: _OriginalPass) -> Moments | None:
         """Return the moments of a group's input that the objective asks for."""
         if self.recipe.objective.input_source not in (InputSource.COMPRESSED, InputSource.BOTH):
             return seen.moments.pop(group, None)
         assert state.compressed is not None
         originals, run = seen.inputs.inputs.get(group), self.streams.compressed.block_pass(state.finished)
+        if group.routed:
+            if group not in self.stage:
+                beside = [other for other in block.groups if other == group or other.stage == group.stage is not None]
+                paired = self.recipe.objective.input_source is InputSource.BOTH
+                self.stage = routed_moments(run, tuple(beside), state.compressed, paired=paired)
+            return self.stage.pop(group)
         moments = group_moments(run, group, state.compressed, originals, seen.inputs.residuals)
         if originals is not None:
             originals.delete()

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from eckart.blocks.argument_table import forked
 from eckart.blocks.blockwise_model import BlockwiseModel
+from eckart.blocks.carried import Carried
 from eckart.blocks.entrance import segment_of
 from eckart.blocks.passes import HiddenStates
 from eckart.blocks.tensor_cache import TensorCache
@@ -15,6 +17,7 @@ from eckart.methods.objectives import InputSource
 from eckart.methods.recipe import Recipe
 
 ORIGINAL, COMPRESSED, FOLLOWED = "original", "compressed", "followed"
+GIVEN = "given"  # by blocks to later ones
 
 
 @dataclass
@@ -56,12 +59,12 @@ class WalkStreams:
             if training is not None:
                 sizes |= training.batch_sizes(len(known), known.at_once)
         stream = self.original.enter(name=ORIGINAL, sizes=sorted(sizes))
-        self.compressed.arguments.update(self.original.arguments)
+        self.compressed.arguments.update(forked(self.original.arguments, COMPRESSED))
         if entry is not None:
             for hidden in stream:
                 entry.append(hidden)
         few = self.few_original.enter(name="few")
-        self.few_compressed.arguments.update(self.few_original.arguments)
+        self.few_compressed.arguments.update(forked(self.few_original.arguments, "few-compressed"))
         followed = FollowedTokens.of(self.model.cache(FOLLOWED, 0), list(few), list(few))
         few.delete()
         source, refined = recipe.objective.input_source, recipe.refinement.needs_data
@@ -77,6 +80,7 @@ class WalkStreams:
         last = state.finished - 1
         if state.followed is None:  # there are no samples
             return state
+        state = replace(state, taps={**state.taps, **self._given(last)})
         if self.model.blocks[last].tapped:
             state = replace(state, taps={**state.taps, **self._tapped(state, last)})
         if state.finished == len(self.model.blocks) or not self.model.blocks[state.finished].enters:
@@ -90,6 +94,35 @@ class WalkStreams:
             for stream in self._enter(replace(state, finished=first), "again-").streams:
                 if all(stream is not known for known in state.streams):
                     stream.delete()
+        self._take_given(state)
+
+    def _given(self, block: int) -> dict[str, TensorCache]:
+        """Return what a block gave to later ones of its segment, by names that tell of what."""
+        return {
+            f"{GIVEN}-{kind}-{block:05d}-{carried.number}": cache
+            for kind, model in self._kinds.items()
+            if block in model.arguments
+            for carried, cache in model.arguments[block].table.given.items()
+            if carried.block == block
+        }
+
+    @property
+    def _kinds(self) -> dict[str, BlockwiseModel]:
+        return {
+            ORIGINAL: self.original,
+            COMPRESSED: self.compressed,
+            "few-original": self.few_original,
+            "few-compressed": self.few_compressed,
+        }
+
+    def _take_given(self, state: WalkState) -> None:
+        """Let blocks be handed what earlier ones gave before the run was stopped."""
+        for name, cache in state.taps.items():
+            if name.startswith(f"{GIVEN}-"):
+                kind, block, number = name.removeprefix(f"{GIVEN}-").rsplit("-", 2)
+                arguments = self._kinds[kind].arguments.get(int(block))
+                if arguments is not None:
+                    arguments.table.given[Carried(int(block), int(number))] = cache
 
     def taps_of(self, state: WalkState, kind: str) -> dict[int, TensorCache]:
         """Return what is kept of what blocks gave in one kind of streams, by number."""

@@ -1,4 +1,4 @@
-"""Text to tokens: the sources of text, and calibration samples."""
+"""What models read: sources of text and of items, calibration samples."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 from eckart.lazy import importer
 
 if TYPE_CHECKING:
-    from eckart.data.calibration import DEFAULT_SAMPLES, Calibration, calibrate, tokenize
+    from eckart.data.calibration import DEFAULT_SAMPLES, Calibration, calibrate
+    from eckart.data.draw import tokenize
+    from eckart.data.read_samples import read_samples
     from eckart.data.text import PYTHON_DOCS, read_text
 
-__all__ = ["DEFAULT_SAMPLES", "PYTHON_DOCS", "Calibration", "calibrate", "read_text", "tokenize"]
+__all__ = ["DEFAULT_SAMPLES", "PYTHON_DOCS", "Calibration", "calibrate", "read_samples", "read_text", "tokenize"]
 
 __getattr__ = importer(
     __name__,
@@ -19,7 +21,8 @@ __getattr__ = importer(
         "PYTHON_DOCS": "eckart.data.text:PYTHON_DOCS",
         "Calibration": "eckart.data.calibration:Calibration",
         "calibrate": "eckart.data.calibration:calibrate",
+        "read_samples": "eckart.data.read_samples:read_samples",
         "read_text": "eckart.data.text:read_text",
-        "tokenize": "eckart.data.calibration:tokenize",
+        "tokenize": "eckart.data.draw:tokenize",
     },
 )

@@ -5,19 +5,24 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from eckart.data.context import check_ids, check_length, length_for
-from eckart.data.samples import IDS, Sample, as_samples
+from eckart.data.draw import draw_samples, tokenize
+from eckart.data.encoder import Encoder
+from eckart.data.item_sources import find_items
+from eckart.data.read_samples import holds_items, read_samples
+from eckart.data.samples import IDS, MASK, Sample, as_samples
 from eckart.data.text import parts_of, read_text, text_name
 from eckart.device import free_memory
 from eckart.errors import CalibrationError
 from eckart.files.field_types import Count, Whole
+from eckart.kinds import CAUSAL, kind_of
 
 SELF = "self"
 DEFAULT_SAMPLES, DEFAULT_LENGTH = 32, 1024
@@ -59,6 +64,17 @@ class Calibration:
 
     def __len__(self) -> int:
         return len(self.items) if self.tokens is None else len(self.tokens)
+
+    @property
+    def ids(self) -> Tensor:
+        """The rows of tokens, (samples, length) int64.
+
+        Raises:
+            CalibrationError: the samples are no such rows.
+        """
+        if self.tokens is None:
+            raise CalibrationError("The calibration holds samples of any kind; expected rows of tokens.")
+        return self.tokens
 
     @property
     def at_once(self) -> int:
@@ -142,20 +158,24 @@ def calibrate(
     samples: int,
     length: int | None,
     seed: int,
-    tokenizer: PreTrainedTokenizerBase | None = None,
+    tokenizer: Any | None = None,
     model: PreTrainedModel | None = None,
+    chat: bool = False,
 ) -> Calibration:
-    """Return calibration tokens.
+    """Return what a model is calibrated on.
 
     Args:
-        source: a specification that :func:`eckart.data.text.read_text` knows, ``self`` for text sampled from the model,
-            several of these with `` + `` between them, token ids (samples, length) to use as they are, or samples:
-            what the model's forward is handed for each, with ``labels`` where its loss is asked for.
+        source: a specification that :func:`eckart.data.text.read_text` knows or, for models that take more than text or
+            predict something else than the next token, :func:`eckart.data.read_samples.read_samples`; ``self`` for text
+            sampled from the model; several of these with `` + `` between them. Or token ids (samples, length) to use as
+            they are, or samples: what the model's forward is handed for each, with ``labels`` where its loss is asked
+            for.
         samples: how many to draw; of several texts the same number each (of one that is named twice, twice as many).
         length: tokens in each; None for :data:`DEFAULT_LENGTH`, or the model's context if that is shorter.
         seed: of the draw.
-        tokenizer: of the model; not needed for ``self`` and for token ids.
-        model: needed for ``self`` and to bound the length by the model's context.
+        tokenizer: of the model, or its processor; not needed for ``self`` and for token ids.
+        model: needed for ``self``, for samples of any kind, and to bound the length by the model's context.
+        chat: write prompts and answers by the model's chat template.
 
     Raises:
         CalibrationError: no such text, too little of it, more samples than memory holds, or a seed, a length or ids
@@ -180,6 +200,16 @@ def calibrate(
         check_length(model, length, "Samples", "--length", CalibrationError)
     _check_memory(samples, length)
     texts = parts_of(source)
+    if model is not None and SELF not in texts and reads_items(texts, tokenizer, model, length, chat=chat):
+        return rows_if_alike(
+            Calibration(
+                None,
+                source,
+                seed,
+                tuple(as_samples(read_samples(source, tokenizer, model, samples, seed, length, chat))),
+            )
+        )
+    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
     if samples < len(texts):
         raise CalibrationError(f"{len(texts)} texts need as many samples, found {samples}. Use --samples {len(texts)}.")
     if SELF in texts and model is None:
@@ -206,6 +236,28 @@ def calibrate(
     return Calibration(torch.stack([next(drawn[text]) for text in order]), source, seed)
 
 
+def reads_items(
+    texts: Sequence[str], processor: Any | None, model: PreTrainedModel, length: int, *, chat: bool
+) -> bool:
+    """Return whether sources are read item by item for a model, and not as rows of tokens."""
+    if kind_of(model) is not CAUSAL:
+        return True
+    if processor is None:
+        return False
+    encoder = Encoder.of(model, processor, length, chat=chat)
+    return any(holds_items(find_items(text), encoder) for text in texts)
+
+
+def rows_if_alike(calibration: Calibration) -> Calibration:
+    """Return samples as rows of tokens, which are run several at a time, if they are nothing else, of one length."""
+    alike = {item[IDS].shape if IDS in item else None for item in calibration.items}
+    names = {name for item in calibration.items for name in item}
+    plain = all(bool((item[MASK] != 0).all()) for item in calibration.items if MASK in item)
+    if None in alike or len(alike) != 1 or not plain or not names <= {IDS, MASK}:
+        return calibration
+    return replace(calibration, tokens=torch.cat([item[IDS] for item in calibration.items]), items=())
+
+
 def _of_ids(ids: Tensor, seed: int, model: PreTrainedModel | None) -> Calibration:
     numbers = not (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool or ids.is_meta)
     if ids.ndim != 2 or not numbers or not ids.numel():
@@ -230,42 +282,6 @@ def _check_memory(samples: int, length: int, beside: int = 0) -> None:
             f"{samples} samples of {length} tokens take {needed / 1e9:.1f} GB of memory before anything is computed, "
             f"and {free / 1e9:.1f} GB are free. Use fewer samples (--samples) or shorter ones (--length)."
         )
-
-
-def tokenize(text: str, tokenizer: PreTrainedTokenizerBase) -> Tensor:
-    """Return the token ids of a whole text, (tokens,) int64, with the special tokens that the tokenizer adds to it."""
-    ids = tokenizer(text, return_attention_mask=False, verbose=False)["input_ids"]
-    return torch.tensor(ids, dtype=torch.int64)
-
-
-def draw_samples(ids: Tensor, samples: int, length: int, seed: int, source: str) -> Tensor:
-    """Cut ``samples`` windows out of a stream of tokens.
-
-    Without replacement from the stream cut into windows, so that no token is drawn twice. Where the stream is too
-    short for that, from random offsets, so that windows overlap.
-
-    Args:
-        ids: (tokens,) int64.
-        samples: how many windows.
-        length: tokens in each.
-        seed: of the draw.
-        source: the text's name, for the error.
-
-    Returns:
-        (samples, length) int64.
-    """
-    if len(ids) < length:
-        raise CalibrationError(
-            f"The text {source!r} is too short: {len(ids)} tokens, and one sample is {length}. "
-            f"Use a longer text or --length {max(2, len(ids))} at most."
-        )
-    generator = torch.Generator().manual_seed(seed)
-    windows = len(ids) // length
-    if windows >= samples:
-        starts = torch.randperm(windows, generator=generator)[:samples] * length
-    else:
-        starts = torch.randint(len(ids) - length + 1, (samples,), generator=generator)
-    return ids.unfold(0, length, 1)[starts]
 
 
 def sample_from_model(model: PreTrainedModel, samples: int, length: int, seed: int) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -88,11 +88,18 @@ def check_ids(model: PreTrainedModel, ids: Tensor, what: str, kind: type[EckartE
         kind: of the error.
 
     Raises:
-        EckartError: the tokenizer is of another model, or has tokens that were added to it alone.
+        EckartError: the tokenizer is of another model, or has tokens that were added to it alone; or the model has no
+            embedding of token ids, or several.
     """
-    rows = int(model.get_input_embeddings().weight.shape[0])
+    embedding = token_embedding(model)
+    if embedding is None:
+        raise kind(
+            f"{what} is token ids, and {type(model).__name__} is not run on those alone. Expected samples of all that "
+            "its forward takes: [{name: tensor, ...}, ...]."
+        )
     if not ids.numel():
         return
+    rows = cast(int, embedding.num_embeddings)
     low, high = int(ids.min()), int(ids.max())
     if low < 0 or high >= rows:
         raise kind(

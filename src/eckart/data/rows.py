@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from eckart.data.dataset_folder import check_dataset_folder
+from eckart.data.dataset_rows import Columns, load_dataset
 from eckart.errors import CalibrationError, suggest, warn
 from eckart.files.decoding import half_character
 
@@ -36,7 +35,17 @@ def join_json_lines(text: str, path: Path, field: str) -> str:
     return _joined(_json_values(text, path, field), str(path), field)
 
 
-def _json_values(text: str, path: Path, field: str) -> Iterator[tuple[str, object]]:
+def json_rows(text: str, path: Path, what: str = "fields") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the objects of JSON lines, each with where it is; blank lines are skipped.
+
+    Args:
+        text: the lines.
+        path: where they are from, for messages.
+        what: is looked for in them.
+
+    Raises:
+        CalibrationError: a line is no JSON object.
+    """
     for number, line in enumerate(split_lines(text), start=1):
         if not line.strip():
             continue
@@ -50,40 +59,48 @@ def _json_values(text: str, path: Path, field: str) -> Iterator[tuple[str, objec
         except ValueError as error:
             raise CalibrationError(f"{where} is JSON with a number of more digits than can be read.") from error
         if not isinstance(row, dict):
-            raise CalibrationError(f"{where} has no text field {field!r}: it is {_kind(row)}, expected an object.")
+            raise CalibrationError(f"{where} has no {what}: it is {_kind(row)}, expected an object.")
+        yield where, row
+
+
+def _json_values(text: str, path: Path, field: str) -> Iterator[tuple[str, object]]:
+    for where, row in json_rows(text, path, f"text field {field!r}"):
         if field not in row:
             raise CalibrationError(f"{where} has no text field {field!r}{_other_fields(field, row)}")
         yield where, row[field]
 
 
-def read_dataset(specification: str) -> str:
-    """Return one field of all rows of a data set, ``dataset:NAME:SPLIT[:FIELD[:CONFIG]]``, joined by blank lines.
+def read_dataset(specification: str, enough: int | None = None) -> str:
+    """Return one field of the rows of a data set, joined by blank lines.
+
+    Args:
+        specification: ``dataset:NAME:SPLIT[:FIELD[:CONFIG]]``, of which all rows are read, or ``stream:`` and the same,
+            of which no more are read than are needed.
+        enough: characters that are needed; None for all rows.
 
     Raises:
         CalibrationError: it cannot be loaded, is a folder that reaches out of itself, or a row's field holds no text.
     """
-    try:
-        import datasets
-    except ImportError as error:
-        raise CalibrationError("Reading a dataset needs an extra: pip install 'eckart[datasets]'.") from error
-    _, *parts = specification.split(":")
-    if not 2 <= len(parts) <= 4 or not all(parts[:2]):
-        raise CalibrationError(f"Expected dataset:NAME:SPLIT[:FIELD[:CONFIG]], found {specification!r}.")
-    name, split = parts[:2]
-    field = parts[2] if len(parts) > 2 and parts[2] else "text"
-    if os.path.isdir(name):
-        check_dataset_folder(Path(name))
-    try:
-        rows = datasets.load_dataset(name, parts[3] if len(parts) > 3 else None, split=split)
-    except Exception as error:  # the library raises many kinds, from ValueError to its own network errors
-        raise CalibrationError(f"The dataset {name!r} cannot be loaded: {error}") from error
-    columns = rows.column_names or []  # a stream may not know them
-    if field not in columns:
-        row = rows[0] if len(rows) else {}
-        raise CalibrationError(f"The dataset {name!r} has no text field {field!r}{_other_fields(field, row)}")
+    columns = Columns.of(specification)
+    name, field = columns.name, columns.text or "text"
+    streamed = specification.startswith("stream:")
+    rows = load_dataset(columns, streaming=streamed)
+    first: dict[str, Any] = next(iter(rows.take(1)), {}) if streamed else (rows[0] if len(rows) else {})
+    if field not in (rows.column_names or first):  # a stream may not know them
+        raise CalibrationError(f"The dataset {name!r} has no text field {field!r}{_other_fields(field, first)}")
     source = f"The dataset {name!r}"
-    values = ((f"{source}, row {number}", value) for number, value in enumerate(rows[field], start=1))
-    return _joined(values, source, field)
+    found = (row[field] for row in rows) if streamed else rows[field]
+    values = ((f"{source}, row {number}", value) for number, value in enumerate(found, start=1))
+    return _joined(_first(values, enough) if streamed and enough else values, source, field)
+
+
+def _first(values: Iterable[tuple[str, object]], enough: int) -> Iterator[tuple[str, object]]:
+    """Yield the first values, up to so many characters of text."""
+    for where, value in values:
+        yield where, value
+        enough -= len(value) if isinstance(value, str) else 0
+        if enough <= 0:
+            return
 
 
 def _joined(values: Iterable[tuple[str, object]], source: str, field: str) -> str:
@@ -131,8 +148,8 @@ def _advice(value: object) -> str:
     if not _is_chat(value):
         return " Name a field that holds text."
     return (
-        " Write each chat as one text first, with tokenizer.apply_chat_template(messages, tokenize=False), into a "
-        "file of JSON lines."
+        " Add --chat, so that the tokenizer's chat template makes text of them, or write each chat as one text first, "
+        "with tokenizer.apply_chat_template(messages, tokenize=False), into a file of JSON lines."
     )
 
 

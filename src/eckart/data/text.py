@@ -7,6 +7,7 @@ A text is named by a short specification, the same for calibration and for evalu
     FILE:raw                        the file as it is
     FILE.jsonl[:FIELD]              one field ("text") of each JSON line, joined by blank lines
     dataset:NAME:SPLIT[:FIELD[:CONFIG]]   a Hugging Face dataset, or a local folder of one
+    stream:NAME:SPLIT[:FIELD[:CONFIG]]    the same, of which only as many rows are read as are needed
     python-docs                     the calibration part of `pydoc_data.topics`
     python-docs:held-out            the part held out
 
@@ -25,6 +26,7 @@ from eckart.errors import CalibrationError, suggest
 from eckart.files.decoding import decode
 
 PYTHON_DOCS = "python-docs"
+DATASETS = ("dataset:", "stream:")
 BETWEEN = " + "  # the parts of a mixture
 HELD_OUT_EVERY = 5  # every fifth topic of the language reference is held out
 
@@ -41,29 +43,33 @@ def text_name(specification: str) -> str:
     parts = parts_of(specification)
     if len(parts) > 1:
         return BETWEEN.join(map(text_name, parts))
-    if not specification.startswith("dataset:"):
+    if not specification.startswith(DATASETS):
         return Path(specification).name
     kind, name, *rest = specification.split(":")
     return ":".join([kind, Path(name).name if os.path.exists(name) else name, *rest])
 
 
-def read_text(specification: str) -> str:
+def read_text(specification: str, enough: int | None = None) -> str:
     """Return the text that ``specification`` names (the forms are listed at the top of this module).
+
+    Args:
+        specification: of the text.
+        enough: characters that are needed, of a source that is a stream; all others are read as a whole.
 
     Raises:
         CalibrationError: it cannot be found or read, or it is empty.
     """
-    text = _find_reader(specification)()
+    text = _find_reader(specification, enough)()
     if not text.strip():
         raise CalibrationError(f"The text {specification!r} is empty.")
     return text
 
 
-def _find_reader(specification: str) -> Callable[[], str]:
+def _find_reader(specification: str, enough: int | None) -> Callable[[], str]:
     if specification in (PYTHON_DOCS, f"{PYTHON_DOCS}:held-out"):
         return lambda: read_python_docs(held_out=specification != PYTHON_DOCS)
-    if specification.startswith("dataset:"):
-        return lambda: read_dataset(specification)
+    if specification.startswith(DATASETS):
+        return lambda: read_dataset(specification, enough)
     path, option = Path(specification), ""
     if not os.path.exists(path) and ":" in specification:
         name, _, option = specification.rpartition(":")
@@ -74,11 +80,11 @@ def _find_reader(specification: str) -> Callable[[], str]:
             f"FILE.jsonl[:FIELD], dataset:NAME:SPLIT[:FIELD[:CONFIG]], {PYTHON_DOCS} or {PYTHON_DOCS}:held-out."
         )
     if path.suffix in (".jsonl", ".json"):
-        return lambda: join_json_lines(_read_file(path), path, option or "text")
+        return lambda: join_json_lines(read_file(path), path, option or "text")
     if option not in LINE_CONVENTIONS:
         known = suggest(option, filter(None, LINE_CONVENTIONS))
         raise CalibrationError(f"No way to read a text file is called {option!r}{known}")
-    return lambda: LINE_CONVENTIONS[option](_read_file(path))
+    return lambda: LINE_CONVENTIONS[option](read_file(path))
 
 
 def _rows(text: str) -> str:
@@ -98,7 +104,12 @@ LINE_CONVENTIONS: dict[str, Callable[[str], str]] = {
 }
 
 
-def _read_file(path: Path) -> str:
+def read_file(path: Path) -> str:
+    """Return a file of text.
+
+    Raises:
+        CalibrationError: it cannot be read, or is no text.
+    """
     try:
         return decode(path.read_bytes()).replace("\r\n", "\n")
     except UnicodeDecodeError as error:

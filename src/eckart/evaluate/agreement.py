@@ -74,7 +74,7 @@ def agreement(
                     f"The model predicts {ours.shape[-1]} tokens and the baseline {theirs.shape[-1]}; expected models "
                     "of one vocabulary."
                 )
-            divergence, same = _compare(ours, theirs)
+            divergence, same = compare(ours, theirs)
             if not math.isfinite(divergence):
                 raise EckartError("A prediction is NaN or infinite: one of the models gives no usable logits here.")
             divergences.append(divergence)
@@ -92,8 +92,8 @@ def agreement(
     )
 
 
-def _compare(ours: Tensor, theirs: Tensor) -> tuple[float, float]:
-    """Return the mean divergence and the share of equal choices, of logits (tokens, vocabulary)."""
+def compare(ours: Tensor, theirs: Tensor) -> tuple[float, float]:
+    """Return the mean divergence and the share of equal choices, of logits (tokens, classes) of two models."""
     divergence, same = 0.0, 0
     for q, p in zip(torch.split(ours, ROWS), torch.split(theirs, ROWS), strict=True):
         log_q, log_p = q.float().log_softmax(dim=-1), p.float().log_softmax(dim=-1)

@@ -12,30 +12,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eckart.errors import EckartError
 from eckart.evaluate.harness import Tasks, harness_model, load_tasks, run_task
+from eckart.evaluate.scores import Measured
 from eckart.evaluate.windows import mean_and_error
 
 AVERAGED = "acc"  # the metric that papers on compression average over tasks, where acc_norm exists too
-
-
-class Measured(BaseModel):
-    """A number with its standard error, and where there is a baseline, the baseline's and the difference.
-
-    Attributes:
-        value: the model's.
-        error: standard error of that; None where the harness has none.
-        baseline: the baseline's, on the same documents; None without one.
-        baseline_error: standard error of that.
-        difference: the model's minus the baseline's.
-        difference_error: standard error of that over pairs, as both were asked the same; None for metrics that are no
-            mean over documents.
-    """
-
-    value: float
-    error: float | None
-    baseline: float | None = None
-    baseline_error: float | None = None
-    difference: float | None = None
-    difference_error: float | None = None
 
 
 class Score(Measured):

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from eckart.data.context import check_ids, check_length, length_for
 from eckart.errors import EckartError
+from eckart.kinds import is_encoder_decoder, kind_of
 
 DEFAULT_LENGTH = 2048  # tokens, as in the papers
 
@@ -23,13 +24,29 @@ def length_of_windows(models: Sequence[PreTrainedModel], ids: Tensor, length: in
         length: that is asked for; None for :data:`DEFAULT_LENGTH`, or what all models can take if that is less.
 
     Raises:
-        EckartError: a model cannot take so many tokens, or its embedding lacks some of the ids.
+        EckartError: a model does not predict tokens, cannot take so many, or its embedding lacks some of the ids.
     """
     length = length_for(*models, default=DEFAULT_LENGTH) if length is None else length
     for model in models:
+        check_predicts(model)
         check_length(model, length, "Windows", "--length")
         check_ids(model, ids, "The text")
     return length
+
+
+def check_predicts(model: PreTrainedModel) -> None:
+    """Raise if a model does not say what comes next in a text, so that it cannot be measured on one, or write.
+
+    Raises:
+        EckartError: says of which kind it is, and what to do instead.
+    """
+    kind = kind_of(model)
+    if not kind.writes or is_encoder_decoder(model):
+        raise EckartError(
+            f"{type(model).__name__} is of the kind {kind.name!r}, which does not predict the next token of a text: "
+            "streams of text, tasks, prompts and times of writing are nothing for it. Measure it on items, with "
+            "`eckart eval --data` and a text, a folder, FILE.jsonl or dataset:NAME:SPLIT."
+        )
 
 
 def windows_of(ids: Tensor, length: int, windows: int | None) -> Iterator[Tensor]:

@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
 from eckart.compression.records import LayerRecord
 
+MOST_APART = 4  # layers of a block beside one another that are shown one by one
 FEWEST_TENTHS = 3  # of a scale of colours
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One layer: its rank (None: left dense) and the share of its dense bytes that it keeps."""
+    """One layer, or many that stand beside one another, such as the experts of a mixture.
+
+    Attributes:
+        rank: of the layer; the lowest of many; None if all are left dense.
+        kept: share of its dense bytes that it keeps.
+        highest: rank of many.
+    """
 
     rank: int | None
     kept: float
+    highest: int | None = None
 
     @property
     def label(self) -> str:
-        """The rank, or ``dense``."""
-        return "dense" if self.rank is None else str(self.rank)
+        """The rank, ``dense``, or the lowest and the highest rank."""
+        if self.rank is None:
+            return "dense"
+        return str(self.rank) if self.highest in (None, self.rank) else f"{self.rank}-{self.highest}"
 
 
 @dataclass(frozen=True)
@@ -33,11 +43,13 @@ class RankMap:
         blocks: the number of each block, as in the layers' paths; empty for layers outside of numbered blocks.
         kinds: the path of each kind of layer inside its block, such as ``self_attn.q_proj``.
         rows: one a block, with one item a kind; None where the block has no such layer.
+        kind_of: the kind of each layer by its path.
     """
 
     blocks: tuple[str, ...]
     kinds: tuple[str, ...]
     rows: tuple[tuple[Cell | None, ...], ...]
+    kind_of: Mapping[str, str]
 
     @property
     def cells(self) -> list[Cell]:
@@ -64,19 +76,47 @@ class RankMap:
 def rank_map(layers: Sequence[LayerRecord]) -> RankMap:
     """Arrange at least one layer as a grid; blocks and kinds keep the order in which they first appear."""
     position = _block_position([layer.path.split(".") for layer in layers])
-    grid: dict[str, dict[str, Cell]] = {}
+    grid: dict[str, dict[str, list[LayerRecord]]] = {}
     labels: dict[str, str] = {}
-    kinds: dict[str, None] = {}
-    for layer in layers:
-        parts = layer.path.split(".")
+    kinds: dict[str, str] = {}
+    for path, members in families(layers).items():
+        parts = path.split(".")
         # A path without a number at that position is outside of the blocks: a row of its own, without a number.
         cut = position + 1 if position < len(parts) and parts[position].isdigit() else 0
         block, kind = ".".join(parts[:cut]), ".".join(parts[cut:])
         labels[block] = parts[position] if cut else ""
-        kinds[kind] = None
-        grid.setdefault(block, {})[kind] = Cell(layer.rank, layer.bytes / layer.dense_bytes)
-    rows = tuple(tuple(row.get(kind) for kind in kinds) for row in grid.values())
-    return RankMap(tuple(labels.values()), tuple(kinds), rows)
+        kinds |= {layer.path: kind for layer in members}
+        grid.setdefault(block, {})[kind] = members
+    names = tuple(dict.fromkeys(kinds.values()))
+    rows = tuple(tuple(_cell(row[kind]) if kind in row else None for kind in names) for row in grid.values())
+    return RankMap(tuple(labels.values()), names, rows, kinds)
+
+
+def families(layers: Sequence[LayerRecord]) -> dict[str, list[LayerRecord]]:
+    """Return layers by their paths, those of one block together that differ in one number only, if they are many.
+
+    The path of several has a ``*`` for that number.
+    """
+    position = _block_position([layer.path.split(".") for layer in layers]) if layers else 0
+    found: dict[str, list[LayerRecord]] = {}
+    for layer in layers:
+        parts = layer.path.split(".")
+        inside = [place for place, part in enumerate(parts) if part.isdigit() and place > position]
+        path = layer.path if not inside else ".".join([*parts[: inside[-1]], "*", *parts[inside[-1] + 1 :]])
+        found.setdefault(path, []).append(layer)
+    return {
+        path: members
+        for family, together in found.items()
+        for path, members in (
+            {family: together} if len(together) > MOST_APART else {layer.path: [layer] for layer in together}
+        ).items()
+    }
+
+
+def _cell(layers: Sequence[LayerRecord]) -> Cell:
+    ranks = [layer.rank for layer in layers if layer.rank is not None]
+    kept = sum(layer.bytes for layer in layers) / sum(layer.dense_bytes for layer in layers)
+    return Cell(min(ranks, default=None), kept, max(ranks, default=None) if len(layers) > 1 else None)
 
 
 def _block_position(paths: Sequence[Sequence[str]]) -> int:

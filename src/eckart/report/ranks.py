@@ -117,8 +117,7 @@ def _of_run(run: Run) -> dict[str, list[Trace]]:
     labels = dict(zip(grid.kinds, grid.kind_labels, strict=True))
     for layer in run.report.layers:
         if layer.path in spectra_by_path:
-            kind = next((kind for kind in grid.kinds if layer.path.endswith(f".{kind}") or layer.path == kind), "")
-            kinds.setdefault(labels.get(kind, kind), []).append(layer)
+            kinds.setdefault(labels[grid.kind_of[layer.path]], []).append(layer)
     depth = {label: place for place, label in enumerate(dict.fromkeys(grid.blocks))}
     found: dict[str, list[Trace]] = {}
     for kind, layers in kinds.items():

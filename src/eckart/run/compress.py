@@ -10,23 +10,22 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from eckart.blocks.blockwise_model import BlockwiseModel
-from eckart.blocks.fuse import unfuse
 from eckart.blocks.onload import ResidentWeights
 from eckart.blocks.tensor_cache import ScratchSpace
 from eckart.checkpoint.load import check_compressible
 from eckart.checkpoint.loaded import check_unchanged
+from eckart.checkpoint.processor import load_processor
 from eckart.checkpoint.quantizer import attach
 from eckart.checkpoint.save import description
-from eckart.checkpoint.tokenizer import load_tokenizer
 from eckart.compression.allocate import allocate
 from eckart.compression.callback import Callback
 from eckart.compression.costs import Memory
 from eckart.compression.estimate import Estimate
 from eckart.compression.model_check import ModelCheck
-from eckart.compression.plan import Plan, check_keep, make_plan
+from eckart.compression.plan import Plan, check_keep, make_plan, take_back
 from eckart.compression.records import LayerRecord
 from eckart.compression.result import CompressionResult
 from eckart.compression.state import RunCheckpoint
@@ -36,7 +35,6 @@ from eckart.data.samples import Sample
 from eckart.data.text import PYTHON_DOCS
 from eckart.device import free_memory, host_memory, peak_device_memory, peak_host_memory, resolve_device
 from eckart.errors import warn
-from eckart.layers import fused_layers
 from eckart.methods.recipe import Recipe
 from eckart.methods.recipes.loader import load_recipe
 from eckart.methods.recipes.published import DEFAULT_KEEP, DEFAULT_RECIPE
@@ -59,10 +57,11 @@ def compress(
     keep: float = DEFAULT_KEEP,
     calibration: str | Tensor | Sequence[Sample] = PYTHON_DOCS,
     *,
-    tokenizer: PreTrainedTokenizerBase | None = None,
+    tokenizer: Any | None = None,
     samples: int = DEFAULT_SAMPLES,
     length: int | None = None,
     seed: int = 0,
+    chat: bool = False,
     device: str = "auto",
     overrides: Iterable[str] = (),
     only: str | Iterable[str] = (),
@@ -85,10 +84,11 @@ def compress(
             model, token ids (samples, length), or samples of any kind: what the model's forward is handed for each, by
             name, with ``labels`` for its loss if there are some. Text and ids are not read if the recipe looks at no
             data.
-        tokenizer: of the model; by default the one beside the files that the model was loaded from.
+        tokenizer: of the model, or its processor; by default the one beside the files that it was loaded from.
         samples: how many calibration samples to draw.
         length: tokens in each; by default 1024, or the model's context if that is shorter.
         seed: of the draw, and of the order of training.
+        chat: write prompts and answers of the calibration by the model's chat template.
         device: ``auto``, ``cpu`` or the name of an accelerator.
         overrides: changes to the recipe, such as ``objective.shrinkage=0.03``.
         only: patterns of the linear layers to compress: module paths, globs over paths such as ``*.down_proj``, names
@@ -119,8 +119,10 @@ def compress(
     if chosen.needs_data or samples_given:
         reads_text = isinstance(calibration, str) and calibration != SELF
         if tokenizer is None and reads_text and model.config.name_or_path:
-            tokenizer = load_tokenizer(model.config.name_or_path)
-        tokens = calibrate(calibration, samples=samples, length=length, seed=seed, tokenizer=tokenizer, model=model)
+            tokenizer = load_processor(model.config.name_or_path)
+        tokens = calibrate(
+            calibration, samples=samples, length=length, seed=seed, tokenizer=tokenizer, model=model, chat=chat
+        )
     plan = make_plan(model, chosen, keep, weights, tokens)
     try:
         tokens = tokens if chosen.needs_data else None
@@ -131,7 +133,7 @@ def compress(
         report = job.run(job.estimate(memory))
         check_unchanged(model)
     except BaseException:
-        unfuse(model, fused_layers(model), weights)
+        take_back(model, weights)
         raise
     attach(model, description(model, report, source or name_of(model)))
     return report

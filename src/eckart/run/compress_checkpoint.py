@@ -19,6 +19,7 @@ from eckart.checkpoint.identity import identity_of_run
 from eckart.checkpoint.load import check_compressible, load_model
 from eckart.checkpoint.mark import changed_files, read_small
 from eckart.checkpoint.output import check_apart, check_output, check_space, placed
+from eckart.checkpoint.processor import copy_processor, has_processor, load_processor
 from eckart.checkpoint.records import read_records
 from eckart.checkpoint.run_checkpoint import DiskRunCheckpoint, check_same_run, read_manifest
 from eckart.checkpoint.run_folder import RunFolder
@@ -58,6 +59,7 @@ def compress_checkpoint(
     samples: int = DEFAULT_SAMPLES,
     length: int | None = None,
     seed: int = 0,
+    chat: bool = False,
     device: str = "auto",
     overrides: Iterable[str] = (),
     only: str | Iterable[str] = (),
@@ -83,6 +85,7 @@ def compress_checkpoint(
         samples: how many calibration samples to draw.
         length: tokens in each.
         seed: of the draw, and of the order of training.
+        chat: write prompts and answers of the calibration by the model's chat template.
         device: where blocks are run.
         overrides: changes to the recipe.
         only: patterns of the linear layers to compress, as for :func:`eckart.compress`.
@@ -138,8 +141,9 @@ def compress_checkpoint(
             tokens = None
             if chosen.needs_data or text is None:
                 limit = memory if memory is not None else host_memory() + free_memory(torch.device("cpu"))
+                reader = _reader(source, tokenizer, trust_remote_code=trust_remote_code) if reads_text else None
                 tokens = _calibrate(
-                    calibration, model_folder, model, tokenizer, samples, length, seed, limit, trust_remote_code
+                    calibration, model_folder, model, reader, samples, length, seed, chat, limit, trust_remote_code
                 )
             plan = make_plan(model, chosen, keep, weights, tokens)
             tokens = tokens if chosen.needs_data else None
@@ -170,6 +174,7 @@ def compress_checkpoint(
                 run_checkpoint.check(len(plan.blocks))
                 if tokenizer is None:
                     copy_tokenizer(source, folder.model)
+                copy_processor(source, folder.model)
                 save_all_but_blocks(folder.model, model, plan.blocks, weights, report, tokenizer)
                 files.check_content()
                 folder.publish()
@@ -236,14 +241,20 @@ def _tokenizer(source: str | Path, *, needed: bool, trust_remote_code: bool) -> 
         return None
 
 
+def _reader(source: str | Path, tokenizer: PreTrainedTokenizerBase | None, *, trust_remote_code: bool) -> Any | None:
+    """Return what makes the inputs of the model: its processor, if it has one, or its tokenizer."""
+    return load_processor(source, trust_remote_code=trust_remote_code) if has_processor(source) else tokenizer
+
+
 def _calibrate(
     calibration: str | Sequence[Sample],
     source: str | Path,
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase | None,
+    tokenizer: Any | None,
     samples: int,
     length: int | None,
     seed: int,
+    chat: bool,
     limit: int,
     trusted: bool,
 ) -> Calibration:
@@ -256,7 +267,9 @@ def _calibrate(
                 "more than there is. Calibrate on a text instead (--calibration FILE)."
             )
         model = load_model(source, trust_remote_code=trusted)
-    return calibrate(calibration, samples=samples, length=length, seed=seed, tokenizer=tokenizer, model=model)
+    return calibrate(
+        calibration, samples=samples, length=length, seed=seed, tokenizer=tokenizer, model=model, chat=chat
+    )
 
 
 def _check_space(job: Job, folder: RunFolder) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from eckart.blocks.block import Block
 from eckart.blocks.block_arguments import BlockArguments, Inputs
 from eckart.blocks.blockwise_model import BlockwiseModel
+from eckart.blocks.carried import Carried
 from eckart.blocks.discovery import vocabulary_of
 from eckart.blocks.entrance import Entered
 from eckart.compression.allocate import needs_measurement
@@ -259,7 +260,9 @@ class _Probe:
             with self.model.entrance() as front, torch.no_grad():
                 entered = front(inputs)
         with self.model.onload(first):
-            yield self.model.modules[first], entered.arguments[0], entered.hidden
+            # The first block of a segment is handed nothing that others gave.
+            none: dict[Carried, Tensor] = {}
+            yield self.model.modules[first], entered.arguments[0].bound(none.__getitem__), entered.hidden
 
     def _enter_all(self) -> None:
         """Run the model on the first batch, to know what its segments are handed."""

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from eckart.data.calibration import tokenize
 from eckart.data.context import check_ids, check_length, context_of, length_for
+from eckart.data.draw import tokenize
 from eckart.data.text import read_text, text_name
 from eckart.device import compute_dtype
 from eckart.errors import EckartError

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eckart.blocks.blockwise_model import BlockwiseModel
 from eckart.blocks.discovery import find_blocks
+from eckart.blocks.expert_stacks import expanded
 from eckart.blocks.onload import ResidentWeights
 from eckart.blocks.tensor_cache import ScratchSpace
 from eckart.checkpoint.identity import digest_of, versions
@@ -297,6 +298,8 @@ def prepare(
     place = resolve_device(device)
     check_compressible(model)
     model.eval()
+    digest = digest_of(model)
+    model = expanded(model)
     blocks = find_blocks(model)
     check_reach(model, blocks, allow_partial=allow_partial)
     for case in cases:
@@ -317,7 +320,6 @@ def prepare(
     if not Path(output).exists():  # where a text cannot be used, no file is left behind
         for number in {case.samples for case in cases if case.samples is not None}:
             draw(number)
-    digest = digest_of(model)
     identity = {
         "model": digest,
         "calibration": {"source": calibration, "length": length, "seed": seed},

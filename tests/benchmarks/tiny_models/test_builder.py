@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from tiny_models import Entry, TinyModelError, build, entries, sample_for, tiny_config
 
 NAMES = ("causal/qwen3_moe", "masked/bert", "seq2seq/t5", "image/vit", "speech/whisper", "image-text/qwen2_vl")

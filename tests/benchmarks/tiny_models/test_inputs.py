@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_models import TinyModelError, build, entries, sample_for
 from torch import nn
 from transformers import LlamaConfig
+
+from tiny_models import TinyModelError, build, entries, sample_for
 
 FORMS = {
     "masked/bert": {"input_ids", "attention_mask"},

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 import eckart
 from eckart.cli.demo.run import HELD_OUT, PROMPT, check_folders, run_demo
 from eckart.cli.demo.steps import Step
-from eckart.data.calibration import tokenize
+from eckart.data.draw import tokenize
 from eckart.data.text import read_text
 from eckart.errors import CheckpointError
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 import eckart
-from eckart.blocks.discovery import find_block_list
+from eckart.blocks.discovery import block_lists
 from eckart.methods.distillation import LogitDistillation
 from eckart.methods.training.schedule import learning_rate_factor
 
@@ -30,7 +30,7 @@ def divergence(student: PreTrainedModel, teacher: PreTrainedModel, tokens: Tenso
 def literal(student: PreTrainedModel, teacher: PreTrainedModel, tokens: Tensor, batch: int) -> None:
     """Train in place: whole batches, in order, nothing held out."""
     plan = LogitDistillation(epochs=3, learning_rate=3e-3)
-    blocks = find_block_list(student)[1]
+    ((_, blocks),) = block_lists(student)
     optimisers = [
         torch.optim.AdamW([{"params": [p]} for p in block.parameters()], weight_decay=0.0) for block in blocks
     ]

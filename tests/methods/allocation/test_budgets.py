@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.methods.allocation.helpers import LAYOUT, LINEARS, TRAINED, TRIED
 
 from eckart.errors import EckartError
-from eckart.methods.allocation import ALLOCATIONS, Allocation, Budgets, Learned, Search, Uniform
+from eckart.methods.allocation import ALLOCATIONS, Allocation, Budgets, LayerStatistics, Learned, Search, Uniform
 from eckart.methods.allocation.budgets import rank_within
 from eckart.methods.layout import Layout
 from eckart.methods.precision import Bits8
@@ -23,7 +23,7 @@ PATHS = [linear.path for linear in LINEARS]
 COMMON, NAMED, FIXED = Size("--keep", 0.6), Size("targets.x.keep", 0.8), Size("targets.y.rank", None, 5)
 
 
-def spent(linears, ranks: dict[str, int | None], paths: set[str]) -> tuple[int, int]:
+def spent(linears: tuple[LayerStatistics, ...], ranks: dict[str, int | None], paths: set[str]) -> tuple[int, int]:
     """Return the bytes of some linears at their ranks, and in 16 bits."""
     members = [linear for linear in linears if linear.path in paths]
     return sum(LAYOUT.bytes(*m.shape, ranks[m.path]) for m in members), sum(m.dense_bytes for m in members)

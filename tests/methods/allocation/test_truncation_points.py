@@ -19,7 +19,7 @@ def gradient_of(position: torch.Tensor) -> float:
 def test_gradients_of_positions_are_those_of_plain_autograd(llama, tokens):
     original = original_of(llama, tokens[:3])
     training = TruncationTraining(original, Learned(penalty=0.0, sharpness=1.0), Budgets(0.5), Layout())
-    training.accumulate(original.tokens, original.enter()[0])
+    training.accumulate(original.batch(0))
     streamed = {path: gradient_of(position) for path, position in training.positions.items()}
 
     positions = {path: position.detach().clone().requires_grad_(True) for path, position in training.positions.items()}
@@ -61,7 +61,7 @@ def test_each_budget_is_paid_for_by_its_own_linears(llama, tokens):
     for path, size in sizes.items():
         if size is not own:
             assert found[path] == pytest.approx(4 / 32 if size is rank else 1.0)
-    for size, share in ((own, 0.8), (None, 0.5)):
-        members = [path for path in paths if sizes.get(path) is size]
+    others = [path for path in paths if path not in sizes]
+    for members, share in (([path for path in sizes if sizes[path] is own], 0.8), (others, 0.5)):
         spent = sum(found[path] * min(shapes[path]) * sum(shapes[path]) for path in members)
         assert spent / sum(shapes[path].numel() for path in members) == pytest.approx(share, abs=0.06)

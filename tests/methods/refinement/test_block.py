@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 
 import pytest
 import torch
 from tests.conftest import CONFIGS, make_model
+from tests.tiny_models import blockwise
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 import eckart
-from eckart.blocks.block_arguments import BlockArguments, arguments_by_shape, capture_arguments
-from eckart.blocks.discovery import find_block_list
+from eckart.blocks.argument_table import Arguments
+from eckart.blocks.block_arguments import BlockArguments
 from eckart.blocks.passes import BlockPass
 from eckart.blocks.tensor_cache import TensorCache
 from eckart.errors import CalibrationError, EckartWarning
@@ -33,14 +35,15 @@ class Setting:
     def __init__(self, kind: str = "llama", samples: int = 8, damage: float = 0.3) -> None:
         model = make_model(kind)
         tokens = torch.randint(256, (samples, 24), generator=torch.Generator().manual_seed(1))
-        _, blocks = find_block_list(model)
-        self.original: nn.Module = blocks[0]
+        run = blockwise(model, tokens)
+        (self.x,) = run.enter(sizes=range(1, samples + 1))
+        self.original: nn.Module = run.modules[0]
         self.damaged = copy.deepcopy(self.original)
         with torch.no_grad():
             for parameter in self.damaged.parameters():
                 parameter.mul_(1 + damage * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2)))
-        self.arguments = arguments_by_shape(model, blocks, range(1, samples + 1), 24, CPU)[0]
-        self.x, (call, *_) = capture_arguments(model, blocks, tokens)
+        self.arguments: Arguments = run.arguments[0]
+        call = self.arguments.of(self.x)
         with torch.no_grad():
             self.y = call(self.original, self.x)
         # The compressed stream is another one than the original.
@@ -54,7 +57,7 @@ class Setting:
                 cache.append(batch)
             return cache
 
-        return Sequences(cached(self.compressed), cached(self.x), cached(self.y), CPU)
+        return Sequences(cached(self.compressed), cached(self.x), cached(self.y), CPU, BATCH, len(self.x))
 
     def refine(
         self,
@@ -88,7 +91,8 @@ def literal(setting: Setting, settings: BlockRefinement, trained_on: int) -> nn.
             factor = step / warm if step < warm else 0.1 + 0.9 * wave
             optimizer.param_groups[0]["lr"] = settings.learning_rate * factor
             optimizer.zero_grad()
-            output = setting.arguments[torch.Size((len(batch), 24))](block, setting.compressed[batch])
+            hidden = setting.compressed[batch]
+            output = setting.arguments.of(hidden)(block, hidden)
             ((output - setting.y[batch]) ** 2).mean().backward()
             nn.utils.clip_grad_norm_(block.parameters(), 1.0)
             optimizer.step()
@@ -232,16 +236,15 @@ def test_checkpointing_changes_nothing() -> None:
 
 
 def test_batch_sizes_are_all_that_are_run() -> None:
-    class Recorder(dict[torch.Size, BlockArguments]):
-        def __getitem__(self, key: torch.Size) -> BlockArguments:
-            asked.add(key[0])
-            result: BlockArguments = super().__getitem__(key)
-            return result
+    class Recorder(Arguments):
+        def of(self, hidden: Tensor, batch: int | None = None, given: Any = None) -> BlockArguments:
+            asked.add(len(hidden))
+            return super().of(hidden, batch, given)
 
     for samples, batch in ((8, 3), (8, 32), (7, 5), (5, 1), (9, 4)):
         asked: set[int] = set()
         setting = Setting(samples=samples)
-        setting.arguments = Recorder(setting.arguments)
+        setting.arguments = Recorder(setting.arguments.table, 0, 0)
         settings = BlockRefinement(epochs=1, batch=batch, held_out=0.3)
         setting.refine(settings)
         assert asked == settings.batch_sizes(samples, BATCH)

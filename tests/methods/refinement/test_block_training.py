@@ -30,7 +30,8 @@ def training_of(
 
 def squared_error(setting: Setting, block: nn.Module, sequences: Tensor, root: Tensor | None = None) -> Tensor:
     """In passes of a whole batch."""
-    errors = setting.arguments[torch.Size((len(sequences), 24))](block, setting.compressed[sequences])
+    hidden = setting.compressed[sequences]
+    errors = setting.arguments.of(hidden)(block, hidden)
     errors = errors - setting.y[sequences]
     total: Tensor = (errors if root is None else errors @ root).square().sum()
     return total

@@ -8,7 +8,7 @@ from tests.conftest import make_model
 from tests.methods.sensitivity.helpers import original_of
 from torch.nn import functional
 
-from eckart.blocks.discovery import find_block_list
+from eckart.blocks.discovery import block_lists
 from eckart.errors import NonFiniteError
 from eckart.layers import weight_matrix
 from eckart.maths.lowrank import Whitening
@@ -97,7 +97,7 @@ def test_curvature_is_that_of_the_kronecker_factors(llama, tokens):
 def test_block_metrics_are_second_moments_of_gradients_behind_blocks(kind, tokens):
     model = make_model(kind)
     found = profile_of(model, tokens, metric=Fisher(labels="next")).block_metrics
-    path, blocks = find_block_list(model)
+    ((path, blocks),) = block_lists(model)
     seen: list[torch.Tensor] = []
 
     def record(module, args, output):

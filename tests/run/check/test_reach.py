@@ -120,4 +120,4 @@ def test_each_part_says_what_it_is_and_why_it_stays() -> None:
         ("model.layers.*.mlp.gate", "router"): "chooses experts",
     }
     tower = reach(architectures.made(lambda: architectures.llava(3))).left
-    assert "in another list of blocks" in {left.why for left in tower if left.part == "model.vision_tower"}
+    assert "not run on these samples" in {left.why for left in tower if left.part == "model.vision_tower"}

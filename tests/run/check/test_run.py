@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,10 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 import eckart
-from eckart.blocks.block_arguments import capture_arguments
-from eckart.blocks.discovery import find_block_list
+from eckart.blocks.discovery import block_lists, find_blocks
 from eckart.compression.plan import make_plan
-from eckart.errors import CalibrationError, EckartError, NonFiniteError, UnsupportedModelError
+from eckart.errors import CalibrationError, EckartError, NonFiniteError
 from eckart.methods.recipes.loader import load_recipe
-from eckart.run.check.run import is_causal
 from eckart.run.compress_checkpoint import compress_checkpoint
 
 
@@ -97,7 +96,7 @@ def test_a_tokenizer_of_another_model_is_refused(
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_what_is_known_of_a_model(kind: str, tokens: Tensor) -> None:
     model = make_model(kind)
-    path, modules = find_block_list(model)
+    ((path, modules),) = block_lists(model)
     report = eckart.compress(make_model(kind), "svd-llm", 1.0, tokens)
     check = report.check
     assert check is not None
@@ -128,11 +127,16 @@ def test_it_is_stored_in_the_result(model_folder: Path, tmp_path: Path) -> None:
     assert eckart.CompressionResult.model_validate(older).check is None
 
 
-def test_an_argument_that_depends_on_the_text_is_named_before_the_start(llama: PreTrainedModel, tokens: Tensor) -> None:
+@pytest.mark.parametrize("recipe", ["svd-llm", "eckart-fast"])
+def test_an_argument_that_depends_on_the_text_changes_nothing_by_itself(
+    llama: PreTrainedModel, tokens: Tensor, recipe: str
+) -> None:
+    samples = [{"input_ids": row[None]} for row in tokens]
+    plain = make_model("llama")
     architectures.hand_over_ids(llama)
-    for recipe in ("svd-llm", "eckart-fast"):
-        with pytest.raises(UnsupportedModelError, match=r"hands its blocks 'ids', which depends on the text"):
-            eckart.compress(llama, recipe, 0.6, tokens, callback=NeverStarted())
+    found, expected = (eckart.compress(model, recipe, 0.6, samples) for model in (llama, plain))
+    assert [layer.rank for layer in found.layers] == [layer.rank for layer in expected.layers]
+    assert all(torch.equal(tensor, plain.state_dict()[name]) for name, tensor in llama.state_dict().items())
 
 
 def test_a_failure_of_a_model_is_no_traceback(llama: PreTrainedModel, tokens: Tensor) -> None:
@@ -140,26 +144,19 @@ def test_a_failure_of_a_model_is_no_traceback(llama: PreTrainedModel, tokens: Te
         raise KeyError("pixels")
 
     llama.model.layers[1].forward = fail
-    with pytest.raises(EckartError, match=r"cannot be run on token ids alone \(KeyError: 'pixels'\)"):
+    with pytest.raises(EckartError, match=r"cannot be run on input_ids alone \(KeyError: 'pixels'\)"):
         eckart.compress(llama, "svd-llm", 0.6, tokens)
 
 
 @pytest.mark.parametrize("build", [architectures.mamba, architectures.bamba, architectures.recurrent_gemma])
-def test_a_block_without_attention_is_causal(build) -> None:
-    model = architectures.made(build)
-    assert first_block_is_causal(model)
+def test_a_block_without_attention_is_causal(build: Callable[[], PreTrainedModel]) -> None:
+    assert find_blocks(architectures.made(build))[0].causal
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_decoders_are_causal_in_any_precision(kind: str) -> None:
-    assert first_block_is_causal(make_model(kind))
-    assert first_block_is_causal(make_model(kind).bfloat16())
-
-
-def first_block_is_causal(model: PreTrainedModel) -> bool:
-    modules = find_block_list(model)[1]
-    hidden, arguments = capture_arguments(model, modules, torch.arange(16)[None])
-    return is_causal(modules[0], arguments[0], hidden)
+    assert find_blocks(make_model(kind))[0].causal
+    assert find_blocks(make_model(kind).bfloat16())[0].causal
 
 
 def test_a_failure_on_longer_samples_says_so(tokens: Tensor) -> None:

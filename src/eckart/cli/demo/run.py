@@ -18,8 +18,8 @@ from eckart.checkpoint.save import check_new_folder, new_folder, save
 from eckart.cli.demo.model import MODEL
 from eckart.cli.demo.steps import Step
 from eckart.compression.callback import Callback
-from eckart.data.calibration import tokenize
 from eckart.data.context import context_of
+from eckart.data.draw import tokenize
 from eckart.data.text import PYTHON_DOCS, read_text
 from eckart.errors import CheckpointError
 from eckart.evaluate import Perplexity, continuation, perplexity

@@ -62,6 +62,7 @@ def distil(
             config,
             model.device,
             None if scratch.in_memory else scratch.path(f"student-{index:05d}"),
+            block.fixed,
         )
         for index, block in enumerate(model.blocks)
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,6 +26,7 @@ class StudentBlock:
         config: of the training.
         device: where the block is used.
         file: that holds the block between uses, and beside it one for the best state; None to keep both in memory.
+        fixed: names of parameters that are not trained.
     """
 
     def __init__(
@@ -35,9 +36,10 @@ class StudentBlock:
         config: TrainingConfig,
         device: torch.device,
         file: Path | None = None,
+        fixed: Collection[str] = (),
     ) -> None:
         self.module, self.config, self.device, self.file = module, config, device, file
-        trained = {name for name, _ in module.named_parameters()} & stored.keys()
+        trained = ({name for name, _ in module.named_parameters()} & stored.keys()) - set(fixed)
         self.dtypes = {name: stored[name].dtype for name in trained}
         self.fixed = {name: tensor.to(device) for name, tensor in stored.items() if name not in trained}
         self.parameters = {

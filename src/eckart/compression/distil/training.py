@@ -23,6 +23,7 @@ from torch.func import functional_call
 from eckart.blocks.backward import entrance_gradients
 from eckart.blocks.block_arguments import BlockArguments, Inputs
 from eckart.blocks.blockwise_model import BlockwiseModel, rows_of
+from eckart.blocks.carried import Carried
 from eckart.blocks.entrance import Entered, enter
 from eckart.blocks.losses import divergence
 from eckart.blocks.passes import HiddenStates, gather
@@ -43,8 +44,10 @@ class _Part:
         hidden: states in front of the next block.
         taps: hidden states behind blocks that others than the next block look at; of the last block too.
         calls: how the blocks of segments behind the first are called.
+        given: what blocks gave to later ones of their segment.
         gradients: behind blocks.
         of_arguments: gradients at what the blocks of the present segment are handed, by slot.
+        of_given: gradients at what blocks gave.
     """
 
     numbers: Tensor
@@ -52,8 +55,10 @@ class _Part:
     hidden: Tensor
     taps: dict[int, Tensor] = field(default_factory=dict)
     calls: dict[int, BlockArguments] = field(default_factory=dict)
+    given: dict[Carried, Tensor] = field(default_factory=dict)
     gradients: dict[int, Tensor] = field(default_factory=dict)
     of_arguments: dict[int, Tensor] = field(default_factory=dict)
+    of_given: dict[Carried, Tensor] = field(default_factory=dict)
 
     def add_gradient(self, block: int, gradient: Tensor) -> None:
         """Add to the gradient behind a block."""
@@ -62,11 +67,12 @@ class _Part:
 
 @dataclass
 class _Run:
-    """One run of a block: what it was handed, and what it gave, if that is held."""
+    """One run of a block: what it was handed, and what it gave, if that is held: the hidden states first."""
 
     front: Tensor
-    leaves: dict[int, Tensor]
-    output: Tensor | None
+    call: BlockArguments
+    leaves: dict[int | Carried, Tensor]
+    outputs: list[Tensor] | None
 
 
 @dataclass
@@ -100,11 +106,10 @@ class Student:
             with block.used(), torch.set_grad_enabled(not self.recompute):
                 for part in parts:
                     front = part.hidden.requires_grad_(True)
-                    leaves = self._make_differentiable(number, part)
-                    output = self._run(block.tensors, number, part, front)
-                    part.hidden = output.detach()
-                    runs.append(_Run(front, leaves, None if self.recompute else output))
-                    self._tap(number, part)
+                    call, leaves = self._differentiable(number, part)
+                    outputs = self._run(block.tensors, number, call, front)
+                    self._take(number, part, outputs)
+                    runs.append(_Run(front, call, leaves, None if self.recompute else outputs))
             held.append(runs)
         loss = sum(self._loss_and_gradient(part, predictions) for part in parts)
         for number, block in reversed(list(enumerate(self.blocks))):
@@ -131,8 +136,8 @@ class Student:
                 with block.used():
                     rounded = {name: tensor.float() for name, tensor in block.rounded().items()}
                     for part in parts:
-                        part.hidden = self._run({**block.fixed, **rounded}, number, part, part.hidden)
-                        self._tap(number, part)
+                        outputs = self._run({**block.fixed, **rounded}, number, self._call(number, part), part.hidden)
+                        self._take(number, part, outputs)
             return sum(
                 float(self._divergence(index, row, ends))
                 for part in parts
@@ -160,7 +165,10 @@ class Student:
             for part in torch.split(sequences, known.at_once)
         ]
 
-    def _tap(self, number: int, part: _Part) -> None:
+    def _take(self, number: int, part: _Part, outputs: Sequence[Tensor]) -> None:
+        """Go behind a block, and take note of what others look at."""
+        part.hidden = outputs[0].detach()
+        part.given |= {Carried(number, n): tensor.detach() for n, tensor in enumerate(outputs[1:])}
         if self.model.blocks[number].tapped or number == len(self.blocks) - 1:
             part.taps[number] = part.hidden.detach()
 
@@ -203,38 +211,47 @@ class Student:
             for block, gradient in found.items():
                 part.add_gradient(block, gradient)
 
-    def _make_differentiable(self, number: int, part: _Part) -> dict[int, Tensor]:
-        """Let gradients at what a block is handed be asked for, where that comes from other blocks."""
-        if number not in part.calls:
-            return {}
-        part.calls[number], leaves = part.calls[number].differentiable()
-        return leaves
+    def _differentiable(self, number: int, part: _Part) -> tuple[BlockArguments, dict[int | Carried, Tensor]]:
+        """Return how a block is called, and what comes from other blocks there, as leaves for gradients."""
+        call = self._call(number, part)
+        return call.differentiable() if number in part.calls or call.carried else (call, {})
+
+    def _call(self, number: int, part: _Part) -> BlockArguments:
+        if number in part.calls:
+            return part.calls[number].bound(part.given.__getitem__)
+        batch = int(part.numbers[0]) if self.model.known.at_once == 1 else None
+        return self.model.arguments[number].of(part.hidden, batch, part.given.__getitem__)
 
     def _backward(self, number: int, part: _Part, run: _Run, block: StudentBlock) -> None:
-        output = run.output
-        if output is None:
-            output = self._run(block.tensors, number, part, run.front)
-        torch.autograd.backward(output, part.gradients.pop(number))
+        outputs = run.outputs
+        if outputs is None:
+            outputs = self._run(block.tensors, number, run.call, run.front)
+        ends, gradients = [outputs[0]], [part.gradients.pop(number)]
+        for n, tensor in enumerate(outputs[1:]):
+            gradient = part.of_given.pop(Carried(number, n), None)
+            if gradient is not None and tensor.requires_grad:
+                ends.append(tensor)
+                gradients.append(gradient.to(tensor))
+        torch.autograd.backward(ends, gradients)
         front = torch.zeros_like(run.front) if run.front.grad is None else run.front.grad
         for slot, leaf in run.leaves.items():
-            if leaf.grad is not None:
+            if leaf.grad is not None and isinstance(slot, Carried):
+                part.of_given[slot] = leaf.grad + part.of_given.get(slot, 0)
+            elif leaf.grad is not None and isinstance(slot, int):
                 part.of_arguments[slot] = leaf.grad + part.of_arguments.get(slot, 0)
         # -1 is in front of the segment.
         part.add_gradient(-1 if self.model.blocks[number].enters else number - 1, front)
 
-    def _run(self, tensors: Mapping[str, Tensor], number: int, part: _Part, hidden: Tensor) -> Tensor:
-        known = self.model.known
-        if number in part.calls:
-            call = part.calls[number]
-        else:
-            call = self.model.arguments[number].of(hidden, int(part.numbers[0]) if known.at_once == 1 else None)
+    def _run(self, tensors: Mapping[str, Tensor], number: int, call: BlockArguments, hidden: Tensor) -> list[Tensor]:
+        """Return the hidden states behind a block, and what it gives to later ones."""
 
         def run(*args: object, **kwargs: object) -> object:
             return functional_call(self.blocks[number].module, dict(tensors), args, kwargs)
 
         with autocast(self.model.device, self.model.compute):
             # A copy, since a block may write into what it is given, which a leaf forbids.
-            return call(run, hidden.clone()).float()
+            output = call.run(run, hidden.clone())
+            return [call.site.result(output).float(), *call.given(output)]
 
     def _rows(self, part: _Part) -> list[tuple[dict[str, Tensor], dict[int, Tensor]]]:
         return rows_of(part.inputs, part.taps, self.model.known.at_once)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from eckart.blocks.argument_table import Arguments
+from eckart.blocks.argument_table import Arguments, forked
 from eckart.blocks.blockwise_model import BlockwiseModel
 from eckart.blocks.passes import HiddenStates
 from eckart.layers import weight_matrix
@@ -85,21 +85,27 @@ class Trial:
 
     def advance(self, model: BlockwiseModel, index: int) -> None:
         """Go behind a block, which is onloaded."""
-        front, self.stream = self.stream, self._behind(model, index, self.name)
+        front, self.stream = self.stream, self._behind(model, index, self.name, self.arguments)
         if front is not None and front not in self.taps.values():
             front.delete()
 
     def branch(self, model: BlockwiseModel, index: int, name: str) -> Trial:
         """Return another trial, from in front of a block to behind it."""
-        other = Trial(name, None, dict(self.taps), self.arguments)
-        other.stream = self._behind(model, index, name, other.taps)
+        arguments = forked(self.arguments, name)
+        other = Trial(name, None, dict(self.taps), arguments)
+        other.stream = self._behind(model, index, name, arguments, other.taps)
         return other
 
     def _behind(
-        self, model: BlockwiseModel, index: int, name: str, taps: dict[int, HiddenStates] | None = None
+        self,
+        model: BlockwiseModel,
+        index: int,
+        name: str,
+        arguments: dict[int, Arguments],
+        taps: dict[int, HiddenStates] | None = None,
     ) -> HiddenStates:
         assert self.stream is not None
-        behind = replace(model, arguments=self.arguments).advance(index, self.stream, name)
+        behind = replace(model, arguments=arguments).advance(index, self.stream, name)
         if model.blocks[index].tapped or index == len(model.blocks) - 1:
             (self.taps if taps is None else taps)[index] = behind
         return behind

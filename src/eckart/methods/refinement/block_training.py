@@ -71,10 +71,10 @@ class BlockTraining:
             None if root is None else (root / root.square().sum(dim=1).mean().sqrt()).to(sequences.device).float()
         )
         self.before = {name: (p.dtype, p.requires_grad) for name, p in self.block.named_parameters()}
-        for parameter in self.block.parameters():
+        for name, parameter in self.block.named_parameters():
             parameter.data = parameter.data.float()
-            parameter.requires_grad_(True)
-        self.parameters = list(self.block.parameters())
+            parameter.requires_grad_(name not in run.fixed)
+        self.parameters = [parameter for parameter in self.block.parameters() if parameter.requires_grad]
         self.optimiser = config.optimiser(self.parameters)
         self.best: dict[str, Tensor] = {}
         self.changes: dict[int, float] = {}

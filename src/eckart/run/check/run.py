@@ -20,7 +20,6 @@ from eckart.data.samples import IDS
 from eckart.errors import UnsupportedModelError
 from eckart.methods.allocation import Needs
 from eckart.methods.allocation.base import OwnMeasurement
-from eckart.run.check.merged import check_layers_stay_apart
 from eckart.run.check.reach import reach_of
 
 CLASSES = 1024  # logits of more places than that are of tokens
@@ -38,12 +37,10 @@ def check_model(blockwise: BlockwiseModel, plan: Plan, *, allow_partial: bool = 
         allow_partial: whether less than half of the blocks' bytes may be reached.
 
     Raises:
-        UnsupportedModelError: too little is reached, layers are merged when the model is saved, or the recipe looks at
-            predictions and there are none.
+        UnsupportedModelError: too little is reached, or the recipe looks at predictions and there are none.
     """
     model, blocks = blockwise.model, blockwise.blocks
     check = check_reach(model, plan.blocks, plan.left, allow_partial=allow_partial)
-    check_layers_stay_apart(model, plan.blocks)
     if blockwise.calibration is None:
         return check
     known = blockwise.known
