@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import importlib
+import pkgutil
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -37,6 +39,15 @@ def test_every_package_says_what_is_public_and_has_it(name: str) -> None:
     assert len(set(package.__all__)) == len(package.__all__)
     for public in package.__all__:
         assert getattr(package, public) is not None
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_no_public_name_is_that_of_a_module(name: str) -> None:
+    """Of two things of one name, who asks gets the module as soon as somebody has imported that."""
+    package = importlib.import_module(name)
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{name}.{module.name}")
+    assert [public for public in package.__all__ if isinstance(getattr(package, public), ModuleType)] == []
 
 
 def test_types_are_shipped() -> None:
