@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from eckart.data.encoder import Encoder
 from eckart.data.items import Item
-from eckart.data.read_samples import read_items
+from eckart.data.sampling import read_items
 from eckart.errors import CalibrationError, EckartError
 from eckart.evaluate.greedy import option_chosen
 from eckart.evaluate.scores import ItemScore, score_of

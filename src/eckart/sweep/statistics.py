@@ -138,14 +138,15 @@ def collect(
     weights = ResidentWeights()
     units = any(recipe.structure.reorders_units for recipe in wanted)
     blocks = find_blocks(model, weights, units=units)
-    if (first := next(iter(wanted))).sharing.fuses_all:
+    first = next(iter(wanted), None)
+    if first is not None and first.sharing.fuses_all:
         model = copy.deepcopy(model)
         targets = choose_targets(model, find_blocks(model, weights), first, 1.0)
         fuse(model, together(fusable(targets.blocks), targets.budgets), weights)
         blocks = find_blocks(model, weights, units=units)
     # What all of them leave as it is is not measured.
     left = [choose_targets(model, blocks, recipe, 1.0, check=False).left for recipe in wanted]
-    blocks = without(blocks, frozenset.intersection(*left))
+    blocks = without(blocks, frozenset.intersection(*left)) if left else blocks
     shapes = shapes_of(blocks)
     asked = {recipe: request_for(recipe, keep, shapes) for recipe, keep in wanted.items()}
     merged = merge(request for request in asked.values() if request is not None)
