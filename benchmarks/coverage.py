@@ -29,6 +29,7 @@ from harness import Rows
 from tiny_models.classes import KINDS, Entry, entries
 
 KEY = ("kind", "model_type", "recipe", "transformers")
+FAULTS = ("crashed", "differs")
 RECIPES = ("svd-llm", "saes-svd", "eckart-fast", "zs-svd", "aa-svd")
 
 
@@ -41,6 +42,7 @@ def main(
     jobs: Annotated[int, typer.Option(help="Classes at once.")] = 1,
     seconds: Annotated[int, typer.Option(help="That a class may take, all recipes together.")] = 120,
     page: Annotated[Path | None, typer.Option(help="Write what OUTPUT has as Markdown to this file.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Exit with 1 if a class crashed or differs.")] = False,
 ) -> None:
     """Run the classes that are not in OUTPUT yet, and write the page if one is asked for."""
     rows = Rows(output, KEY)
@@ -60,6 +62,8 @@ def main(
         from coverage_page import page_of
 
         page.write_text(page_of(rows.rows), encoding="utf-8")
+    if check and any(row["outcome"] in FAULTS for row in rows.rows):
+        raise typer.Exit(1)
 
 
 def select(found: Sequence[Entry], only: Sequence[str]) -> list[Entry]:

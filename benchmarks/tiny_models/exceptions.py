@@ -38,7 +38,7 @@ _EFFICIENT = {
         "image_size": 64,
         "in_channels": [32, 16, 24, 40, 80, 112, 192],
         "out_channels": [16, 24, 40, 80, 112, 192, 320],
-        "hidden_dim": 320,
+        "hidden_dim": 1280,
     }
 }
 _RESNET = {
@@ -147,7 +147,13 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "chameleon": {
         "fields": {"vocabulary_map": _CHAMELEON_MAP, "vq_config.num_embeddings": 32, **_under("vq_config", _VQ)}
     },
-    "emu3": {"fields": {"vocabulary_map": _EMU_MAP, "vq_config.codebook_size": 32, **_under("vq_config", _VQ)}},
+    "emu3": {
+        "fields": {
+            "vocabulary_map": _EMU_MAP,
+            "vq_config.codebook_size": 32,
+            **_under("vq_config", {**_VQ, "channel_multiplier": [1, 2]}),
+        }
+    },
     "conditional_detr": _DETR,
     "dab-detr": _DETR,
     "deformable_detr": _DETR,

@@ -23,7 +23,7 @@ from tiny_models.others import named_inputs, other_inputs
 from tiny_models.sounds import sound_forms
 
 LENGTH = 16  # tokens of text
-MOST_FORMS = 3  # of an image or a sound, of those that are understood
+MOST_FORMS = {"image": 3, "audio": 9}  # of those that are understood; those of sounds differ in length
 FIRST_FORMS = 12  # that the model is asked about
 VECTORS = ("pooler_output", "last_hidden_state")  # of what a class returns for an image or a sound
 # What classes say of a text with too few placeholders.
@@ -116,7 +116,7 @@ def _parts(model: PreTrainedModel, what: str, forms: Iterable[dict[str, Tensor]]
     for number, form in enumerate(forms):
         parts.append(_Part(form, _features(model, what, form) if number < FIRST_FORMS else 0))
         understood = [part for part in parts if part.features]
-        if len(understood) == MOST_FORMS or (understood and number >= FIRST_FORMS):
+        if len(understood) == MOST_FORMS[what] or (understood and number >= FIRST_FORMS):
             break
     return [part for part in parts if part.features] or parts
 
@@ -128,7 +128,7 @@ def _candidates(model: PreTrainedModel, seed: int, text: bool) -> Iterator[dict[
     images = [] if text else _parts(model, "image", image_forms(model.config, names, draw))
     sounds = [] if text else _parts(model, "audio", sound_forms(model.config, names, draw))
     forms = [
-        *product(images[:MOST_FORMS], sounds[:MOST_FORMS]),
+        *product(images[: MOST_FORMS["image"]], sounds[: MOST_FORMS["audio"]]),
         *((image, nothing) for image in images),
         *((nothing, sound) for sound in sounds),
     ]

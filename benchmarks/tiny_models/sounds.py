@@ -12,7 +12,7 @@ from tiny_models.draw import Draw, find
 
 SPECTRA = ("input_features", "audio_input_features", "audio_mel")
 WAVES = ("input_values", "audio_values")
-SAMPLES = (3840, 15360)
+SAMPLES = (3840, 16000)
 
 
 def sound_forms(config: PreTrainedConfig, names: Mapping[str, bool], draw: Draw) -> Iterator[dict[str, Tensor]]:

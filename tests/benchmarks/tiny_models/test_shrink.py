@@ -61,12 +61,10 @@ def test_special_tokens_are_in_the_vocabulary_and_told_apart():
 
 
 def test_sections_of_positions_fill_the_rotated_pairs():
-    fields: dict[str, Any] = {
-        "head_dim": 128,
-        "rope_parameters": {"rope_type": "default", "mrope_section": [16, 24, 24]},
-    }
+    rotation: dict[str, Any] = {"rope_type": "default", "mrope_section": [16, 24, 24]}
+    fields = {"head_dim": 128, "rope_parameters": rotation}
     assert sum(shrink(fields, Sizes())["rope_parameters"]["mrope_section"]) == HEAD_WIDTH // 2
-    fields["rope_parameters"]["partial_rotary_factor"] = 0.5
+    rotation["partial_rotary_factor"] = 0.5
     assert sum(shrink(fields, Sizes())["rope_parameters"]["mrope_section"]) == HEAD_WIDTH // 4
 
 
