@@ -14,6 +14,7 @@ from eckart.blocks.block_arguments import BlockArguments
 from eckart.blocks.carried import Carried
 from eckart.blocks.tensor_cache import TensorCache
 
+ARGUMENTS = "arguments"  # how the names of what is kept for each batch begin
 MOST_SHAPES = 8  # of hidden states, for which arguments are held where blocks are run
 
 MakeCache = Callable[[str, torch.dtype], TensorCache]
@@ -148,7 +149,7 @@ class ArgumentTable:
         cache = self._caches.get(tensor.dtype)
         if cache is None:
             kind = str(tensor.dtype).removeprefix("torch.")
-            cache = self._caches[tensor.dtype] = self._cache(f"arguments-{self._name}-{kind}", tensor.dtype)
+            cache = self._caches[tensor.dtype] = self._cache(f"{ARGUMENTS}-{self._name}-{kind}", tensor.dtype)
         cache.append(tensor)
         return _Stored(tensor.dtype, len(cache) - 1)
 

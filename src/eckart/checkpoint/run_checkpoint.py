@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from eckart.blocks.argument_table import ARGUMENTS
 from eckart.blocks.block import Block
 from eckart.blocks.tensor_cache import ScratchSpace, TensorCache, TensorCacheRecord
 from eckart.checkpoint.files import PREFIX, delete_all_but, hash_of, sync, write_shard, write_text
@@ -186,7 +187,9 @@ class DiskRunCheckpoint:
             **records,
         )
         write_text(self.folder.manifest, manifest.model_dump_json(indent=1) + "\n")
-        delete_all_but(self.folder.streams, sorted(kept))
+        # How blocks are called is found out again by whoever goes on; until then it is in use.
+        used = {path.name for path in self.folder.streams.iterdir() if path.name.startswith(f"{ARGUMENTS}-")}
+        delete_all_but(self.folder.streams, kept | used)
 
     def _save(self, name: str, state: WalkState) -> TensorCacheRecord | None:
         found: TensorCache | FollowedTokens | None = getattr(state, name)
