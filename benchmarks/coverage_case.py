@@ -45,8 +45,8 @@ class Outcome:
     Attributes:
         outcome: pass, partial, refused, crashed, differs or not built.
         detail: a message, a traceback's last lines, or what differs.
-        reached: share of the bytes of matrices in blocks that are in layers that were to be compressed; None where the
-            run did not end.
+        reached: of the bytes of matrices in blocks that outputs depend on, the share of layers that were to be
+            compressed; None where the run did not end.
         keep: of these layers' bytes, what is stored.
         difference: largest one between outputs before and after saving, over the largest output; None likewise.
         disk_bytes: on disk, numbers of more than 8 bits counted as 2 bytes.
@@ -106,11 +106,15 @@ def calibration_for(entry: Entry, model: PreTrainedModel) -> Any:
 
 
 def _compressed(entry: Entry, model: PreTrainedModel, recipe: str) -> Outcome:
-    matrices = {name: parameter.numel() for name, parameter in block_matrices(model)}
     sample = sample_for(model, text=entry.is_text)
+    sizes = {name: parameter.numel() for name, parameter in block_matrices(model)}
+    used = used_parameters(model, sample)
     calibration = calibration_for(entry, model)
     report = compress(model, recipe, KEEP, calibration, overrides=RECIPES[recipe], device="cpu", allow_partial=True)
-    reached = sum(layer.out_features * layer.in_features for layer in report.layers) / max(sum(matrices.values()), 1)
+    paths = [layer.path for layer in report.layers]
+    left = {name: size for name, size in sizes.items() if name in used and not _is_among(name, paths)}
+    found = sum(layer.out_features * layer.in_features for layer in report.layers)
+    reached = found / max(found + sum(left.values()), 1)
     before = outputs_of(model, sample)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "model"
@@ -126,8 +130,6 @@ def _compressed(entry: Entry, model: PreTrainedModel, recipe: str) -> Outcome:
     elif disk != reported:
         outcome, detail = "differs", f"{disk} bytes on disk, {reported} reported"
     elif reached < REACHED:
-        named = {layer.path for layer in report.layers}
-        left = {name: size for name, size in matrices.items() if name.removesuffix(".weight") not in named}
         outcome, detail = "partial", _short(f"dense: {', '.join(_patterns(left))}")
     return Outcome(
         outcome,
@@ -159,6 +161,30 @@ def block_matrices(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
             continue
         if leaf == "weight" or not any(part in leaf.lower() for part in map(str.lower, NO_MAPS)):
             yield name, parameter
+
+
+def used_parameters(model: PreTrainedModel, sample: Mapping[str, Tensor]) -> set[str]:
+    """Return the names of the parameters that the outputs for a sample depend on by a gradient.
+
+    Others, such as attention to states that a decoder is not given, could be anything. The model has no gradients then.
+
+    Args:
+        model: to run.
+        sample: from :func:`tiny_models.sample_for`.
+    """
+    torch.manual_seed(0)
+    outputs = [tensor for tensor in _tensors(model(**sample)) if tensor.requires_grad]
+    if outputs:
+        torch.autograd.backward([tensor.sum() for tensor in outputs])
+    used = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    model.zero_grad(set_to_none=True)
+    return used
+
+
+def _is_among(name: str, paths: Sequence[str]) -> bool:
+    """Return whether a parameter is that of one of some layers, or a stack of theirs."""
+    place = name.removesuffix(".weight")
+    return any(path == place or path.startswith((f"{place}.", f"{place}[")) for path in paths)
 
 
 def _is_deep(modules: nn.ModuleList) -> bool:

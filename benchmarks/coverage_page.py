@@ -59,7 +59,7 @@ def page_of(rows: Sequence[Mapping[str, Any]]) -> str:
     introduction = INTRODUCTION.format(
         command="python benchmarks/coverage.py",
         version=", ".join(versions),
-        reached="at least 95 % of the bytes of matrices in blocks",
+        reached="at least 95 % of the bytes of matrices in blocks that outputs depend on",
         recipes=", ".join(f"`{recipe}`" for recipe in recipes),
     )
     parts = [introduction, _summary(classes)]

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from tests.conftest import make_model
 from torch import Tensor
 
+from eckart.blocks.argument_table import ARGUMENTS
 from eckart.blocks.block import Block
 from eckart.blocks.discovery import find_blocks
 from eckart.blocks.onload import ResidentWeights
@@ -210,3 +211,15 @@ def test_all_that_differs_is_said() -> None:
     said = str(caught.value)
     assert said.startswith("out is of another run: keep was 0.6 and is 0.5; recipe.name was 'svd' and is 'asvd'.")
     assert said.endswith("use another output, or start again with --overwrite.")
+
+
+def test_how_blocks_are_called_is_in_use_until_the_end(run: Run) -> None:
+    with run.opened() as checkpoint:
+        checkpoint.resume()
+        used = run.folder.streams / f"{ARGUMENTS}-original-00000-float32.spool"
+        left = run.folder.streams / "original-00000.spool"
+        used.write_bytes(b"x")
+        left.write_bytes(b"x")
+        run.save(checkpoint, 3)
+    assert used.exists()
+    assert not left.exists()

@@ -36,7 +36,7 @@ def test_compress_refuses_it_unless_that_is_wanted(experts: Path, text_file: Pat
     done = run("compress", experts, *options, "--allow-partial")
     assert done.exit_code == 0, done.output
     shown = words(done.output)
-    assert "Checked: weights are finite; compression reaches" in shown
+    assert "compression reaches" in shown
     assert "Samples take 16 of 64 positions" in shown
     assert "Warning: Most of the blocks stays as it is" in shown
     assert eckart.CompressionResult.model_validate_json((out / "eckart" / "report.json").read_text()).check is not None

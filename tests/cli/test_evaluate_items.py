@@ -13,7 +13,7 @@ from tests.evaluate.test_reading import sample_of
 from tests.tiny import NAMES, make, write_image, write_rows
 from typer.testing import Result
 
-from eckart.data.item_samples import read_samples
+from eckart.data.sampling import read_samples
 from eckart.evaluate import measure_items
 
 

@@ -98,7 +98,7 @@ def test_the_image_says_ranks_dense_and_what_it_is_of() -> None:
     ("blocks", "kinds", "written"), [(1, 1, True), (80, 7, True), (400, 2, False), (2, 400, False)]
 )
 def test_images_of_any_size_can_be_drawn(blocks: int, kinds: int, written: bool) -> None:
-    drawing = figure(report(blocks, [f"mlp.part{number}" for number in range(kinds)]))
+    drawing = figure(report(blocks, [f"part{number}.up" for number in range(kinds)]))
     drawing.canvas.draw()
     assert bool(texts(drawing)) is written
     # Where no text is written, a dot and a legend mark what is dense.

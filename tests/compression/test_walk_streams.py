@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from tests.conftest import Stop
 from tests.tiny_models import Samples, blockwise, forward_inputs, make
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -17,6 +20,8 @@ from eckart.blocks.blockwise_model import BlockwiseModel
 from eckart.compression.drift import FOLLOWED_SAMPLES, FollowedTokens, outputs_of
 from eckart.compression.state import WalkState
 from eckart.compression.walk_streams import COMPRESSED, FOLLOWED, ORIGINAL, WalkStreams
+from eckart.errors import InterruptedRun
+from eckart.run.compress_checkpoint import compress_checkpoint
 
 KINDS = ["llama", "bart", "t5", "llava", "qwen3-vl", "gemma3n"]
 BOTH = eckart.load_recipe("aa-svd", ["distillation=logits"])
@@ -139,3 +144,23 @@ def test_what_other_blocks_are_handed_stays_as_it_is_in_a_training() -> None:
     eckart.compress(model, "aa-svd", 0.7, list(samples), overrides=overrides)
     assert all(torch.equal(model.get_parameter(name), before) for name, before in biases.items())
     assert not any(torch.equal(model.get_parameter(name), before) for name, before in others.items() if "block" in name)
+
+
+@pytest.mark.parametrize(("kind", "stop"), [("bart", 3), ("gemma3n", 1)])
+@pytest.mark.filterwarnings("ignore::eckart.errors.EckartWarning")
+def test_models_of_several_towers_are_compressed_in_files_and_gone_on_with(
+    kind: str, stop: int, tmp_path: Path
+) -> None:
+    """What blocks are handed depends on the sample, so that it is in files too."""
+    model, samples = make(kind)
+    model.save_pretrained(tmp_path / "dense")
+    eckart.compress(model, "saes-svd", 0.6, samples)
+    for name, callback in (("whole", None), ("stopped", Stop(stop, KeyboardInterrupt()))):
+        options: dict[str, Any] = {"memory": 1, "callback": callback}
+        if callback is not None:
+            with pytest.raises(InterruptedRun):
+                compress_checkpoint(tmp_path / "dense", tmp_path / name, "saes-svd", 0.6, samples, **options)
+            options = {"memory": 1, "resume": True}
+        compress_checkpoint(tmp_path / "dense", tmp_path / name, "saes-svd", 0.6, samples, **options)
+        found = type(model).from_pretrained(tmp_path / name).state_dict()
+        assert all(torch.equal(found[key], tensor) for key, tensor in model.state_dict().items())

@@ -8,7 +8,7 @@ from tests.tiny import MAKERS, NAMES, make, write_image, write_rows, write_sound
 from torch import Tensor
 from torch.nn import functional
 
-from eckart.data.item_samples import read_samples
+from eckart.data.sampling import read_samples
 from eckart.errors import EckartError
 from eckart.evaluate.reading import placed, read_item
 

@@ -44,6 +44,7 @@ class ArgumentTable:
         self._by_shape: dict[torch.Size, Sequence[BlockArguments]] = {}
         self._by_batch: dict[int, Sequence[BlockArguments]] = {}
         self._shapes: dict[int, torch.Size] = {}  # in front of the segment, by batch: blocks may change it
+        self._held = 0  # shapes that batches brought
         self._caches: dict[torch.dtype, TensorCache] = {}
         self.given: dict[Carried, TensorCache] = {}  # batch by batch
 
@@ -64,8 +65,9 @@ class ArgumentTable:
         if batch is not None:
             self._shapes[batch] = shape
         known = self._by_shape.get(shape)
-        if known is None and (batch is None or len(self._by_shape) < MOST_SHAPES):
+        if known is None and (batch is None or self._held < MOST_SHAPES):
             self._by_shape[shape] = calls
+            self._held += batch is not None
         elif batch is not None and (known is None or not _same(known, calls)):
             self._by_batch[batch] = self._store(calls, known)
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from eckart.data.context import length_for
 from eckart.data.encoder import Encoder
-from eckart.data.item_samples import DEFAULT_LENGTH, draw
+from eckart.data.sampling import DEFAULT_LENGTH, draw
 from eckart.errors import EckartError
 from eckart.evaluate import ItemScore, measure_items, measure_options, measure_pairs, read_pairs, read_questions
 from eckart.evaluate.items import choose_measures

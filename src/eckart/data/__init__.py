@@ -9,7 +9,7 @@ from eckart.lazy import importer
 if TYPE_CHECKING:
     from eckart.data.calibration import DEFAULT_SAMPLES, Calibration, calibrate
     from eckart.data.draw import tokenize
-    from eckart.data.item_samples import read_samples
+    from eckart.data.sampling import read_samples
     from eckart.data.text import PYTHON_DOCS, read_text
 
 __all__ = ["DEFAULT_SAMPLES", "PYTHON_DOCS", "Calibration", "calibrate", "read_samples", "read_text", "tokenize"]
@@ -21,7 +21,7 @@ __getattr__ = importer(
         "PYTHON_DOCS": "eckart.data.text:PYTHON_DOCS",
         "Calibration": "eckart.data.calibration:Calibration",
         "calibrate": "eckart.data.calibration:calibrate",
-        "read_samples": "eckart.data.item_samples:read_samples",
+        "read_samples": "eckart.data.sampling:read_samples",
         "read_text": "eckart.data.text:read_text",
         "tokenize": "eckart.data.draw:tokenize",
     },

@@ -15,9 +15,9 @@ from transformers import PreTrainedModel
 from eckart.data.context import check_ids, check_length, length_for
 from eckart.data.draw import draw_samples, tokenize
 from eckart.data.encoder import Encoder
-from eckart.data.item_samples import holds_items, read_samples
 from eckart.data.item_sources import find_items
 from eckart.data.samples import IDS, MASK, Sample, as_samples
+from eckart.data.sampling import holds_items, read_samples
 from eckart.data.text import parts_of, read_text, text_name
 from eckart.device import free_memory
 from eckart.errors import CalibrationError
@@ -166,7 +166,7 @@ def calibrate(
 
     Args:
         source: a specification that :func:`eckart.data.text.read_text` knows or, for models that take more than text or
-            predict something else than the next token, :func:`eckart.data.item_samples.read_samples`; ``self`` for text
+            predict something else than the next token, :func:`eckart.data.sampling.read_samples`; ``self`` for text
             sampled from the model; several of these with `` + `` between them. Or token ids (samples, length) to use as
             they are, or samples: what the model's forward is handed for each, with ``labels`` where its loss is asked
             for.

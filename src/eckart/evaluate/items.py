@@ -93,7 +93,7 @@ def measure_items(
 
     Args:
         model: of transformers.
-        samples: as :func:`eckart.data.item_samples.read_samples` gives them.
+        samples: as :func:`eckart.data.sampling.read_samples` gives them.
         measures: of the list above; None for what is measured of models of its kind.
         baseline: the model that it should be like, usually the dense one.
         tokenizer: of the model, to compare answers as text; without it their tokens are compared.

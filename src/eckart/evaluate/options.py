@@ -10,8 +10,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from eckart.data.encoder import Encoder
-from eckart.data.item_samples import read_items
 from eckart.data.items import Item
+from eckart.data.sampling import read_items
 from eckart.errors import CalibrationError, EckartError
 from eckart.evaluate.greedy import option_chosen
 from eckart.evaluate.scores import ItemScore, score_of

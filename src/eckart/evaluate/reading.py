@@ -41,7 +41,7 @@ def read_item(model: PreTrainedModel, sample: Sample, *, pooling: str = "mean", 
 
     Args:
         model: of transformers.
-        sample: as :func:`eckart.data.item_samples.read_samples` gives it.
+        sample: as :func:`eckart.data.sampling.read_samples` gives it.
         pooling: of hidden states to a vector: the mean of those that are not padding, as sentence-transformers does
             it, the first or the last.
         states: hidden states are needed.

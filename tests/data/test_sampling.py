@@ -9,8 +9,8 @@ import torch
 from tests.tiny import NAMES, make, write_image, write_rows
 
 from eckart.data.encoder import Encoder
-from eckart.data.item_samples import read_items, read_samples
 from eckart.data.samples import Sample
+from eckart.data.sampling import read_items, read_samples
 from eckart.errors import CalibrationError, EckartWarning
 
 
