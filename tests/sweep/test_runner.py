@@ -225,3 +225,23 @@ def test_a_pattern_that_names_nothing_is_refused_at_once(sweep, tmp_path):
     with pytest.raises(EckartError, match=r"did you mean '\*\.q_proj'"):
         sweep(["svd"], [0.6], only=["*.q_prj"])
     assert not (tmp_path / "sweep.sqlite").exists()
+
+
+def test_linears_outside_of_blocks_that_a_recipe_names_are_measured(sweep, llama, tokenizer, text_file):
+    """The others in the same sweep do not look for them."""
+    named = "svd-llm+targets.lm_head.keep=0.5"
+    rows = list(sweep(["svd-llm", named, "aa-svd-layer+targets.lm_head.rank=4"], [0.6]).run())
+    assert ["lm_head" in row.ranks for row in rows] == [False, False, True, True]
+    for row in rows[1:]:
+        report = eckart.compress(
+            copy.deepcopy(llama), row.recipe, row.keep, str(text_file), tokenizer=tokenizer, samples=4, length=24, seed=0
+        )
+        assert row.ranks == {layer.path: layer.rank for layer in report.layers}
+
+
+def test_linears_without_gradients_are_targets_of_recipes_that_take_none(sweep, llama, tokenizer, text_file):
+    mlp = llama.model.layers[1].mlp
+    mlp.__class__ = type("WithoutGradients", (type(mlp),), {"forward": torch.no_grad()(type(mlp).forward)})
+    rows = list(sweep(["svd-llm", "zs-svd"], [0.6]).run())
+    path = "model.layers.1.mlp.up_proj"
+    assert [path in row.ranks for row in rows] == [False, True, False]

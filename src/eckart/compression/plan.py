@@ -89,16 +89,20 @@ def blocks_for(
         calibration: whose first sample shows how the model calls its blocks, if it takes no rows of tokens.
     """
     outside = named_outside(model, recipe)
-    taken = recipe.allocation.needs & (Needs.FIRST_ORDER | Needs.CURVATURE)
     return find_blocks(
         model,
         weights,
         probe_of(model, calibration),
         residuals=recipe.objective.residual_share > 0,
         units=recipe.structure.reorders_units,
-        gradients=bool(taken) or recipe.has_metric,
+        gradients=takes_gradients(recipe),
         outside=outside.__contains__,
     )
+
+
+def takes_gradients(recipe: Recipe) -> bool:
+    """Return whether a recipe asks for gradients of the model's loss, which some linears may not get."""
+    return bool(recipe.allocation.needs & (Needs.FIRST_ORDER | Needs.CURVATURE)) or recipe.has_metric
 
 
 def probe_of(model: PreTrainedModel, calibration: Calibration | None) -> Inputs | None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -22,8 +22,8 @@ from eckart.checkpoint.load import check_compressible
 from eckart.checkpoint.loaded import check_unchanged
 from eckart.checkpoint.tokenizer import load_tokenizer
 from eckart.compression.callback import Callback
-from eckart.compression.plan import Plan
-from eckart.compression.targets import choose_targets
+from eckart.compression.plan import Plan, takes_gradients
+from eckart.compression.targets import choose_targets, named_outside
 from eckart.data.calibration import DEFAULT_LENGTH, DEFAULT_SAMPLES, Calibration, calibrate
 from eckart.data.context import length_for
 from eckart.data.text import PYTHON_DOCS
@@ -40,7 +40,7 @@ from eckart.sweep.build import Compressed, build
 from eckart.sweep.case import Case, cases_of
 from eckart.sweep.evaluation import Evaluation, Stopwatch, stored_bytes
 from eckart.sweep.row import SweepRow
-from eckart.sweep.statistics import Statistics, collect
+from eckart.sweep.statistics import Statistics, blocks_for_all, collect
 from eckart.sweep.store import Failure, Store
 
 
@@ -111,12 +111,12 @@ class Sweep:
             made = Compressed(copy.deepcopy(self.model), {}, 1.0)
             yield from self._attempt(dense, functools.partial(self._measured, dense, made, None, 0.0, 0.0))
         for samples, calibration in calibrations.items():
-            groups: dict[object, list[Case]] = {}
+            groups: dict[_Linears, list[Case]] = {}
             for case in missing:
                 if case.samples == samples and case.recipe is not None:
-                    groups.setdefault(_fused(case.recipe), []).append(case)
-            for key in sorted(groups, key=bool):  # the model as it is goes first
-                yield from self._group(groups[key], calibration)
+                    groups.setdefault(self._linears_of(case.recipe), []).append(case)
+            for group in sorted(groups.values(), key=_is_fused):  # the model as it is goes first
+                yield from self._group(group, calibration)
 
     def _group(self, cases: Sequence[Case], calibration: Calibration | None) -> Iterator[SweepRow]:
         """Measure the cases that share one measurement."""
@@ -148,7 +148,8 @@ class Sweep:
     def _checked(self, cases: Sequence[Case], calibration: Calibration | None) -> list[Case]:
         """Return the cases that the model can be measured for; write down why the others cannot."""
         weights, device, found = ResidentWeights(), self.evaluation.device, []
-        blocks = find_blocks(self.model, weights)
+        recipes = [case.recipe for case in cases if case.recipe is not None]
+        blocks = blocks_for_all(recipes, self.model, weights, calibration)
         for case in cases:
             assert case.recipe is not None
             data = calibration if case.recipe.needs_data else None
@@ -219,6 +220,20 @@ class Sweep:
     def _fail(self, case: Case, message: str) -> None:
         check_unchanged(self.model)
         self.callback.on_failure(self.store.add_failure(case, message))
+
+    def _linears_of(self, recipe: Recipe) -> _Linears:
+        """Return what recipes have in common that can be measured together."""
+        return _Linears(
+            fused=(recipe.targets, recipe.towers) if recipe.sharing.fuses_all else (),
+            outside=named_outside(self.model, recipe),
+            with_gradients=self._some_get_none and takes_gradients(recipe),
+        )
+
+    @functools.cached_property
+    def _some_get_none(self) -> bool:
+        """Whether the model runs linears without gradients, which are no targets of recipes that take them."""
+        every, with_gradients = (find_blocks(self.model, gradients=taken) for taken in (False, True))
+        return [block.linears for block in every] != [block.linears for block in with_gradients]
 
     def _draw(self, samples: int) -> Calibration:
         calibration = self.draw(samples)
@@ -300,11 +315,9 @@ def prepare(
     model.eval()
     digest = digest_of(model)
     model = expanded(model)
-    blocks = find_blocks(model)
-    check_reach(model, blocks, allow_partial=allow_partial)
-    for case in cases:
-        if case.recipe is not None:
-            choose_targets(model, blocks, case.recipe, case.keep)
+    check_reach(model, find_blocks(model), allow_partial=allow_partial)
+    for recipe, case in {case.recipe: case for case in cases if case.recipe is not None}.items():
+        choose_targets(model, blocks_for_all([recipe], model, ResidentWeights()), recipe, case.keep)
     if tokenizer is None and model.config.name_or_path:
         tokenizer = load_tokenizer(model.config.name_or_path)
     if tokenizer is None:
@@ -344,6 +357,19 @@ def run(model: PreTrainedModel, recipes: Sequence[str | Recipe], **options: Any)
     return prepare(model, recipes, **options).run()
 
 
-def _fused(recipe: Recipe) -> tuple[object, ...]:
-    """Return what says which linears a recipe fuses; nothing if it fuses none."""
-    return (recipe.targets, recipe.towers) if recipe.sharing.fuses_all else ()
+class _Linears(NamedTuple):
+    """Which linears a recipe looks for in a model, and fuses.
+
+    Attributes:
+        fused: what says which are; nothing if none are.
+        outside: paths of those in no list of blocks.
+        with_gradients: whether only those that get gradients count.
+    """
+
+    fused: tuple[object, ...]
+    outside: frozenset[str]
+    with_gradients: bool
+
+
+def _is_fused(cases: Sequence[Case]) -> bool:
+    return any(case.recipe is not None and case.recipe.sharing.fuses_all for case in cases)

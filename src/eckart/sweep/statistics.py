@@ -17,8 +17,9 @@ from eckart.blocks.discovery import find_blocks
 from eckart.blocks.fuse import fusable, fuse
 from eckart.blocks.onload import ResidentWeights
 from eckart.blocks.tensor_cache import ScratchSpace
+from eckart.compression.plan import probe_of, takes_gradients
 from eckart.compression.request import request_of
-from eckart.compression.targets import Targets, choose_targets, together, without
+from eckart.compression.targets import Targets, choose_targets, named_outside, together, without
 from eckart.data.calibration import Calibration
 from eckart.device import free_memory
 from eckart.errors import EckartError
@@ -128,7 +129,8 @@ def collect(
 
     Args:
         model: in evaluation mode and in memory.
-        wanted: recipes, which all share bases of the same linears or all do not, and the sizes that each is wanted at.
+        wanted: recipes, which all find the same linears and share bases of the same or of none, and the sizes that each
+            is wanted at.
         calibration: the tokens; None if no recipe looks at data.
         device: where blocks are run.
         limit: bytes that what is kept may take in memory; else it goes to files. By default half of what is free.
@@ -136,14 +138,13 @@ def collect(
         progress: is called with (blocks done, blocks to do).
     """
     weights = ResidentWeights()
-    units = any(recipe.structure.reorders_units for recipe in wanted)
-    blocks = find_blocks(model, weights, units=units)
-    first = next(iter(wanted), None)
-    if first is not None and first.sharing.fuses_all:
+    recipes = list(wanted)
+    blocks = blocks_for_all(recipes, model, weights, calibration)
+    if recipes and recipes[0].sharing.fuses_all:
         model = copy.deepcopy(model)
-        targets = choose_targets(model, find_blocks(model, weights), first, 1.0)
+        targets = choose_targets(model, blocks_for_all(recipes, model, weights, calibration), recipes[0], 1.0)
         fuse(model, together(fusable(targets.blocks), targets.budgets), weights)
-        blocks = find_blocks(model, weights, units=units)
+        blocks = blocks_for_all(recipes, model, weights, calibration)
     # What all of them leave as it is is not measured.
     left = [choose_targets(model, blocks, recipe, 1.0, check=False).left for recipe in wanted]
     blocks = without(blocks, frozenset.intersection(*left)) if left else blocks
@@ -155,7 +156,7 @@ def collect(
     held = sum(kept_bytes(request, blocks) for request in merged)
     original = BlockwiseModel(model, blocks, weights, device, ScratchSpace(), calibration).settled()
     numbers = 0 if calibration is None else original.stream_numbers
-    held += stream_bytes(merged, list(wanted), blocks, numbers, model.dtype)
+    held += stream_bytes(merged, recipes, blocks, numbers, model.dtype)
     original = replace(original, scratch=ScratchSpace(held <= limit))
     measured: dict[Request, Measurements] = {}
     errors: dict[Request, EckartError] = {}
@@ -177,6 +178,31 @@ def collect(
         if request is not None
     }
     return Statistics(original, answered, measured, errors, perf_counter() - start)
+
+
+def blocks_for_all(
+    recipes: Sequence[Recipe],
+    model: PreTrainedModel,
+    weights: ResidentWeights,
+    calibration: Calibration | None = None,
+) -> list[Block]:
+    """Return the blocks of a model with what a measurement for several recipes wants to know of them.
+
+    Args:
+        recipes: that all find the same linears.
+        model: to look into.
+        weights: where its tensors are.
+        calibration: as for :func:`eckart.compression.plan.blocks_for`.
+    """
+    outside = frozenset[str]().union(*(named_outside(model, recipe) for recipe in recipes))
+    return find_blocks(
+        model,
+        weights,
+        probe_of(model, calibration),
+        units=any(recipe.structure.reorders_units for recipe in recipes),
+        gradients=any(map(takes_gradients, recipes)),
+        outside=outside.__contains__,
+    )
 
 
 def kept_bytes(request: Request, blocks: Sequence[Block]) -> int:
