@@ -2,7 +2,7 @@
 
     python benchmarks/train_small.py vision-language
     python benchmarks/train_small.py mixture --quick
-    python benchmarks/train_small.py encoder --cache models/
+    python benchmarks/train_small.py encoder --cache models/ --files data/
 
 A model that was made before is not made again. A run that was cut off goes on where it was.
 """
@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 from small_models.cache import VARIABLE
 from small_models.examination import blind_guess
+from small_models.files import write_files
 from small_models.subjects import SUBJECTS, Mixture, Subject, VisionLanguage
 from transformers import PreTrainedModel
 
@@ -27,6 +28,9 @@ def main(
         str | None, typer.Option(help="Trains the mixture, in the place of what comes with Python.")
     ] = None,
     cache: Annotated[Path | None, typer.Option(help=f"Folder of what is made.  [default: ${VARIABLE}]")] = None,
+    files: Annotated[
+        Path | None, typer.Option(help="Write here what `eckart compress` and `eckart eval` are to read.")
+    ] = None,
 ) -> None:
     """Print the folder of the model, and what it can do as a Markdown table."""
     if name not in SUBJECTS:
@@ -42,6 +46,8 @@ def main(
     print(subject.folder)
     print(f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.2f} million parameters\n")
     print(table(facts_of(subject, model)))
+    if files is not None:
+        print("\n" + "\n".join(map(str, write_files(subject, files))))
 
 
 def facts_of(subject: Subject, model: PreTrainedModel) -> dict[str, dict[str, float]]:

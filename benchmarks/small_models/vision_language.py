@@ -49,7 +49,7 @@ IGNORED = -100  # the label of a token that no loss counts
 class Settings:
     """All that the trained model depends on, but for the machine's products."""
 
-    schedule: Schedule = field(default_factory=lambda: Schedule(steps=1600, batch=32, rate=1.5e-3))
+    schedule: Schedule = field(default_factory=lambda: Schedule(steps=2400, batch=32, rate=1.5e-3))
     tower_schedule: Schedule = field(default_factory=lambda: Schedule(steps=600, batch=64, rate=1.5e-3))
     hidden: int = 192
     text_layers: int = 5
@@ -57,7 +57,7 @@ class Settings:
     text_inner: int = 512
     vision_inner: int = 512
     heads: int = 6
-    questions: int = 4  # about each picture in training
+    questions: int = 8  # about each picture in training, at most
     seed: int = 0
 
 

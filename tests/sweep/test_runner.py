@@ -234,7 +234,14 @@ def test_linears_outside_of_blocks_that_a_recipe_names_are_measured(sweep, llama
     assert ["lm_head" in row.ranks for row in rows] == [False, False, True, True]
     for row in rows[1:]:
         report = eckart.compress(
-            copy.deepcopy(llama), row.recipe, row.keep, str(text_file), tokenizer=tokenizer, samples=4, length=24, seed=0
+            copy.deepcopy(llama),
+            row.recipe,
+            row.keep,
+            str(text_file),
+            tokenizer=tokenizer,
+            samples=4,
+            length=24,
+            seed=0,
         )
         assert row.ranks == {layer.path: layer.rank for layer in report.layers}
 
