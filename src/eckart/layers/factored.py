@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from eckart.layers.child import Child, ChildShape, make_child
 from eckart.layers.linear import bias_vector, dense_like, weight_matrix
+from eckart.layers.rows import RowsLinear
 from eckart.maths.quantization import QuantScheme
 
 
@@ -48,7 +49,8 @@ class FactoredLinear(nn.Module):
         self.scheme = scheme
         first, second = self.shapes(out_features, in_features, rank)
         self.first = make_child(first, scheme, bias=bias, device=device, dtype=dtype)
-        self.second = make_child(second, scheme, bias=bias, device=device, dtype=dtype)
+        by_rows = issubclass(replaced, RowsLinear)
+        self.second = make_child(second, scheme, bias=bias, device=device, dtype=dtype, by_rows=by_rows)
 
     @classmethod
     def empty_like(

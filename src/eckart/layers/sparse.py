@@ -40,9 +40,12 @@ class SparseLinear(nn.Module):
             "bias", nn.Parameter(torch.zeros(out_features, device=device, dtype=dtype)) if bias else None
         )
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Map (..., in features) to (..., out features)."""
-        return functional.linear(inputs, self.weight.to(inputs.dtype), self.bias)
+    def forward(self, inputs: Tensor, rows: slice | None = None) -> Tensor:
+        """Map (..., in features) to (..., out features), or to those outputs that ``rows`` are."""
+        if rows is None:
+            return functional.linear(inputs, self.weight.to(inputs.dtype), self.bias)
+        weight = from_pruned(self.values[rows], self.places[rows], self.in_features)
+        return functional.linear(inputs, weight.to(inputs.dtype), None if self.bias is None else self.bias[rows])
 
     @property
     def weight(self) -> Tensor:

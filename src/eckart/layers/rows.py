@@ -1,0 +1,57 @@
+"""Some of the outputs of a layer, for linears of which a run takes a part: they are fused, and handed other inputs."""
+
+from __future__ import annotations
+
+import inspect
+from functools import cache
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class RowsLinear(nn.Linear):
+    """A linear layer that can be asked for some of its outputs: then it computes no others."""
+
+    def forward(self, inputs: Tensor, rows: slice | None = None) -> Tensor:
+        """Map (..., in features) to (..., out features), or to those outputs that ``rows`` are."""
+        if rows is None:
+            return functional.linear(inputs, self.weight, self.bias)
+        return functional.linear(inputs, self.weight[rows], None if self.bias is None else self.bias[rows])
+
+
+def empty_rows_linear(
+    in_features: int,
+    out_features: int,
+    *,
+    bias: bool = True,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> RowsLinear:
+    """Return a layer whose numbers are not set, as :func:`eckart.layers.linear.empty_linear` does."""
+    place = torch.empty(0, device=device).device
+    return RowsLinear(in_features, out_features, bias=bias, device="meta", dtype=dtype).to_empty(device=place)
+
+
+def some_outputs(layer: nn.Module, inputs: Tensor, rows: slice | None) -> Tensor:
+    """Return outputs of a layer, (..., those that ``rows`` are).
+
+    A layer whose ``forward`` takes ``rows`` too computes no others; of another one they are taken out.
+
+    Args:
+        layer: that stands for a linear.
+        inputs: (..., in features).
+        rows: of its weight; None for all.
+    """
+    if rows is None:
+        return cast(Tensor, layer(inputs))
+    if takes_rows(type(layer)):
+        return cast(Tensor, layer(inputs, rows))
+    return cast(Tensor, layer(inputs)[..., rows])
+
+
+@cache
+def takes_rows(kind: type[nn.Module]) -> bool:
+    """Return whether layers of a class can be asked for some of their outputs."""
+    return "rows" in inspect.signature(kind.forward).parameters
