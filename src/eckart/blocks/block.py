@@ -26,6 +26,8 @@ class LinearRef:
         has_bias: whether it has one.
         residual: the place of the residual stream that its output is added to (see :mod:`eckart.blocks.residual`); None
             if there is none, or if nobody asked.
+        runs: in how many runs its outputs are computed, each an equal share of them; more than one for the linears of
+            several experts that are fused.
     """
 
     name: str
@@ -34,6 +36,7 @@ class LinearRef:
     in_features: int
     has_bias: bool = False
     residual: str | None = None
+    runs: int = 1
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -55,12 +58,15 @@ class Group:
         runs_once: whether a forward pass calls it exactly once; if it is routed, at most once.
         routed: whether the model chooses which tokens it is handed.
         stage: the same for groups that do not depend on one another; None where nothing is known of that.
+        family: the same for routed groups that are handed rows of one tensor, such as the first linears of a block's
+            experts; None for others.
     """
 
     linears: tuple[LinearRef, ...]
     runs_once: bool
     routed: bool = False
     stage: str | None = None
+    family: str | None = None
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from eckart.blocks.tensor_cache import TensorCache
 from eckart.device import compute_dtype, moment_device
 from eckart.errors import UnsupportedModelError
 from eckart.layers import bias_vector, input_of
+from eckart.layers.rows import rows_asked
 from eckart.maths.moments import Moments
 from eckart.maths.soft_truncation import add_projector
 
@@ -308,8 +309,9 @@ def capture_inputs(
         return hook
 
     def measure(ref: LinearRef) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
-        def hook(linear: nn.Module, _: tuple[Any, ...], result: Tensor) -> None:
-            bias = bias_vector(linear)
+        def hook(linear: nn.Module, args: tuple[Any, ...], result: Tensor) -> None:
+            bias, asked = bias_vector(linear), rows_asked(args)
+            bias = bias if bias is None or asked is None else bias[asked]
             product = result if bias is None else result - bias
             assert output_energies is not None
             output_energies[ref] = output_energies.get(ref, 0.0) + float(product.float().square().sum())

@@ -26,7 +26,7 @@ def with_siblings(module: nn.Module, groups: Sequence[Names]) -> list[tuple[Name
     Returns:
         The names of each group, those of the group that it is like, or its own, and the stage of those in stacks.
     """
-    patterns = [_pattern(module, names) for names in groups]
+    patterns = [pattern_of(module, names) for names in groups]
     last = {pattern: number for number, pattern in enumerate(patterns)}
     reached = {name for names in groups for name in names}
     layers = {id(module.get_submodule(name)) for name in reached}  # one may be there by several names
@@ -63,7 +63,7 @@ def routed_groups(module: nn.Module, rows: Mapping[Names, int], tokens: int) -> 
     """
     alike: dict[Names, list[Names]] = {}
     for names in rows:
-        alike.setdefault(_pattern(module, names), []).append(names)
+        alike.setdefault(pattern_of(module, names), []).append(names)
     several = [found for found in alike.values() if len(found) > 1]
     return {
         names
@@ -73,7 +73,7 @@ def routed_groups(module: nn.Module, rows: Mapping[Names, int], tokens: int) -> 
     }
 
 
-def _pattern(module: nn.Module, names: Names) -> Names:
+def pattern_of(module: nn.Module, names: Names) -> Names:
     """Return names without their number in a list or stack."""
     places = [_place(module, name) for name in names]
     return tuple(

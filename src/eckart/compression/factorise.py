@@ -14,7 +14,7 @@ from eckart.compression.plan import Plan
 from eckart.compression.records import LayerRecord, thin_spectrum
 from eckart.errors import NonFiniteError
 from eckart.layers import FactoredLinear, QuantizedLinear, bias_vector, weight_matrix
-from eckart.maths.lowrank import Solution, Whitening, least_squares
+from eckart.maths.lowrank import OutputRoot, Solution, Whitening, least_squares
 from eckart.maths.moments import Moments, ResidualMoments, relative_error
 from eckart.methods.objectives import TargetMoments
 from eckart.methods.recipe import Recipe
@@ -194,7 +194,7 @@ class Factoriser:
         rank: int | None,
         stored: torch.dtype,
         *,
-        metric: Whitening | None = None,
+        metric: OutputRoot | None = None,
         projectors: Tensor | None = None,
         residual: ResidualMoments | None = None,
         solution: Solution | None = None,
@@ -252,7 +252,7 @@ class Factoriser:
         """Return the mean of the original outputs, (m,), where no moments say what the target is."""
         return None if inputs.moments is not None or inputs.mean is None else weight @ inputs.mean
 
-    def _metric_root(self, path: str, device: torch.device) -> Whitening | None:
+    def _metric_root(self, path: str, device: torch.device) -> OutputRoot | None:
         chosen = self.recipe.objective.output_metric
         return None if chosen is None else chosen.root(self.metrics[path].to(device, torch.float64))
 

@@ -100,6 +100,13 @@ class JointPart(nn.Module):
         return None if bias is None else torch.split(bias, leader.sizes)[self.number]
 
 
+def runs_of(model: nn.Module, path: str) -> int:
+    """Return in how many runs the outputs of a linear are computed: more than one for some fused layers' joint one."""
+    outer, _, leaf = path.rpartition(".")
+    parent = model.get_submodule(outer)
+    return parent.runs if leaf == "joint" and isinstance(parent, FusedLinear) else 1
+
+
 def same_kind(linears: Sequence[nn.Module]) -> bool:
     """Return whether layers can be fused to one that can be taken apart again.
 

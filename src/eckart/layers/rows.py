@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from functools import cache
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -46,12 +47,17 @@ def some_outputs(layer: nn.Module, inputs: Tensor, rows: slice | None) -> Tensor
     """
     if rows is None:
         return cast(Tensor, layer(inputs))
-    if takes_rows(type(layer)):
+    if takes_rows(type(layer).forward):
         return cast(Tensor, layer(inputs, rows))
     return cast(Tensor, layer(inputs)[..., rows])
 
 
+def rows_asked(args: tuple[Any, ...]) -> slice | None:
+    """Return which outputs a layer was asked for, from what it was handed; None for all."""
+    return args[1] if len(args) > 1 else None
+
+
 @cache
-def takes_rows(kind: type[nn.Module]) -> bool:
-    """Return whether layers of a class can be asked for some of their outputs."""
-    return "rows" in inspect.signature(kind.forward).parameters
+def takes_rows(forward: Callable[..., object]) -> bool:
+    """Return whether layers with a ``forward`` can be asked for some of their outputs."""
+    return "rows" in inspect.signature(forward).parameters

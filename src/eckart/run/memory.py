@@ -174,7 +174,7 @@ def _measurement_bytes(plan: Plan, numbers: int, stored: int) -> int:
     streams = stored * numbers * (len(plan.blocks) + 1)
     kinds = (Needs.FIRST_ORDER in request.needs) + (request.metric is not None)
     gradients = FLOAT32 * numbers * (kinds + 1 if kinds else 0)
-    metrics = FLOAT32 * sum(t.out_features**2 for t in plan.linears) if recipe.objective.output_metric else 0
+    metrics = FLOAT32 * sum(t.out_features**2 // t.runs for t in plan.linears) if recipe.objective.output_metric else 0
     bases = FLOAT32 * 2 * sum(t.out_features * min(t.shape) for t in plan.linears) if request.keep_bases else 0
     return streams + gradients + metrics + bases + recipe.allocation.own_bytes([ref.shape for ref in plan.linears])
 

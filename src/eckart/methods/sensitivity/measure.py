@@ -149,14 +149,21 @@ class _Measurement:
         rows: dict[LinearRef, int] = {}
         weighs = labels.metric is not None and labels.metric.weighs_tokens
 
-        def add(ref: LinearRef, inputs: Tensor, at_output: Tensor | None) -> None:
+        def add(ref: LinearRef, inputs: Tensor, at_output: Tensor | None, asked: slice | None) -> None:
             if ref in leaders:
                 leaders[ref].add(inputs)
             if at_output is None:
                 return
             at_output, inputs = at_output.float(), inputs.float()
             product = at_output.T @ inputs if labels.metric is None else gram(at_output)
-            _add_to(sums, ref, product.to(self.device, torch.float64))
+            product = product.to(self.device, torch.float64)
+            if asked is None:
+                _add_to(sums, ref, product)
+            elif labels.metric is None:
+                sums.setdefault(ref, product.new_zeros(ref.shape))[asked] += product
+            else:  # outputs of different runs have no token in common
+                size = ref.out_features // ref.runs
+                sums.setdefault(ref, product.new_zeros(ref.runs, size, size))[asked.start // size] += product
             if weighs:
                 sizes = at_output.norm(dim=1, keepdim=True)
                 _add_to(moments, ref, gram(inputs * sizes.sqrt()).to(self.device, torch.float64))

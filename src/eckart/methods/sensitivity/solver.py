@@ -14,7 +14,7 @@ from eckart.blocks.tensor_cache import TensorCache
 from eckart.device import moment_device
 from eckart.errors import NonFiniteError
 from eckart.layers import weight_matrix
-from eckart.maths.lowrank import Solution, Whitening, solve
+from eckart.maths.lowrank import OutputRoot, Solution, Whitening, blockwise, solve
 from eckart.maths.moments import Moments
 from eckart.methods.sensitivity.layer_statistics import LayerStatistics, Needs, shapes_of
 from eckart.methods.sensitivity.measurements import Measurements
@@ -29,7 +29,8 @@ class BlockSums:
     Attributes:
         moments: of the inputs of each group.
         gradients: by the labels of the summed loss and by linear, (m, n) or (m, m) float64: with ``d`` the loss's
-            gradient at the output, ``sum d x^T`` for next tokens, and ``sum d d^T`` for a metric.
+            gradient at the output, ``sum d x^T`` for next tokens, and ``sum d d^T`` for a metric; for one of several
+            runs (runs, m / runs, m / runs), that of the outputs of each.
         counts: predictions in each of those losses.
         weighted: by the labels of a metric that weighs tokens and by linear, the second moment of its inputs with those
             weights, of the size of an unweighted sum, (n, n) float64.
@@ -147,7 +148,7 @@ class Solver:
             self.bases.add(ref.path, solution.basis, solution.dual)
         return needs
 
-    def metric_root(self, second: Tensor) -> Whitening:
+    def metric_root(self, second: Tensor) -> OutputRoot:
         """Return the root of the output metric."""
         assert self.request.metric is not None
         return self.request.metric.root(second)
@@ -167,7 +168,9 @@ class Solver:
         labels = self.request.metric_labels
         total = None if labels is None else sums.gradients[labels].get(ref)
         if labels is None or total is None:
-            return torch.zeros(ref.out_features, ref.out_features, dtype=torch.float64, device=self.device)
+            size = ref.out_features // ref.runs
+            shape = (size, size) if ref.runs == 1 else (ref.runs, size, size)
+            return torch.zeros(shape, dtype=torch.float64, device=self.device)
         return total / sums.counts[labels]
 
     def _of_solution(
@@ -190,7 +193,7 @@ class Solver:
         if Needs.CURVATURE in self.wants:
             curvature = energy / 2
             if self.objective.output_metric is None:
-                curvature = curvature * ((second @ solution.basis) * solution.basis).sum(dim=0)
+                curvature = curvature * (blockwise(second, solution.basis) * solution.basis).sum(dim=0)
         return replace(
             needs,
             energy=energy.cpu(),
