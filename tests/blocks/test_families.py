@@ -48,6 +48,43 @@ class Mixture(nn.Module):
         return found
 
 
+class Ranges(nn.Module):
+    """A linear for each range of inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.experts = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(EXPERTS))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        parts = inputs.chunk(EXPERTS)
+        return torch.cat([expert(part) for expert, part in zip(self.experts, parts, strict=True)])
+
+
+class Both(nn.Module):
+    """Two of those, one behind the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = Ranges(), Ranges()
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        flat = hidden.flatten(0, 1)
+        found: torch.Tensor = self.second(self.first(flat[flat[:, 0].argsort()]).relu()).view_as(hidden)
+        return found
+
+
+class Apart(nn.Module):
+    """A block around those."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.inner = nn.LayerNorm(WIDTH), Both()
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = hidden + self.inner(self.norm(hidden))
+        return found
+
+
 FIRST = [(f"inner.experts.{n}.gate", f"inner.experts.{n}.up") for n in range(EXPERTS)]
 SECOND = [(f"inner.experts.{n}.down",) for n in range(EXPERTS)]
 
@@ -58,13 +95,23 @@ def found(change: Callable[[torch.Tensor, int], torch.Tensor]) -> dict[tuple[str
 
 
 def filled(rows: torch.Tensor, number: int) -> torch.Tensor:
-    """Make each expert's number of rows one number."""
-    return torch.cat([rows, rows.new_zeros(8 - len(rows), WIDTH)])[: len(rows)] if number else rows
+    """Put zeros in the place of some rows, as runs of one size are filled up."""
+    return rows * (torch.arange(len(rows)) < 3 - number)[:, None]
 
 
 @pytest.mark.parametrize("change", [lambda rows, number: rows, filled], ids=["as they are", "filled up"])
 def test_the_first_linears_of_experts_are_one(change: Callable[[torch.Tensor, int], torch.Tensor]) -> None:
     assert found(change) == dict.fromkeys(FIRST, "inner.experts.*.gate")
+
+
+def test_what_is_handed_to_experts_alone_is_of_no_family() -> None:
+    """A module that holds nothing but the second linears of all experts is handed what they are."""
+    torch.manual_seed(0)
+    mixture = Apart()
+    first = [(f"inner.first.experts.{n}",) for n in range(EXPERTS)]
+    second = [(f"inner.second.experts.{n}",) for n in range(EXPERTS)]
+    found = families(mixture, BlockArguments(), torch.randn(2, 9, WIDTH), [*first, *second])
+    assert found == dict.fromkeys(first, "inner.first.experts.*")
 
 
 @pytest.mark.parametrize("change", [lambda rows, number: rows * 2, lambda rows, number: rows + number])

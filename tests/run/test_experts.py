@@ -85,6 +85,10 @@ def logits(model: t.PreTrainedModel) -> torch.Tensor:
         ("stored apart", "svd-llm", ["structure=hybrid", "precision=4-bit"]),
         ("transposed, with biases", "svd-llm", ["precision=4-bit"]),
         ("in one matrix", "svd-llm", ["structure=pivoted", "sharing=shared"]),
+        ("in one matrix", "svd-llm", ["sharing=experts"]),
+        ("transposed, with biases", "saes-svd", ["structure=pivoted", "sharing=experts"]),
+        ("stored apart", "svd-llm", ["structure=hybrid", "precision=4-bit", "sharing=experts"]),
+        ("stored apart", "zs-svd", ["precision=8-bit", "sharing=experts", "objective.affine=true"]),
     ],
 )
 def test_the_same_in_memory_and_from_disk_and_back(
@@ -108,13 +112,14 @@ def test_the_same_in_memory_and_from_disk_and_back(
     torch.testing.assert_close(logits(t.AutoModelForCausalLM.from_pretrained(tmp_path / "merged")), found)
 
 
-def test_a_run_goes_on(text: str, tmp_path: Path) -> None:
-    source = dense(tmp_path / "dense", "stored apart")
-    compress_checkpoint(source, tmp_path / "whole", "saes-svd", 0.6, text, **OPTIONS)
+@pytest.mark.parametrize("sharing", ["separate", "experts", "by-loss"])
+def test_a_run_goes_on(sharing: str, text: str, tmp_path: Path) -> None:
+    source, options = dense(tmp_path / "dense", "stored apart"), {**OPTIONS, "overrides": [f"sharing={sharing}"]}
+    compress_checkpoint(source, tmp_path / "whole", "saes-svd", 0.6, text, **options)
     stop = Stop(1, RuntimeError("stop"))
     with pytest.raises(RuntimeError, match="stop"):
-        compress_checkpoint(source, tmp_path / "out", "saes-svd", 0.6, text, callback=stop, **OPTIONS)
-    compress_checkpoint(source, tmp_path / "out", "saes-svd", 0.6, text, resume=True, **OPTIONS)
+        compress_checkpoint(source, tmp_path / "out", "saes-svd", 0.6, text, callback=stop, **options)
+    compress_checkpoint(source, tmp_path / "out", "saes-svd", 0.6, text, resume=True, **options)
     assert same(stored(tmp_path / "out"), stored(tmp_path / "whole"))
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from eckart.blocks.block import hooks
 from eckart.blocks.block_arguments import BlockArguments
 from eckart.blocks.siblings import Names, pattern_of
-from eckart.layers import input_of
+from eckart.layers import input_of, is_linear
 
 Rows = set[bytes]
 
@@ -35,7 +35,8 @@ def families(module: nn.Module, call: BlockArguments, hidden: Tensor, groups: Se
     alike = {pattern: found for pattern, found in alike.items() if any("*" in name.split(".") for name in pattern)}
     if not alike:
         return {}
-    around = {pattern: _around(module, pattern[0]) for pattern in alike}
+    linears = [name for name, part in module.named_modules() if is_linear(part)]
+    around = {pattern: _around(module, pattern, linears) for pattern in alike}
     leaders = [names[0] for found in alike.values() for names in found]
     handed, given = _inputs(module, call, hidden, leaders, {place for places in around.values() for place in places})
     found_in: dict[Names, str] = {}
@@ -46,11 +47,16 @@ def families(module: nn.Module, call: BlockArguments, hidden: Tensor, groups: Se
     return found_in
 
 
-def _around(module: nn.Module, pattern: str) -> list[str]:
-    """Return the names of the modules in a block around siblings."""
-    outer = pattern.split(".")
+def _around(module: nn.Module, pattern: Names, linears: Sequence[str]) -> list[str]:
+    """Return the names of the modules in a block around siblings that hold other linears too.
+
+    What holds siblings alone is handed what they are, whatever that is of.
+    """
+    outer = pattern[0].split(".")
     outer = outer[: len(outer) - 1 - outer[::-1].index("*")]
-    return [".".join(outer[:end]) for end in range(len(outer), -1, -1)]
+    others = [name for name in linears if pattern_of(module, (name,))[0] not in pattern]
+    places = [".".join(outer[:end]) for end in range(len(outer), -1, -1)]
+    return [place for place in places if any(not place or name.startswith(f"{place}.") for name in others)]
 
 
 def _inputs(

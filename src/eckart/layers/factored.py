@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from eckart.layers.child import Child, ChildShape, make_child
 from eckart.layers.linear import bias_vector, dense_like, weight_matrix
-from eckart.layers.rows import RowsLinear
+from eckart.layers.rows import RowsLayer, RowsLinear
 from eckart.maths.quantization import QuantScheme
 
 
-class FactoredLinear(nn.Module):
+class FactoredLinear(RowsLayer):
     """A linear layer of rank r, as two children that are linear layers themselves.
 
     With 16-bit numbers they are plain ``nn.Linear``, so that what works on linear layers works on them.

@@ -10,10 +10,11 @@ from torch.nn import functional
 
 from eckart.layers import kernels
 from eckart.layers.linear import bias_vector, dense_like, weight_matrix
+from eckart.layers.rows import RowsLayer
 from eckart.maths.quantization import QuantScheme, from_codes, pack, unpack
 
 
-class QuantizedLinear(nn.Module):
+class QuantizedLinear(RowsLayer):
     """``y = (scale * codes) x + b``, the codes whole numbers of 8 or 4 bits.
 
     Attributes:

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from functools import cache
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 
-class RowsLinear(nn.Linear):
+class RowsLayer(nn.Module):
+    """A layer that stands for a linear; its class may say in ``forward`` that it can be asked for some outputs.
+
+    Attributes:
+        takes_rows: whether ``forward`` takes ``rows`` beside the inputs, and computes no other outputs.
+    """
+
+    takes_rows: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.takes_rows = "rows" in inspect.signature(cls.forward).parameters
+
+
+class RowsLinear(RowsLayer, nn.Linear):
     """A linear layer that can be asked for some of its outputs: then it computes no others."""
 
     def forward(self, inputs: Tensor, rows: slice | None = None) -> Tensor:
@@ -47,7 +59,7 @@ def some_outputs(layer: nn.Module, inputs: Tensor, rows: slice | None) -> Tensor
     """
     if rows is None:
         return cast(Tensor, layer(inputs))
-    if takes_rows(type(layer).forward):
+    if isinstance(layer, RowsLayer) and layer.takes_rows:
         return cast(Tensor, layer(inputs, rows))
     return cast(Tensor, layer(inputs)[..., rows])
 
@@ -55,9 +67,3 @@ def some_outputs(layer: nn.Module, inputs: Tensor, rows: slice | None) -> Tensor
 def rows_asked(args: tuple[Any, ...]) -> slice | None:
     """Return which outputs a layer was asked for, from what it was handed; None for all."""
     return args[1] if len(args) > 1 else None
-
-
-@cache
-def takes_rows(forward: Callable[..., object]) -> bool:
-    """Return whether layers with a ``forward`` can be asked for some of their outputs."""
-    return "rows" in inspect.signature(forward).parameters

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from eckart.layers.rows import RowsLayer
 from eckart.maths.sparsity import from_pruned, group_count, pack_places
 
 
-class SparseLinear(nn.Module):
+class SparseLinear(RowsLayer):
     """``y = W x + b`` with 2 numbers in each 4 neighbours of a row, in memory as on disk.
 
     Attributes:
