@@ -34,14 +34,17 @@ def share_by_loss(
     model, weights = original.model, original.weights
     groups, families = together(fusable(original.blocks), budgets), _families(original, recipe, budgets)
     ways = [[], groups, families] if families else [[], groups]
-    lost: dict[str, float] = {}
+    apart: dict[str, float] = {}
+    fused: dict[Fusion, float] = {}
     for number, fusions in enumerate(ways):
         fuse(model, fusions, weights)
         found, sizes = _found_again(original, recipe, budgets.keep) if number else (original, budgets)
-        lost |= _losses(found, recipe, sizes, _part(progress, number, len(ways)))
+        losses = _losses(found, recipe, sizes, _part(progress, number, len(ways)))
+        apart = apart or losses
+        fused |= {fusion: losses[f"{fusion.linears[0].path}.joint"] for fusion in fusions}
         unfuse(model, fused_layers(model), weights)
-    better = [fusion for fusion in groups if lost[_joint(fusion)] <= sum(lost[ref.path] for ref in fusion.linears)]
-    fuse(model, [*_best(better, families, lost)], weights)
+    better = [fusion for fusion in groups if fused[fusion] <= sum(apart[ref.path] for ref in fusion.linears)]
+    fuse(model, [*_best(better, families, apart, fused)], weights)
     return _found_again(original, recipe, budgets.keep)
 
 
@@ -52,28 +55,27 @@ def _families(original: BlockwiseModel, recipe: Recipe, budgets: Budgets) -> lis
     return together(fusable_experts(original.blocks), budgets)
 
 
-def _best(groups: Sequence[Fusion], families: Sequence[Fusion], lost: Mapping[str, float]) -> Iterator[Fusion]:
+def _best(
+    groups: Sequence[Fusion], families: Sequence[Fusion], apart: Mapping[str, float], fused: Mapping[Fusion, float]
+) -> Iterator[Fusion]:
     """Yield the families that lose less than their linears do in other ways, and the groups that are not in those.
 
     Args:
         groups: those that lose less than their linears apart.
         families: linears of all experts of a block.
-        lost: by each linear, apart and fused.
+        apart: what each linear loses by itself, by its path.
+        fused: what is lost by those that are fused.
     """
     taken: set[str] = set()
     for family in families:
         paths = {ref.path for ref in family.linears}
         inside = [group for group in groups if paths.issuperset(ref.path for ref in group.linears)]
-        fused = {ref.path for group in inside for ref in group.linears}
-        others = [*map(_joint, inside), *(ref.path for ref in family.linears if ref.path not in fused)]
-        if lost[_joint(family)] <= sum(lost[path] for path in others):
+        others = paths - {ref.path for group in inside for ref in group.linears}
+        by_themselves = sum(apart[ref.path] for ref in family.linears if ref.path in others)
+        if fused[family] <= sum(fused[group] for group in inside) + by_themselves:
             taken |= paths
             yield family
     yield from (group for group in groups if taken.isdisjoint(ref.path for ref in group.linears))
-
-
-def _joint(fusion: Fusion) -> str:
-    return f"{fusion.linears[0].path}.joint"
 
 
 def _part(progress: Progress, number: int, count: int) -> Progress:

@@ -7,8 +7,12 @@ import torch
 from tests.conftest import make_model
 from tests.methods.sensitivity.helpers import original_of
 from torch.nn import functional
+from transformers import MixtralConfig, MixtralForCausalLM
 
-from eckart.blocks.discovery import block_lists
+from eckart.blocks.discovery import block_lists, find_blocks
+from eckart.blocks.expert_stacks import expand
+from eckart.blocks.fuse import fusable_experts, fuse
+from eckart.blocks.onload import ResidentWeights
 from eckart.errors import NonFiniteError
 from eckart.layers import weight_matrix
 from eckart.maths.lowrank import Whitening
@@ -233,3 +237,37 @@ def test_the_inputs_that_are_kept_are_those_of_the_linear(llama, tokens):
         root = measurements.whitenings[path][0]
         torch.testing.assert_close(root @ root.T, inputs.T @ inputs, rtol=1e-4, atol=1e-3)
         torch.testing.assert_close(measurements.means[path], inputs.mean(0), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("metric", [None, Fisher(labels="next")])
+def test_experts_that_share_a_basis_have_the_sums_of_each(metric, tokens):
+    """Moments of all tokens, gradients row by row, and output metrics block by block."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 256, "hidden_size": 32, "intermediate_size": 24, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    model = MixtralForCausalLM(MixtralConfig(**sizes, **heads, num_local_experts=4)).eval()
+    expand(model, ResidentWeights())
+    objective = InputAware() if metric is None else InputAware(metric=metric)
+    apart = profile_of(model, tokens, objective)
+    paths = [f"model.layers.0.mlp.experts.gate_up_proj.{n}" for n in range(4)]
+    weights = [weight_matrix(model.get_submodule(path)).detach().double() for path in paths]
+    shapes = {linear.path: linear for linear in apart.linears}
+    inputs = [inputs_of(model, path, tokens) for path in paths]
+    mean_loss(model, tokens).backward()
+    gradients = [model.get_submodule(path).weight.grad.double() for path in paths]
+    fuse(model, fusable_experts(find_blocks(model)), ResidentWeights())
+    found = profile_of(model, tokens, objective)
+    path = f"{paths[0]}.joint"
+    (linear,) = [known for known in found.linears if known.path == path]
+    assert linear.tokens == sum(shapes[known].tokens for known in paths)
+    basis, dual = (tensor.double() for tensor in found.solutions[path])
+    stacked, gradient, rows = torch.cat(weights), torch.cat(gradients), torch.cat(inputs)
+    expected = -((gradient.T @ basis) * (stacked.T @ dual)).sum(dim=0)
+    torch.testing.assert_close(linear.first_order, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+    root = torch.eye(len(stacked), dtype=torch.float64)
+    if metric is not None:
+        blocks = torch.stack([apart.metrics[known].double() for known in paths])
+        torch.testing.assert_close(found.metrics[path].double(), blocks, rtol=1e-4, atol=1e-9)
+        root = torch.block_diag(*metric.root(blocks).root)
+    energies = torch.linalg.svdvals(root.T @ stacked @ rows.T)[:32].square() / len(rows)
+    torch.testing.assert_close(linear.energy, energies, rtol=1e-3, atol=1e-6 * float(energies.max()))
