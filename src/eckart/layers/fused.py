@@ -84,18 +84,23 @@ class JointPart(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map (..., in features) to (..., out features)."""
-        return self._leader[0].part(inputs, self.number)
+        return self.leader.part(inputs, self.number)
+
+    @property
+    def leader(self) -> FusedLinear:
+        """The layer that computes its outputs."""
+        return self._leader[0]
 
     @property
     def weight(self) -> Tensor:
         """As :attr:`FusedLinear.weight`, of this part."""
-        leader = self._leader[0]
+        leader = self.leader
         return torch.split(cast(Tensor, leader.joint.weight), leader.sizes)[self.number]
 
     @property
     def bias(self) -> Tensor | None:
         """As :attr:`FusedLinear.bias`, of this part."""
-        leader = self._leader[0]
+        leader = self.leader
         bias = bias_vector(leader.joint)
         return None if bias is None else torch.split(bias, leader.sizes)[self.number]
 
@@ -176,7 +181,7 @@ def fused_layers(model: nn.Module) -> dict[str, list[str]]:
         if isinstance(module, FusedLinear):
             groups.setdefault(id(module), [""] * len(module.sizes))[0] = path
         elif isinstance(module, JointPart):
-            leader = module._leader[0]
+            leader = module.leader
             groups.setdefault(id(leader), [""] * len(leader.sizes))[module.number] = path
     return {paths[0]: paths for paths in groups.values()}
 

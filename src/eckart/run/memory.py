@@ -140,7 +140,7 @@ def memory_of_run(
         moments += FLOAT64 * max((t.size for t in block.linears if t.residual is not None), default=0)
         # A product is summed in float32 and added in float64.
         product = (FLOAT32 + FLOAT64) * largest**2 + FLOAT32 * batch * largest * 2
-        forward = 3 * compute.itemsize * batch * max(max(t.out_features for t in block.linears), largest)
+        forward = 3 * compute.itemsize * batch * max(max(t.out_features // t.runs for t in block.linears), largest)
         statistics = moments + product + forward
         solver += moments
         embedding = (compute.itemsize + (0 if resident else stored)) * vocabulary * width
