@@ -47,6 +47,23 @@ class LinearRef:
 
 
 @dataclass(frozen=True)
+class Expert:
+    """The expert of a mixture that a group of linears is in.
+
+    Attributes:
+        mixture: name in the block of the module that is handed all tokens, and hands the expert some of them.
+        path: of the expert in the mixture, such as ``experts.3``.
+        inner: whether the group is handed what the expert itself made, such as its hidden units.
+        last: name in the block of the linear whose outputs the mixture weighs and adds up.
+    """
+
+    mixture: str
+    path: str
+    inner: bool
+    last: str
+
+
+@dataclass(frozen=True)
 class Group:
     """Linears that share an input.
 
@@ -55,12 +72,14 @@ class Group:
         runs_once: whether a forward pass calls it exactly once; if it is routed, at most once.
         routed: whether the model chooses which tokens it is handed.
         stage: the same for groups that do not depend on one another; None where nothing is known of that.
+        expert: that it is in; None if it is in none, or if nothing is known of what hands it tokens.
     """
 
     linears: tuple[LinearRef, ...]
     runs_once: bool
     routed: bool = False
     stage: str | None = None
+    expert: Expert | None = None
 
 
 @dataclass(frozen=True)
@@ -102,6 +121,20 @@ class Block:
     def linears(self) -> list[LinearRef]:
         """The linears of all groups, in order of execution."""
         return [ref for group in self.groups for ref in group.linears]
+
+    @property
+    def mixtures(self) -> tuple[str, ...]:
+        """The names of its mixtures of experts."""
+        return tuple(dict.fromkeys(group.expert.mixture for group in self.groups if group.expert is not None))
+
+    @property
+    def linears_in_mixtures(self) -> list[LinearRef]:
+        """The linears on which what experts are handed in a mixture can depend."""
+        return [
+            ref
+            for ref in self.linears
+            if any(not mixture or ref.name.startswith(f"{mixture}.") for mixture in self.mixtures)
+        ]
 
     @property
     def called(self) -> nn.Module:

@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 
 from eckart.blocks.block import Block, Group, LinearRef, attributes_kept, hooks
 from eckart.blocks.block_arguments import BlockArguments, Inputs, body_of, failures_named, inputs_on
+from eckart.blocks.experts import with_experts
 from eckart.blocks.finite import check_finite
 from eckart.blocks.hidden_units import HiddenUnits, find_hidden_units
 from eckart.blocks.lone_linear import LoneLinear
@@ -324,7 +325,7 @@ def _find_groups(
         chosen = names != alike or stage is not None or alike in routed
         return Group(tuple(map(ref, names)), all(counts[name] == 1 for name in alike), chosen, stage)
 
-    return tuple(group(*found) for found in with_siblings(module, list(rows)))
+    return with_experts(module, call, hidden, [group(*found) for found in with_siblings(module, list(rows))])
 
 
 def is_causal(block: nn.Module, call: BlockArguments, hidden: Tensor, model: PreTrainedModel) -> bool:

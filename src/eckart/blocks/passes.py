@@ -18,6 +18,9 @@ from torch import Tensor, nn
 from eckart.blocks.argument_table import Arguments
 from eckart.blocks.block import Group, LinearRef, hooks
 from eckart.blocks.block_arguments import BlockArguments
+from eckart.blocks.input_sums import InputSums
+from eckart.blocks.mixture_run import MixtureRun, lent, watched
+from eckart.blocks.rankings import OtherRankingsError
 from eckart.blocks.residual import FRONT, reading, rows
 from eckart.blocks.tensor_cache import TensorCache
 from eckart.device import compute_dtype, moment_device
@@ -90,16 +93,18 @@ class GroupInputs:
         inputs: of each group.
         output_energies: ``||W x||^2`` of each linear.
         residuals: residual streams by their places; in front of the block, that is the stream itself.
+        mixtures: hidden states that mixtures of experts are handed, by their names in the block.
     """
 
     inputs: dict[Group, TensorCache]
     output_energies: dict[LinearRef, float]
     residuals: dict[str, TensorCache] = field(default_factory=dict)
+    mixtures: dict[str, TensorCache] = field(default_factory=dict)
 
-    def delete_residuals(self) -> None:
-        """Give back what the residual streams inside the block take."""
-        for place, cache in self.residuals.items():
-            if place != FRONT:
+    def delete(self) -> None:
+        """Give back what the streams inside the block take."""
+        for place, cache in (*self.residuals.items(), *self.mixtures.items()):
+            if cache is not self.residuals.get(FRONT) or place != FRONT:
                 cache.delete()
 
 
@@ -110,15 +115,15 @@ def input_moments(
     behind: HiddenStates | None = None,
 ) -> dict[Group, Moments]:
     """Return the moments of all groups and, if wanted, write the hidden states ``behind`` the block, in one pass."""
-    moments = {group: empty_moments(group, block.device) for group in groups}
+    sums = InputSums(groups, block.device)
     for batch, (call, hidden) in enumerate(block.over(stream)):
-        inputs, output = capture_inputs(block.module, partial(block.run, batch, call), hidden, groups)
-        for group, tokens in inputs.items():
-            moments[group].add(tokens)
+        with watched(block.module, groups) as runs:
+            inputs, output = capture_inputs(block.module, partial(block.run, batch, call), hidden, groups)
+        sums.add(inputs, runs)
         if behind is not None:
             assert output is not None
             behind.append(output)
-    return moments
+    return sums.result()
 
 
 def group_inputs(
@@ -140,15 +145,20 @@ def group_inputs(
     kept: dict[Group, TensorCache] = {}
     energies: dict[LinearRef, float] = {}
     residuals = {FRONT: stream} if FRONT in _places(groups) else {}
+    mixtures: dict[str, TensorCache] = {}
     inside = sorted(_places(groups) - {FRONT})
     for batch, (call, hidden) in enumerate(block.over(stream)):
         run = partial(block.run, batch, call)
-        with reading(block.module, inside) as read:
+        with reading(block.module, inside) as read, watched(block.module, groups, weigh=False) as runs:
             inputs, output = capture_inputs(block.module, run, hidden, groups, output_energies=energies)
         for index, place in enumerate(inside):
             if place not in residuals:
                 residuals[place] = cache(f"residual-{index}", read[place].dtype)
             residuals[place].append(read[place])
+        for index, (mixture, seen) in enumerate(runs.items()):
+            if mixture not in mixtures:
+                mixtures[mixture] = cache(f"mixture-{index}", seen.hidden.dtype)
+            mixtures[mixture].append(seen.hidden)
         for index, (group, tokens) in enumerate(inputs.items()):
             if group.routed:  # other tokens than in the compressed model
                 continue
@@ -158,29 +168,66 @@ def group_inputs(
         if behind is not None:
             assert output is not None
             behind.append(output)
-    return GroupInputs(kept, energies, residuals)
+    return GroupInputs(kept, energies, residuals, mixtures)
 
 
 def routed_moments(
-    block: BlockPass, groups: tuple[Group, ...], stream: HiddenStates, *, paired: bool
+    block: BlockPass,
+    groups: tuple[Group, ...],
+    stream: HiddenStates,
+    originals: Mapping[str, TensorCache],
+    linears: Mapping[str, nn.Module],
+    *,
+    paired: bool,
 ) -> dict[Group, Moments]:
     """Return the moments of groups that are routed and do not depend on one another, in one pass.
 
-    The original model hands them other tokens, so that these are taken for the original ones where pairs are wanted:
-    what is fitted is the original output for the inputs that there are.
+    Where nothing is known of the mixture the compressed model's inputs are taken for the original ones: what is fitted
+    is then the original output for the inputs that there are.
 
     Args:
         block: as compressed so far.
         groups: whose inputs are summed.
         stream: in front of the block, of the compressed model.
+        originals: what mixtures are handed in the original model, batch by batch, by their names in the block.
+        linears: of the original model in experts, by their names in the block.
         paired: whether pairs are wanted.
     """
-    moments = {group: empty_moments(group, block.device, paired=paired) for group in groups}
-    for call, hidden in block.over(stream):
-        inputs, _ = capture_inputs(block.module, partial(call, block.module), hidden, groups)
-        for group, tokens in inputs.items():
-            moments[group].add(tokens, tokens if paired else None)
-    return moments
+    sums = InputSums(groups, block.device, paired=paired)
+    for index, (call, hidden) in enumerate(block.over(stream)):
+        with watched(block.module, groups) as runs:
+            inputs, _ = capture_inputs(block.module, partial(call, block.module), hidden, groups)
+        pairs: dict[Group, Tensor] = {}
+        for name, run in runs.items():
+            if paired and name in originals:
+                pairs |= _original_inputs(block, inputs, run, name, originals[name][index], linears)
+        sums.add(inputs, runs, pairs)
+    return sums.result()
+
+
+def _original_inputs(
+    block: BlockPass,
+    inputs: Mapping[Group, Tensor],
+    run: MixtureRun,
+    name: str,
+    hidden: Tensor,
+    linears: Mapping[str, nn.Module],
+) -> dict[Group, Tensor]:
+    """Return what groups of a mixture are handed of the tokens of ``inputs`` in the original model.
+
+    Args:
+        block: as compressed so far.
+        inputs: of groups in the compressed model.
+        run: of the mixture there.
+        name: of the mixture.
+        hidden: that it is handed in the original model.
+        linears: of the original model in experts.
+    """
+    groups = tuple(group for group in inputs if group.expert is not None and group.expert.mixture == name)
+    found: dict[Group, Tensor] = {}
+    with lent(block.module, linears), suppress(OtherRankingsError):
+        found, _ = capture_inputs(block.module, run.again, hidden, groups)
+    return {group: tokens for group, tokens in found.items() if tokens.shape == inputs[group].shape}
 
 
 def group_moments(
@@ -301,7 +348,7 @@ def capture_inputs(
 
     def record(group: Group) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-            seen[group].append(input_of(args, kwargs).flatten(0, -2))
+            seen[group].append(input_of(args, kwargs).detach().flatten(0, -2))
             if group is stop_at:
                 raise _StopForwardError
 

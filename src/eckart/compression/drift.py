@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -148,6 +149,15 @@ def original_weights(onloaded: OnloadedModule) -> Iterator[None]:
     finally:
         for name, weight in lent.items():
             weight.copy_(before[name])
+
+
+def original_linears(onloaded: OnloadedModule, refs: Sequence[LinearRef]) -> dict[str, nn.Module]:
+    """Return linears of a block by name, with their own weights where others stand in their place."""
+    linears = {ref.name: onloaded.module.get_submodule(ref.name) for ref in refs}
+    for name in linears.keys() & onloaded.originals.keys():
+        linears[name] = copy.deepcopy(linears[name])
+        weight_matrix(linears[name]).detach().copy_(onloaded.originals[name])
+    return linears
 
 
 def _rows(batches: Sequence[Tensor]) -> Tensor:

@@ -38,7 +38,7 @@ class InputStatistics:
 
     moments: Moments | None
     whitening: Whitening | None
-    tokens: int = 1
+    tokens: float = 1
     mean: Tensor | None = None
 
     @property
@@ -145,7 +145,8 @@ class Factoriser:
             raise NonFiniteError(f"The weight of {ref.path} is NaN or infinite. The model is not usable as it is.")
         original = onloaded.originals.get(ref.name, weight).to(weight)
         if routed and inputs.moments is not None:  # of the tokens that it is handed, and not of those it was
-            output_energy = float(((original @ inputs.moments.second_moment) * original).sum())
+            seen = inputs.moments.second_moment if inputs.moments.original is None else inputs.moments.original
+            output_energy = float(((original @ seen) * original).sum())
         product, constant = weight, None
         if self.recipe.layout.changes(rank):
             stored = onloaded.dtype(f"{ref.name}.weight")

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from eckart.blocks.block import Block, Group, LinearRef
 from eckart.blocks.blockwise_model import BlockwiseModel
@@ -26,7 +26,15 @@ from eckart.blocks.tensor_cache import ScratchSpace
 from eckart.compression.callback import Callback
 from eckart.compression.costs import Costs, Timings
 from eckart.compression.distil.run import distil, put_layers
-from eckart.compression.drift import BlockDrift, FollowedTokens, Outputs, compare, original_weights, outputs_of
+from eckart.compression.drift import (
+    BlockDrift,
+    FollowedTokens,
+    Outputs,
+    compare,
+    original_linears,
+    original_weights,
+    outputs_of,
+)
 from eckart.compression.factorise import Factoriser
 from eckart.compression.plan import Plan
 from eckart.compression.records import LayerRecord
@@ -184,9 +192,10 @@ class _Walk:
         with self.timings.measure("statistics"):
             seen = self._observe_original(state, block)
         layers: list[LayerRecord] = []
+        lent = original_linears(onloaded, block.linears_in_mixtures)
         for group in block.groups:
             with self.timings.measure("statistics"):
-                moments = self._moments(state, block, group, seen)
+                moments = self._moments(state, block, group, seen, lent)
             with self.timings.measure("factorisation"):
                 layers += self.factoriser.replace_group(
                     onloaded, group, moments, seen.inputs.output_energies, seen.projectors
@@ -195,7 +204,8 @@ class _Walk:
                 give_back_memory(model.device)
             for layer in layers[-len(group.linears) :]:
                 self.callback.on_layer(layer)
-        seen.inputs.delete_residuals()
+        seen.inputs.delete()
+        del lent
         # Before the refinement, which may train what is between the linears so that units are no longer alike.
         layers, outputs = order_units(block, layers, outputs, self.recipe.structure)
         refinement = None
@@ -248,7 +258,14 @@ class _Walk:
             advance(run, state.original, seen.behind)
         return seen
 
-    def _moments(self, state: WalkState, block: Block, group: Group, seen: _OriginalPass) -> Moments | None:
+    def _moments(
+        self,
+        state: WalkState,
+        block: Block,
+        group: Group,
+        seen: _OriginalPass,
+        lent: Mapping[str, nn.Module],
+    ) -> Moments | None:
         """Return the moments of a group's input that the objective asks for."""
         if self.recipe.objective.input_source not in (InputSource.COMPRESSED, InputSource.BOTH):
             return seen.moments.pop(group, None)
@@ -258,7 +275,8 @@ class _Walk:
             if group not in self.stage:
                 beside = [other for other in block.groups if other == group or other.stage == group.stage is not None]
                 paired = self.recipe.objective.input_source is InputSource.BOTH
-                self.stage = routed_moments(run, tuple(beside), state.compressed, paired=paired)
+                streams = seen.inputs.mixtures
+                self.stage = routed_moments(run, tuple(beside), state.compressed, streams, lent, paired=paired)
             return self.stage.pop(group)
         moments = group_moments(run, group, state.compressed, originals, seen.inputs.residuals)
         if originals is not None:

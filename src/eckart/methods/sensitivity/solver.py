@@ -175,7 +175,7 @@ class Solver:
         needs: LayerStatistics,
         solution: Solution,
         weight: Tensor,
-        tokens: int,
+        tokens: float,
         ref: LinearRef,
         second: Tensor,
         sums: BlockSums,
