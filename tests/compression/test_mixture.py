@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 import transformers as t
-from tests.compression.listed import ListedConfig, ListedForCausalLM
+from tests.listed import ListedConfig, ListedForCausalLM
 from torch import Tensor, nn
 from torch.nn import functional
 
 import eckart
+from eckart.compression.drift import FOLLOWED_SAMPLES
 from eckart.layers import is_replaced
 from eckart.maths.prior import PRIOR_TOKENS
 
@@ -184,6 +185,28 @@ def literal(
     return products, errors, shared
 
 
+def assert_drift(
+    dense: t.PreTrainedModel, model: t.PreTrainedModel, report: eckart.CompressionResult, tokens: Tensor
+) -> None:
+    """Check what is recorded of how far outputs of experts are from the original ones for the same tokens."""
+    for number, record in enumerate(report.blocks):
+        place = f"model.layers.{number}.mlp"
+        before, now = Weights(dense.get_submodule(place)), Weights(model.get_submodule(place))
+        x, z = handed(dense, place, tokens), handed(model, place, tokens)
+        for expert, pairs in enumerate(routed(now, z)):
+            numbers = [number for number, _ in pairs]
+            path = f"{place}.{before.paths(expert, 'gate_up')[0]}"
+            if not numbers:
+                assert path not in record.layers or record.layers[path] is None
+                continue
+            linear: Any = model.get_submodule(path)
+            y = x[numbers] @ before.parameters(expert, "gate_up")[0].double().T
+            other = z[numbers] @ linear.dense_weight().detach().double().T
+            found = record.layers[path]
+            assert found is not None
+            assert found.relative == pytest.approx(float(((y - other).norm(dim=1) / y.norm(dim=1)).mean()), rel=1e-3)
+
+
 @pytest.mark.parametrize("kind", ["fused", "listed"])
 @pytest.mark.parametrize(
     ("recipe", "source"), [("svd-llm", "original"), ("dobi-shift", "compressed"), ("aa-svd-layer", "both")]
@@ -192,7 +215,9 @@ def test_equals_the_literal_implementation(kind: str, recipe: str, source: str) 
     tokens = torch.randint(1, 250, (12, 20), generator=torch.Generator().manual_seed(1))
     model = make(kind)
     expected = copy.deepcopy(model)
+    dense = copy.deepcopy(model)
     report = eckart.compress(model, recipe, KEEP, tokens)
+    assert_drift(dense, model, report, tokens[:FOLLOWED_SAMPLES])
     products, errors, shared = literal(expected, source, tokens, report)
     assert len(products) == 2 * EXPERTS * (2 if kind == "fused" else 3)
     assert all(0.4 < share < 0.9 for share in shared)  # so that what is paired wrongly would be seen

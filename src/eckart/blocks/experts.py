@@ -70,7 +70,7 @@ def _by_stage(groups: Sequence[Group]) -> tuple[Group, ...]:
 
 @dataclass
 class _Calls:
-    """What is seen of a module in a run: how often it is called, and whether all tokens and their routing meet in it."""
+    """What is seen of a module in a run: how often it is called, and whether tokens and their routing meet in it."""
 
     number: int = 0
     handed_all: bool = False

@@ -166,7 +166,7 @@ def _weights(result: Any, leaves: Mapping[str, list[Tensor]]) -> dict[str, Tenso
 
 
 @contextmanager
-def lent(block: nn.Module, linears: Mapping[str, nn.Module]) -> Iterator[None]:
+def lending(block: nn.Module, linears: Mapping[str, nn.Module]) -> Iterator[None]:
     """Put linears in their places in a block, by their names, and take them out again."""
     before = {name: block.get_submodule(name) for name in linears}
     try:

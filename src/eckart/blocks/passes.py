@@ -19,8 +19,7 @@ from eckart.blocks.argument_table import Arguments
 from eckart.blocks.block import Group, LinearRef, hooks
 from eckart.blocks.block_arguments import BlockArguments
 from eckart.blocks.input_sums import InputSums
-from eckart.blocks.mixture_run import MixtureRun, lent, watched
-from eckart.blocks.rankings import OtherRankingsError
+from eckart.blocks.mixture_run import watched
 from eckart.blocks.residual import FRONT, reading, rows
 from eckart.blocks.tensor_cache import TensorCache
 from eckart.device import compute_dtype, moment_device
@@ -169,65 +168,6 @@ def group_inputs(
             assert output is not None
             behind.append(output)
     return GroupInputs(kept, energies, residuals, mixtures)
-
-
-def routed_moments(
-    block: BlockPass,
-    groups: tuple[Group, ...],
-    stream: HiddenStates,
-    originals: Mapping[str, TensorCache],
-    linears: Mapping[str, nn.Module],
-    *,
-    paired: bool,
-) -> dict[Group, Moments]:
-    """Return the moments of groups that are routed and do not depend on one another, in one pass.
-
-    Where nothing is known of the mixture the compressed model's inputs are taken for the original ones: what is fitted
-    is then the original output for the inputs that there are.
-
-    Args:
-        block: as compressed so far.
-        groups: whose inputs are summed.
-        stream: in front of the block, of the compressed model.
-        originals: what mixtures are handed in the original model, batch by batch, by their names in the block.
-        linears: of the original model in experts, by their names in the block.
-        paired: whether pairs are wanted.
-    """
-    sums = InputSums(groups, block.device, paired=paired)
-    for index, (call, hidden) in enumerate(block.over(stream)):
-        with watched(block.module, groups) as runs:
-            inputs, _ = capture_inputs(block.module, partial(call, block.module), hidden, groups)
-        pairs: dict[Group, Tensor] = {}
-        for name, run in runs.items():
-            if paired and name in originals:
-                pairs |= _original_inputs(block, inputs, run, name, originals[name][index], linears)
-        sums.add(inputs, runs, pairs)
-    return sums.result()
-
-
-def _original_inputs(
-    block: BlockPass,
-    inputs: Mapping[Group, Tensor],
-    run: MixtureRun,
-    name: str,
-    hidden: Tensor,
-    linears: Mapping[str, nn.Module],
-) -> dict[Group, Tensor]:
-    """Return what groups of a mixture are handed of the tokens of ``inputs`` in the original model.
-
-    Args:
-        block: as compressed so far.
-        inputs: of groups in the compressed model.
-        run: of the mixture there.
-        name: of the mixture.
-        hidden: that it is handed in the original model.
-        linears: of the original model in experts.
-    """
-    groups = tuple(group for group in inputs if group.expert is not None and group.expert.mixture == name)
-    found: dict[Group, Tensor] = {}
-    with lent(block.module, linears), suppress(OtherRankingsError):
-        found, _ = capture_inputs(block.module, run.again, hidden, groups)
-    return {group: tokens for group, tokens in found.items() if tokens.shape == inputs[group].shape}
 
 
 def group_moments(

@@ -1,4 +1,4 @@
-"""Rankings of numbers in a run, such as those by which a router chooses experts, and the same choices in another run."""
+"""Rankings of numbers in a run, such as a router's choice of experts, and the same choices in another run."""
 
 from __future__ import annotations
 

@@ -20,8 +20,8 @@ from eckart.blocks.passes import (
     group_moments,
     input_moments,
     output_projectors,
-    routed_moments,
 )
+from eckart.blocks.routed_passes import routed_moments
 from eckart.blocks.tensor_cache import ScratchSpace
 from eckart.compression.callback import Callback
 from eckart.compression.costs import Costs, Timings
@@ -192,7 +192,7 @@ class _Walk:
         with self.timings.measure("statistics"):
             seen = self._observe_original(state, block)
         layers: list[LayerRecord] = []
-        lent = original_linears(onloaded, block.linears_in_mixtures)
+        lent = original_linears(onloaded, block.linears_in_mixtures, copied=self.recipe.refinement.training is not None)
         for group in block.groups:
             with self.timings.measure("statistics"):
                 moments = self._moments(state, block, group, seen, lent)
@@ -205,7 +205,6 @@ class _Walk:
             for layer in layers[-len(group.linears) :]:
                 self.callback.on_layer(layer)
         seen.inputs.delete()
-        del lent
         # Before the refinement, which may train what is between the linears so that units are no longer alike.
         layers, outputs = order_units(block, layers, outputs, self.recipe.structure)
         refinement = None
@@ -216,7 +215,7 @@ class _Walk:
             if state.compressed is not None and self._is_looked_at(number):
                 compressed = self.streams.compressed.advance(number, state.compressed, COMPRESSED)
         with self.timings.measure("records"):
-            followed, drift = self._follow(state, block, outputs)
+            followed, drift = self._follow(state, block, outputs, lent)
             found = self.factoriser.spectra
             spectra = {ref.path: found[ref.path] for ref in block.linears if ref.path in found}
         records = state.records.and_block(layers, refinement, drift, spectra)
@@ -230,13 +229,13 @@ class _Walk:
         return trains or number + 1 < len(self.plan.blocks)
 
     def _follow(
-        self, state: WalkState, block: Block, original: Outputs | None
+        self, state: WalkState, block: Block, original: Outputs | None, lent: Mapping[str, nn.Module]
     ) -> tuple[FollowedTokens | None, BlockDrift | None]:
         """Return the few tokens behind a block, and its errors, from what the original block gave on them."""
         if original is None or state.followed is None:
             return None, None
         run = self.streams.few_compressed.block_pass(state.finished)
-        compressed = outputs_of(block, run, state.followed.compressed)
+        compressed = outputs_of(block, run, state.followed.compressed, original, lent)
         followed = self.streams.behind(FOLLOWED, state.finished)
         return FollowedTokens.of(followed, original.hidden, compressed.hidden), compare(block, original, compressed)
 
