@@ -17,6 +17,7 @@ from eckart.blocks.onload import ResidentWeights
 from eckart.checkpoint.source import open_model
 from eckart.errors import EckartError
 from eckart.layers import fused_layers, weight_matrix
+from eckart.maths.prior import PRIOR_TOKENS
 
 GROUPS = {"llama": 2, "qwen2": 2, "gemma3": 2, "opt": 1, "phi3": 0, "gpt2": 0, "gpt-neox": 0}
 
@@ -147,15 +148,21 @@ def test_a_basis_of_experts_is_that_of_the_tokens_of_all(tokens: torch.Tensor) -
         model(tokens)
     handle.remove()
     hidden, chosen, shares = seen[0]
-    rows = [hidden[token].double() for expert in range(4) for token in range(len(hidden)) if expert in chosen[token]]
     stacked = moe.experts.gate_up_proj.detach().double().flatten(0, 1)
-    outputs = stacked @ torch.stack(rows).T
+    moments = torch.zeros(4, 32, 32, dtype=torch.float64)  # of each expert, tokens weighed by the router
+    for token, (experts, weights) in enumerate(zip(chosen.tolist(), shares.double(), strict=True)):
+        for expert, weight in zip(experts, weights, strict=True):
+            moments[expert] += weight**2 * torch.outer(hidden[token].double(), hidden[token].double())
+    moments += PRIOR_TOKENS * 32 / chosen.numel() * moments.sum(0)
     report = eckart.compress(model, "svd-llm", 0.6, tokens, overrides=["sharing=experts"])
     (record,) = [layer for layer in report.layers if layer.path.endswith("0.mlp.experts.gate_up_proj.0.joint")]
     assert (record.out_features, record.in_features) == (4 * 48, 32)
     joint = moe.experts.gate_up_proj.layers[0].joint
-    left = torch.linalg.svd(outputs)[0][:, : record.rank]
-    torch.testing.assert_close(joint.dense_weight(), left @ (left.T @ stacked), rtol=1e-4, atol=1e-5)
+    left = torch.linalg.svd(stacked @ torch.linalg.cholesky(moments.sum(0)))[0][:, : record.rank]
+    basis = left.T @ stacked
+    for weight, moment, found in zip(stacked.split(48), moments, joint.dense_weight().split(48), strict=True):
+        own = torch.linalg.solve(basis @ moment @ basis.T, basis @ moment @ weight.T).T
+        torch.testing.assert_close(found, own @ basis, rtol=1e-3, atol=1e-4)
     expected = torch.zeros_like(hidden, dtype=torch.float64)
     first, second = joint.first.weight.double(), joint.second.weight.double()
     downs = [layer.dense_weight() for layer in moe.experts.down_proj.layers]

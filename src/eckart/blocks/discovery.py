@@ -23,8 +23,10 @@ from transformers import PreTrainedModel
 
 from eckart.blocks.block import Block, Group, LinearRef, attributes_kept, hooks
 from eckart.blocks.block_arguments import BlockArguments, Inputs, body_of, failures_named, inputs_on
+from eckart.blocks.experts import with_experts
 from eckart.blocks.families import families
 from eckart.blocks.finite import check_finite
+from eckart.blocks.fused_runs import with_runs
 from eckart.blocks.hidden_units import HiddenUnits, find_hidden_units
 from eckart.blocks.lone_linear import LoneLinear
 from eckart.blocks.onload import ResidentWeights, WeightSource
@@ -332,7 +334,8 @@ def _find_groups(
     groups = {names: group(names, alike, stage) for names, alike, stage in found}
     reached = [names for names, alike, _ in found if names == alike and groups[names].routed]
     family = families(module, call, hidden, reached)
-    return tuple(replace(groups[names], family=family.get(alike)) for names, alike, _ in found)
+    described = [replace(groups[names], family=family.get(alike)) for names, alike, _ in found]
+    return with_runs(module, described, lambda apart: with_experts(module, call, hidden, apart))
 
 
 def is_causal(block: nn.Module, call: BlockArguments, hidden: Tensor, model: PreTrainedModel) -> bool:

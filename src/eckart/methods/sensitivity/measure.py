@@ -104,11 +104,14 @@ class _Measurement:
         moments: dict[Group, Moments] = {}
         leaders: dict[LinearRef, Moments] = {}
         if any(request.needs_moments for request in self.requests):
-            if self.labels:  # found where a block is run for its gradients anyway
-                moments = {group: empty_moments(group, self.original.device) for group in block.groups}
-                leaders = {group.linears[0]: moments[group] for group in block.groups}
-            else:
-                moments = input_moments(self.original.block_pass(index), block.groups, streams.fronts[index])
+            apart = block.groups
+            if self.labels:  # found where a block is run for its gradients anyway, but for the weights of experts
+                alone = [group for group in block.groups if group.expert is None and not group.parts]
+                moments = {group: empty_moments(group, self.original.device) for group in alone}
+                leaders = {group.linears[0]: moments[group] for group in alone}
+                apart = tuple(group for group in block.groups if group not in moments)
+            if apart:
+                moments |= input_moments(self.original.block_pass(index), apart, streams.fronts[index])
         behind = {
             labels: self._second_moment(gradients[labels].behind(index))
             for labels in self.labels

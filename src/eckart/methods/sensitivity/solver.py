@@ -16,6 +16,7 @@ from eckart.errors import NonFiniteError
 from eckart.layers import weight_matrix
 from eckart.maths.lowrank import OutputRoot, Solution, Whitening, blockwise, solve
 from eckart.maths.moments import Moments
+from eckart.maths.shared_basis import gained
 from eckart.methods.sensitivity.layer_statistics import LayerStatistics, Needs, shapes_of
 from eckart.methods.sensitivity.measurements import Measurements
 from eckart.methods.sensitivity.request import Labels, Request
@@ -140,13 +141,29 @@ class Solver:
         remainder = self.structure.fitter.remainder(weight, whitening)
         solution = solve(whitening, None, remainder, root)
         tokens = moments.tokens if moments is not None and self.objective.needs_data else 1
-        needs = self._of_solution(needs, solution, remainder, tokens, ref, second, sums)
+        energy = solution.singular_values.square() / max(tokens, 1)
+        if moments is not None and moments.runs and self.objective.needs_data:
+            energy = self._energy_of_runs(solution, remainder, moments, root)
+        needs = self._of_solution(needs, solution, remainder, tokens, energy, ref, second, sums)
         if self.structure.adds_to_base:
             whole = Fit(weight, whitening, root).loss(torch.zeros_like(weight))
             needs = replace(needs, output_energy=whole / max(tokens, 1))
         if self.bases is not None:
             self.bases.add(ref.path, solution.basis, solution.dual)
         return needs
+
+    def _energy_of_runs(
+        self, solution: Solution, weight: Tensor, moments: Moments, metric: OutputRoot | None
+    ) -> Tensor:
+        """Return what each component carries where each run has its own tokens, and its own factor beside the basis."""
+        basis = solution.dual.T @ weight
+        seen = weight if metric is None else blockwise(metric.root.mT, weight)
+        total = torch.zeros_like(solution.singular_values)
+        for part, run in zip(seen.chunk(len(moments.runs)), moments.runs, strict=True):
+            if run.tokens:
+                root = self.objective.whitening(run, weight.shape[1], self.device).root
+                total += gained(basis, part, root) / run.tokens
+        return total
 
     def metric_root(self, second: Tensor) -> OutputRoot:
         """Return the root of the output metric."""
@@ -178,13 +195,13 @@ class Solver:
         needs: LayerStatistics,
         solution: Solution,
         weight: Tensor,
-        tokens: int,
+        tokens: float,
+        energy: Tensor,
         ref: LinearRef,
         second: Tensor,
         sums: BlockSums,
     ) -> LayerStatistics:
         """Return the statistics with what follows from a linear's components."""
-        energy = solution.singular_values.square() / max(tokens, 1)
         first_order = curvature = None
         labels = self.request.next_labels
         if labels is not None:
