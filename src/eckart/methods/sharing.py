@@ -4,11 +4,12 @@ A shared basis is nothing else than one low-rank weight for the stack of theirs,
 layer before anything is measured. All objectives, allocations and structures then apply as they are.
 
 The first linears of the experts of a mixture are handed different tokens of the same hidden states. Fused, their inputs
-are those of all experts, and the errors of each are measured on all of them: the basis is that of
+are those of all experts, and the basis is that of
 
     minimise over V (r, n), U_e (2 f, r)   sum_e || (W_e - U_e V) X ||^2,   X the tokens of all experts,
 
-which takes ``r (2 f E + n)`` numbers for E experts, where factors of their own take ``E r (2 f + n)``.
+after which each ``U_e`` is fitted to the tokens of its own expert (see :mod:`eckart.maths.shared_basis`). They take
+``r (2 f E + n)`` numbers for E experts, where factors of their own take ``E r (2 f + n)``.
 """
 
 from __future__ import annotations
