@@ -10,7 +10,7 @@ from transformers.models.llama.configuration_llama import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaForCausalLM, LlamaMLP
 
 
-class ListedConfig(LlamaConfig):
+class ListedConfig(LlamaConfig):  # type: ignore[misc]
     """Of a decoder with a number of experts, two of which see each token."""
 
     model_type = "listed"
@@ -38,7 +38,7 @@ class ListedMixture(nn.Module):
         return result.view_as(hidden)
 
 
-class ListedForCausalLM(LlamaForCausalLM):
+class ListedForCausalLM(LlamaForCausalLM):  # type: ignore[misc]
     """A decoder of such mixtures."""
 
     config_class: ClassVar[Any] = ListedConfig
