@@ -6,11 +6,11 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM
-from transformers.models.llama.modeling_llama import LlamaMLP
+from transformers.models.llama.configuration_llama import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaForCausalLM, LlamaMLP
 
 
-class ListedConfig(LlamaConfig):
+class ListedConfig(LlamaConfig):  # type: ignore[misc]
     """Of a decoder with a number of experts, two of which see each token."""
 
     model_type = "listed"
@@ -38,7 +38,7 @@ class ListedMixture(nn.Module):
         return result.view_as(hidden)
 
 
-class ListedForCausalLM(LlamaForCausalLM):
+class ListedForCausalLM(LlamaForCausalLM):  # type: ignore[misc]
     """A decoder of such mixtures."""
 
     config_class: ClassVar[Any] = ListedConfig
