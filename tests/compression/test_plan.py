@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -14,6 +15,7 @@ from transformers import PreTrainedModel
 import eckart
 from eckart.blocks.onload import ResidentWeights
 from eckart.compression.plan import blocks_for, check_keep, make_plan
+from eckart.data.calibration import calibrate
 from eckart.errors import EckartError, UnsupportedModelError
 from eckart.layers import fused_layers
 
@@ -98,3 +100,19 @@ def test_blocks_without_a_linear_are_no_blocks(llama: PreTrainedModel) -> None:
         layer.self_attn = layer.mlp = nn.Identity()
     with pytest.raises(UnsupportedModelError):
         make_plan(llama, recipe(), 0.5)
+
+
+def test_short_samples_are_trained_on_in_larger_batches(llama: PreTrainedModel) -> None:
+    """But for rows of a text, which are as long as was asked for."""
+    generator = torch.Generator().manual_seed(0)
+    samples = [{"input_ids": torch.randint(100, (1, length), generator=generator)} for length in (5, 6, 7, 6)]
+    eckart_recipe = eckart.load_recipe("eckart")
+    items, rows = (
+        calibrate(source, samples=4, length=6, seed=0, model=llama)
+        for source in (samples, torch.randint(100, (4, 6), generator=generator))
+    )
+    for calibration, batch in ((items, 86), (rows, 1), (None, 1)):
+        recipe = make_plan(copy.deepcopy(llama), eckart_recipe, 0.6, calibration=calibration).recipe
+        assert recipe.refinement.training is not None
+        assert recipe.distillation.training is not None
+        assert (recipe.refinement.training.batch, recipe.distillation.training.batch) == (batch, batch)

@@ -16,7 +16,7 @@ from eckart.blocks.fuse import fusable, fuse, unfuse
 from eckart.blocks.onload import ResidentWeights, WeightSource
 from eckart.compression.targets import Targets, choose_targets, named_outside, together
 from eckart.data.calibration import Calibration
-from eckart.data.samples import LABELS
+from eckart.data.samples import IDS, LABELS
 from eckart.errors import EckartError, UnsupportedModelError
 from eckart.layers import fused_layers
 from eckart.methods.allocation import Budgets, Needs, Uniform
@@ -157,6 +157,7 @@ def make_plan(
             a residual stream, if the objective looks at that.
     """
     check_keep(keep)
+    recipe = _suited_to(recipe, calibration)
     weights = weights or ResidentWeights()
     try:
         expand(model, weights, probe_of(model, calibration))
@@ -168,6 +169,21 @@ def make_plan(
     except EckartError:
         take_back(model, weights)
         raise
+
+
+def _suited_to(recipe: Recipe, calibration: Calibration | None) -> Recipe:
+    """Return a recipe with batches that suit the samples; rows of a text are as long as was asked for."""
+    if calibration is None or calibration.tokens is not None or not all(IDS in item for item in calibration.items):
+        return recipe
+    trained = {
+        name: training.on_short_samples(calibration.token_count / len(calibration))
+        for name, training in (
+            ("refinement", recipe.refinement.training),
+            ("distillation", recipe.distillation.training),
+        )
+        if training is not None
+    }
+    return recipe.model_copy(update=trained)
 
 
 def take_back(model: PreTrainedModel, weights: WeightSource) -> None:

@@ -274,9 +274,11 @@ def step_warnings(recipe: Recipe, calibration: Calibration | None) -> list[str]:
     if steps >= FEW_STEPS:
         return []
     smaller = max(1, training.batch * steps // 200)
+    # Of samples that are no rows of a text, a batch has no fewer than a step needs.
+    other = f", or smaller batches (--set refinement.batch={smaller})" if calibration.tokens is not None else ""
     return [
         f"The refinement of a block takes at most {steps} optimiser steps on {samples} samples; published results "
-        f"took 200. Use more samples, or smaller batches (--set refinement.batch={smaller})."
+        f"took 200. Use more samples{other}."
     ]
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from eckart.methods.distillation import LogitDistillation
 from eckart.methods.recipes.loader import load_recipe
 from eckart.methods.refinement import BlockRefinement
+from eckart.methods.training.config import LEAST_TOKENS
 
 
 def test_epochs_without_a_bound() -> None:
@@ -40,3 +41,10 @@ def test_a_recipe_says_it_by_name() -> None:
     recipe = load_recipe("aa-svd", ["refinement.max_steps=50"])
     assert isinstance(recipe.refinement, BlockRefinement)
     assert recipe.refinement.max_steps == 50
+
+
+@given(st.integers(1, 64), st.floats(1, 2000))
+def test_a_step_on_short_samples_sees_enough_tokens(batch: int, tokens: float) -> None:
+    plan = BlockRefinement(batch=batch).on_short_samples(tokens)
+    assert plan.batch == batch or LEAST_TOKENS <= plan.batch * tokens < LEAST_TOKENS + tokens
+    assert plan.batch >= batch

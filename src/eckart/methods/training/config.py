@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+import math
+from typing import ClassVar, Self
 
 import torch
 from pydantic import Field
@@ -11,6 +12,8 @@ from torch import nn
 from eckart.errors import CalibrationError
 from eckart.methods.choice import Choice
 from eckart.methods.training.schedule import learning_rate_factor
+
+LEAST_TOKENS = 512  # in a step on samples that are not rows of a text
 
 
 class TrainingConfig(Choice):
@@ -21,7 +24,8 @@ class TrainingConfig(Choice):
     Attributes:
         epochs: passes over the training sequences, at most.
         max_steps: bound on the optimiser steps of all epochs, of which there are fewer then, but one; None for none.
-        batch: sequences in an optimiser step; run in smaller parts whose gradients add up.
+        batch: sequences in an optimiser step; run in smaller parts whose gradients add up. Of short samples that are
+            no rows of a text there are more (see :meth:`on_short_samples`).
         learning_rate: at its highest.
         relative: whether the learning rate of each tensor is multiplied by the root mean square of its numbers at the
             start: scales of codes are a thousandth of what factors are, and one step must not undo them.
@@ -52,6 +56,16 @@ class TrainingConfig(Choice):
     shuffle: bool = True
     held_out: float = Field(0.125, ge=0, lt=1)
     patience: int = Field(5, ge=1)
+
+    def on_short_samples(self, tokens: float) -> Self:
+        """Return the same training with batches of at least :data:`LEAST_TOKENS`.
+
+        A step on a sentence alone follows that sentence, and undoes more than it mends.
+
+        Args:
+            tokens: in a sample, on average.
+        """
+        return self.model_copy(update={"batch": max(self.batch, math.ceil(LEAST_TOKENS / tokens))})
 
     def split(self, samples: int) -> tuple[int, int]:
         """Return how many sequences are trained on, and how many are held out.
