@@ -70,6 +70,23 @@ def test_without_gradients_nothing_is_known_of_weights() -> None:
     assert runs["mlp"].weights is None
 
 
+def test_what_the_router_gives_beside_is_not_what_the_mixture_gives() -> None:
+    module, inputs = block().requires_grad_(True), hidden()
+    with watched(module, groups()) as runs:
+        module["mlp"](inputs)
+    expected = runs["mlp"].weights
+    assert expected is not None
+    alone = module["mlp"].forward
+    module["mlp"].forward = lambda given: (module["mlp"].router(given), alone(given))
+    with watched(module, groups()) as runs:
+        logits, found = module["mlp"](inputs)
+    assert not logits.requires_grad
+    assert not found.requires_grad
+    weights = runs["mlp"].weights
+    assert weights is not None
+    assert all(torch.equal(weights[path], expected[path]) for path in expected)
+
+
 def test_other_hidden_states_go_where_the_first_ones_went() -> None:
     module, first, second = block(), hidden(), hidden(2)
     with watched(module, groups()) as runs:
@@ -116,9 +133,10 @@ def test_experts_that_are_handed_the_routing_by_name() -> None:
     first, second = torch.ones(4, WIDTH), torch.zeros(4, WIDTH)
     numbers = torch.arange(4)[:, None]
     with watched(layer, [group]) as runs:
-        layer.mlp.experts(hidden_states=first, top_k_index=numbers, top_k_weights=torch.ones(4, 1))
+        layer.mlp.experts(top_k_weights=torch.ones(4, 1), top_k_index=numbers, hidden_states=first)
         run = runs[place]
     assert run.weights is None
+    assert run.hidden is first
     assert torch.equal(run.again(second), second)
     assert seen[-1]["top_k_index"] is numbers
     assert seen[-1]["hidden_states"] is not first

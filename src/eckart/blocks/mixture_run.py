@@ -20,7 +20,6 @@ from torch.utils._pytree import tree_leaves, tree_map
 from eckart.blocks.block import Group, hooks
 from eckart.blocks.block_arguments import replaced_forwards
 from eckart.blocks.rankings import OtherRankingsError, Rankings
-from eckart.blocks.residual import first_tensor
 
 
 @dataclass
@@ -31,6 +30,7 @@ class MixtureRun:
         module: the mixture.
         args: that it was handed by position.
         kwargs: by name.
+        place: of the hidden states among the tensors that it was handed.
         rankings: what rankings in it gave.
         weights: by the path of each expert, squares of the weights of its outputs, (tokens,); None where nothing is
             known of them.
@@ -39,15 +39,20 @@ class MixtureRun:
     module: nn.Module
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    place: int = 0
     rankings: list[Tensor] = field(default_factory=list)
     weights: dict[str, Tensor] | None = None
 
     @property
     def hidden(self) -> Tensor:
         """The hidden states that it was handed."""
-        found = first_tensor(self.args, self.kwargs)
-        assert found is not None
-        return found
+        return self.tensors[self.place]
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All tensors of floats that it was handed, in order."""
+        every = (*self.args, *self.kwargs.values())
+        return [value for value in every if isinstance(value, Tensor) and value.is_floating_point()]
 
     def again(self, hidden: Tensor) -> Tensor:
         """Run the mixture on other hidden states with the same choices, and return what it gives.
@@ -139,20 +144,27 @@ def _watch(
         stack.enter_context(rankings)
         result = forward(*args, **kwargs)
     seen.rankings = rankings.found
+    given = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    # What a mixture gives is as large as the hidden states; weights of the router, beside either, are not.
+    shapes = [tensor.shape for tensor in given]
+    seen.place = next((n for n, tensor in enumerate(seen.tensors) if tensor.shape in shapes), 0)
     if experts:
-        seen.weights = _weights(result, leaves)
+        shape = seen.hidden.shape
+        seen.weights = _weights(next((tensor for tensor in given if tensor.shape == shape), None), leaves)
     return tree_map(lambda value: value.detach() if isinstance(value, Tensor) else value, result)
 
 
-def _weights(result: Any, leaves: Mapping[str, list[Tensor]]) -> dict[str, Tensor] | None:
-    """Return the squares of the weights with which outputs of experts reach what a mixture gives."""
-    total = next((leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor) and leaf.requires_grad), None)
+def _weights(total: Tensor | None, leaves: Mapping[str, list[Tensor]]) -> dict[str, Tensor] | None:
+    """Return the squares of the weights with which outputs of experts, by their paths, are in ``total``, if any are."""
     every = [leaf for found in leaves.values() for leaf in found]
-    if total is None or not every:
+    if total is None or not total.requires_grad or not every:
         return None
     # Of ones the gradient through a norm would be zero.
     signs = 1 - 2 * (torch.arange(total.numel(), device=total.device) % 2).view(total.shape).to(total.dtype)
-    gradients = iter(torch.autograd.grad(total, every, signs, allow_unused=True))
+    known = torch.autograd.grad(total, every, signs, allow_unused=True)
+    if all(gradient is None for gradient in known):
+        return None
+    gradients = iter(known)
     weights: dict[str, Tensor] = {}
     for path, found in leaves.items():
         sizes = [
