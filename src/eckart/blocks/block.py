@@ -75,9 +75,9 @@ class Group:
         runs_once: whether a forward pass calls it exactly once; if it is routed, at most once.
         routed: whether the model chooses which tokens it is handed.
         stage: the same for groups that do not depend on one another; None where nothing is known of that.
+        expert: that it is in; None if it is in none, or if nothing is known of what hands it tokens.
         family: the same for routed groups that are handed rows of one tensor, such as the first linears of a block's
             experts; None for others.
-        expert: that it is in; None if it is in none, or if nothing is known of what hands it tokens.
         parts: for one linear of several runs, a group for what each run is handed; its first linear has the name of
             the module that is handed it, and no weight of its own.
     """
@@ -86,8 +86,8 @@ class Group:
     runs_once: bool
     routed: bool = False
     stage: str | None = None
-    family: str | None = None
     expert: Expert | None = None
+    family: str | None = None
     parts: tuple[Group, ...] = ()
 
     @property
