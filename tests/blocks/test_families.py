@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -31,7 +32,7 @@ class Mixture(nn.Module):
     def __init__(self, change: Callable[[torch.Tensor, int], torch.Tensor]) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(WIDTH)
-        self.inner = nn.Module()
+        self.inner: Any = nn.Module()
         self.inner.experts = nn.ModuleList(Expert() for _ in range(EXPERTS))
         self.inner.forward = self.mixed
         self.change = change

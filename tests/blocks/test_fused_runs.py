@@ -85,9 +85,9 @@ def test_moments_are_those_of_the_experts_and_their_sums(kind: str, paired: bool
         )
     runs, (whole,) = list(found[0].values()), found[1].values()
     assert [known.tokens for known in whole.runs] == pytest.approx([known.tokens for known in runs])
-    for known, run in zip(whole.runs, runs, strict=True):
-        torch.testing.assert_close(known.second_moment, run.second_moment)
-    torch.testing.assert_close(whole.second_moment, sum(run.second_moment for run in runs))
+    for known, alone in zip(whole.runs, runs, strict=True):
+        torch.testing.assert_close(known.second_moment, alone.second_moment)
+    torch.testing.assert_close(whole.second_moment, sum(alone.second_moment for alone in runs))
     assert whole.tokens == pytest.approx(sum(run.tokens for run in runs))
     assert (whole.shift is None) is not paired
 

@@ -104,7 +104,8 @@ def of_own_spaces(weight: torch.Tensor, seed: int) -> torch.Tensor:
     experts, out_features, in_features = weight.shape
     bases = torch.linalg.qr(torch.randn(in_features, in_features, generator=generator))[0]
     parts = bases.view(experts, in_features // experts, in_features)
-    return torch.randn(experts, out_features, in_features // experts, generator=generator) @ parts * 0.1
+    found: torch.Tensor = torch.randn(experts, out_features, in_features // experts, generator=generator) @ parts * 0.1
+    return found
 
 
 def test_experts_share_a_basis_where_their_weights_have_one(tokens: torch.Tensor) -> None:

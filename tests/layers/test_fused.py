@@ -162,9 +162,9 @@ def experts_joined(bias: bool = True) -> tuple[Experts, Experts]:
     together = copy.deepcopy(separate)
     joint: Any = fuse_modules(together, PATHS, runs=3).joint
     with torch.no_grad():
-        joint.weight.copy_(torch.cat([separate.get_submodule(path).weight for path in PATHS]))
+        joint.weight.copy_(torch.cat([separate.get_parameter(f"{path}.weight") for path in PATHS]))
         if bias:
-            joint.bias.copy_(torch.cat([separate.get_submodule(path).bias for path in PATHS]))
+            joint.bias.copy_(torch.cat([separate.get_parameter(f"{path}.bias") for path in PATHS]))
     return separate, together
 
 
@@ -197,7 +197,8 @@ def test_gradients_of_experts_are_those_of_each() -> None:
     inputs = [torch.randn(number, 5) for number in (2, 1, 4)]
     for module in (separate, together):
         torch.cat(module(inputs)).square().sum().backward()
-    expected = torch.cat([separate.get_submodule(path).weight.grad for path in PATHS])
+    linears: list[Any] = [separate.get_submodule(path) for path in PATHS]
+    expected = torch.cat([linear.weight.grad for linear in linears])
     leader: Any = together.gates[0]
     torch.testing.assert_close(leader.joint.weight.grad, expected)
 

@@ -278,4 +278,5 @@ def test_experts_that_share_a_basis_have_the_sums_of_each(metric, tokens):
             inputs = torch.linalg.cholesky(run.second_moment)
             own = torch.linalg.lstsq((span @ inputs).T, (weight @ inputs).T).solution.T
             lost += float((root.T @ (weight - own @ span) @ inputs).square().sum()) / run.tokens
+        assert linear.energy is not None
         assert float(linear.energy[rank:].sum()) == pytest.approx(lost, rel=1e-3)
