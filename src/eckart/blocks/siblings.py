@@ -126,7 +126,7 @@ def _is_family(module: nn.Module) -> bool:
     """Return whether the children of a module stand beside one another, and are called by it or by what holds it."""
     if isinstance(module, nn.ModuleDict):  # of modules of one kind, and not of the parts of one
         kinds = {type(child) for child in module.children()}
-        return len(kinds) == 1 and not any(map(is_linear, module.children()))
+        return len(module) > 1 and len(kinds) == 1 and not any(map(is_linear, module.children()))
     return isinstance(module, nn.ModuleList | LinearStack)
 
 

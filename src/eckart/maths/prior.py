@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from eckart.maths.moments import Moments
 
 # How many tokens the prior counts for, as a share of the features of an input.
-PRIOR_TOKENS = 0.25
+PRIOR_TOKENS = 1.0
 
 
 def add_prior(siblings: Sequence[Moments], *, inner: bool, share: float = PRIOR_TOKENS) -> None:
