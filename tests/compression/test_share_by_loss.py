@@ -14,6 +14,7 @@ from eckart.layers import fused_layers, weight_matrix
 from eckart.methods.allocation import Budgets
 from eckart.methods.layout import Layout
 from eckart.methods.recipes.loader import load_recipe
+from eckart.sweep.case import recipe_of
 
 
 def lost(weight: torch.Tensor, inputs: torch.Tensor, keep: float) -> float:
@@ -108,7 +109,8 @@ def of_own_spaces(weight: torch.Tensor, seed: int) -> torch.Tensor:
     return found
 
 
-def test_experts_share_a_basis_where_their_weights_have_one(tokens: torch.Tensor) -> None:
+def mixture_of_one_basis() -> MixtralForCausalLM:
+    """Return a mixture whose experts have one space of inputs in the second block, and one each in the first."""
     torch.manual_seed(0)
     sizes = {"vocab_size": 256, "hidden_size": 32, "intermediate_size": 24, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
@@ -117,6 +119,11 @@ def test_experts_share_a_basis_where_their_weights_have_one(tokens: torch.Tensor
     with torch.no_grad():
         experts[0].gate_up_proj.copy_(of_own_spaces(experts[0].gate_up_proj, 0))
         experts[1].gate_up_proj.copy_(of_one_space(experts[1].gate_up_proj, 1))
+    return model
+
+
+def test_experts_share_a_basis_where_their_weights_have_one(tokens: torch.Tensor) -> None:
+    model = mixture_of_one_basis()
     expand(model, ResidentWeights())
     steps: list[tuple[int, int]] = []
     found, budgets = share_by_loss(
@@ -156,3 +163,12 @@ def test_gate_and_up_of_each_expert_share_a_basis_where_experts_do_not(tokens: t
     }
     every = [place.format(1, name, number) for number in range(4) for name in ("w1", "v1")]
     assert groups == {**expected, every[0]: every}
+
+
+@pytest.mark.parametrize("recipe", ["zs-svd", "svd-llm+allocation=curvature"])
+def test_experts_stay_apart_where_ranks_are_by_gradients(recipe: str, tokens: torch.Tensor) -> None:
+    """The loss at one share for all does not show what it is worth to cut those that hardly matter."""
+    model = mixture_of_one_basis()
+    expand(model, ResidentWeights())
+    share_by_loss(original_of(model, tokens), recipe_of(recipe), Budgets(0.35), lambda done, total: None)
+    assert not {path for path in fused_layers(model) if "gate_up_proj.0" in path}

@@ -49,8 +49,13 @@ def share_by_loss(
 
 
 def _families(original: BlockwiseModel, recipe: Recipe, budgets: Budgets) -> list[Fusion]:
-    """Return what can be fused of experts, if the recipe can do with the outputs of one at a time."""
-    if recipe.objective.observes_outputs or recipe.allocation.truncates_outputs:
+    """Return what can be fused of experts, if the recipe can do with the outputs of one at a time.
+
+    An allocation that looks at gradients cuts experts that hardly matter to almost nothing if they are apart. A loss at
+    one share for all does not show what that is worth, and it is worth more than a basis in common.
+    """
+    by_gradients = recipe.allocation.needs & (Needs.FIRST_ORDER | Needs.CURVATURE)
+    if recipe.objective.observes_outputs or recipe.allocation.truncates_outputs or by_gradients:
         return []
     return together(fusable_experts(original.blocks), budgets)
 
