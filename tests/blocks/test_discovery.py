@@ -163,6 +163,42 @@ def test_only_the_part_around_blocks_that_cannot_be_run_alone_is_one_block() -> 
     assert [block.path for block in find_blocks(model, None, x())] == ["layers.0", "layers.1", "inner"]
 
 
+def test_the_lists_in_a_list_hold_the_blocks() -> None:
+    """Stages of a tower, and pairs of layers that the model adds up itself: the outer list's items are not called."""
+
+    def run(model: Any, hidden: Tensor) -> Tensor:
+        for stage in model.stages:
+            for layer in stage:
+                hidden = hidden + layer(hidden)
+        return hidden
+
+    model = Scripted(run)
+    model.stages = nn.ModuleList(nn.ModuleList(Part(plain) for _ in range(2)) for _ in range(2))
+    assert [path for path, _ in block_lists(model)] == ["stages.0", "stages.1"]
+    assert paths(model, inputs=x()) == ["stages.0.0", "stages.0.1", "stages.1.0", "stages.1.1"]
+
+
+def test_gradients_of_the_last_round_of_a_loop_are_enough() -> None:
+    def run(model: Any, hidden: Tensor) -> Tensor:
+        with torch.no_grad():
+            hidden = chain(model, hidden)
+        return chain(model, hidden)
+
+    def never(model: Any, hidden: Tensor) -> Tensor:
+        with torch.no_grad():
+            unused = model.layers[1](hidden)
+        return model.layers[0](hidden) + unused
+
+    def linears(model: PreTrainedModel, *, gradients: bool) -> set[str]:
+        return {ref.path for block in find_blocks(model, None, x(), gradients=gradients) for ref in block.linears}
+
+    both = {"layers.0.linear", "layers.1.linear"}
+    assert linears(Scripted(run, plain, plain), gradients=True) == both
+    around = Scripted(lambda model, hidden: never(model, never(model, hidden)), plain, plain)
+    assert linears(around, gradients=False) == both
+    assert linears(around, gradients=True) == {"layers.0.linear"}
+
+
 def test_a_model_that_cannot_be_run_in_parts_is_refused() -> None:
     def writes(part: Any, hidden: Tensor, table: Tensor) -> Tensor:
         table.add_(1)

@@ -46,7 +46,8 @@ def block_lists(model: nn.Module) -> list[tuple[str, nn.ModuleList]]:
     found: list[tuple[str, nn.ModuleList]] = []
     for path, module in model.named_modules():
         inside = any(path.startswith(f"{outer}.") for outer, _ in found)
-        if not isinstance(module, nn.ModuleList) or inside:
+        # Nor is a list of lists: those are not called, but what is in them.
+        if not isinstance(module, nn.ModuleList) or inside or any(isinstance(b, nn.ModuleList) for b in module):
             continue
         # A list of bare linears is no list of blocks.
         children = (child for block in module for child in block.modules() if child is not block)
@@ -284,14 +285,14 @@ def _find_groups(
 ) -> tuple[Group, ...]:
     inputs: dict[str, Tensor] = {}  # kept alive, so that an address belongs to one tensor
     counts: dict[str, int] = {}
-    without_gradient: set[str] = set()
+    with_gradient: set[str] = set()  # in one of its runs at least: a loop may give gradients to its last round only
 
     def remember(name: str) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> None:
             counts[name] = counts.get(name, 0) + 1
             inputs.setdefault(name, input_of(args, kwargs))
-            if gradients and not output.requires_grad:
-                without_gradient.add(name)
+            if output.requires_grad:
+                with_gradient.add(name)
 
         return hook
 
@@ -304,7 +305,10 @@ def _find_groups(
                 handles.append(child.register_forward_hook(remember(name), with_kwargs=True))
         # A copy, since a block may write into what it is given, which a leaf forbids.
         call(module, leaf.clone())
-    for name in (*without_gradient, *routers(module, call, hidden)):
+    left = routers(module, call, hidden)
+    if gradients:
+        left |= inputs.keys() - with_gradient
+    for name in left:
         inputs.pop(name, None)
     members: dict[tuple[Any, ...], list[str]] = {}
     for name, tensor in inputs.items():  # in order of execution
@@ -324,7 +328,7 @@ def _find_groups(
         chosen = names != alike or stage is not None or alike in routed
         return Group(tuple(map(ref, names)), all(counts[name] == 1 for name in alike), chosen, stage)
 
-    return tuple(group(*found) for found in with_siblings(module, list(rows)))
+    return tuple(group(*found) for found in with_siblings(module, list(rows)) if left.isdisjoint(found[0]))
 
 
 def is_causal(block: nn.Module, call: BlockArguments, hidden: Tensor, model: PreTrainedModel) -> bool:
