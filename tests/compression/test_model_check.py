@@ -66,7 +66,7 @@ def test_linears_that_are_not_run_and_other_towers_are_named() -> None:
     found = check(unused=["layers.0.router"], towers=["vision.blocks"])
     assert found.reach.endswith("Linear layers that are not run as such: layers.0.router.")
     (note,) = found.notes
-    assert note == "Blocks in vision.blocks stay as they are: one list of blocks is compressed."
+    assert note == "Blocks in vision.blocks stay as they are: no sample reaches them."
 
 
 def test_samples_are_compared_with_what_the_model_can_take() -> None:

@@ -81,6 +81,8 @@ def test_hidden_units_of_what_is_left_keep_their_order() -> None:
         ("LlamaMPL", r"did you mean 'LlamaMLP'"),
         ("model.layers.7.mlp.up_proj", r"did you mean 'model\.layers\.\*\.mlp\.up_proj'\?"),
         ("down_proj", r"did you mean '\*\.down_proj'"),
+        ("*.self_atn.*", r"did you mean '\*\.self_attn\.\*'"),
+        ("*slf_attn*", r"did you mean '\*\.self_attn\.\*'"),
     ],
 )
 @pytest.mark.parametrize("size", ["=leave", "=take", ".keep=0.5", ".rank=2"])

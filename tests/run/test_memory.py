@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 import torch
+from tests.conftest import make_model
+from tests.run.check import architectures
 from transformers import PreTrainedModel
 
 import eckart
@@ -13,18 +15,24 @@ from eckart.blocks.overridden_weights import OverriddenWeights
 from eckart.blocks.tensor_cache import ScratchSpace
 from eckart.compression.plan import make_plan
 from eckart.data.calibration import Calibration
-from eckart.run.memory import Memory, memory_of_run, parse_bytes
+from eckart.run.memory import KERNELS, Memory, memory_of_run, parse_bytes
 
 
 def of_run(
-    model: PreTrainedModel, recipe: str, samples: int = 8, *, device: str = "cpu", weights: WeightSource | None = None
+    model: PreTrainedModel,
+    recipe: str,
+    samples: int = 8,
+    *,
+    device: str = "cpu",
+    weights: WeightSource | None = None,
+    compute: torch.dtype = torch.float32,
 ) -> Memory:
     chosen = eckart.RECIPES[recipe]
     calibration = Calibration(torch.zeros(samples, 32, dtype=torch.int64), "x", 0) if chosen.needs_data else None
     plan = make_plan(model, chosen, 0.6)
     where, scratch = weights or ResidentWeights(), ScratchSpace()
     blockwise = BlockwiseModel(model, plan.blocks, where, torch.device(device), scratch, calibration)
-    return memory_of_run(blockwise, plan, 1000, compute=torch.float32)
+    return memory_of_run(blockwise, plan, 1000, compute=compute)
 
 
 @pytest.mark.parametrize(
@@ -47,6 +55,16 @@ def test_a_model_in_memory_is_not_copied_but_one_on_disk_is_read(llama: PreTrain
         of_run(llama, "svd", weights=OverriddenWeights(ResidentWeights(), llama, {})).weights == 8 * parameters
     )  # as read, and as used
     assert of_run(llama.to(torch.bfloat16), "svd").weights == 4 * parameters
+
+
+def test_kernels_of_many_shapes_are_counted_where_experts_are_run_in_16_bits() -> None:
+    mixture, decoder = (
+        model.to(torch.bfloat16) for model in (architectures.made(architectures.mixtral), make_model("llama"))
+    )
+    for model, kernels in ((mixture, KERNELS), (decoder, 0)):
+        for device, compute in (("cpu", torch.bfloat16), ("cpu", torch.float32), ("meta", torch.bfloat16)):
+            found = of_run(model.to(torch.bfloat16), "svd-llm", device=device, compute=compute).statistics
+            assert found // KERNELS == (kernels > 0 and (device, compute) == ("cpu", torch.bfloat16))
 
 
 def test_training_holds_four_numbers_a_weight_and_three_states(llama: PreTrainedModel) -> None:

@@ -137,5 +137,5 @@ class ModelCheck(BaseModel):
         elif self.share_that_could_be < MOST_SHARE:
             found.append(f"A part of the blocks stays as it is: compression {self.reach}")
         if self.towers:
-            found.append(f"Blocks in {', '.join(self.towers)} stay as they are: one list of blocks is compressed.")
+            found.append(f"Blocks in {', '.join(self.towers)} stay as they are: no sample reaches them.")
         return found

@@ -181,7 +181,8 @@ def _nearest(pattern: str, classes: Mapping[str, str], known: Sequence[Named]) -
     kinds = {name for linear in known for name in linear.classes}
     paths = {in_all_blocks(linear.path) for linear in known}
     ends = {f"*.{path.rpartition('.')[2]}" for path in paths}
-    near = get_close_matches(pattern, sorted(paths), n=1, cutoff=0.7)
+    around = {f"*.{part}.*" for path in paths for part in path.split(".")[:-1] if part != "*"}
+    near = get_close_matches(pattern, sorted(paths | around), n=1, cutoff=0.7)
     if near:
         return f"; did you mean {near[0]!r}?"
     return suggest(pattern, kinds | ends)

@@ -19,6 +19,9 @@ from eckart.methods.objectives import InputSource
 from eckart.methods.sensitivity.layer_statistics import Needs
 
 FLOAT32, FLOAT64 = 4, 8
+# Measured: of products in 16 bits the CPU's library keeps a kernel for each of the last 1024 shapes. Experts, and
+# samples that are run one by one, have a new shape each time.
+KERNELS = 400_000_000
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
@@ -142,6 +145,9 @@ def memory_of_run(
         product = (FLOAT32 + FLOAT64) * largest**2 + FLOAT32 * batch * largest * 2
         forward = 3 * compute.itemsize * batch * max(max(t.out_features for t in block.linears), largest)
         statistics = moments + product + forward
+        routed = any(group.routed for group in block.groups)
+        if on_host and compute.itemsize < FLOAT32 and (routed or calibration.tokens is None):
+            statistics += KERNELS
         solver += moments
         embedding = (compute.itemsize + (0 if resident else stored)) * vocabulary * width
         if refinement is not None:
