@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from eckart.blocks.block import Block, Group, LinearRef, attributes_kept, hooks
+from eckart.blocks.block import Block, Group, LinearRef, Why, attributes_kept, hooks
 from eckart.blocks.block_arguments import BlockArguments, Inputs, body_of, failures_named, inputs_on
 from eckart.blocks.finite import check_finite
 from eckart.blocks.hidden_units import HiddenUnits, find_hidden_units
@@ -31,6 +31,7 @@ from eckart.blocks.probe import probe_inputs
 from eckart.blocks.residual import check_residuals, residual_places
 from eckart.blocks.routers import routers
 from eckart.blocks.separable import inseparable, tapped_blocks
+from eckart.blocks.shared_weights import shared_linears
 from eckart.blocks.siblings import Names, routed_groups, with_siblings
 from eckart.blocks.towers import tower_of
 from eckart.blocks.trace import Trace, TracedCall, trace
@@ -150,7 +151,7 @@ class _Probe:
 
     def __post_init__(self) -> None:
         self.counts: Mapping[str, int] = {}
-        self.groups: dict[str, tuple[tuple[Group, ...], tuple[HiddenUnits, ...]]] = {}
+        self.groups: dict[str, tuple[tuple[Group, ...], tuple[HiddenUnits, ...], dict[str, Why]]] = {}
         self.causal: set[str] = set()
 
     def run(self, candidates: Mapping[str, nn.Module]) -> tuple[list[Block], str | None]:
@@ -186,7 +187,7 @@ class _Probe:
         return [replace(block, tapped=number in tapped) for number, block in enumerate(blocks)], None
 
     def _block(self, call: TracedCall) -> Block:
-        groups, units = self.groups[call.path]
+        groups, units, left = self.groups[call.path]
         return Block(
             call.path,
             self._module(call),
@@ -200,6 +201,7 @@ class _Probe:
             rows=call.rows,
             width=call.behind.shape[-1],
             causal=call.path in self.causal,
+            left=left,
         )
 
     @contextmanager
@@ -226,10 +228,12 @@ class _Probe:
         arguments, hidden = call.arguments, call.front
         places = residual_places(module, arguments, hidden) if self.residuals and module is call.module else {}
         outer = call.path if module is call.module else call.path.rpartition(".")[0]
-        groups = _find_groups(module, outer, arguments, hidden, places, gradients=self.gradients)
+        left = dict.fromkeys(shared_linears(self.model, module), Why.SHARED)
+        groups = _find_groups(module, outer, arguments, hidden, places, left, gradients=self.gradients)
+        groups = tuple(group for group in groups if left.keys().isdisjoint(ref.name for ref in group.linears))
         names = [[ref.name for ref in group.linears] for group in groups if group.runs_once]
         found = find_hidden_units(module, arguments, hidden, names) if self.units else ()
-        self.groups[call.path] = groups, found
+        self.groups[call.path] = groups, found, left
         if call.enters and is_causal(module, arguments, hidden, self.model):
             self.causal.add(call.path)
 
@@ -281,8 +285,16 @@ def _path_of(model: nn.Module, module: nn.Module) -> str:
 
 
 def _find_groups(
-    module: nn.Module, path: str, call: BlockArguments, hidden: Tensor, places: Mapping[str, str], *, gradients: bool
+    module: nn.Module,
+    path: str,
+    call: BlockArguments,
+    hidden: Tensor,
+    places: Mapping[str, str],
+    left: dict[str, Why],
+    *,
+    gradients: bool,
 ) -> tuple[Group, ...]:
+    """Return the groups of a block, and add to ``left`` which linears are run and are to stay as they are."""
     inputs: dict[str, Tensor] = {}  # kept alive, so that an address belongs to one tensor
     counts: dict[str, int] = {}
     with_gradient: set[str] = set()  # in one of its runs at least: a loop may give gradients to its last round only
@@ -305,9 +317,9 @@ def _find_groups(
                 handles.append(child.register_forward_hook(remember(name), with_kwargs=True))
         # A copy, since a block may write into what it is given, which a leaf forbids.
         call(module, leaf.clone())
-    left = routers(module, call, hidden)
     if gradients:
-        left |= inputs.keys() - with_gradient
+        left |= dict.fromkeys(inputs.keys() - with_gradient, Why.NO_GRADIENTS)
+    left |= dict.fromkeys(routers(module, call, hidden), Why.CHOOSES)
     for name in left:
         inputs.pop(name, None)
     members: dict[tuple[Any, ...], list[str]] = {}
@@ -328,7 +340,7 @@ def _find_groups(
         chosen = names != alike or stage is not None or alike in routed
         return Group(tuple(map(ref, names)), all(counts[name] == 1 for name in alike), chosen, stage)
 
-    return tuple(group(*found) for found in with_siblings(module, list(rows)) if left.isdisjoint(found[0]))
+    return tuple(group(*found) for found in with_siblings(module, list(rows)))
 
 
 def is_causal(block: nn.Module, call: BlockArguments, hidden: Tensor, model: PreTrainedModel) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from numbers import Real
@@ -195,7 +196,11 @@ def take_back(model: PreTrainedModel, weights: WeightSource) -> None:
 def _uniform_plan(model: PreTrainedModel, targets: Targets, recipe: Recipe) -> Plan:
     linears = shapes_of(targets.blocks)
     if not linears:
-        raise UnsupportedModelError(f"The blocks of {type(model).__name__} run no linear layer that can be factored.")
+        left = Counter(why for block in targets.blocks for why in block.left.values())
+        found = "".join(f"; {count} layers: {why}" for why, count in left.items())
+        raise UnsupportedModelError(
+            f"The blocks of {type(model).__name__} run no linear layer that can be factored{found}."
+        )
     allocation = recipe.allocation
     # Uniform ranks under the same constraints: known at once, so that what cannot be done is refused at once.
     first = Uniform(
