@@ -167,6 +167,7 @@ def used_parameters(model: PreTrainedModel, sample: Mapping[str, Tensor]) -> set
     """Return the names of the parameters that the outputs for a sample depend on by a gradient.
 
     Others, such as attention to states that a decoder is not given, could be anything. The model has no gradients then.
+    All are, in a class that gives no gradients where it is not trained.
 
     Args:
         model: to run.
@@ -175,7 +176,10 @@ def used_parameters(model: PreTrainedModel, sample: Mapping[str, Tensor]) -> set
     torch.manual_seed(0)
     outputs = [tensor for tensor in _tensors(model(**sample)) if tensor.requires_grad]
     if outputs:
-        torch.autograd.backward([tensor.sum() for tensor in outputs])
+        try:
+            torch.autograd.backward([tensor.sum() for tensor in outputs])
+        except AssertionError:  # of reversible layers
+            return {name for name, _ in model.named_parameters()}
     used = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
     model.zero_grad(set_to_none=True)
     return used

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 import eckart
-from eckart.blocks.block_arguments import BlockArguments
-from eckart.blocks.discovery import block_lists, find_blocks, is_causal, vocabulary_of
+from eckart.blocks.discovery import block_lists, find_blocks, vocabulary_of
 from eckart.errors import UnsupportedModelError
 
 # What a human reads off the source of each architecture: linears by the input that they share, in order.
@@ -252,6 +251,17 @@ def test_a_linear_that_is_handed_its_input_by_name_is_found(llama: PreTrainedMod
     assert names[-2:] == [["mlp.gate_proj", "mlp.up_proj"], ["mlp.down_proj"]]
 
 
+def test_the_head_of_a_model_that_is_one_block_is_in_no_group_unless_it_is_wanted() -> None:
+    model = Scripted(lambda model, hidden: model.head(chain(model, chain(model, hidden))), plain, plain)
+    model.head = nn.Linear(WIDTH, 9)
+    model.get_output_embeddings = lambda: model.head
+    for wanted in (False, True):
+        (block,) = find_blocks(model, None, x(), outside=lambda path, wanted=wanted: wanted)
+        assert block.path == ""
+        assert ("head" in {ref.path for ref in block.linears}) == wanted
+        assert ("head" in block.left) == (not wanted)
+
+
 def test_linears_outside_of_blocks_are_blocks_if_they_are_wanted(llama: PreTrainedModel) -> None:
     *blocks, head = find_blocks(llama, outside=lambda path: path == "lm_head")
     assert [block.path for block in blocks] == [f"model.layers.{number}" for number in range(3)]
@@ -259,23 +269,6 @@ def test_linears_outside_of_blocks_are_blocks_if_they_are_wanted(llama: PreTrain
     assert (head.path, ref.path, ref.shape) == ("lm_head", "lm_head", (256, 32))
     assert head.called is llama.lm_head
     assert head.enters
-
-
-def test_an_encoder_is_not_causal_and_a_decoder_is() -> None:
-    for kind, causal in (("llama", True), ("bert", False)):
-        model, _ = make(kind)
-        first = find_blocks(model)[0]
-        hidden = torch.randn(1, 5, 32)
-        assert first.causal == causal
-        call = BlockArguments(kwargs={"attention_mask": None})
-        if kind == "bert":
-            assert not is_causal(first.module, call, hidden, model)
-    mean: Any = Part(
-        lambda part, hidden: hidden.cummax(1).values if part.causal else hidden.mean(1, keepdim=True) + hidden
-    )
-    for causal in (True, False):
-        mean.causal = causal
-        assert is_causal(mean, BlockArguments(), torch.randn(1, 5, WIDTH), model) == causal
 
 
 def test_the_words_that_a_model_knows() -> None:

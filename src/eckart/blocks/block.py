@@ -70,6 +70,7 @@ class Why(StrEnum):
     CHOOSES = "chooses experts"
     SHARED = "weight in common with another layer"
     NO_GRADIENTS = "run without gradients"
+    HEAD = "not named in the targets"
 
 
 @dataclass(frozen=True)

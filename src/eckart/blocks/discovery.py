@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 
 from eckart.blocks.block import Block, Group, LinearRef, Why, attributes_kept, hooks
 from eckart.blocks.block_arguments import BlockArguments, Inputs, body_of, failures_named, inputs_on
+from eckart.blocks.causal import is_causal
 from eckart.blocks.finite import check_finite
 from eckart.blocks.hidden_units import HiddenUnits, find_hidden_units
 from eckart.blocks.lone_linear import LoneLinear
@@ -86,7 +87,13 @@ def find_blocks(
         UnsupportedModelError: no blocks, or no residual streams, or a model that fails on these inputs.
     """
     probe = _Probe(
-        model, weights or ResidentWeights(), inputs or probe_inputs(model), residuals, units, gradients=gradients
+        model,
+        weights or ResidentWeights(),
+        inputs or probe_inputs(model),
+        residuals=residuals,
+        units=units,
+        gradients=gradients,
+        outside=outside,
     )
     if not any(is_linear(module) or is_replaced(module) for module in model.modules()):
         raise UnsupportedModelError(
@@ -148,6 +155,7 @@ class _Probe:
     residuals: bool
     units: bool
     gradients: bool
+    outside: Callable[[str], bool]
 
     def __post_init__(self) -> None:
         self.counts: Mapping[str, int] = {}
@@ -224,11 +232,21 @@ class _Probe:
         with attributes_kept(call.module):
             self._look_into(self._module(call), call)
 
+    def _left_in(self, module: nn.Module, call: TracedCall) -> dict[str, Why]:
+        """Return the linears in a block that stay, whatever they are handed."""
+        left = dict.fromkeys(shared_linears(self.model, module), Why.SHARED)
+        head = self.model.get_output_embeddings()
+        for name, part in module.named_modules() if head is not None and module is call.module else ():
+            inside = ".".join(filter(None, (call.path, name)))
+            if part is head and not self.outside(inside):
+                left[name] = Why.HEAD
+        return left
+
     def _look_into(self, module: nn.Module, call: TracedCall) -> None:
         arguments, hidden = call.arguments, call.front
         places = residual_places(module, arguments, hidden) if self.residuals and module is call.module else {}
         outer = call.path if module is call.module else call.path.rpartition(".")[0]
-        left = dict.fromkeys(shared_linears(self.model, module), Why.SHARED)
+        left = self._left_in(module, call)
         groups = _find_groups(module, outer, arguments, hidden, places, left, gradients=self.gradients)
         groups = tuple(group for group in groups if left.keys().isdisjoint(ref.name for ref in group.linears))
         names = [[ref.name for ref in group.linears] for group in groups if group.runs_once]
@@ -341,29 +359,6 @@ def _find_groups(
         return Group(tuple(map(ref, names)), all(counts[name] == 1 for name in alike), chosen, stage)
 
     return tuple(group(*found) for found in with_siblings(module, list(rows)))
-
-
-def is_causal(block: nn.Module, call: BlockArguments, hidden: Tensor, model: PreTrainedModel) -> bool:
-    """Return whether what a block gives for the first place depends on that one alone, which gradients tell exactly.
-
-    Args:
-        block: where ``hidden`` is.
-        call: how the model calls it.
-        hidden: (batch, length, width); what has no such form is causal where the model writes text.
-        model: that it is of.
-    """
-    if hidden.ndim != 3:
-        return bool(model.can_generate())
-    leaf = hidden.detach().clone().requires_grad_(True)
-    with torch.enable_grad():
-        try:
-            behind = call(block, leaf.clone())
-            first = behind[:, 0].float()
-            # Not the sum: behind a norm that is the same whatever the tokens are.
-            (gradient,) = torch.autograd.grad((first @ torch.linspace(1, 2, first.shape[1]).to(first)).sum(), leaf)
-        except (RuntimeError, AssertionError):  # of what has no gradients
-            return bool(model.can_generate())
-    return not gradient[:, 1:].nan_to_num().any()
 
 
 def vocabulary_of(model: PreTrainedModel) -> int | None:
