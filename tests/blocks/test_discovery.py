@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -186,7 +187,8 @@ def test_gradients_of_the_last_round_of_a_loop_are_enough() -> None:
     def never(model: Any, hidden: Tensor) -> Tensor:
         with torch.no_grad():
             unused = model.layers[1](hidden)
-        return model.layers[0](hidden) + unused
+        result: Tensor = model.layers[0](hidden) + unused
+        return result
 
     def linears(model: PreTrainedModel, *, gradients: bool) -> set[str]:
         return {ref.path for block in find_blocks(model, None, x(), gradients=gradients) for ref in block.linears}
@@ -256,7 +258,8 @@ def test_the_head_of_a_model_that_is_one_block_is_in_no_group_unless_it_is_wante
     model.head = nn.Linear(WIDTH, 9)
     model.get_output_embeddings = lambda: model.head
     for wanted in (False, True):
-        (block,) = find_blocks(model, None, x(), outside=lambda path, wanted=wanted: wanted)
+        wants: Callable[[str], bool] = [lambda path: False, lambda path: path == "head"][wanted]
+        (block,) = find_blocks(model, None, x(), outside=wants)
         assert block.path == ""
         assert ("head" in {ref.path for ref in block.linears}) == wanted
         assert ("head" in block.left) == (not wanted)

@@ -18,6 +18,11 @@ def run(model: Scripted, hidden: Tensor) -> Tensor:
     return hidden
 
 
+def share(model: Scripted, first: int, second: int) -> None:
+    """Give one layer the weight of another."""
+    model.get_submodule(f"layers.{second}.linear").weight = model.get_parameter(f"layers.{first}.linear.weight")
+
+
 def test_a_parameter_in_two_modules_is_shared_and_a_module_in_two_places_is_not() -> None:
     first, second, third = (nn.Linear(2, 2, bias=False) for _ in range(3))
     second.weight = first.weight
@@ -28,7 +33,7 @@ def test_a_parameter_in_two_modules_is_shared_and_a_module_in_two_places_is_not(
 
 def test_layers_with_one_weight_stay_and_it_is_said_why() -> None:
     model = Scripted(run, plain, plain, plain)
-    model.layers[2].linear.weight = model.layers[0].linear.weight
+    share(model, 0, 2)
     blocks = find_blocks(model, None, x())
     assert [[ref.path for ref in block.linears] for block in blocks] == [[], ["layers.1.linear"], []]
     assert [dict(block.left) for block in blocks] == [{"linear": Why.SHARED}, {}, {"linear": Why.SHARED}]
@@ -36,7 +41,7 @@ def test_layers_with_one_weight_stay_and_it_is_said_why() -> None:
 
 def test_a_model_all_of_whose_layers_are_shared_is_refused_with_the_cause() -> None:
     model = Scripted(run, plain, plain)
-    model.layers[1].linear.weight = model.layers[0].linear.weight
+    share(model, 0, 1)
     samples = [{"x": torch.randn(1, 4, 6)} for _ in range(4)]
     with pytest.raises(UnsupportedModelError, match="can be factored; 2 layers: weight in common with another layer"):
         eckart.compress(model, "svd-llm", 0.6, samples, device="cpu")
