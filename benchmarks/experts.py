@@ -1,4 +1,4 @@
-"""How long the experts of a mixture take: dense, as transformers runs them, and as linear layers with two factors.
+"""How long the experts of a mixture take: dense, as transformers runs them, and as linear layers with factors.
 
     python benchmarks/experts.py
 
@@ -48,12 +48,13 @@ def main() -> None:
         for number, layer in enumerate(stack.layers):
             layer.weight = nn.Parameter(part_of(whole, stack.layout, number).clone())
     experts["linear layers"] = stacked
-    compressed = copy.deepcopy(model)
-    eckart.compress(compressed, "svd", KEEP)
-    experts[f"two factors at {KEEP}"] = compressed.model.layers[0].mlp.experts
+    for sharing, name in (("separate", f"two factors at {KEEP}"), ("experts", f"one basis at {KEEP}")):
+        compressed = copy.deepcopy(model)
+        eckart.compress(compressed, "svd", KEEP, overrides=[f"sharing={sharing}"])
+        experts[name] = compressed.model.layers[0].mlp.experts
     print(f"{EXPERTS} experts {WIDTH} x {HIDDEN}, {CHOSEN} of them for a token; milliseconds")
     print("tokens  " + "  ".join(f"{name:>20}" for name in experts))
-    for tokens in (1, 16, 512):
+    for tokens in (1, 16, 64, 512):
         hidden = torch.randn(tokens, WIDTH)
         chosen = torch.rand(tokens, EXPERTS).topk(CHOSEN).indices
         weights = torch.rand(tokens, CHOSEN)

@@ -25,6 +25,7 @@ TOPICS = {
     "cli/test_damaged.py": "damaged records, as all that read them meet them",
     "cli/test_single_files.py": "all commands that write a single file",
     "cli/test_wrong_lines.py": "command lines with mistakes, of all commands",
+    "compression/test_mixture.py": "mixtures of experts against two whole models and plain loops",
     "methods/allocation/test_plug_in.py": "allocators of another package, in a run and in a sweep",
     "methods/sensitivity/test_token_weights.py": "tokens that count by their gradients, from the sums to the folder",
     "report/test_browser.py": "the page in a browser, with its scripts",

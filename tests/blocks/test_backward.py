@@ -37,7 +37,8 @@ class Sums:
         gradient.close()
         self.count = gradient.count
 
-    def observe(self, ref: LinearRef, inputs: Tensor, at_output: Tensor | None) -> None:
+    def observe(self, ref: LinearRef, inputs: Tensor, at_output: Tensor | None, asked: slice | None) -> None:
+        assert asked is None
         if at_output is not None:
             self.first[ref.path] = self.first.get(ref.path, torch.zeros(())) + at_output.T @ inputs
             self.second[ref.path] = self.second.get(ref.path, torch.zeros(())) + at_output.T @ at_output
@@ -157,7 +158,7 @@ def test_a_linear_whose_output_goes_nowhere_has_no_gradient(llama: PreTrainedMod
     model = blockwise(llama, tokens)
     gradient = BackwardPass.of_loss(model, model.forward())
     for index in (2, 1):
-        gradient.step(index, lambda ref, inputs, at_output: seen.update({ref.path: at_output}))
+        gradient.step(index, lambda ref, inputs, at_output, asked: seen.update({ref.path: at_output}))
     assert seen["model.layers.1.mlp.up_proj"] is None
     assert all(at is not None for path, at in seen.items() if path != "model.layers.1.mlp.up_proj")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from eckart.blocks.siblings import with_siblings
+from eckart.blocks.siblings import expert_place, with_siblings
 from eckart.layers.linear_stack import StackLayout, expand_parameter
 
 
@@ -69,3 +69,25 @@ def test_the_layers_of_a_stack_come_together() -> None:
 
 def test_a_list_that_no_run_reaches_is_in_no_group() -> None:
     assert [names for names, _, _ in with_siblings(listed(4, 4), [("q",)])] == [("q",)]
+
+
+def test_modules_of_one_kind_in_a_dictionary_are_siblings_and_parts_of_one_are_not() -> None:
+    block = nn.ModuleDict({"experts": nn.ModuleDict({name: expert() for name in ("a", "b")})})
+    run = [("experts.a.gate", "experts.a.up"), ("experts.a.down",)]
+    found = with_siblings(block, run)
+    assert [names for names, _, _ in found] == [
+        run[0],
+        ("experts.b.gate", "experts.b.up"),
+        run[1],
+        ("experts.b.down",),
+    ]
+
+
+def test_the_place_of_a_linear_in_a_mixture() -> None:
+    place = expert_place(listed(4, 4), "experts.1.down", "")
+    assert place == ("experts.1", "experts.*.down")
+    assert expert_place(listed(4, 4), "experts.1.down", "experts.1") is None
+    nested = nn.ModuleDict({"mlp": nn.ModuleDict({"experts": nn.ModuleList([nn.ModuleList([nn.Linear(4, 4)])])})})
+    assert expert_place(nested, "mlp.experts.0.0", "mlp") == ("experts.0", "mlp.experts.*.0")
+    places = [expert_place(stacked(3), f"experts.{leaf}.2", "experts") for leaf in ("up", "down")]
+    assert places == [("2", "experts.up.*"), ("2", "experts.down.*")]

@@ -17,6 +17,7 @@ def test_fields_are_kept_as_they_are() -> None:
     fields: dict[str, Any] = {
         "ranks": {"a": 3, "b": None},
         "joint": [["a", "b"]],
+        "joint_runs": {"a": 2},
         "structure": {"name": "pivoted"},
         "precision": {"name": "8-bit"},
         "ordered": ["a"],
@@ -37,6 +38,8 @@ def test_fields_are_kept_as_they_are() -> None:
         ("joint", {"a": "b"}, "joint = "),
         ("joint", [["a"], "b"], r"joint\.1 = 'b'"),
         ("joint", [[]], r"joint\.0 = \[\]"),
+        ("joint_runs", {"a": 0}, r"joint_runs\.a = 0"),
+        ("joint_runs", {"a": "2"}, r"joint_runs\.a = '2'"),
         ("structure", 3, "structure"),
         ("precision", ["8-bit"], "precision"),
         ("affine", "yes", "affine = 'yes'"),
@@ -55,6 +58,11 @@ def test_the_field_that_is_wrong_is_named(field: str, value: object, where: str)
     fields: dict[str, Any] = {"ranks": {}, field: value}
     with pytest.raises(CheckpointError, match=where):
         EckartConfig(**fields)
+
+
+def test_runs_are_written_where_there_are_several() -> None:
+    assert EckartConfig({}, joint=[["a", "b"]], joint_runs={"a": 2}).to_dict()["joint_runs"] == {"a": 2}
+    assert "joint_runs" not in EckartConfig({}, joint=[["a", "b"]]).to_dict()
 
 
 @pytest.mark.parametrize("described", [[], "eckart", 3, {"quant_method": "eckart"}, {"quant_method": ["eckart"]}])

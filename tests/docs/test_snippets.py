@@ -88,7 +88,7 @@ def _write_kinds(folder: Path) -> None:
     eckart.save(bert, eckart.compress(bert, "svd", 0.6), folder / "small-bert", tokenizer=processor)
     for number, shape in enumerate(("circle", "square", "circle")):
         tiny.write_image(folder / "photos" / shape / f"{number}.png", seed=number)
-    rows = [{"image": "photos/circle/0.png", "prompt": "What is shown?", "answer": "a circle"}]
+    rows = [{"image": "photos/circle/0.png", "prompt": "What is shown?", "answer": "a circle"}] * 4
     tiny.write_rows(folder / "questions.jsonl", rows)
     (folder / "pairs.tsv").write_text("".join(f"{'a' * i}\t{'b' * i}\t{i % 3}\n" for i in range(1, 6)))
 

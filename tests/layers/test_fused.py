@@ -9,7 +9,9 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from eckart.layers import FusedLinear, fuse_modules, fused_layers, unfuse_modules, weight_matrix
+from eckart.layers import FusedLinear, LowRankLinear, fuse_modules, fused_layers, unfuse_modules, weight_matrix
+from eckart.layers.fused import runs_of
+from eckart.layers.rows import RowsLinear
 
 
 class Projections(nn.Module):
@@ -55,7 +57,7 @@ def test_computes_what_the_linears_did(kind: type[nn.Module], bias: bool) -> Non
     assert sum(p.numel() for p in together.parameters()) == sum(p.numel() for p in separate.parameters())
 
 
-def runs_of(together: Projections) -> list[int]:
+def counted(together: Projections) -> list[int]:
     """Return a list that grows by one at each run of the joint layer."""
     runs: list[int] = []
     together.q.joint.register_forward_hook(lambda *_: runs.append(1))
@@ -64,7 +66,7 @@ def runs_of(together: Projections) -> list[int]:
 
 def test_one_run_serves_all_parts() -> None:
     _, together = joined()
-    runs = runs_of(together)
+    runs = counted(together)
     together(torch.randn(3, 5))
     assert len(runs) == 1
     assert together.q._last is None  # nothing is held when all have taken theirs
@@ -136,3 +138,112 @@ def test_layers_of_a_subclass_stay_apart() -> None:
 
     with pytest.raises(ValueError, match="cannot be fused"):
         fuse_modules(Projections([Named(5, size) for size in (6, 4, 2)]), ["q", "k", "v"])
+
+
+class Experts(nn.Module):
+    """Gated experts of which each is handed its own inputs."""
+
+    def __init__(self, number: int = 3, bias: bool = True) -> None:
+        super().__init__()
+        self.gates = nn.ModuleList(nn.Linear(5, 4, bias=bias) for _ in range(number))
+        self.ups = nn.ModuleList(nn.Linear(5, 4, bias=bias) for _ in range(number))
+
+    def forward(self, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        return [gate(x) * up(x) for gate, up, x in zip(self.gates, self.ups, inputs, strict=True)]
+
+
+PATHS = [f"{name}.{number}" for number in range(3) for name in ("gates", "ups")]
+
+
+def experts_joined(bias: bool = True) -> tuple[Experts, Experts]:
+    """Return random experts, and the same ones joined, each in a run of its own."""
+    torch.manual_seed(0)
+    separate = Experts(bias=bias)
+    together = copy.deepcopy(separate)
+    joint: Any = fuse_modules(together, PATHS, runs=3).joint
+    with torch.no_grad():
+        joint.weight.copy_(torch.cat([separate.get_parameter(f"{path}.weight") for path in PATHS]))
+        if bias:
+            joint.bias.copy_(torch.cat([separate.get_parameter(f"{path}.bias") for path in PATHS]))
+    return separate, together
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_runs_of_experts_compute_what_each_did(bias: bool) -> None:
+    separate, together = experts_joined(bias)
+    inputs = [torch.randn(number, 5) for number in (2, 1, 4)]
+    for expected, found in zip(separate(inputs), together(inputs), strict=True):
+        torch.testing.assert_close(found, expected)
+    same = torch.randn(2, 5)  # the very same tensor for all: a run does not take the outputs of another one
+    for expected, found in zip(separate([same] * 3), together([same] * 3), strict=True):
+        torch.testing.assert_close(found, expected)
+    assert runs_of(together, "gates.0.joint") == 3
+    assert runs_of(joined()[1], "q.joint") == 1
+    assert runs_of(nn.ModuleDict({"joint": nn.Linear(2, 2)}), "joint") == 1
+
+
+def test_a_run_of_an_expert_is_one_product_of_its_own_outputs() -> None:
+    _, together = experts_joined()
+    seen: list[tuple[tuple[int, ...], slice, tuple[int, ...]]] = []
+    leader: Any = together.gates[0]
+    leader.joint.register_forward_hook(lambda _, args, out: seen.append((args[0].shape, args[1], out.shape)))
+    together([torch.randn(number, 5) for number in (2, 1, 4)])
+    assert seen == [((n, 5), slice(8 * e, 8 * e + 8), (n, 8)) for e, n in enumerate((2, 1, 4))]
+    assert leader._last is None
+
+
+def test_gradients_of_experts_are_those_of_each() -> None:
+    separate, together = experts_joined()
+    inputs = [torch.randn(number, 5) for number in (2, 1, 4)]
+    for module in (separate, together):
+        torch.cat(module(inputs)).square().sum().backward()
+    linears: list[Any] = [separate.get_submodule(path) for path in PATHS]
+    expected = torch.cat([linear.weight.grad for linear in linears])
+    leader: Any = together.gates[0]
+    torch.testing.assert_close(leader.joint.weight.grad, expected)
+
+
+def test_factors_of_experts_have_one_basis_and_rows_of_the_other_factor() -> None:
+    _, together = experts_joined()
+    leader: Any = together.gates[0]
+    factors = LowRankLinear.empty_like(leader.joint, 3)
+    with torch.no_grad():
+        for parameter in factors.parameters():
+            parameter.copy_(torch.randn(parameter.shape))
+    leader.joint = factors
+    sizes: list[tuple[int, ...]] = []
+    factors.second.register_forward_hook(lambda _, __, out: sizes.append(tuple(out.shape)))
+    assert type(factors.second) is RowsLinear
+    inputs = [torch.randn(number, 5) for number in (2, 1, 4)]
+    found = together(inputs)
+    weight, bias = factors.dense_weight().float(), factors.second.bias
+    for number, (x, outputs) in enumerate(zip(inputs, found, strict=True)):
+        both = (x @ weight.T + bias)[:, 8 * number : 8 * number + 8]
+        torch.testing.assert_close(outputs, both[:, :4] * both[:, 4:])
+    assert sizes == [(2, 8), (1, 8), (4, 8)]
+
+
+def test_experts_taken_apart_are_what_they_were() -> None:
+    separate, together = experts_joined()
+    (paths,) = fused_layers(together).values()
+    assert paths == PATHS
+    unfuse_modules(together, paths)
+    assert all(torch.equal(tensor, together.state_dict()[name]) for name, tensor in separate.state_dict().items())
+    assert type(together.gates[0]) is nn.Linear
+
+
+def test_experts_compile() -> None:
+    separate, together = experts_joined()
+    inputs = [torch.randn(number, 5) for number in (2, 1, 4)]
+    compiled = torch.compile(together, backend="eager", fullgraph=True)
+    for expected, found in zip(separate(inputs), compiled(inputs), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("runs", [0, 4, 2])
+def test_runs_that_are_not_alike_are_refused(runs: int) -> None:
+    module = Projections([nn.Linear(5, size) for size in (6, 4, 2)])
+    with pytest.raises(ValueError, match="runs"):
+        fuse_modules(module, ["q", "k", "v"], runs)
+    with pytest.raises(ValueError, match="Conv1D"):
+        fuse_modules(Projections([Conv1D(4, 5) for _ in range(3)]), ["q", "k", "v"], 3)

@@ -9,7 +9,9 @@ from torch import Tensor
 from eckart.maths.lowrank import (
     FLOAT32_FLOOR,
     FLOAT64_FLOOR,
+    BlockRoot,
     Whitening,
+    blockwise,
     minimum_loss,
     refit,
     solve,
@@ -191,3 +193,20 @@ def test_refit_leaves_what_no_input_reaches() -> None:
     found = refit(second, first, torch.zeros(4, 5, dtype=torch.float64), moment)
     torch.testing.assert_close(found[:, :2], torch.zeros(4, 2, dtype=torch.float64))
     torch.testing.assert_close(found[:, 2], torch.ones(4, dtype=torch.float64))
+
+
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 6), st.integers(0, 1000))
+def test_a_metric_of_blocks_is_the_whole_one(number: int, size: int, n: int, seed: int) -> None:
+    weight, inputs, targets = problem(number * size, n, 12, seed)
+    generator = torch.Generator().manual_seed(seed)
+    blocks = torch.randn(number, size, 2 * size, generator=generator, dtype=torch.float64)
+    roots = torch.linalg.cholesky(blocks @ blocks.mT)
+    whole = torch.block_diag(*roots)
+    matrix = torch.randn(number * size, 3, generator=generator, dtype=torch.float64)
+    torch.testing.assert_close(blockwise(roots, matrix), whole @ matrix)
+    assert torch.equal(blockwise(whole, matrix), whole @ matrix)
+    whitening, cross = whiten(inputs @ inputs.T), targets @ inputs.T
+    found = solve(whitening, cross, weight, BlockRoot(roots, torch.linalg.inv(roots)))
+    expected = solve(whitening, cross, weight, Whitening(whole, torch.linalg.inv(whole)))
+    torch.testing.assert_close(found.singular_values, expected.singular_values)
+    torch.testing.assert_close(found.basis @ found.dual.T, expected.basis @ expected.dual.T, atol=1e-6, rtol=1e-6)

@@ -41,6 +41,19 @@ def test_where_no_gradient_was_seen_all_errors_weigh_the_same() -> None:
     assert torch.equal(root.root, torch.eye(3, dtype=torch.float64))
 
 
+def test_the_root_of_blocks_is_that_of_the_whole() -> None:
+    rows = torch.randn(3, 7, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    blocks = rows.mT @ rows
+    found, whole = Fisher().root(blocks), Fisher().root(torch.block_diag(*blocks))
+    torch.testing.assert_close(torch.block_diag(*found.root), whole.root)
+    torch.testing.assert_close(torch.block_diag(*found.inverse), whole.inverse)
+    none = Fisher().root(torch.zeros(3, 4, 4, dtype=torch.float64))
+    assert torch.equal(torch.block_diag(*none.root), torch.eye(12, dtype=torch.float64))
+    singular = rows[:, :1].mT @ rows[:, :1]
+    with pytest.raises(EckartError, match="shrinkage"):
+        Fisher(shrinkage=1e-20).root(singular)
+
+
 def test_labels_are_drawn_or_the_text() -> None:
     assert Fisher().label_source == LabelSource(sampled=True)
     assert Fisher(top_k=5).label_source == LabelSource(sampled=True, top_k=5)

@@ -26,7 +26,7 @@ CHOICES = {
     "objective": list(OBJECTIVES),
     "allocation": list(ALLOCATIONS),
     "structure": list(STRUCTURES),
-    "sharing": ["separate", "shared", "by-loss"],
+    "sharing": ["separate", "shared", "experts", "by-loss"],
     "precision": ["16-bit", "8-bit", "4-bit"],
     "refinement": ["none", "block"],
     "distillation": ["none", "logits"],
@@ -40,7 +40,8 @@ def test_what_goes_together_is_written_and_read_as_it_was(names: dict[str, str])
     truncates = names["allocation"] in ("search", "learned") or names["objective"] == "principal-outputs"
     beside = names["structure"] == "hybrid" and truncates
     remapped = names["structure"] == "remapped" and names["precision"] != "16-bit"
-    if beside or remapped:
+    whole = names["allocation"] == "learned" or names["objective"] == "principal-outputs"
+    if beside or remapped or (whole and names["sharing"] == "experts"):
         with pytest.raises(RecipeError, match="Use "):
             Recipe.model_validate(names)
         return
@@ -107,6 +108,12 @@ def test_a_recipe_is_as_short_as_it_can_be() -> None:
             Recipe.model_validate({"objective": "weight", **wrong})
     with pytest.raises(ValidationError, match="frozen"):
         recipe.name = "other"  # type: ignore[misc]
+
+
+def test_what_looks_at_all_outputs_does_not_go_with_experts_of_one_basis() -> None:
+    for wrong in ({"objective": "principal-outputs"}, {"objective": "input-aware", "allocation": "learned"}):
+        with pytest.raises(RecipeError, match=r"outputs of one expert at a time.*Use sharing=separate"):
+            Recipe.model_validate({**wrong, "sharing": "experts"})
 
 
 @pytest.mark.parametrize(("sharing", "changes"), [(Shared(), True), (SharedByLoss(), False)], ids=["all", "by loss"])

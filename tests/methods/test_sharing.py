@@ -9,7 +9,7 @@ from tests.conftest import make_model
 
 import eckart
 from eckart.layers import fused_layers
-from eckart.methods.sharing import AnySharing, Separate, Shared, SharedByLoss
+from eckart.methods.sharing import AcrossExperts, AnySharing, Separate, Shared, SharedByLoss
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
@@ -27,8 +27,9 @@ def test_all_that_are_handed_the_same_tensor_share_or_none(kind: str, sharing: s
 
 
 def test_at_most_one_way_is_taken() -> None:
-    for kind in (Separate, Shared, SharedByLoss):
-        assert not (kind.fuses_all and kind.measures)
+    for kind in (Separate, Shared, AcrossExperts, SharedByLoss):
+        assert kind.fuses_all + kind.fuses_experts + kind.measures == (kind is not Separate)
+        assert kind().fuses == (kind.fuses_all or kind.fuses_experts)
         assert TypeAdapter(AnySharing).validate_python({"name": kind().name}) == kind()
     with pytest.raises(ValidationError):
         TypeAdapter(AnySharing).validate_python({"name": "all"})

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 import transformers as t
 from safetensors.torch import load_file
 from tests.conftest import Stop, byte_tokenizer
+from tests.listed import ListedConfig, ListedForCausalLM
 
 import eckart
 from eckart.blocks.expert_stacks import expand
 from eckart.blocks.onload import ResidentWeights
 from eckart.checkpoint.config import EckartConfig
 from eckart.checkpoint.source import open_model
+from eckart.compression.callback import Callback
+from eckart.compression.records import LayerRecord
 from eckart.errors import CheckpointError
+from eckart.layers import LowRankLinear
 from eckart.layers.linear_stack import linear_stacks
 from eckart.run.compress_checkpoint import compress_checkpoint
 
@@ -85,6 +91,10 @@ def logits(model: t.PreTrainedModel) -> torch.Tensor:
         ("stored apart", "svd-llm", ["structure=hybrid", "precision=4-bit"]),
         ("transposed, with biases", "svd-llm", ["precision=4-bit"]),
         ("in one matrix", "svd-llm", ["structure=pivoted", "sharing=shared"]),
+        ("in one matrix", "svd-llm", ["sharing=experts"]),
+        ("transposed, with biases", "saes-svd", ["structure=pivoted", "sharing=experts"]),
+        ("stored apart", "svd-llm", ["structure=hybrid", "precision=4-bit", "sharing=experts"]),
+        ("stored apart", "zs-svd", ["precision=8-bit", "sharing=experts", "objective.affine=true"]),
     ],
 )
 def test_the_same_in_memory_and_from_disk_and_back(
@@ -108,13 +118,38 @@ def test_the_same_in_memory_and_from_disk_and_back(
     torch.testing.assert_close(logits(t.AutoModelForCausalLM.from_pretrained(tmp_path / "merged")), found)
 
 
-def test_a_run_goes_on(text: str, tmp_path: Path) -> None:
-    source = dense(tmp_path / "dense", "stored apart")
-    compress_checkpoint(source, tmp_path / "whole", "saes-svd", 0.6, text, **OPTIONS)
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "linears"),
+    [
+        ("saes-svd", ["structure=pivoted"], 4 + 4 * 3),
+        ("svd-llm", ["precision=8-bit"], 4 + 4 * 3),
+        ("saes-svd", ["sharing=experts"], 4 + 4 + 1),
+    ],
+)
+def test_experts_in_a_list(recipe: str, overrides: list[str], linears: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = ListedForCausalLM(ListedConfig(**MODEL, experts=4)).eval()
+    dense = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    tokens = torch.randint(1, 250, (6, 24), generator=torch.Generator().manual_seed(0))
+    report = eckart.compress(model, recipe, 0.6, tokens, overrides=overrides)
+    assert len(report.layers) == 2 * linears
+    eckart.save(model, report, tmp_path / "out")
+    loaded = ListedForCausalLM.from_pretrained(tmp_path / "out")
+    found = logits(loaded)
+    assert torch.equal(found, logits(model))
+    loaded.dequantize()
+    assert {name: tensor.shape for name, tensor in loaded.state_dict().items()} == dense
+    torch.testing.assert_close(logits(loaded), found)
+
+
+@pytest.mark.parametrize("sharing", ["separate", "experts", "by-loss"])
+def test_a_run_goes_on(sharing: str, text: str, tmp_path: Path) -> None:
+    source, options = dense(tmp_path / "dense", "stored apart"), {**OPTIONS, "overrides": [f"sharing={sharing}"]}
+    compress_checkpoint(source, tmp_path / "whole", "saes-svd", 0.6, text, **options)
     stop = Stop(1, RuntimeError("stop"))
     with pytest.raises(RuntimeError, match="stop"):
-        compress_checkpoint(source, tmp_path / "out", "saes-svd", 0.6, text, callback=stop, **OPTIONS)
-    compress_checkpoint(source, tmp_path / "out", "saes-svd", 0.6, text, resume=True, **OPTIONS)
+        compress_checkpoint(source, tmp_path / "out", "saes-svd", 0.6, text, callback=stop, **options)
+    compress_checkpoint(source, tmp_path / "out", "saes-svd", 0.6, text, resume=True, **options)
     assert same(stored(tmp_path / "out"), stored(tmp_path / "whole"))
 
 
@@ -133,12 +168,70 @@ def test_from_disk_one_expert_is_read_at_a_time_and_one_block_is_held(tmp_path: 
     assert all(parameter.is_meta for parameter in found.parameters())
 
 
-def test_an_expert_that_no_token_reaches() -> None:
+class HeldBytes(Callback):
+    """Counts the bytes of all weights that are in memory when a layer is done."""
+
+    def __init__(self, every: int) -> None:
+        self.every, self.layers, self.most = every, 0, 0
+
+    def on_layer(self, layer: LayerRecord) -> None:
+        self.layers += 1
+        if self.layers % self.every == 0:
+            gc.collect()
+            held = [o for o in gc.get_objects() if type(o) is torch.nn.Parameter and not o.is_meta]
+            self.most = max(self.most, sum({p.data_ptr(): p.nbytes for p in held}.values()))
+
+
+def test_a_mixture_of_64_experts_is_compressed_with_one_block_in_memory(text: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
+    model = t.MixtralForCausalLM(t.MixtralConfig(**{**MODEL, "num_hidden_layers": 2}, num_local_experts=64)).eval()
+    block = sum(parameter.nbytes for parameter in model.model.layers[0].parameters())
+    beside = sum(parameter.nbytes for parameter in model.parameters()) - 2 * block
+    model.save_pretrained(tmp_path / "dense")
+    byte_tokenizer().save_pretrained(tmp_path / "dense")
+    del model
+    gc.collect()
+    held, known = HeldBytes(every=4 + 2 * 64), HeldBytes(every=1)
+    known.on_layer(cast(LayerRecord, None))  # what earlier tests left
+    compress_checkpoint(tmp_path / "dense", tmp_path / "out", "saes-svd", 0.6, text, callback=held, **OPTIONS)
+    assert held.layers == 2 * (4 + 2 * 64)
+    # What is compressed, what it becomes, and what is in no block.
+    assert block < held.most - known.most < 1.6 * block + beside
+
+
+@pytest.mark.parametrize("recipe", ["svd-llm", "saes-svd"])
+def test_an_expert_that_no_token_reaches_is_fitted_to_what_its_siblings_are_handed(recipe: str) -> None:
+    torch.manual_seed(0)
+    tokens = torch.randint(1, 250, (4, 24), generator=torch.Generator().manual_seed(0))
     model = t.MixtralForCausalLM(t.MixtralConfig(**MODEL, num_local_experts=12, num_experts_per_tok=1)).eval()
-    report = eckart.compress(model, "saes-svd", 0.6, torch.arange(8).view(2, 4))
+    with torch.no_grad():
+        for layer in model.model.layers:  # to the first three whatever the token is
+            layer.mlp.gate.weight.mul_(0.1)[3:] = 0
+            layer.mlp.gate.weight[:3, 0] += torch.tensor([4.0, -4.0, 0.0])
+            layer.mlp.gate.weight[:3, 1] += torch.tensor([0.0, 0.0, 4.0])
+    dense = copy.deepcopy(model)
+    report = eckart.compress(model, recipe, 0.5, tokens)
     assert len(report.layers) == 2 * (4 + 2 * 12)
     assert logits(model).isfinite().all()
+    seen: list[torch.Tensor] = []
+    dense.model.layers[0].mlp.register_forward_pre_hook(lambda _, args: seen.append(args[0].flatten(0, 1)))
+    chosen: list[int] = []
+    dense.model.layers[0].mlp.experts.register_forward_pre_hook(
+        lambda _, args: chosen.extend(args[1].unique().tolist())
+    )
+    with torch.no_grad():
+        dense(tokens)
+    starved = next(number for number in range(12) if number not in chosen)
+    path = f"model.layers.0.mlp.experts.gate_up_proj.{starved}"
+    weight = dense.model.layers[0].mlp.experts.gate_up_proj[starved].detach()
+    layer = model.get_submodule(path)
+    assert isinstance(layer, LowRankLinear)
+    left, values, right = torch.linalg.svd(weight, full_matrices=False)
+    rank = report.ranks[path]
+    assert rank is not None
+    alone = (left[:, :rank] * values[:rank]) @ right[:rank]
+    errors = [((weight - product) @ seen[0].T).norm() for product in (layer.dense_weight().float(), alone)]
+    assert errors[0] < 0.99 * errors[1]
 
 
 def test_fails_without_a_trace(text: str) -> None:

@@ -6,15 +6,17 @@ import pytest
 import torch
 from tests.conftest import make_model
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import MixtralConfig, MixtralForCausalLM, PreTrainedModel
 
 import eckart
+from eckart.blocks.expert_stacks import expand
+from eckart.blocks.onload import ResidentWeights
 from eckart.blocks.tensor_cache import TensorCache
 from eckart.data.calibration import Calibration
 from eckart.errors import NonFiniteError
 from eckart.methods.recipe import Recipe
 from eckart.methods.sensitivity.measurements import Measurements
-from eckart.sweep.case import recipe_of
+from eckart.sweep.case import Way, recipe_of, way_of
 from eckart.sweep.statistics import Statistics, collect, kept_bytes, stream_bytes
 
 CPU = torch.device("cpu")
@@ -131,3 +133,15 @@ def test_fusing_for_shared_bases_leaves_the_model_alone(tokens: Tensor) -> None:
     assert statistics.original.model is not model
     assert [name for name, _ in model.named_modules()] == before
     assert len(statistics.original.blocks[0].linears) < 7
+
+
+def test_experts_are_fused_for_a_basis_of_theirs(tokens: Tensor) -> None:
+    sizes = {"vocab_size": 256, "hidden_size": 16, "intermediate_size": 12, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    model = MixtralForCausalLM(MixtralConfig(**sizes, **heads, num_local_experts=4)).eval()
+    expand(model, ResidentWeights())
+    statistics, (recipe,) = collected(model, tokens, "io-svd+sharing=experts")
+    assert way_of(recipe) is Way.WALKED
+    found = [ref for ref in statistics.original.blocks[0].linears if ref.runs == 4]
+    assert [ref.path for ref in found] == ["model.layers.0.mlp.experts.gate_up_proj.0.joint"]
+    assert statistics.ranks(recipe, 0.6).keys() >= {found[0].path}

@@ -18,12 +18,14 @@ from eckart.blocks.passes import HiddenStates
 from eckart.blocks.tensor_cache import TensorCache
 from eckart.errors import NonFiniteError
 from eckart.layers import input_of
+from eckart.layers.rows import rows_asked
 from eckart.maths.labels import NEXT_TOKENS, LabelSource
 
-Observe = Callable[[LinearRef, Tensor, Tensor | None], None]
+Observe = Callable[[LinearRef, Tensor, Tensor | None, slice | None], None]
 """Is told, for each run of a linear, its inputs (tokens, n) and the loss's gradients at its outputs (tokens, m).
 
-None for the gradients of a linear whose output goes nowhere.
+None for the gradients of a linear whose output goes nowhere. Of a linear of several runs, those at the outputs that a
+slice says; None for all.
 """
 
 Front = Callable[..., Entered]
@@ -134,7 +136,7 @@ class BackwardPass:
         return self._behind[index][0]
 
     def step(
-        self, index: int, observe: Observe = lambda ref, inputs, gradient: None, more: Sequence[Tensor] = ()
+        self, index: int, observe: Observe = lambda ref, inputs, gradient, asked: None, more: Sequence[Tensor] = ()
     ) -> list[Tensor | None]:
         """Carry the gradient from behind a block, which is onloaded, to its front.
 
@@ -276,11 +278,11 @@ def backward_through(
         leaves: other tensors that the block looks at, whose gradients are asked for.
         at_given: gradients at what the block gives to later ones, by number.
     """
-    runs: list[tuple[LinearRef, Tensor, Tensor]] = []
+    runs: list[tuple[LinearRef, Tensor, Tensor, slice | None]] = []
 
     def record(ref: LinearRef) -> Callable[..., Tensor]:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> Tensor:
-            runs.append((ref, input_of(args, kwargs), output))
+            runs.append((ref, input_of(args, kwargs), output, rows_asked(args)))
             return output.clone()  # a block may write into it, and the gradient would be that behind
 
         return hook
@@ -304,9 +306,9 @@ def backward_through(
         gradients = [value.to(end.dtype) for value, end in zip(gradients, ends, strict=True)]
         found = torch.autograd.grad(ends, wanted, gradients, allow_unused=True)
     at_outputs = iter(found[1 + len(leaves) :])
-    for ref, inputs, outputs in runs:
+    for ref, inputs, outputs, asked in runs:
         at_output = next(at_outputs) if outputs.requires_grad else None
-        observe(ref, inputs.detach().flatten(0, -2), None if at_output is None else at_output.flatten(0, -2))
+        observe(ref, inputs.detach().flatten(0, -2), None if at_output is None else at_output.flatten(0, -2), asked)
     return _or_zero(found[0], hidden), list(found[1 : 1 + len(leaves)])
 
 

@@ -27,6 +27,8 @@ class LinearRef:
         has_bias: whether it has one.
         residual: the place of the residual stream that its output is added to (see :mod:`eckart.blocks.residual`); None
             if there is none, or if nobody asked.
+        runs: in how many runs its outputs are computed, each an equal share of them; more than one for the linears of
+            several experts that are fused.
     """
 
     name: str
@@ -35,6 +37,7 @@ class LinearRef:
     in_features: int
     has_bias: bool = False
     residual: str | None = None
+    runs: int = 1
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -48,6 +51,23 @@ class LinearRef:
 
 
 @dataclass(frozen=True)
+class Expert:
+    """The expert of a mixture that a group of linears is in.
+
+    Attributes:
+        mixture: name in the block of the module that is handed all tokens, and hands the expert some of them.
+        path: of the expert in the mixture, such as ``experts.3``.
+        inner: whether the group is handed what the expert itself made, such as its hidden units.
+        last: name in the block of the linear whose outputs the mixture weighs and adds up.
+    """
+
+    mixture: str
+    path: str
+    inner: bool
+    last: str
+
+
+@dataclass(frozen=True)
 class Group:
     """Linears that share an input.
 
@@ -56,12 +76,25 @@ class Group:
         runs_once: whether a forward pass calls it exactly once; if it is routed, at most once.
         routed: whether the model chooses which tokens it is handed.
         stage: the same for groups that do not depend on one another; None where nothing is known of that.
+        expert: that it is in; None if it is in none, or if nothing is known of what hands it tokens.
+        family: the same for routed groups that are handed rows of one tensor, such as the first linears of a block's
+            experts; None for others.
+        parts: for one linear of several runs, a group for what each run is handed; its first linear has the name of
+            the module that is handed it, and no weight of its own.
     """
 
     linears: tuple[LinearRef, ...]
     runs_once: bool
     routed: bool = False
     stage: str | None = None
+    expert: Expert | None = None
+    family: str | None = None
+    parts: tuple[Group, ...] = ()
+
+    @property
+    def apart(self) -> tuple[Group, ...]:
+        """Its parts, or itself if it has none."""
+        return self.parts or (self,)
 
 
 class Why(StrEnum):
@@ -114,6 +147,21 @@ class Block:
     def linears(self) -> list[LinearRef]:
         """The linears of all groups, in order of execution."""
         return [ref for group in self.groups for ref in group.linears]
+
+    @property
+    def mixtures(self) -> tuple[str, ...]:
+        """The names of its mixtures of experts."""
+        parts = [part for group in self.groups for part in group.apart]
+        return tuple(dict.fromkeys(part.expert.mixture for part in parts if part.expert is not None))
+
+    @property
+    def linears_in_mixtures(self) -> list[LinearRef]:
+        """The linears on which what experts are handed in a mixture can depend."""
+        return [
+            ref
+            for ref in self.linears
+            if any(not mixture or ref.name.startswith(f"{mixture}.") for mixture in self.mixtures)
+        ]
 
     @property
     def called(self) -> nn.Module:

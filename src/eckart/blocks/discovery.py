@@ -24,7 +24,10 @@ from transformers import PreTrainedModel
 from eckart.blocks.block import Block, Group, LinearRef, Why, attributes_kept, hooks
 from eckart.blocks.block_arguments import BlockArguments, Inputs, body_of, failures_named, inputs_on
 from eckart.blocks.causal import is_causal
+from eckart.blocks.experts import with_experts
+from eckart.blocks.families import families
 from eckart.blocks.finite import check_finite
+from eckart.blocks.fused_runs import with_runs
 from eckart.blocks.hidden_units import HiddenUnits, find_hidden_units
 from eckart.blocks.lone_linear import LoneLinear
 from eckart.blocks.onload import ResidentWeights, WeightSource
@@ -39,6 +42,7 @@ from eckart.blocks.trace import Trace, TracedCall, trace
 from eckart.data.context import token_embedding
 from eckart.errors import UnsupportedModelError
 from eckart.layers import bias_vector, input_of, is_linear, is_replaced, weight_matrix
+from eckart.layers.fused import runs_of
 
 CPU = torch.device("cpu")
 
@@ -349,16 +353,23 @@ def _find_groups(
         out_features, in_features = weight_matrix(linear).shape
         has_bias = bias_vector(linear) is not None
         inside = f"{path}.{name}" if path else name
-        return LinearRef(name, inside, out_features, in_features, has_bias, places.get(name))
+        runs = runs_of(module, name)
+        return LinearRef(name, inside, out_features, in_features, has_bias, places.get(name), runs)
 
     rows = {tuple(names): inputs[names[0]].shape[:-1].numel() for names in members.values()}
     routed = routed_groups(module, rows, hidden.shape[:-1].numel())
 
     def group(names: Names, alike: Names, stage: str | None) -> Group:
-        chosen = names != alike or stage is not None or alike in routed
-        return Group(tuple(map(ref, names)), all(counts[name] == 1 for name in alike), chosen, stage)
+        linears = tuple(map(ref, names))
+        chosen = names != alike or stage is not None or alike in routed or linears[0].runs > 1
+        return Group(linears, all(counts[name] == 1 for name in alike), chosen, stage)
 
-    return tuple(group(*found) for found in with_siblings(module, list(rows)))
+    found = with_siblings(module, list(rows))
+    groups = {names: group(names, alike, stage) for names, alike, stage in found}
+    reached = [names for names, alike, _ in found if names == alike and groups[names].routed]
+    family = families(module, call, hidden, reached)
+    described = [replace(groups[names], family=family.get(alike)) for names, alike, _ in found]
+    return with_runs(module, described, lambda apart: with_experts(module, call, hidden, apart))
 
 
 def vocabulary_of(model: PreTrainedModel) -> int | None:

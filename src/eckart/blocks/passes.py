@@ -18,11 +18,15 @@ from torch import Tensor, nn
 from eckart.blocks.argument_table import Arguments
 from eckart.blocks.block import Group, LinearRef, hooks
 from eckart.blocks.block_arguments import BlockArguments
+from eckart.blocks.fused_runs import put_together
+from eckart.blocks.input_sums import InputSums
+from eckart.blocks.mixture_run import watched
 from eckart.blocks.residual import FRONT, reading, rows
 from eckart.blocks.tensor_cache import TensorCache
 from eckart.device import compute_dtype, moment_device
 from eckart.errors import UnsupportedModelError
 from eckart.layers import bias_vector, input_of
+from eckart.layers.rows import rows_asked
 from eckart.maths.moments import Moments
 from eckart.maths.soft_truncation import add_projector
 
@@ -90,16 +94,18 @@ class GroupInputs:
         inputs: of each group.
         output_energies: ``||W x||^2`` of each linear.
         residuals: residual streams by their places; in front of the block, that is the stream itself.
+        mixtures: hidden states that mixtures of experts are handed, by their names in the block.
     """
 
     inputs: dict[Group, TensorCache]
     output_energies: dict[LinearRef, float]
     residuals: dict[str, TensorCache] = field(default_factory=dict)
+    mixtures: dict[str, TensorCache] = field(default_factory=dict)
 
-    def delete_residuals(self) -> None:
-        """Give back what the residual streams inside the block take."""
-        for place, cache in self.residuals.items():
-            if place != FRONT:
+    def delete(self) -> None:
+        """Give back what the streams inside the block take."""
+        for place, cache in (*self.residuals.items(), *self.mixtures.items()):
+            if cache is not self.residuals.get(FRONT) or place != FRONT:
                 cache.delete()
 
 
@@ -110,15 +116,16 @@ def input_moments(
     behind: HiddenStates | None = None,
 ) -> dict[Group, Moments]:
     """Return the moments of all groups and, if wanted, write the hidden states ``behind`` the block, in one pass."""
-    moments = {group: empty_moments(group, block.device) for group in groups}
+    apart = tuple(part for group in groups for part in group.apart)
+    sums = InputSums(apart, block.device)
     for batch, (call, hidden) in enumerate(block.over(stream)):
-        inputs, output = capture_inputs(block.module, partial(block.run, batch, call), hidden, groups)
-        for group, tokens in inputs.items():
-            moments[group].add(tokens)
+        with watched(block.module, apart) as runs:
+            inputs, output = capture_inputs(block.module, partial(block.run, batch, call), hidden, apart)
+        sums.add(inputs, runs)
         if behind is not None:
             assert output is not None
             behind.append(output)
-    return moments
+    return put_together(groups, sums.result())
 
 
 def group_inputs(
@@ -140,15 +147,21 @@ def group_inputs(
     kept: dict[Group, TensorCache] = {}
     energies: dict[LinearRef, float] = {}
     residuals = {FRONT: stream} if FRONT in _places(groups) else {}
+    mixtures: dict[str, TensorCache] = {}
     inside = sorted(_places(groups) - {FRONT})
+    apart = [part for group in groups for part in group.apart]
     for batch, (call, hidden) in enumerate(block.over(stream)):
         run = partial(block.run, batch, call)
-        with reading(block.module, inside) as read:
+        with reading(block.module, inside) as read, watched(block.module, apart, weigh=False) as runs:
             inputs, output = capture_inputs(block.module, run, hidden, groups, output_energies=energies)
         for index, place in enumerate(inside):
             if place not in residuals:
                 residuals[place] = cache(f"residual-{index}", read[place].dtype)
             residuals[place].append(read[place])
+        for index, (mixture, seen) in enumerate(runs.items()):
+            if mixture not in mixtures:
+                mixtures[mixture] = cache(f"mixture-{index}", seen.hidden.dtype)
+            mixtures[mixture].append(seen.hidden)
         for index, (group, tokens) in enumerate(inputs.items()):
             if group.routed:  # other tokens than in the compressed model
                 continue
@@ -158,29 +171,7 @@ def group_inputs(
         if behind is not None:
             assert output is not None
             behind.append(output)
-    return GroupInputs(kept, energies, residuals)
-
-
-def routed_moments(
-    block: BlockPass, groups: tuple[Group, ...], stream: HiddenStates, *, paired: bool
-) -> dict[Group, Moments]:
-    """Return the moments of groups that are routed and do not depend on one another, in one pass.
-
-    The original model hands them other tokens, so that these are taken for the original ones where pairs are wanted:
-    what is fitted is the original output for the inputs that there are.
-
-    Args:
-        block: as compressed so far.
-        groups: whose inputs are summed.
-        stream: in front of the block, of the compressed model.
-        paired: whether pairs are wanted.
-    """
-    moments = {group: empty_moments(group, block.device, paired=paired) for group in groups}
-    for call, hidden in block.over(stream):
-        inputs, _ = capture_inputs(block.module, partial(call, block.module), hidden, groups)
-        for group, tokens in inputs.items():
-            moments[group].add(tokens, tokens if paired else None)
-    return moments
+    return GroupInputs(kept, energies, residuals, mixtures)
 
 
 def group_moments(
@@ -301,15 +292,16 @@ def capture_inputs(
 
     def record(group: Group) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-            seen[group].append(input_of(args, kwargs).flatten(0, -2))
+            seen[group].append(input_of(args, kwargs).detach().flatten(0, -2))
             if group is stop_at:
                 raise _StopForwardError
 
         return hook
 
     def measure(ref: LinearRef) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
-        def hook(linear: nn.Module, _: tuple[Any, ...], result: Tensor) -> None:
-            bias = bias_vector(linear)
+        def hook(linear: nn.Module, args: tuple[Any, ...], result: Tensor) -> None:
+            bias, asked = bias_vector(linear), rows_asked(args)
+            bias = bias if bias is None or asked is None else bias[asked]
             product = result if bias is None else result - bias
             assert output_energies is not None
             output_energies[ref] = output_energies.get(ref, 0.0) + float(product.float().square().sum())

@@ -39,7 +39,7 @@ def residual_places(block: nn.Module, call: BlockArguments, hidden: Tensor) -> d
     def before(name: str) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
             arguments[name] = arguments.get(name, 0) + 1
-            tensor = _first_tensor(args, kwargs)
+            tensor = first_tensor(args, kwargs)
             if tensor is not None and tensor.shape[-1] == hidden.shape[-1]:
                 inputs.setdefault(name, rows(tensor).clone())  # it may be written to
 
@@ -113,9 +113,9 @@ def reading(block: nn.Module, places: Iterable[str]) -> Iterator[dict[str, Tenso
 
     def record(place: str) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-            tensor = _first_tensor(args, kwargs)
+            tensor = first_tensor(args, kwargs)
             assert tensor is not None
-            seen[place] = rows(tensor).clone()
+            seen[place] = rows(tensor).detach().clone()
 
         return hook
 
@@ -126,7 +126,7 @@ def reading(block: nn.Module, places: Iterable[str]) -> Iterator[dict[str, Tenso
         yield seen
 
 
-def _first_tensor(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
+def first_tensor(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
     """Return the first tensor of floats that a module is handed."""
     values = (*args, *kwargs.values())
     return next((value for value in values if isinstance(value, Tensor) and value.is_floating_point()), None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -26,7 +27,7 @@ def with_siblings(module: nn.Module, groups: Sequence[Names]) -> list[tuple[Name
     Returns:
         The names of each group, those of the group that it is like, or its own, and the stage of those in stacks.
     """
-    patterns = [_pattern(module, names) for names in groups]
+    patterns = [pattern_of(module, names) for names in groups]
     last = {pattern: number for number, pattern in enumerate(patterns)}
     reached = {name for names in groups for name in names}
     layers = {id(module.get_submodule(name)) for name in reached}  # one may be there by several names
@@ -63,7 +64,7 @@ def routed_groups(module: nn.Module, rows: Mapping[Names, int], tokens: int) -> 
     """
     alike: dict[Names, list[Names]] = {}
     for names in rows:
-        alike.setdefault(_pattern(module, names), []).append(names)
+        alike.setdefault(pattern_of(module, names), []).append(names)
     several = [found for found in alike.values() if len(found) > 1]
     return {
         names
@@ -73,7 +74,38 @@ def routed_groups(module: nn.Module, rows: Mapping[Names, int], tokens: int) -> 
     }
 
 
-def _pattern(module: nn.Module, names: Names) -> Names:
+class ExpertPlace(NamedTuple):
+    """Where a linear is in a mixture.
+
+    Attributes:
+        expert: path of its expert in the mixture.
+        stage: name of the linear in the block, without the number of the expert.
+    """
+
+    expert: str
+    stage: str
+
+
+def expert_place(module: nn.Module, name: str, mixture: str) -> ExpertPlace | None:
+    """Return where a linear is in a mixture: in the outermost list or stack in it, if there is one.
+
+    Args:
+        module: the block.
+        name: of the linear in it.
+        mixture: name of the module in the block around the list or the stack.
+    """
+    parts = name.split(".")
+    start = len(mixture.split(".")) if mixture else 0
+    for place in range(start, len(parts)):
+        family = module.get_submodule(".".join(parts[:place]))
+        if _is_family(family):
+            # Of several stacks, those with one number are of one expert.
+            outer = [] if isinstance(family, LinearStack) else parts[start:place]
+            return ExpertPlace(".".join((*outer, parts[place])), _renumbered(name, place, "*"))
+    return None
+
+
+def pattern_of(module: nn.Module, names: Names) -> Names:
     """Return names without their number in a list or stack."""
     places = [_place(module, name) for name in names]
     return tuple(
@@ -85,9 +117,17 @@ def _place(module: nn.Module, name: str) -> int | None:
     """Return which part of a name is a number in a list of modules or a stack; the innermost, if there are several."""
     parts = name.split(".")
     for place in range(len(parts) - 1, -1, -1):
-        if isinstance(module.get_submodule(".".join(parts[:place])), nn.ModuleList | LinearStack):
+        if _is_family(module.get_submodule(".".join(parts[:place]))):
             return place
     return None
+
+
+def _is_family(module: nn.Module) -> bool:
+    """Return whether the children of a module stand beside one another, and are called by it or by what holds it."""
+    if isinstance(module, nn.ModuleDict):  # of modules of one kind, and not of the parts of one
+        kinds = {type(child) for child in module.children()}
+        return len(module) > 1 and len(kinds) == 1 and not any(map(is_linear, module.children()))
+    return isinstance(module, nn.ModuleList | LinearStack)
 
 
 def _is_stack(module: nn.Module, name: str) -> bool:

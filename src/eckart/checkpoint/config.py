@@ -46,6 +46,7 @@ class _Fields(BaseModel):
 
     ranks: dict[str, int | None]
     joint: list[Annotated[list[str], Field(min_length=1)]] | None
+    joint_runs: dict[str, Annotated[int, Field(ge=1)]]
     structure: str | dict[str, Any] | list[Any]
     precision: str | dict[str, Any] | None
     affine: bool
@@ -66,6 +67,7 @@ class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
         ranks: rank by module path, in the names of the model class that was saved; None for a weight that is not
             factored and yet stored in another precision.
         joint: paths of the linears of each group that was fused to one, the first of them first.
+        joint_runs: in how many runs those of a group are computed, by its first path; 1 for groups that are not here.
         structure: layout of the factors: the name and the fields of one of :data:`eckart.methods.structure.STRUCTURES`,
             or its name alone.
         precision: of the numbers: the name and the fields of one of :data:`eckart.methods.precision.PRECISIONS`; None
@@ -93,6 +95,7 @@ class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
         provenance: dict[str, Any] | None = None,
         weights: str | None = None,
         joint: list[list[str]] | None = None,
+        joint_runs: dict[str, int] | None = None,
         structure: str | dict[str, Any] = DEFAULT_STRUCTURE,
         precision: str | dict[str, Any] | None = None,
         affine: bool = False,
@@ -106,6 +109,7 @@ class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
         self.format_version = format_version
         self.ranks = ranks
         self.joint = joint or []
+        self.joint_runs = joint_runs or {}
         self.structure = structure
         self.precision = precision
         self.affine = affine
@@ -132,6 +136,11 @@ class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
         if not isinstance(config_dict, dict) or "ranks" not in config_dict:
             raise CheckpointError(f"config.json has a quantization_config of {METHOD} without ranks. {DAMAGED}")
         return super().from_dict(config_dict, return_unused_kwargs, **kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as they are written; that of several runs only where there are any."""
+        fields: dict[str, Any] = super().to_dict()
+        return fields if self.joint_runs else {name: value for name, value in fields.items() if name != "joint_runs"}
 
     def get(self, key: str, default: Any = None) -> Any:
         """Return an attribute: transformers reads a config object it is handed as if it were a dictionary."""

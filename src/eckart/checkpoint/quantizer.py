@@ -97,7 +97,8 @@ class EckartQuantizer(HfQuantizer):  # type: ignore[misc]
         if config.joint:
             linears = _linears(model)
             for paths in config.joint:
-                _join(model, [_find_linear(model, linears, path) for path in paths])
+                runs = config.joint_runs.get(paths[0], 1)
+                _join(model, [_find_linear(model, linears, path) for path in paths], runs)
         linears = _linears(model)
         for path, rank in config.ranks.items():
             name = _find_linear(model, linears, path)
@@ -158,9 +159,9 @@ class EckartQuantizer(HfQuantizer):  # type: ignore[misc]
         return model
 
 
-def _join(model: PreTrainedModel, paths: list[str]) -> None:
+def _join(model: PreTrainedModel, paths: list[str], runs: int) -> None:
     try:
-        fuse_modules(model, paths)
+        fuse_modules(model, paths, runs)
     except ValueError as error:
         raise CheckpointError(f"config.json says that {', '.join(paths)} were fused, but {error}.") from error
 

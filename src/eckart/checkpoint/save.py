@@ -24,6 +24,7 @@ from eckart.checkpoint.source import FileWeights
 from eckart.compression.result import CompressionResult
 from eckart.errors import CheckpointError
 from eckart.layers import fused_layers
+from eckart.layers.fused import runs_of
 from eckart.layers.linear_stack import linear_stacks
 from eckart.methods.precision import Bits16
 
@@ -138,6 +139,7 @@ def description(
     return EckartConfig(
         ranks={layer.path: layer.rank for layer in report.layers if recipe.layout.changes(layer.rank)},
         joint=list(fused_layers(model).values()),
+        joint_runs={path: runs for path in fused_layers(model) if (runs := runs_of(model, f"{path}.joint")) > 1},
         # How singular values were split is seen in the factors; what is stored is the same layout.
         structure=recipe.structure.model_dump(mode="json", exclude={"split"}),
         precision=None if recipe.precision == Bits16() else recipe.precision.model_dump(mode="json"),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -12,8 +14,10 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from eckart.blocks.block import Block, LinearRef, hooks
+from eckart.blocks.mixture_run import lending, watched
 from eckart.blocks.onload import OnloadedModule
 from eckart.blocks.passes import BlockPass
+from eckart.blocks.rankings import OtherRankingsError
 from eckart.blocks.tensor_cache import TensorCache
 from eckart.files.field_types import Label
 from eckart.layers import weight_matrix
@@ -45,7 +49,8 @@ class BlockDrift(BaseModel):
         path: of the block.
         output: of the hidden states behind it.
         layers: of the outputs of its target linears, by path, those that stayed dense too. An error is None where it
-            is not finite, or where the two models hand a layer different tokens, as routed experts do.
+            is not finite, or where the two models hand a layer different tokens and nobody knows which. Of an expert
+            it is that of the tokens that the compressed model hands it.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -108,32 +113,75 @@ class Outputs:
     Attributes:
         hidden: behind the block, batch by batch, (..., width).
         layers: outputs of each target linear that was run.
+        mixtures: hidden states that mixtures of experts were handed, batch by batch, by their names in the block.
+        pairs: of linears in experts, what the original ones give for the tokens of ``layers``, where it is known.
+        orders: in which the outputs of some linears are, (out features,) each.
     """
 
     hidden: Sequence[Tensor]
     layers: dict[LinearRef, Tensor]
+    mixtures: Mapping[str, Sequence[Tensor]] = field(default_factory=dict)
+    pairs: Mapping[LinearRef, Tensor] = field(default_factory=dict)
+    orders: Mapping[LinearRef, Tensor] = field(default_factory=dict)
 
     def reordered(self, orders: Mapping[LinearRef, Tensor]) -> Outputs:
         """Return the same with the outputs of some linears in another order, (out features,) each."""
         moved = {ref: self.layers[ref][:, order] for ref, order in orders.items() if ref in self.layers}
-        return Outputs(self.hidden, {**self.layers, **moved})
+        return replace(self, layers={**self.layers, **moved}, orders=orders)
 
 
-def outputs_of(block: Block, run: BlockPass, hidden: Sequence[Tensor]) -> Outputs:
-    """Run a block as it is now on hidden states, batch by batch, (..., width) in the stored dtype."""
+def outputs_of(
+    block: Block,
+    run: BlockPass,
+    hidden: Sequence[Tensor],
+    original: Outputs | None = None,
+    linears: Mapping[str, nn.Module] = MappingProxyType({}),
+) -> Outputs:
+    """Run a block as it is now on hidden states, batch by batch, (..., width) in the stored dtype.
+
+    Args:
+        block: to run.
+        run: how.
+        hidden: in front of it.
+        original: what the original block gave in the original model, for pairs of what experts give.
+        linears: of the original block in its mixtures, by name.
+    """
     seen: dict[LinearRef, list[Tensor]] = {}
+    pairs: dict[LinearRef, list[Tensor]] = {}
+    mixtures: dict[str, list[Tensor]] = {}
+    behind: list[Tensor] = []
+    for batch, (call, given) in enumerate(run.over(hidden)):
+        with watched(block.module, block.groups, weigh=False) as watch, _recording(block, block.linears, seen):
+            behind.append(run.run(batch, call, given))
+        for name, mixture in watch.items():
+            mixtures.setdefault(name, []).append(mixture.hidden)
+            if original is not None and name in original.mixtures:
+                experts = (group for group in block.groups if group.expert and group.expert.mixture == name)
+                refs = [ref for group in experts for ref in group.linears]
+                with lending(block.module, linears), _recording(block, refs, pairs), suppress(OtherRankingsError):
+                    mixture.again(original.mixtures[name][batch])
+    return Outputs(
+        behind,
+        {ref: torch.cat(parts) for ref, parts in seen.items()},
+        mixtures,
+        {ref: torch.cat(parts) for ref, parts in pairs.items()},
+    )
+
+
+@contextmanager
+def _recording(block: Block, refs: Sequence[LinearRef], outputs: dict[LinearRef, list[Tensor]]) -> Iterator[None]:
+    """Add to ``outputs`` what linears of a block give in the runs inside, (tokens, out features)."""
 
     def record(ref: LinearRef) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
         def hook(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-            seen.setdefault(ref, []).append(output.detach().flatten(0, -2))
+            outputs.setdefault(ref, []).append(output.detach().flatten(0, -2))
 
         return hook
 
     with hooks() as handles, torch.no_grad():
-        for ref in block.linears:
+        for ref in refs:
             handles.append(block.module.get_submodule(ref.name).register_forward_hook(record(ref)))
-        behind = [run.run(batch, call, given) for batch, (call, given) in enumerate(run.over(hidden))]
-    return Outputs(behind, {ref: torch.cat(parts) for ref, parts in seen.items()})
+        yield
 
 
 @contextmanager
@@ -150,6 +198,23 @@ def original_weights(onloaded: OnloadedModule) -> Iterator[None]:
             weight.copy_(before[name])
 
 
+def original_linears(onloaded: OnloadedModule, refs: Sequence[LinearRef], *, copied: bool) -> dict[str, nn.Module]:
+    """Return linears of a block by name, with their own weights where others stand in their place.
+
+    Args:
+        onloaded: the block.
+        refs: the linears.
+        copied: whether the block's own ones may be changed later.
+    """
+    linears: dict[str, nn.Module] = {}
+    for ref in refs:
+        linear = onloaded.module.get_submodule(ref.name)
+        linears[ref.name] = copy.deepcopy(linear) if copied or ref.name in onloaded.originals else linear
+        if ref.name in onloaded.originals:
+            weight_matrix(linears[ref.name]).detach().copy_(onloaded.originals[ref.name])
+    return linears
+
+
 def _rows(batches: Sequence[Tensor]) -> Tensor:
     """Return (tokens, width)."""
     return torch.cat([batch.reshape(-1, batch.shape[-1]) for batch in batches])
@@ -157,11 +222,17 @@ def _rows(batches: Sequence[Tensor]) -> Tensor:
 
 def compare(block: Block, original: Outputs, compressed: Outputs) -> BlockDrift:
     """Return how far the outputs of a block in the compressed model are from those in the original one."""
+    routed = {ref for group in block.groups if group.routed for ref in group.linears}
+    expected = {ref: output for ref, output in original.layers.items() if ref not in routed}
+    for ref, output in compressed.pairs.items():
+        expected[ref] = output[:, original.orders[ref]] if ref in original.orders else output
     return BlockDrift(
         path=block.path,
         output=drift_error(_rows(original.hidden), _rows(compressed.hidden)),
         layers={
-            ref.path: drift_error(output, compressed.layers[ref]) if ref in compressed.layers else None
-            for ref, output in original.layers.items()
+            ref.path: drift_error(expected[ref], compressed.layers[ref])
+            if ref in expected and ref in compressed.layers
+            else None
+            for ref in {**original.layers, **compressed.pairs}
         },
     )

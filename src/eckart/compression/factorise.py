@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +12,12 @@ from eckart.blocks.block import Group, LinearRef
 from eckart.blocks.onload import OnloadedModule
 from eckart.compression.plan import Plan
 from eckart.compression.records import LayerRecord, thin_spectrum
+from eckart.compression.refit_runs import refit_runs
 from eckart.errors import NonFiniteError
 from eckart.layers import FactoredLinear, QuantizedLinear, bias_vector, weight_matrix
-from eckart.maths.lowrank import Solution, Whitening, least_squares
+from eckart.maths.lowrank import OutputRoot, Solution, Whitening, least_squares
 from eckart.maths.moments import Moments, ResidualMoments, relative_error
+from eckart.maths.shared_basis import relative_error_of_runs
 from eckart.methods.objectives import TargetMoments
 from eckart.methods.recipe import Recipe
 from eckart.methods.sensitivity.measurements import Measurements
@@ -38,7 +40,7 @@ class InputStatistics:
 
     moments: Moments | None
     whitening: Whitening | None
-    tokens: int = 1
+    tokens: float = 1
     mean: Tensor | None = None
 
     @property
@@ -145,7 +147,8 @@ class Factoriser:
             raise NonFiniteError(f"The weight of {ref.path} is NaN or infinite. The model is not usable as it is.")
         original = onloaded.originals.get(ref.name, weight).to(weight)
         if routed and inputs.moments is not None:  # of the tokens that it is handed, and not of those it was
-            output_energy = float(((original @ inputs.moments.second_moment) * original).sum())
+            seen = inputs.moments.second_moment if inputs.moments.original is None else inputs.moments.original
+            output_energy = float(((original @ seen) * original).sum())
         product, constant = weight, None
         if self.recipe.layout.changes(rank):
             stored = onloaded.dtype(f"{ref.name}.weight")
@@ -182,7 +185,7 @@ class Factoriser:
             rank=rank,
             bytes=self.recipe.layout.beside_bias(ref.has_bias).bytes(*ref.shape, rank),
             # What is lost counts from the model as it was, also where other weights are factored.
-            error=relative_error(original, product, inputs.moments, output_energy, constant),
+            error=_error(original, product, inputs.moments, output_energy, constant),
             unresolved=self._unresolved(weight, inputs, output_energy),
         )
 
@@ -194,7 +197,7 @@ class Factoriser:
         rank: int | None,
         stored: torch.dtype,
         *,
-        metric: Whitening | None = None,
+        metric: OutputRoot | None = None,
         projectors: Tensor | None = None,
         residual: ResidualMoments | None = None,
         solution: Solution | None = None,
@@ -233,6 +236,9 @@ class Factoriser:
         on_solution(solution)
         fit = Fit(solution.least_squares, inputs.for_fit, metric, _constant(solution.target_mean, inputs))
         second, first = layout.structure.fitter.truncated(solution, rank, inputs.tokens)
+        if inputs.moments is not None and inputs.moments.runs:
+            second, constant = refit_runs(objective, weight, second, first, inputs.moments)
+            fit = replace(fit, target=second @ first, constant=constant)
         return layout.factored(linear, second, first, stored, fit)
 
     def _unresolved(self, weight: Tensor, inputs: InputStatistics, output_energy: float) -> float:
@@ -252,9 +258,17 @@ class Factoriser:
         """Return the mean of the original outputs, (m,), where no moments say what the target is."""
         return None if inputs.moments is not None or inputs.mean is None else weight @ inputs.mean
 
-    def _metric_root(self, path: str, device: torch.device) -> Whitening | None:
+    def _metric_root(self, path: str, device: torch.device) -> OutputRoot | None:
         chosen = self.recipe.objective.output_metric
         return None if chosen is None else chosen.root(self.metrics[path].to(device, torch.float64))
+
+
+def _error(
+    weight: Tensor, product: Tensor, moments: Moments | None, output_energy: float, constant: Tensor | None
+) -> float:
+    if moments is not None and moments.runs:
+        return relative_error_of_runs(weight, product, moments, constant)
+    return relative_error(weight, product, moments, output_energy, constant)
 
 
 def _constant(target_mean: Tensor | None, inputs: InputStatistics) -> Callable[[Tensor], Tensor] | None:

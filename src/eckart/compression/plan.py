@@ -13,7 +13,7 @@ from eckart.blocks.block import Block, LinearRef
 from eckart.blocks.block_arguments import Inputs, completed
 from eckart.blocks.discovery import find_blocks
 from eckart.blocks.expert_stacks import contract, expand
-from eckart.blocks.fuse import fusable, fuse, unfuse
+from eckart.blocks.fuse import Fusion, fusable, fusable_experts, fuse, unfuse
 from eckart.blocks.onload import ResidentWeights, WeightSource
 from eckart.compression.targets import Targets, choose_targets, named_outside, together
 from eckart.data.calibration import Calibration
@@ -163,13 +163,24 @@ def make_plan(
     try:
         expand(model, weights, probe_of(model, calibration))
         targets = targets_for(recipe, keep, model, weights, calibration, check=True)
-        if recipe.sharing.fuses_all:
-            fuse(model, together(fusable(targets.blocks), targets.budgets), weights)
+        fusions = fusions_of(recipe, targets)
+        if fusions:
+            fuse(model, fusions, weights)
             targets = targets_for(recipe, keep, model, weights, calibration)
         return _uniform_plan(model, targets, recipe)
     except EckartError:
         take_back(model, weights)
         raise
+
+
+def fusions_of(recipe: Recipe, targets: Targets) -> list[Fusion]:
+    """Return which targets of a recipe are one layer before anything is measured."""
+    found: list[Fusion] = []
+    if recipe.sharing.fuses_all:
+        found += fusable(targets.blocks)
+    if recipe.sharing.fuses_experts:
+        found += fusable_experts(targets.blocks)
+    return together(found, targets.budgets)
 
 
 def _suited_to(recipe: Recipe, calibration: Calibration | None) -> Recipe:

@@ -8,8 +8,9 @@ from difflib import get_close_matches
 
 from torch import nn
 
-from eckart.blocks.block import Block, Group
+from eckart.blocks.block import Block
 from eckart.blocks.discovery import block_lists
+from eckart.blocks.fuse import Fusion
 from eckart.errors import EckartError, RecipeError, suggest
 from eckart.layers import is_linear
 from eckart.methods.allocation.budgets import Budgets
@@ -77,9 +78,9 @@ def without(blocks: Sequence[Block], left: Collection[str]) -> list[Block]:
     return [_without(block, left) for block in blocks]
 
 
-def together(groups: Sequence[Group], budgets: Budgets) -> list[Group]:
-    """Return the groups whose linears all have a size in common, so that they can be one layer."""
-    return [group for group in groups if len({budgets.size(ref.path) for ref in group.linears}) == 1]
+def together(fusions: Sequence[Fusion], budgets: Budgets) -> list[Fusion]:
+    """Return those whose linears all have a size in common, so that they can be one layer."""
+    return [fusion for fusion in fusions if len({budgets.size(ref.path) for ref in fusion.linears}) == 1]
 
 
 def _without(block: Block, left: Collection[str]) -> Block:

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from eckart.blocks.block import Block, Group, LinearRef
 from eckart.blocks.blockwise_model import BlockwiseModel
@@ -20,13 +20,21 @@ from eckart.blocks.passes import (
     group_moments,
     input_moments,
     output_projectors,
-    routed_moments,
 )
+from eckart.blocks.routed_passes import routed_moments
 from eckart.blocks.tensor_cache import ScratchSpace
 from eckart.compression.callback import Callback
 from eckart.compression.costs import Costs, Timings
 from eckart.compression.distil.run import distil, put_layers
-from eckart.compression.drift import BlockDrift, FollowedTokens, Outputs, compare, original_weights, outputs_of
+from eckart.compression.drift import (
+    BlockDrift,
+    FollowedTokens,
+    Outputs,
+    compare,
+    original_linears,
+    original_weights,
+    outputs_of,
+)
 from eckart.compression.factorise import Factoriser
 from eckart.compression.plan import Plan
 from eckart.compression.records import LayerRecord
@@ -184,9 +192,10 @@ class _Walk:
         with self.timings.measure("statistics"):
             seen = self._observe_original(state, block)
         layers: list[LayerRecord] = []
+        lent = original_linears(onloaded, block.linears_in_mixtures, copied=self.recipe.refinement.training is not None)
         for group in block.groups:
             with self.timings.measure("statistics"):
-                moments = self._moments(state, block, group, seen)
+                moments = self._moments(state, block, group, seen, lent)
             with self.timings.measure("factorisation"):
                 layers += self.factoriser.replace_group(
                     onloaded, group, moments, seen.inputs.output_energies, seen.projectors
@@ -195,7 +204,7 @@ class _Walk:
                 give_back_memory(model.device)
             for layer in layers[-len(group.linears) :]:
                 self.callback.on_layer(layer)
-        seen.inputs.delete_residuals()
+        seen.inputs.delete()
         # Before the refinement, which may train what is between the linears so that units are no longer alike.
         layers, outputs = order_units(block, layers, outputs, self.recipe.structure)
         refinement = None
@@ -206,7 +215,7 @@ class _Walk:
             if state.compressed is not None and self._is_looked_at(number):
                 compressed = self.streams.compressed.advance(number, state.compressed, COMPRESSED)
         with self.timings.measure("records"):
-            followed, drift = self._follow(state, block, outputs)
+            followed, drift = self._follow(state, block, outputs, lent)
             found = self.factoriser.spectra
             spectra = {ref.path: found[ref.path] for ref in block.linears if ref.path in found}
         records = state.records.and_block(layers, refinement, drift, spectra)
@@ -220,13 +229,13 @@ class _Walk:
         return trains or number + 1 < len(self.plan.blocks)
 
     def _follow(
-        self, state: WalkState, block: Block, original: Outputs | None
+        self, state: WalkState, block: Block, original: Outputs | None, lent: Mapping[str, nn.Module]
     ) -> tuple[FollowedTokens | None, BlockDrift | None]:
         """Return the few tokens behind a block, and its errors, from what the original block gave on them."""
         if original is None or state.followed is None:
             return None, None
         run = self.streams.few_compressed.block_pass(state.finished)
-        compressed = outputs_of(block, run, state.followed.compressed)
+        compressed = outputs_of(block, run, state.followed.compressed, original, lent)
         followed = self.streams.behind(FOLLOWED, state.finished)
         return FollowedTokens.of(followed, original.hidden, compressed.hidden), compare(block, original, compressed)
 
@@ -248,7 +257,14 @@ class _Walk:
             advance(run, state.original, seen.behind)
         return seen
 
-    def _moments(self, state: WalkState, block: Block, group: Group, seen: _OriginalPass) -> Moments | None:
+    def _moments(
+        self,
+        state: WalkState,
+        block: Block,
+        group: Group,
+        seen: _OriginalPass,
+        lent: Mapping[str, nn.Module],
+    ) -> Moments | None:
         """Return the moments of a group's input that the objective asks for."""
         if self.recipe.objective.input_source not in (InputSource.COMPRESSED, InputSource.BOTH):
             return seen.moments.pop(group, None)
@@ -258,7 +274,8 @@ class _Walk:
             if group not in self.stage:
                 beside = [other for other in block.groups if other == group or other.stage == group.stage is not None]
                 paired = self.recipe.objective.input_source is InputSource.BOTH
-                self.stage = routed_moments(run, tuple(beside), state.compressed, paired=paired)
+                streams = seen.inputs.mixtures
+                self.stage = routed_moments(run, tuple(beside), state.compressed, streams, lent, paired=paired)
             return self.stage.pop(group)
         moments = group_moments(run, group, state.compressed, originals, seen.inputs.residuals)
         if originals is not None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from eckart.layers.linear import empty_linear
 from eckart.layers.quantized import QuantizedLinear
+from eckart.layers.rows import empty_rows_linear
 from eckart.layers.sparse import SparseLinear
 from eckart.maths.quantization import QuantScheme, cast_with_feedback, find_scales, round_to_scheme, round_with_feedback
 from eckart.maths.sparsity import pack_places, prune
@@ -47,6 +48,7 @@ def make_child(
     bias: bool,
     device: torch.device | str | None,
     dtype: torch.dtype | None,
+    by_rows: bool = False,
 ) -> Child:
     """Return a layer whose numbers are not yet set.
 
@@ -56,11 +58,13 @@ def make_child(
         bias: whether the layer that is replaced has one.
         device: of its tensors.
         dtype: of what is no code.
+        by_rows: whether it will be asked for some of its outputs.
     """
     in_features, out_features, bias = shape.in_features, shape.out_features, bias and shape.bias
     chosen = shape.scheme or scheme
     if chosen is None:
-        child = empty_linear(in_features, out_features, bias=bias, device=device, dtype=dtype)
+        empty = empty_rows_linear if by_rows else empty_linear
+        child = empty(in_features, out_features, bias=bias, device=device, dtype=dtype)
         # Classes of transformers give linear layers numbers, and some look for the bias of those of a certain name.
         vars(child)["_is_hf_initialized"] = True
         return child

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from eckart.layers.child import Child, ChildShape, make_child
 from eckart.layers.linear import bias_vector, dense_like, weight_matrix
+from eckart.layers.rows import RowsLayer, RowsLinear
 from eckart.maths.quantization import QuantScheme
 
 
-class FactoredLinear(nn.Module):
+class FactoredLinear(RowsLayer):
     """A linear layer of rank r, as two children that are linear layers themselves.
 
     With 16-bit numbers they are plain ``nn.Linear``, so that what works on linear layers works on them.
@@ -48,7 +49,8 @@ class FactoredLinear(nn.Module):
         self.scheme = scheme
         first, second = self.shapes(out_features, in_features, rank)
         self.first = make_child(first, scheme, bias=bias, device=device, dtype=dtype)
-        self.second = make_child(second, scheme, bias=bias, device=device, dtype=dtype)
+        by_rows = issubclass(replaced, RowsLinear)
+        self.second = make_child(second, scheme, bias=bias, device=device, dtype=dtype, by_rows=by_rows)
 
     @classmethod
     def empty_like(

@@ -1,4 +1,4 @@
-"""Several linear layers that are handed the same input, run as one: with low rank they share a basis."""
+"""Several linear layers of one kind of input, run as one: with low rank they share a basis."""
 
 from __future__ import annotations
 
@@ -10,26 +10,30 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from eckart.layers.linear import LINEAR_CLASSES, bias_vector, dense_like, empty_conv1d, empty_linear, weight_matrix
+from eckart.layers.rows import empty_rows_linear, some_outputs
 
 
 class FusedLinear(nn.Module):
-    """Stands where the first of the layers was, computes the outputs of all of them, and returns its own.
+    """Stands where the first of the layers was, computes the outputs of its run, and returns its own.
 
-    The others are :class:`JointPart`; they take theirs from the same run if they are handed the very same tensor.
+    The others are :class:`JointPart`. Those of one run take theirs from it if they are handed the very same tensor.
+    There is one run, such as that of q, k and v, or one for each expert of a mixture. A run computes no outputs of
+    others.
 
     Attributes:
         joint: in features -> the sum of the parts' out features; may be replaced by any layer that stands for a linear.
-        sizes: out features of each part.
+        sizes: out features of each part; those of a run are beside one another, and all runs are alike.
+        runs: how many there are.
     """
 
     joint: nn.Module
 
-    def __init__(self, joint: nn.Module, sizes: Sequence[int]) -> None:
+    def __init__(self, joint: nn.Module, sizes: Sequence[int], runs: int = 1) -> None:
         super().__init__()
         self.joint = joint
-        self.sizes = list(sizes)
-        # The input of the last run and its outputs, until the last part has taken its own.
-        self._last: tuple[Tensor, Tensor] | None = None
+        self.sizes, self.runs = list(sizes), runs
+        # The input of the last run, its number and its outputs, until its last part has taken its own.
+        self._last: tuple[Tensor, int, Tensor] | None = None
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map (..., in features) to (..., out features of the first part)."""
@@ -38,11 +42,21 @@ class FusedLinear(nn.Module):
 
     def part(self, inputs: Tensor, number: int) -> Tensor:
         """Return the outputs of one part, (..., its out features)."""
+        parts = len(self.sizes) // self.runs
+        run, place = divmod(number, parts)
         last = self._last
-        outputs = last[1] if last is not None and last[0] is inputs else cast(Tensor, self.joint(inputs))
-        self._last = None if number == len(self.sizes) - 1 else (inputs, outputs)
-        start = sum(self.sizes[:number])
+        if last is not None and last[0] is inputs and last[1] == run:
+            outputs = last[2]
+        else:
+            outputs = some_outputs(self.joint, inputs, None if self.runs == 1 else self.rows(run))
+        self._last = None if place == parts - 1 else (inputs, run, outputs)
+        start = sum(self.sizes[:place])
         return outputs[..., start : start + self.sizes[number]]
+
+    def rows(self, run: int) -> slice:
+        """Return which of the joint layer's outputs a run computes."""
+        size = sum(self.sizes) // self.runs
+        return slice(run * size, (run + 1) * size)
 
     @property
     def weight(self) -> Tensor:
@@ -70,20 +84,32 @@ class JointPart(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map (..., in features) to (..., out features)."""
-        return self._leader[0].part(inputs, self.number)
+        return self.leader.part(inputs, self.number)
+
+    @property
+    def leader(self) -> FusedLinear:
+        """The layer that computes its outputs."""
+        return self._leader[0]
 
     @property
     def weight(self) -> Tensor:
         """As :attr:`FusedLinear.weight`, of this part."""
-        leader = self._leader[0]
+        leader = self.leader
         return torch.split(cast(Tensor, leader.joint.weight), leader.sizes)[self.number]
 
     @property
     def bias(self) -> Tensor | None:
         """As :attr:`FusedLinear.bias`, of this part."""
-        leader = self._leader[0]
+        leader = self.leader
         bias = bias_vector(leader.joint)
         return None if bias is None else torch.split(bias, leader.sizes)[self.number]
+
+
+def runs_of(model: nn.Module, path: str) -> int:
+    """Return in how many runs the outputs of a linear are computed: more than one for some fused layers' joint one."""
+    outer, _, leaf = path.rpartition(".")
+    parent = model.get_submodule(outer)
+    return parent.runs if leaf == "joint" and isinstance(parent, FusedLinear) else 1
 
 
 def same_kind(linears: Sequence[nn.Module]) -> bool:
@@ -103,27 +129,45 @@ def kinds_of(linears: Sequence[nn.Module]) -> set[tuple[type[nn.Module], bool, t
     }
 
 
-def empty_fused(linears: Sequence[nn.Module]) -> nn.Module:
+def empty_fused(linears: Sequence[nn.Module], runs: int = 1) -> nn.Module:
     """Return a linear layer with the outputs of all of ``linears``, of their class, its numbers not yet set.
 
+    Args:
+        linears: to be fused.
+        runs: of theirs; if there are several, the layer can be asked for some of its outputs.
+
     Raises:
-        ValueError: they are not of the :func:`same_kind`.
+        ValueError: they are not of the :func:`same_kind`, or those of different runs are not alike.
     """
     if not same_kind(linears):
         raise ValueError(f"layers of different kinds cannot be fused: {kinds_of(linears)}")
     weights, first = [weight_matrix(linear) for linear in linears], linears[0]
     outputs, (_, inputs) = sum(len(weight) for weight in weights), weights[0].shape
     dtype, device = weights[0].dtype, weights[0].device
+    if runs != 1:
+        sizes, parts = [len(weight) for weight in weights], len(weights) // max(runs, 1)
+        if runs < 1 or sizes != runs * sizes[:parts] or isinstance(first, Conv1D):
+            raise ValueError(f"layers of {sizes} outputs, {type(first).__name__}, cannot be fused in {runs} runs")
+        return empty_rows_linear(inputs, outputs, bias=bias_vector(first) is not None, device=device, dtype=dtype)
     if isinstance(first, Conv1D):
         layer: nn.Module = empty_conv1d(outputs, inputs, device=device, dtype=dtype)
         return layer
     return empty_linear(inputs, outputs, bias=bias_vector(first) is not None, device=device, dtype=dtype)
 
 
-def fuse_modules(model: nn.Module, paths: Sequence[str]) -> FusedLinear:
-    """Put a fused layer, its numbers not yet set, and its parts in the places of linear layers of ``model``."""
+def fuse_modules(model: nn.Module, paths: Sequence[str], runs: int = 1) -> FusedLinear:
+    """Put a fused layer, its numbers not yet set, and its parts in the places of linear layers of ``model``.
+
+    Args:
+        model: is changed in place.
+        paths: of the linears, those of a run beside one another.
+        runs: of theirs.
+
+    Raises:
+        ValueError: see :func:`empty_fused`.
+    """
     linears = [model.get_submodule(path) for path in paths]
-    leader = FusedLinear(empty_fused(linears), [weight_matrix(linear).shape[0] for linear in linears])
+    leader = FusedLinear(empty_fused(linears, runs), [weight_matrix(linear).shape[0] for linear in linears], runs)
     model.set_submodule(paths[0], leader)
     for number, path in enumerate(paths[1:], start=1):
         model.set_submodule(path, JointPart(leader, number))
@@ -137,7 +181,7 @@ def fused_layers(model: nn.Module) -> dict[str, list[str]]:
         if isinstance(module, FusedLinear):
             groups.setdefault(id(module), [""] * len(module.sizes))[0] = path
         elif isinstance(module, JointPart):
-            leader = module._leader[0]
+            leader = module.leader
             groups.setdefault(id(leader), [""] * len(leader.sizes))[module.number] = path
     return {paths[0]: paths for paths in groups.values()}
 

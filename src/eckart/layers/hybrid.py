@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor
 
 from eckart.layers.child import Child, ChildShape, Pattern, dense_weight_of, make_child
+from eckart.layers.rows import some_outputs
 from eckart.layers.two_factor import LowRankLinear
 from eckart.maths.quantization import QuantScheme
 
@@ -29,9 +30,9 @@ class HybridLinear(LowRankLinear):
         shape = ChildShape(in_features, out_features, bias=False, scheme=base)
         self.base = make_child(shape, None, bias=False, device=options.get("device"), dtype=options.get("dtype"))
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Map (..., in features) to (..., out features)."""
-        return cast(Tensor, self.base(inputs)) + super().forward(inputs)
+    def forward(self, inputs: Tensor, rows: slice | None = None) -> Tensor:
+        """Map (..., in features) to (..., out features), or to those outputs that ``rows`` are."""
+        return some_outputs(self.base, inputs, rows) + super().forward(inputs, rows)
 
     @property
     def weight(self) -> Tensor:

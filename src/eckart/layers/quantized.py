@@ -10,10 +10,11 @@ from torch.nn import functional
 
 from eckart.layers import kernels
 from eckart.layers.linear import bias_vector, dense_like, weight_matrix
+from eckart.layers.rows import RowsLayer
 from eckart.maths.quantization import QuantScheme, from_codes, pack, unpack
 
 
-class QuantizedLinear(nn.Module):
+class QuantizedLinear(RowsLayer):
     """``y = (scale * codes) x + b``, the codes whole numbers of 8 or 4 bits.
 
     Attributes:
@@ -67,8 +68,10 @@ class QuantizedLinear(nn.Module):
         """Set the codes, (out features, in features) int8."""
         self.codes.copy_(_storage(codes, self.scheme))
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Map (..., in features) to (..., out features)."""
+    def forward(self, inputs: Tensor, rows: slice | None = None) -> Tensor:
+        """Map (..., in features) to (..., out features), or to those outputs that ``rows`` are."""
+        if rows is not None:
+            return self._some(inputs, rows)
         if kernels.can_multiply(inputs, self.scale, self.scheme, self.out_features):
             outputs = self._product_of_few_bits(inputs)
             return outputs if self.bias is None else outputs + self.bias
@@ -78,6 +81,16 @@ class QuantizedLinear(nn.Module):
         # One scale a row: it may come after the product, and then the weight is never made.
         outputs = functional.linear(inputs, codes.to(inputs.dtype)) * self.scale[:, 0].to(inputs.dtype)
         return outputs if self.bias is None else outputs + self.bias
+
+    def _some(self, inputs: Tensor, rows: slice) -> Tensor:
+        """Return some of the outputs, (..., those that ``rows`` are)."""
+        codes, scale = self.codes[rows], self.scale[rows]
+        bias = None if self.bias is None else self.bias[rows]
+        if self.scheme.bits == 8 and kernels.can_multiply(inputs, scale, self.scheme, len(codes)):
+            outputs = kernels.multiply_8_bit(inputs, kernels.aligned(codes), scale)
+            return outputs if bias is None else outputs + bias
+        codes = unpack(codes, self.in_features) if self.scheme.bits == 4 else codes
+        return functional.linear(inputs, from_codes(codes, scale, self.scheme).to(inputs.dtype), bias)
 
     def _product_of_few_bits(self, inputs: Tensor) -> Tensor:
         if self.scheme.bits == 8:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from eckart.layers.child import ChildShape, dense_weight_of, make_child
 from eckart.layers.linear import bias_vector
+from eckart.layers.rows import RowsLinear, some_outputs
 from eckart.layers.two_factor import LowRankLinear
 from eckart.maths.quantization import QuantScheme
 
@@ -40,7 +41,8 @@ class RemappedLinear(LowRankLinear):
         rest = None
         if shape is not None:
             device, dtype = options.get("device"), options.get("dtype")
-            rest = make_child(shape, None, bias=options.get("bias", True), device=device, dtype=dtype)
+            bias, by_rows = options.get("bias", True), issubclass(self.replaced, RowsLinear)
+            rest = make_child(shape, None, bias=bias, device=device, dtype=dtype, by_rows=by_rows)
         self.register_module("rest", rest)
 
     @staticmethod
@@ -67,16 +69,24 @@ class RemappedLinear(LowRankLinear):
         if self.rest is not None and self.rest.bias is not None:
             self.rest.bias.copy_(bias[self.common :].to(stored))
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Map (..., in features) to (..., out features)."""
+    def forward(self, inputs: Tensor, rows: slice | None = None) -> Tensor:
+        """Map (..., in features) to (..., out features), or to those outputs that ``rows`` are."""
         common, rest = self.common, self.rest
         if rest is None:
-            return super().forward(inputs)
-        if self.out_features > common:
-            inner = self.first(inputs)
+            return super().forward(inputs, rows)
+        if self.out_features == common:
+            inner = self.first(inputs[..., :common]) + rest(inputs[..., common:])
+            return some_outputs(self.second, inner, rows)
+        inner = self.first(inputs)
+        if rows is None:
             return torch.cat([self.second(inner), rest(inner)], dim=-1)
-        inner = self.first(inputs[..., :common]) + rest(inputs[..., common:])
-        return cast(Tensor, self.second(inner))
+        start, end, _ = rows.indices(self.out_features)
+        parts = []
+        if start < common:
+            parts.append(some_outputs(self.second, inner, slice(start, min(end, common))))
+        if end > common:
+            parts.append(some_outputs(rest, inner, slice(max(start, common) - common, end - common)))
+        return torch.cat(parts, dim=-1)
 
     @property
     def weight(self) -> Tensor:

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from eckart.layers.rows import RowsLayer
 from eckart.maths.sparsity import from_pruned, group_count, pack_places
 
 
-class SparseLinear(nn.Module):
+class SparseLinear(RowsLayer):
     """``y = W x + b`` with 2 numbers in each 4 neighbours of a row, in memory as on disk.
 
     Attributes:
@@ -40,9 +41,12 @@ class SparseLinear(nn.Module):
             "bias", nn.Parameter(torch.zeros(out_features, device=device, dtype=dtype)) if bias else None
         )
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Map (..., in features) to (..., out features)."""
-        return functional.linear(inputs, self.weight.to(inputs.dtype), self.bias)
+    def forward(self, inputs: Tensor, rows: slice | None = None) -> Tensor:
+        """Map (..., in features) to (..., out features), or to those outputs that ``rows`` are."""
+        if rows is None:
+            return functional.linear(inputs, self.weight.to(inputs.dtype), self.bias)
+        weight = from_pruned(self.values[rows], self.places[rows], self.in_features)
+        return functional.linear(inputs, weight.to(inputs.dtype), None if self.bias is None else self.bias[rows])
 
     @property
     def weight(self) -> Tensor:

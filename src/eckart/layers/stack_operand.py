@@ -8,6 +8,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from eckart.layers.fused import JointPart
+
 
 class StackOperand:
     """What stands for the matrices of a stack of linear layers, or for some of them. It is no tensor.
@@ -67,12 +69,16 @@ class StackOperand:
     @property
     def dtype(self) -> torch.dtype:
         """Of the first layer's numbers."""
-        return next(parameter.dtype for parameter in self._stack.parameters() if parameter.is_floating_point())
+        return next(parameter.dtype for parameter in self._parameters() if parameter.is_floating_point())
 
     @property
     def device(self) -> torch.device:
         """Of the first layer's numbers."""
-        return next(self._stack.parameters()).device
+        return next(self._parameters()).device
+
+    def _parameters(self) -> Iterator[nn.Parameter]:
+        first = self._layers[0]
+        return (first.leader if isinstance(first, JointPart) else first).parameters()
 
     def data_ptr(self) -> int:
         """Return an address for code that looks whether it is a multiple of something."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 from torch import Tensor
 
 from eckart.layers.child import ChildShape, dense_weight_of
 from eckart.layers.factored import FactoredLinear
 from eckart.layers.linear import bias_vector
+from eckart.layers.rows import some_outputs
 
 
 class LowRankLinear(FactoredLinear):
@@ -24,9 +23,9 @@ class LowRankLinear(FactoredLinear):
         """See :meth:`FactoredLinear.shapes`."""
         return ChildShape(in_features, rank, bias=False), ChildShape(rank, out_features, bias=True)
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Map (..., in features) to (..., out features)."""
-        return cast(Tensor, self.second(self.first(inputs)))
+    def forward(self, inputs: Tensor, rows: slice | None = None) -> Tensor:
+        """Map (..., in features) to (..., out features), or to those outputs that ``rows`` are."""
+        return some_outputs(self.second, self.first(inputs), rows)
 
     @property
     def weight(self) -> Tensor:

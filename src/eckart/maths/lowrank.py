@@ -71,6 +71,30 @@ class Whitening:
         return Whitening(eye, eye)
 
 
+@dataclass(frozen=True)
+class BlockRoot:
+    """A root of an output metric that is zero but for square blocks along its diagonal, all of one size.
+
+    Attributes:
+        root: (blocks, size, size) float64.
+        inverse: of the blocks.
+    """
+
+    root: Tensor
+    inverse: Tensor
+
+
+OutputRoot = Whitening | BlockRoot
+"""C of an output metric ``C C^T``, of full rank."""
+
+
+def blockwise(blocks: Tensor, matrix: Tensor) -> Tensor:
+    """Return the product of a matrix (m, m), or of one made of blocks (number, m / number, m / number), and (m, k)."""
+    if blocks.ndim == 2:
+        return blocks @ matrix
+    return (blocks @ matrix.view(len(blocks), -1, matrix.shape[-1])).flatten(0, 1)
+
+
 def whiten(second_moment: Tensor, removed: Tensor | None = None, floor: float = FLOAT64_FLOOR) -> Whitening:
     """Factor a positive semi-definite matrix, dropping what is numerically zero.
 
@@ -151,7 +175,7 @@ class Solution:
 
 
 def solve(
-    whitening: Whitening, cross_moment: Tensor | None, weight: Tensor, metric: Whitening | None = None
+    whitening: Whitening, cross_moment: Tensor | None, weight: Tensor, metric: OutputRoot | None = None
 ) -> Solution:
     """Solve the equation of this module.
 
@@ -162,11 +186,11 @@ def solve(
         metric: the root of the output metric, of full rank m; None for the identity.
     """
     target = least_squares(whitening, cross_moment, weight)
-    seen = target if metric is None else metric.root.T @ target
+    seen = target if metric is None else blockwise(metric.root.mT, target)
     left, singular_values = _left_singular_vectors(seen @ whitening.root, seen)
     if metric is None:
         return Solution(left, left, singular_values, target)
-    return Solution(metric.inverse.T @ left, metric.root @ left, singular_values, target)
+    return Solution(blockwise(metric.inverse.mT, left), blockwise(metric.root, left), singular_values, target)
 
 
 def least_squares(whitening: Whitening, cross_moment: Tensor | None, weight: Tensor) -> Tensor:

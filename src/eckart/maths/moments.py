@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -36,25 +37,36 @@ class Moments:
             difference of paired tokens: ``X X'^T - X' X'^T`` afterwards would lose the digits in which nearly equal
             streams differ.
         absolute: sum of ``|Z|`` over the tokens, (n,) float64.
-        tokens: how many tokens were summed.
+        tokens: how many tokens were summed; the sum of their weights, if they were weighed.
         sum: sum of ``Z``, (n,) float64; only needed for what looks at means.
         original_sum: sum of ``X``, (n,) float64, where both models' inputs are observed.
         residuals: by the place of the residual stream (see :mod:`eckart.blocks.residual`).
         floor: share of the largest eigenvalue of ``second_moment`` below which one is rounding of the sums.
+        original: ``X X^T``, (n, n) float64, where both are observed and it is asked for.
+        runs: the same for each run of a linear whose outputs are computed in several; empty for others.
     """
 
     second_moment: Tensor
     shift: Tensor | None
     absolute: Tensor
-    tokens: int = 0
+    tokens: float = 0
     sum: Tensor | None = None
     original_sum: Tensor | None = None
     residuals: dict[str, ResidualMoments] = field(default_factory=dict)
     floor: float = FLOAT64_FLOOR
+    original: Tensor | None = None
+    runs: list[Moments] = field(default_factory=list)
 
     @staticmethod
-    def zeros(in_features: int, *, paired: bool, device: torch.device) -> Moments:
-        """Return empty sums for inputs of ``in_features`` features; ``paired`` if both models' inputs are observed."""
+    def zeros(in_features: int, *, paired: bool, device: torch.device, original: bool = False) -> Moments:
+        """Return empty sums for inputs of ``in_features`` features.
+
+        Args:
+            in_features: n.
+            paired: whether both models' inputs are observed.
+            device: where they are.
+            original: whether to sum ``X X^T``, too.
+        """
         shape = (in_features, in_features)
         second = torch.zeros(shape, dtype=torch.float64, device=device)
         none = torch.zeros_like(second[0])
@@ -64,9 +76,10 @@ class Moments:
             none,
             sum=none.clone(),
             original_sum=none.clone() if paired else None,
+            original=torch.zeros_like(second) if original else None,
         )
 
-    def add(self, inputs: Tensor, original: Tensor | None = None) -> None:
+    def add(self, inputs: Tensor, original: Tensor | None = None, weights: Tensor | None = None) -> None:
         """Add a batch of tokens.
 
         Paired inputs of float32 are multiplied in float64. The loss of a paired target can lie in a direction that
@@ -76,25 +89,70 @@ class Moments:
         Args:
             inputs: (tokens, n), the inputs in the stream that ``second_moment`` is of.
             original: (tokens, n), the inputs of the same tokens in the original model, where both are observed.
+            weights: (tokens,), not negative, of each token in all sums; None for 1.
         """
         assert self.sum is not None
+        tokens = len(inputs)
         if self.shift is None or inputs.dtype.itemsize < 4 or inputs.device.type != self.second_moment.device.type:
             self.floor = FLOAT32_FLOOR
             inputs = inputs.float()
         else:
             inputs = inputs.double()
-        self.second_moment += gram(inputs).to(self.second_moment.device)
-        self.absolute += inputs.abs().sum(dim=0).to(self.absolute.device)
-        self.sum += _sum_of_tokens(inputs, self.sum.device)
+        roots = None if weights is None else weights.to(inputs).sqrt()[:, None]
+        weighed = inputs if roots is None else inputs * roots
+        self.second_moment += gram(weighed).to(self.second_moment.device)
+        once = inputs if roots is None else weighed * roots
+        self.absolute += once.abs().sum(dim=0).to(self.absolute.device)
+        self.sum += _sum_of_tokens(once, self.sum.device)
         if self.shift is not None:
             if original is None or original.shape != inputs.shape:
                 found = None if original is None else tuple(original.shape)
                 raise ValueError(f"paired inputs must have one shape: {tuple(inputs.shape)} and {found}")
             assert self.original_sum is not None
             original = original.to(inputs.dtype)
-            self.shift += ((original - inputs).T @ inputs).to(self.shift.device)
+            self.shift += ((original - inputs).T @ once).to(self.shift.device)
+            original = original if roots is None else original * roots
+            if self.original is not None:
+                self.original += gram(original).to(self.original.device)
+            original = original if roots is None else original * roots
             self.original_sum += _sum_of_tokens(original, self.original_sum.device)
-        self.tokens += len(inputs)
+        self.tokens += tokens if weights is None else float(weights.sum())
+
+    def like(self) -> Moments:
+        """Return empty sums of the same kind."""
+        paired, original = self.shift is not None, self.original is not None
+        device = self.second_moment.device
+        return Moments.zeros(len(self.second_moment), paired=paired, device=device, original=original)
+
+    def add_sums(self, other: Moments, factor: float = 1) -> None:
+        """Add sums of the same kind over other tokens, each of which counts ``factor`` times."""
+        for mine, theirs in zip(self._sums, other._sums, strict=True):
+            mine += factor * theirs
+        self.tokens += factor * other.tokens
+        self.floor = max(self.floor, other.floor)
+
+    def scale(self, factor: float) -> None:
+        """Let each token count ``factor`` times."""
+        for known in self._sums:
+            known *= factor
+        self.tokens *= factor
+
+    def isotropic(self) -> Moments:
+        """Return sums over as many tokens of the same mean size, in all directions alike and alike in both models."""
+        alike = self.like()
+        size = self.second_moment.diagonal().mean()
+        alike.second_moment += size * torch.eye(len(self.second_moment)).to(self.second_moment)
+        if alike.original is not None:
+            alike.original += alike.second_moment
+        alike.absolute += self.absolute.mean()
+        alike.tokens, alike.floor = self.tokens, self.floor
+        return alike
+
+    @property
+    def _sums(self) -> list[Tensor]:
+        """All sums but those of residual streams."""
+        every = [self.second_moment, self.shift, self.absolute, self.sum, self.original_sum, self.original]
+        return [known for known in every if known is not None]
 
     def add_residual(self, place: str, difference: Tensor, inputs: Tensor) -> None:
         """Add a batch of tokens to the sums of a residual stream.
@@ -156,11 +214,21 @@ class Moments:
         """Return whether no sum is NaN or infinite."""
         # A NaN or an infinity in any token reaches the trace of the second moment.
         finite = torch.isfinite(self.second_moment).all()
-        if self.shift is not None:
-            finite &= torch.isfinite(self.shift).all()
+        for known in (self.shift, self.original):
+            if known is not None:
+                finite &= torch.isfinite(known).all()
         for residual in self.residuals.values():
             finite &= torch.isfinite(residual.cross).all()
         return bool(finite)
+
+
+def summed(runs: Sequence[Moments]) -> Moments:
+    """Return the sums over the tokens of all runs of a linear."""
+    total = runs[0].like()
+    for moments in runs:
+        total.add_sums(moments)
+    total.runs = list(runs)
+    return total
 
 
 def gram(rows: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from eckart.errors import EckartError
 from eckart.maths.labels import LabelSource
-from eckart.maths.lowrank import Whitening, triangular_root
+from eckart.maths.lowrank import BlockRoot, OutputRoot, Whitening, triangular_root
 from eckart.methods.choice import Choice
 
 
@@ -56,17 +56,28 @@ class Fisher(Choice):
         """Where the labels of the loss come from whose gradients are taken."""
         return LabelSource(self.labels == "sampled", self.top_k)
 
-    def root(self, second_moment: Tensor) -> Whitening:
-        """Return the root of the metric, of full rank, from the gradients' second moment (m, m) float64.
+    def root(self, second_moment: Tensor) -> OutputRoot:
+        """Return the root of the metric, of full rank.
+
+        Args:
+            second_moment: of the gradients, (m, m) float64, or its blocks along the diagonal, (number, m / number,
+                m / number), if it is zero elsewhere.
 
         Raises:
             EckartError: the shrinkage is too small to make the moment regular.
         """
-        mean = second_moment.diagonal().mean()
+        mean = second_moment.diagonal(dim1=-2, dim2=-1).mean()
+        eye = torch.eye(second_moment.shape[-1], dtype=second_moment.dtype, device=second_moment.device)
         if mean == 0:  # no gradient reaches the linear: no error matters more than another
-            return Whitening.identity(len(second_moment), second_moment.device)
-        eye = torch.eye(len(second_moment), dtype=second_moment.dtype, device=second_moment.device)
+            whole = eye.expand_as(second_moment)
+            return Whitening(whole, whole) if whole.ndim == 2 else BlockRoot(whole, whole)
         regular = second_moment + self.shrinkage * mean * eye
+        if regular.ndim == 2:
+            return self._regular_root(regular)
+        roots = [self._regular_root(block) for block in regular]
+        return BlockRoot(torch.stack([r.root for r in roots]), torch.stack([r.inverse for r in roots]))
+
+    def _regular_root(self, regular: Tensor) -> Whitening:
         root = triangular_root(regular)
         if root is None:
             raise EckartError(

@@ -132,6 +132,16 @@ class Recipe(BaseModel):
                 f"{what}. Use objective input-aware, allocation curvature, and factors alone, or "
                 "objective.metric.token_weights=equal."
             )
+        whole = {
+            f"objective {objective.name!r}": objective.observes_outputs,
+            f"allocation {allocation.label}": allocation.truncates_outputs,
+        }
+        for what in (what for what, looks in whole.items() if looks and self.sharing.fuses_experts):
+            yield (
+                f"The experts of a block with one basis give the outputs of one expert at a time, and {what} looks at "
+                "those of a whole layer. Use sharing=separate, or another objective and allocation, such as "
+                "input-aware and uniform."
+            )
         if structure.adds_to_base and allocation.truncates:
             yield (
                 f"Allocation {allocation.label} runs the model with weights truncated to a rank, and in structure "

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
 
-from eckart.blocks.block import Block
+from eckart.blocks.block import Block, Group
 from eckart.blocks.blockwise_model import BlockwiseModel
 from eckart.blocks.discovery import vocabulary_of
 from eckart.blocks.onload import ResidentWeights
@@ -135,15 +136,17 @@ def memory_of_run(
         # In front of a block and behind it; both streams are one in front of the first block only.
         streams = stored * numbers * (4 if both else 2)
         if looks_at is InputSource.BOTH:
-            streams += compute.itemsize * rows * (sum(widths) + width * _places_inside(block))
+            kept = sum(group.linears[0].in_features for group in block.groups if not group.routed)
+            inside = _places_inside(block) + len(block.mixtures)
+            streams += compute.itemsize * rows * (kept + width * inside)
         streams = max(streams, _measurement_bytes(plan, numbers, stored))
-        observed = widths if looks_at is InputSource.ORIGINAL else [largest]
-        moments = FLOAT64 * sum(w**2 for w in observed) * (2 if looks_at is InputSource.BOTH else 1)
+        at_once = [block.groups] if looks_at is InputSource.ORIGINAL else _summed_at_once(block)
+        moments = FLOAT64 * max(_moment_numbers(groups, paired=looks_at is InputSource.BOTH) for groups in at_once)
         # Of the residual stream, one group at a time.
         moments += FLOAT64 * max((t.size for t in block.linears if t.residual is not None), default=0)
         # A product is summed in float32 and added in float64.
         product = (FLOAT32 + FLOAT64) * largest**2 + FLOAT32 * batch * largest * 2
-        forward = 3 * compute.itemsize * batch * max(max(t.out_features for t in block.linears), largest)
+        forward = 3 * compute.itemsize * batch * max(max(t.out_features // t.runs for t in block.linears), largest)
         statistics = moments + product + forward
         routed = any(group.routed for group in block.groups)
         if on_host and compute.itemsize < FLOAT32 and (routed or calibration.tokens is None):
@@ -158,7 +161,8 @@ def memory_of_run(
             # Of both models, with their logarithms and a gradient; the head beside them.
             student += 6 * FLOAT32 * (rows // len(calibration)) * vocabulary + embedding
     return Memory(
-        weights=parameters * ((compute.itemsize if copied else 0) + (0 if resident else stored)),
+        weights=parameters * ((compute.itemsize if copied else 0) + (0 if resident else stored))
+        + compute.itemsize * max(_beside(known, plan) for known in plan.blocks),
         streams=streams,
         embedding=embedding,
         statistics=statistics,
@@ -180,7 +184,7 @@ def _measurement_bytes(plan: Plan, numbers: int, stored: int) -> int:
     streams = stored * numbers * (len(plan.blocks) + 1)
     kinds = (Needs.FIRST_ORDER in request.needs) + (request.metric is not None)
     gradients = FLOAT32 * numbers * (kinds + 1 if kinds else 0)
-    metrics = FLOAT32 * sum(t.out_features**2 for t in plan.linears) if recipe.objective.output_metric else 0
+    metrics = FLOAT32 * sum(t.out_features**2 // t.runs for t in plan.linears) if recipe.objective.output_metric else 0
     bases = FLOAT32 * 2 * sum(t.out_features * min(t.shape) for t in plan.linears) if request.keep_bases else 0
     return streams + gradients + metrics + bases + recipe.allocation.own_bytes([ref.shape for ref in plan.linears])
 
@@ -197,6 +201,28 @@ def parse_bytes(text: str) -> int:
     if not 1 <= size < math.inf:
         raise ValueError(f"no size of a byte or more: {text!r}")
     return int(size)
+
+
+def _beside(block: Block, plan: Plan) -> int:
+    """Return the numbers that are there beside the linears that they replace, which are kept until a block's end."""
+    numbers = plan.recipe.structure.numbers
+    return sum(numbers(*t.shape, plan.ranks[t.path]) for t in block.linears_in_mixtures if plan.ranks[t.path])
+
+
+def _summed_at_once(block: Block) -> list[list[Group]]:
+    """Return the groups of a block that are summed in the same pass of the compressed model."""
+    found: dict[object, list[Group]] = {}
+    for group in block.groups:
+        found.setdefault(group if group.stage is None else group.stage, []).append(group)
+    return list(found.values())
+
+
+def _moment_numbers(groups: Iterable[Group], *, paired: bool) -> int:
+    """Return the numbers in the moments of groups; of pairs in experts, the original inputs' own are there, too."""
+    every = (part for group in groups for part in (group, *group.parts))
+    return sum(
+        part.linears[0].in_features ** 2 * (1 if not paired else 2 if part.expert is None else 3) for part in every
+    )
 
 
 def _places_inside(block: Block) -> int:

@@ -118,7 +118,8 @@ def way_of(recipe: Recipe) -> Way:
         objective.input_source in (InputSource.NONE, InputSource.ORIGINAL) and not objective.observes_outputs
     )
     trained = recipe.refinement.needs_data or recipe.distillation.needs_data
-    return Way.TRUNCATED if original_only and not trained else Way.WALKED
+    looks_again = trained or recipe.sharing.fuses_experts  # which are fitted again when their basis is known
+    return Way.TRUNCATED if original_only and not looks_again else Way.WALKED
 
 
 def request_for(recipe: Recipe, keep: Iterable[float], linears: tuple[LayerStatistics, ...]) -> Request | None:

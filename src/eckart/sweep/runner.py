@@ -224,7 +224,7 @@ class Sweep:
     def _linears_of(self, recipe: Recipe) -> _Linears:
         """Return what recipes have in common that can be measured together."""
         return _Linears(
-            fused=(recipe.targets, recipe.towers) if recipe.sharing.fuses_all else (),
+            fused=(recipe.sharing, recipe.targets, recipe.towers) if recipe.sharing.fuses else (),
             outside=named_outside(self.model, recipe),
             with_gradients=self._some_get_none and takes_gradients(recipe),
         )
@@ -372,4 +372,4 @@ class _Linears(NamedTuple):
 
 
 def _is_fused(cases: Sequence[Case]) -> bool:
-    return any(case.recipe is not None and case.recipe.sharing.fuses_all for case in cases)
+    return any(case.recipe is not None and case.recipe.sharing.fuses for case in cases)

@@ -14,12 +14,12 @@ from transformers import PreTrainedModel
 from eckart.blocks.block import Block
 from eckart.blocks.blockwise_model import BlockwiseModel
 from eckart.blocks.discovery import find_blocks
-from eckart.blocks.fuse import fusable, fuse
+from eckart.blocks.fuse import fuse
 from eckart.blocks.onload import ResidentWeights
 from eckart.blocks.tensor_cache import ScratchSpace
-from eckart.compression.plan import probe_of, takes_gradients
+from eckart.compression.plan import fusions_of, probe_of, takes_gradients
 from eckart.compression.request import request_of
-from eckart.compression.targets import Targets, choose_targets, named_outside, together, without
+from eckart.compression.targets import Targets, choose_targets, named_outside, without
 from eckart.data.calibration import Calibration
 from eckart.device import free_memory
 from eckart.errors import EckartError
@@ -140,10 +140,10 @@ def collect(
     weights = ResidentWeights()
     recipes = list(wanted)
     blocks = blocks_for_all(recipes, model, weights, calibration)
-    if recipes and recipes[0].sharing.fuses_all:
+    if recipes and recipes[0].sharing.fuses:
         model = copy.deepcopy(model)
         targets = choose_targets(model, blocks_for_all(recipes, model, weights, calibration), recipes[0], 1.0)
-        fuse(model, together(fusable(targets.blocks), targets.budgets), weights)
+        fuse(model, fusions_of(recipes[0], targets), weights)
         blocks = blocks_for_all(recipes, model, weights, calibration)
     # What all of them leave as it is is not measured.
     left = [choose_targets(model, blocks, recipe, 1.0, check=False).left for recipe in wanted]
@@ -211,7 +211,7 @@ def kept_bytes(request: Request, blocks: Sequence[Block]) -> int:
     widths = [group.linears[0].in_features for block in blocks for group in block.groups]
     metric = request.objective.output_metric is not None
     bases = sum(t.out_features * min(t.shape) for t in refs) * FLOAT32 * (2 if metric else 1)
-    metrics = sum(t.out_features**2 for t in refs) * FLOAT32
+    metrics = sum(t.out_features**2 // t.runs for t in refs) * FLOAT32
     inputs = sum(2 * width**2 + width for width in widths) * FLOAT64
     return (bases if request.keep_bases else 0) + (metrics if metric else 0) + (inputs if request.keep_inputs else 0)
 

@@ -23,7 +23,7 @@ def test_chats_about_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     subject = VisionLanguage(quick=True, cache=tmp_path / "cache")
     calibration, test = write_files(subject, tmp_path / "data")
     model, processor = subject.load(), eckart.load_processor(subject.folder)
-    expected = {sample["input_ids"].shape[1] for sample in subject.calibration(3)}  # type: ignore[index]
+    expected = {sample["input_ids"].shape[1] for sample in subject.calibration(3)}
     samples = read_samples(str(calibration), processor, model, samples=3, seed=0, chat=True)
     assert {sample["input_ids"].shape[1] for sample in samples} == expected
     assert all((sample["labels"] >= 0).any() for sample in samples)

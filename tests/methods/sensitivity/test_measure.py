@@ -7,8 +7,13 @@ import torch
 from tests.conftest import make_model
 from tests.methods.sensitivity.helpers import original_of
 from torch.nn import functional
+from transformers import MixtralConfig, MixtralForCausalLM
 
-from eckart.blocks.discovery import block_lists
+from eckart.blocks.discovery import block_lists, find_blocks
+from eckart.blocks.expert_stacks import expand
+from eckart.blocks.fuse import fusable_experts, fuse
+from eckart.blocks.onload import ResidentWeights
+from eckart.blocks.passes import input_moments
 from eckart.errors import NonFiniteError
 from eckart.layers import weight_matrix
 from eckart.maths.lowrank import Whitening
@@ -233,3 +238,45 @@ def test_the_inputs_that_are_kept_are_those_of_the_linear(llama, tokens):
         root = measurements.whitenings[path][0]
         torch.testing.assert_close(root @ root.T, inputs.T @ inputs, rtol=1e-4, atol=1e-3)
         torch.testing.assert_close(measurements.means[path], inputs.mean(0), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("metric", [None, Fisher(labels="next")])
+def test_experts_that_share_a_basis_have_the_sums_of_each(metric, tokens):
+    """Gradients row by row, output metrics block by block, and what the best factor of each expert saves."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 256, "hidden_size": 32, "intermediate_size": 24, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    model = MixtralForCausalLM(MixtralConfig(**sizes, **heads, num_local_experts=4)).eval()
+    expand(model, ResidentWeights())
+    objective = InputAware() if metric is None else InputAware(metric=metric)
+    apart = profile_of(model, tokens, objective)
+    paths = [f"model.layers.0.mlp.experts.gate_up_proj.{n}" for n in range(4)]
+    weights = [weight_matrix(model.get_submodule(path)).detach().double() for path in paths]
+    original = original_of(model, tokens)
+    streams = original.forward()
+    known = input_moments(original.block_pass(0), original.blocks[0].groups, streams.fronts[0])
+    moments = [known[group] for group in original.blocks[0].groups if group.linears[0].path in paths]
+    mean_loss(model, tokens).backward()
+    gradients = [model.get_submodule(path).weight.grad.double() for path in paths]
+    fuse(model, fusable_experts(find_blocks(model)), ResidentWeights())
+    found = profile_of(model, tokens, objective)
+    path = f"{paths[0]}.joint"
+    (linear,) = [known for known in found.linears if known.path == path]
+    assert linear.tokens == pytest.approx(sum(run.tokens for run in moments))
+    basis, dual = (tensor.double() for tensor in found.solutions[path])
+    stacked, gradient = torch.cat(weights), torch.cat(gradients)
+    expected = -((gradient.T @ basis) * (stacked.T @ dual)).sum(dim=0)
+    torch.testing.assert_close(linear.first_order, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+    roots = [torch.eye(48, dtype=torch.float64)] * 4
+    if metric is not None:
+        blocks = torch.stack([apart.metrics[known].double() for known in paths])
+        torch.testing.assert_close(found.metrics[path].double(), blocks, rtol=1e-4, atol=1e-9)
+        roots = list(metric.root(blocks).root)
+    for rank in (5, 20):  # what is lost if each expert has the best factor beside the basis for its own tokens
+        span, lost = dual[:, :rank].T @ stacked, 0.0
+        for weight, root, run in zip(weights, roots, moments, strict=True):
+            inputs = torch.linalg.cholesky(run.second_moment)
+            own = torch.linalg.lstsq((span @ inputs).T, (weight @ inputs).T).solution.T
+            lost += float((root.T @ (weight - own @ span) @ inputs).square().sum()) / run.tokens
+        assert linear.energy is not None
+        assert float(linear.energy[rank:].sum()) == pytest.approx(lost, rel=1e-3)

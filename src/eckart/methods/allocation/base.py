@@ -95,6 +95,11 @@ class Allocation(Choice):
         return False
 
     @property
+    def truncates_outputs(self) -> bool:
+        """Whether it is with all outputs of a linear truncated, whatever its weight is."""
+        return False
+
+    @property
     def changes_weights(self) -> bool:
         """Whether its own measurement ends with other weights than the model's, which are then factored."""
         return False

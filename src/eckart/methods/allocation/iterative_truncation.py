@@ -98,11 +98,14 @@ def _corrected(original: BlockwiseModel, truncated: CachedTensors, number: int) 
 
 
 def _adding(sums: dict[LinearRef, Tensor]) -> Observe:
-    def add(ref: LinearRef, inputs: Tensor, at_output: Tensor | None) -> None:
+    def add(ref: LinearRef, inputs: Tensor, at_output: Tensor | None, asked: slice | None) -> None:
         if at_output is None:
             return
         product = (at_output.float().T @ inputs.float()).cpu()
-        sums[ref] = product + sums[ref] if ref in sums else product
+        if asked is not None:
+            sums.setdefault(ref, torch.zeros(ref.shape))[asked] += product
+        else:
+            sums[ref] = product + sums[ref] if ref in sums else product
 
     return add
 

@@ -56,6 +56,11 @@ class Learned(Allocation):
         """See :attr:`Allocation.truncates`."""
         return True
 
+    @property
+    def truncates_outputs(self) -> bool:
+        """See :attr:`Allocation.truncates_outputs`."""
+        return True
+
     def measure(self, model: BlockwiseModel, measured: Measurements, wanted: Wanted) -> Measurements:
         """Train the truncation positions; a linear's is kept as a share of min(m, n)."""
         sample = model.cropped(self.training_samples, self.training_length)

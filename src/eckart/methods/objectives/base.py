@@ -11,7 +11,7 @@ import torch
 from pydantic import BeforeValidator, Discriminator, Field
 from torch import Tensor
 
-from eckart.maths.lowrank import Solution, Whitening, solve, whiten
+from eckart.maths.lowrank import OutputRoot, Solution, Whitening, solve, whiten
 from eckart.maths.moments import Moments, ResidualMoments
 from eckart.methods.choice import Choice, expand_name
 from eckart.methods.metric import AnyMetric, Fisher, NoMetric
@@ -114,7 +114,7 @@ class Objective(Choice):
         whitening: Whitening,
         rank: int,
         *,
-        metric: Whitening | None = None,
+        metric: OutputRoot | None = None,
         projectors: Tensor | None = None,
         residual: ResidualMoments | None = None,
     ) -> Solution:

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from eckart.maths.lowrank import Solution, Whitening
+from eckart.maths.lowrank import OutputRoot, Solution, Whitening
 from eckart.maths.moments import Moments, ResidualMoments
 from eckart.maths.soft_truncation import leading_subspace
 from eckart.methods.objectives.base import DataAwareObjective, InputSource
@@ -33,7 +33,7 @@ class PrincipalOutputs(DataAwareObjective):
         whitening: Whitening,
         rank: int,
         *,
-        metric: Whitening | None = None,
+        metric: OutputRoot | None = None,
         projectors: Tensor | None = None,
         residual: ResidualMoments | None = None,
     ) -> Solution:

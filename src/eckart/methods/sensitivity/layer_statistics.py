@@ -49,7 +49,7 @@ class LayerStatistics:
     kind: str
     energy: Tensor | None = None
     output_energy: float | None = None
-    tokens: int = 0
+    tokens: float = 0
     first_order: Tensor | None = None
     curvature: Tensor | None = None
     similarity: float | None = None

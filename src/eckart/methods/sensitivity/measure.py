@@ -104,11 +104,14 @@ class _Measurement:
         moments: dict[Group, Moments] = {}
         leaders: dict[LinearRef, Moments] = {}
         if any(request.needs_moments for request in self.requests):
-            if self.labels:  # found where a block is run for its gradients anyway
-                moments = {group: empty_moments(group, self.original.device) for group in block.groups}
-                leaders = {group.linears[0]: moments[group] for group in block.groups}
-            else:
-                moments = input_moments(self.original.block_pass(index), block.groups, streams.fronts[index])
+            apart = block.groups
+            if self.labels:  # found where a block is run for its gradients anyway, but for the weights of experts
+                alone = [group for group in block.groups if group.expert is None and not group.parts]
+                moments = {group: empty_moments(group, self.original.device) for group in alone}
+                leaders = {group.linears[0]: moments[group] for group in alone}
+                apart = tuple(group for group in block.groups if group not in moments)
+            if apart:
+                moments |= input_moments(self.original.block_pass(index), apart, streams.fronts[index])
         behind = {
             labels: self._second_moment(gradients[labels].behind(index))
             for labels in self.labels
@@ -149,14 +152,21 @@ class _Measurement:
         rows: dict[LinearRef, int] = {}
         weighs = labels.metric is not None and labels.metric.weighs_tokens
 
-        def add(ref: LinearRef, inputs: Tensor, at_output: Tensor | None) -> None:
+        def add(ref: LinearRef, inputs: Tensor, at_output: Tensor | None, asked: slice | None) -> None:
             if ref in leaders:
                 leaders[ref].add(inputs)
             if at_output is None:
                 return
             at_output, inputs = at_output.float(), inputs.float()
             product = at_output.T @ inputs if labels.metric is None else gram(at_output)
-            _add_to(sums, ref, product.to(self.device, torch.float64))
+            product = product.to(self.device, torch.float64)
+            if asked is None:
+                _add_to(sums, ref, product)
+            elif labels.metric is None:
+                sums.setdefault(ref, product.new_zeros(ref.shape))[asked] += product
+            else:  # outputs of different runs have no token in common
+                size = ref.out_features // ref.runs
+                sums.setdefault(ref, product.new_zeros(ref.runs, size, size))[asked.start // size] += product
             if weighs:
                 sizes = at_output.norm(dim=1, keepdim=True)
                 _add_to(moments, ref, gram(inputs * sizes.sqrt()).to(self.device, torch.float64))

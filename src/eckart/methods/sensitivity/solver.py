@@ -14,8 +14,9 @@ from eckart.blocks.tensor_cache import TensorCache
 from eckart.device import moment_device
 from eckart.errors import NonFiniteError
 from eckart.layers import weight_matrix
-from eckart.maths.lowrank import Solution, Whitening, solve
+from eckart.maths.lowrank import OutputRoot, Solution, Whitening, blockwise, solve
 from eckart.maths.moments import Moments
+from eckart.maths.shared_basis import gained
 from eckart.methods.sensitivity.layer_statistics import LayerStatistics, Needs, shapes_of
 from eckart.methods.sensitivity.measurements import Measurements
 from eckart.methods.sensitivity.request import Labels, Request
@@ -29,7 +30,8 @@ class BlockSums:
     Attributes:
         moments: of the inputs of each group.
         gradients: by the labels of the summed loss and by linear, (m, n) or (m, m) float64: with ``d`` the loss's
-            gradient at the output, ``sum d x^T`` for next tokens, and ``sum d d^T`` for a metric.
+            gradient at the output, ``sum d x^T`` for next tokens, and ``sum d d^T`` for a metric; for one of several
+            runs (runs, m / runs, m / runs), that of the outputs of each.
         counts: predictions in each of those losses.
         weighted: by the labels of a metric that weighs tokens and by linear, the second moment of its inputs with those
             weights, of the size of an unweighted sum, (n, n) float64.
@@ -139,7 +141,10 @@ class Solver:
         remainder = self.structure.fitter.remainder(weight, whitening)
         solution = solve(whitening, None, remainder, root)
         tokens = moments.tokens if moments is not None and self.objective.needs_data else 1
-        needs = self._of_solution(needs, solution, remainder, tokens, ref, second, sums)
+        energy = solution.singular_values.square() / max(tokens, 1)
+        if moments is not None and moments.runs and self.objective.needs_data:
+            energy = self._energy_of_runs(solution, remainder, moments, root)
+        needs = self._of_solution(needs, solution, remainder, tokens, energy, ref, second, sums)
         if self.structure.adds_to_base:
             whole = Fit(weight, whitening, root).loss(torch.zeros_like(weight))
             needs = replace(needs, output_energy=whole / max(tokens, 1))
@@ -147,7 +152,20 @@ class Solver:
             self.bases.add(ref.path, solution.basis, solution.dual)
         return needs
 
-    def metric_root(self, second: Tensor) -> Whitening:
+    def _energy_of_runs(
+        self, solution: Solution, weight: Tensor, moments: Moments, metric: OutputRoot | None
+    ) -> Tensor:
+        """Return what each component carries where each run has its own tokens, and its own factor beside the basis."""
+        basis = solution.dual.T @ weight
+        seen = weight if metric is None else blockwise(metric.root.mT, weight)
+        total = torch.zeros_like(solution.singular_values)
+        for part, run in zip(seen.chunk(len(moments.runs)), moments.runs, strict=True):
+            if run.tokens:
+                root = self.objective.whitening(run, weight.shape[1], self.device).root
+                total += gained(basis, part, root) / run.tokens
+        return total
+
+    def metric_root(self, second: Tensor) -> OutputRoot:
         """Return the root of the output metric."""
         assert self.request.metric is not None
         return self.request.metric.root(second)
@@ -167,7 +185,9 @@ class Solver:
         labels = self.request.metric_labels
         total = None if labels is None else sums.gradients[labels].get(ref)
         if labels is None or total is None:
-            return torch.zeros(ref.out_features, ref.out_features, dtype=torch.float64, device=self.device)
+            size = ref.out_features // ref.runs
+            shape = (size, size) if ref.runs == 1 else (ref.runs, size, size)
+            return torch.zeros(shape, dtype=torch.float64, device=self.device)
         return total / sums.counts[labels]
 
     def _of_solution(
@@ -175,13 +195,13 @@ class Solver:
         needs: LayerStatistics,
         solution: Solution,
         weight: Tensor,
-        tokens: int,
+        tokens: float,
+        energy: Tensor,
         ref: LinearRef,
         second: Tensor,
         sums: BlockSums,
     ) -> LayerStatistics:
         """Return the statistics with what follows from a linear's components."""
-        energy = solution.singular_values.square() / max(tokens, 1)
         first_order = curvature = None
         labels = self.request.next_labels
         if labels is not None:
@@ -190,7 +210,7 @@ class Solver:
         if Needs.CURVATURE in self.wants:
             curvature = energy / 2
             if self.objective.output_metric is None:
-                curvature = curvature * ((second @ solution.basis) * solution.basis).sum(dim=0)
+                curvature = curvature * (blockwise(second, solution.basis) * solution.basis).sum(dim=0)
         return replace(
             needs,
             energy=energy.cpu(),

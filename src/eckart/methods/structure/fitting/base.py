@@ -54,7 +54,7 @@ class Fitter(Generic[AnyLayer]):
         """
         return weight
 
-    def truncated(self, solution: Solution, rank: int, tokens: int) -> tuple[Tensor, Tensor]:
+    def truncated(self, solution: Solution, rank: int, tokens: float) -> tuple[Tensor, Tensor]:
         """Return ``second`` (m, rank) and ``first`` (rank, n) float64 whose product is the best weight of that rank.
 
         Args:

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from torch import Tensor
 
-from eckart.maths.lowrank import FLOAT32_FLOOR, Whitening, whiten
+from eckart.maths.lowrank import FLOAT32_FLOOR, OutputRoot, Whitening, blockwise, whiten
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Fit:
 
     target: Tensor
     inputs: Whitening | Tensor
-    metric: Whitening | None = None
+    metric: OutputRoot | None = None
     constant: Callable[[Tensor], Tensor] | None = None
 
     @cached_property
@@ -40,4 +40,4 @@ class Fit:
     def loss(self, weight: Tensor) -> float:
         """Return what a weight, (m, n) float64, loses."""
         missing = (self.target - weight) @ self.whitening.root
-        return float((missing if self.metric is None else self.metric.root.T @ missing).square().sum())
+        return float((missing if self.metric is None else blockwise(self.metric.root.mT, missing)).square().sum())

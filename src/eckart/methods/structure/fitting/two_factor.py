@@ -17,7 +17,7 @@ class TwoFactorFitter(Fitter[LowRankLinear]):
 
     structure: TwoFactor
 
-    def truncated(self, solution: Solution, rank: int, tokens: int) -> tuple[Tensor, Tensor]:
+    def truncated(self, solution: Solution, rank: int, tokens: float) -> tuple[Tensor, Tensor]:
         """See :meth:`Fitter.truncated`."""
         if self.structure.split == "norms":
             return truncate(solution, rank)
