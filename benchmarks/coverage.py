@@ -2,17 +2,18 @@
 
     python benchmarks/coverage.py --output coverage.jsonl
     python benchmarks/coverage.py --output coverage.jsonl --only causal --only masked/bert
+    python benchmarks/coverage.py --output coverage.jsonl --again crashed --again refused
     python benchmarks/coverage.py --output coverage.jsonl --page docs/coverage.md
 
 Each class runs in a process of its own, with a limit of time. What is in OUTPUT is not run again, so that a run can
-be stopped at any time. All classes take about two hours on one core.
+be stopped at any time; the last row of a class and recipe counts. All classes take about two hours on one core.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import Empty
@@ -25,8 +26,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import transformers
 import typer
+from coverage_page import OUTCOMES, latest_of, page_of
 from harness import Rows
 from tiny_models.classes import KINDS, Entry, entries
+
+import eckart
 
 KEY = ("kind", "model_type", "recipe", "transformers")
 FAULTS = ("crashed", "differs")
@@ -41,16 +45,23 @@ def main(
     recipe: Annotated[list[str], typer.Option(help="May be repeated.")] = list(RECIPES),  # noqa: B006
     jobs: Annotated[int, typer.Option(help="Classes at once.")] = 1,
     seconds: Annotated[int, typer.Option(help="That a class may take, all recipes together.")] = 120,
+    again: Annotated[
+        list[str], typer.Option(help=f"Run what OUTPUT has with this outcome anew ({', '.join(OUTCOMES)}); repeatable.")
+    ] = [],  # noqa: B006
     page: Annotated[Path | None, typer.Option(help="Write what OUTPUT has as Markdown to this file.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Exit with 1 if a class crashed or differs.")] = False,
 ) -> None:
     """Run the classes that are not in OUTPUT yet, and write the page if one is asked for."""
     rows = Rows(output, KEY)
     chosen = select(entries(), only)
+    unknown = set(again) - set(OUTCOMES)
+    if unknown:
+        raise typer.BadParameter(f"no outcome is named {', '.join(sorted(unknown))}")
+    known = {key_of(row) for row in latest_of(rows.rows) if row["outcome"] not in again}
     lock = Lock()
 
     def run(entry: Entry) -> None:
-        missing = [name for name in recipe if not is_known(rows, entry, name)]
+        missing = [name for name in recipe if not is_known(known, entry, name)]
         found = run_apart(entry, missing, seconds) if missing else []
         with lock:
             for row in found:
@@ -59,10 +70,8 @@ def main(
     with ThreadPoolExecutor(jobs) as pool:
         list(pool.map(run, chosen))
     if page is not None:
-        from coverage_page import page_of
-
         page.write_text(page_of(rows.rows), encoding="utf-8")
-    if check and any(row["outcome"] in FAULTS for row in rows.rows):
+    if check and any(row["outcome"] in FAULTS for row in latest_of(rows.rows)):
         raise typer.Exit(1)
 
 
@@ -80,15 +89,20 @@ def select(found: Sequence[Entry], only: Sequence[str]) -> list[Entry]:
     return [entry for entry, known in zip(found, names, strict=True) if not only or known & set(only)]
 
 
-def is_known(rows: Rows, entry: Entry, recipe: str) -> bool:
+def key_of(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return by what a row is told from others."""
+    return tuple(row[name] for name in KEY)
+
+
+def is_known(known: Collection[tuple[str, ...]], entry: Entry, recipe: str) -> bool:
     """Return whether it is known what becomes of a class by a recipe; it is by all, if it could not be built.
 
     Args:
-        rows: what is known.
+        known: keys of rows.
         entry: the class.
         recipe: its name.
     """
-    return any((entry.kind, entry.model_type, name, transformers.__version__) in rows for name in (recipe, ""))
+    return any((entry.kind, entry.model_type, name, transformers.__version__) in known for name in (recipe, ""))
 
 
 def run_apart(entry: Entry, recipes: Sequence[str], seconds: float) -> list[dict[str, Any]]:
@@ -130,6 +144,7 @@ def run_apart(entry: Entry, recipes: Sequence[str], seconds: float) -> list[dict
         "model_type": entry.model_type,
         "model_class": entry.model_class,
         "transformers": transformers.__version__,
+        "eckart": eckart.__version__,
     }
     return [{**about, "recipe": recipe, **facts} for recipe, facts in told]
 

@@ -95,11 +95,13 @@ def run_class(entry: Entry, recipes: Sequence[str] = tuple(RECIPES)) -> Iterator
 def calibration_for(entry: Entry, model: PreTrainedModel) -> Any:
     """Return what a tiny model is calibrated on: token ids for decoders, samples as its forward takes them for others.
 
+    Others are decoders that write several codes at once, too, each in a row of its own.
+
     Args:
         entry: its class.
         model: to calibrate.
     """
-    if entry.is_text:
+    if entry.is_text and len(sample_for(model, text=True)["input_ids"]) == 1:
         draw = Draw(model.config, 1)
         return torch.cat([draw.ids(LENGTH) for _ in range(SAMPLES)])
     return [sample_for(model, seed) for seed in range(1, SAMPLES + 1)]
@@ -167,6 +169,7 @@ def used_parameters(model: PreTrainedModel, sample: Mapping[str, Tensor]) -> set
     """Return the names of the parameters that the outputs for a sample depend on by a gradient.
 
     Others, such as attention to states that a decoder is not given, could be anything. The model has no gradients then.
+    All are, in a class that gives no gradients where it is not trained.
 
     Args:
         model: to run.
@@ -175,7 +178,10 @@ def used_parameters(model: PreTrainedModel, sample: Mapping[str, Tensor]) -> set
     torch.manual_seed(0)
     outputs = [tensor for tensor in _tensors(model(**sample)) if tensor.requires_grad]
     if outputs:
-        torch.autograd.backward([tensor.sum() for tensor in outputs])
+        try:
+            torch.autograd.backward([tensor.sum() for tensor in outputs])
+        except (AssertionError, RuntimeError):  # of reversible layers, and of states that are written to
+            return {name for name, _ in model.named_parameters()}
     used = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
     model.zero_grad(set_to_none=True)
     return used

@@ -92,7 +92,15 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     },
     "dots3_note_text": _fields(head_dim=40),
     "falcon_h1": _fields(mamba_d_ssm=128, mamba_d_head=16),
-    "gemma4_assistant": {"default": {"text_config": {"model_type": "gemma4_text", "hidden_size_per_layer_input": 0}}},
+    "gemma4_assistant": {
+        "default": {
+            "text_config": {
+                "model_type": "gemma4_text",
+                "hidden_size_per_layer_input": 0,
+                "vocab_size_per_layer_input": 0,
+            }
+        }
+    },
     "bamba": _fields(attn_layer_indices=[1]),
     "blt": _fields(use_cache=False),
     "deepseek_v2": _fields(num_experts_per_tok=2),

@@ -169,7 +169,7 @@ def _texts(
     for name in ("mm_token_type_ids", "token_type_ids"):
         if name in names and image.inputs and (name == "mm_token_type_ids" or types.any()):
             text[name] = types
-    if "attention_mask" in names and "attention_mask" not in sound.inputs:
+    if "attention_mask" in names:  # that of a sound is another one, in classes that take no ids
         text["attention_mask"] = torch.ones_like(ids)
     yield text
     token = _placeholder(config, "audio" if sound.inputs else "image")

@@ -26,7 +26,7 @@ def _boxes(config: PreTrainedConfig, draw: Draw, sample: Mapping[str, Tensor]) -
 
 # What is given wherever it is taken.
 WANTED: dict[str, Provider] = {
-    "decoder_input_ids": lambda config, draw, sample: draw.ids(DECODED),
+    "decoder_input_ids": lambda config, draw, sample: _decoded(config, draw),
     "bbox": _boxes,
     "qformer_input_ids": lambda config, draw, sample: draw.ids(DECODED),
     "entity_ids": lambda config, draw, sample: _ones(1, 2),
@@ -78,6 +78,13 @@ NAMED: dict[str, Provider] = {
         1, find(config, "prediction_length", default=4), _times(config)
     ),
 }
+
+
+def _decoded(config: PreTrainedConfig, draw: Draw) -> Tensor:
+    """Return what a decoder wrote, (1, tokens), or (1, tokens, streams) if it writes several streams of codes."""
+    streams = getattr(getattr(config, "decoder_config", None), "num_channels", 1)
+    ids = draw.ids(DECODED * streams)
+    return ids if streams == 1 else ids.view(1, DECODED, streams)
 
 
 def _pixels(sample: Mapping[str, Tensor]) -> Tensor:

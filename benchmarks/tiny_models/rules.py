@@ -83,6 +83,7 @@ COUNTS: tuple[tuple[str, Rule], ...] = (
     (r"index_topk$", _at_most(WINDOW)),
     (r"experts_per_tok|top_?k(?!_prob)|^moe_k$|moe_topk|shared_experts|num_shared|^n_group$|expert_group", _at_most(2)),
     (r"experts?$|expert_num|num_experts|n_routed", _at_most(EXPERTS)),
+    (r"hc_mult$", _at_most(2)),  # copies of the hidden states
 )
 # What is measured: heads, widths, lengths and sizes of images.
 MEASURES: tuple[tuple[str, Rule], ...] = (
@@ -93,6 +94,7 @@ MEASURES: tuple[tuple[str, Rule], ...] = (
     (r"(head_dim|head_size|d_kv|d_head|dim_head|headdim|head_width|kv_channels)$", _at_most(HEAD_WIDTH)),
     (r"^(mamba_n_heads|mamba_num_heads)$", _state_heads),
     (r"((num|n)_(\w+_)?heads?|attention_heads|nheads)(_per_layer)?$|num_groups$|num_filters$", _heads),
+    (r"time_step_rank|dt_rank|^d_rel$", _at_most(WIDTH // 16)),  # a small part of a block, of whatever size
     (r"lora_rank|_rank$|rank_", _at_most(RANK)),
     (r"upsample_groups", _at_most(WIDTH)),
     (r"(expert|moe)\w*(size|dim)$", _at_most(EXPERT)),

@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 import typer
-from benchmarks.coverage import KEY, RECIPES, is_known, main, run_apart, select
+from benchmarks.coverage import KEY, RECIPES, is_known, key_of, main, run_apart, select
 from coverage_case import RECIPES as MADE
 from coverage_case import run_class
 from harness import Rows
@@ -102,12 +101,14 @@ def test_a_process_that_takes_too_long_is_ended() -> None:
 
 
 def test_what_is_known_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+    asked: list[tuple[str, list[str]]] = []
+    outcomes: dict[str, str] = {}
 
     def run(entry: Entry, recipes: list[str], seconds: float) -> list[dict[str, object]]:
         asked.append((entry.name, recipes))
         about = {"kind": entry.kind, "model_type": entry.model_type, "model_class": entry.model_class}
-        return [{**about, "transformers": "9", "recipe": name, "outcome": "pass", "detail": ""} for name in recipes]
+        about |= {"transformers": "9", "eckart": "1", "detail": ""}
+        return [{**about, "recipe": name, "outcome": outcomes.get(name, "pass")} for name in recipes]
 
     monkeypatch.setattr("benchmarks.coverage.run_apart", run)
     monkeypatch.setattr("benchmarks.coverage.transformers.__version__", "9")
@@ -121,12 +122,18 @@ def test_what_is_known_is_not_run_again(tmp_path: Path, monkeypatch: pytest.Monk
         ("masked/bert", ["svd-llm", "zs-svd"]),
     ]
     assert len(output.read_text().splitlines()) == 4
-    assert "| `LlamaForCausalLM` | `llama` | pass |" in page.read_text()
-    main(output, only=names, recipe=["svd-llm"], jobs=1, seconds=1, check=True)
-    with output.open("a") as file:
-        file.write(json.dumps({**dict.fromkeys(KEY, "x"), "outcome": "crashed"}) + "\n")
+    assert "1 pass: `llama`." in page.read_text()
+    known = {key_of(row) for row in Rows(output, KEY).rows}
+    assert is_known(known, ALL["masked/bert"], "zs-svd")
+    assert not is_known(known, ALL["masked/bert"], "aa-svd")
+
+    asked.clear()
+    outcomes["aa-svd"] = "crashed"
+    main(output, only=names, recipe=["svd-llm", "aa-svd"], jobs=1, seconds=1)
     with pytest.raises(typer.Exit):
         main(output, only=names, recipe=["svd-llm"], jobs=1, seconds=1, check=True)
-    rows = Rows(output, KEY)
-    assert is_known(rows, ALL["masked/bert"], "zs-svd")
-    assert not is_known(rows, ALL["masked/bert"], "aa-svd")
+    outcomes.clear()
+    main(output, only=names, recipe=["svd-llm", "aa-svd"], jobs=1, seconds=1, again=["crashed"], check=True)
+    assert asked == [("causal/llama", ["aa-svd"]), ("masked/bert", ["aa-svd"])] * 2
+    with pytest.raises(typer.BadParameter, match="no outcome is named failed"):
+        main(output, only=names, recipe=[], jobs=1, seconds=1, again=["failed"])

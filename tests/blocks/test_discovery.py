@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,8 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 import eckart
-from eckart.blocks.block_arguments import BlockArguments
-from eckart.blocks.discovery import block_lists, find_blocks, is_causal, vocabulary_of
+from eckart.blocks.discovery import block_lists, find_blocks, vocabulary_of
 from eckart.errors import UnsupportedModelError
 
 # What a human reads off the source of each architecture: linears by the input that they share, in order.
@@ -163,6 +163,43 @@ def test_only_the_part_around_blocks_that_cannot_be_run_alone_is_one_block() -> 
     assert [block.path for block in find_blocks(model, None, x())] == ["layers.0", "layers.1", "inner"]
 
 
+def test_the_lists_in_a_list_hold_the_blocks() -> None:
+    """Stages of a tower, and pairs of layers that the model adds up itself: the outer list's items are not called."""
+
+    def run(model: Any, hidden: Tensor) -> Tensor:
+        for stage in model.stages:
+            for layer in stage:
+                hidden = hidden + layer(hidden)
+        return hidden
+
+    model = Scripted(run)
+    model.stages = nn.ModuleList(nn.ModuleList(Part(plain) for _ in range(2)) for _ in range(2))
+    assert [path for path, _ in block_lists(model)] == ["stages.0", "stages.1"]
+    assert paths(model, inputs=x()) == ["stages.0.0", "stages.0.1", "stages.1.0", "stages.1.1"]
+
+
+def test_gradients_of_the_last_round_of_a_loop_are_enough() -> None:
+    def run(model: Any, hidden: Tensor) -> Tensor:
+        with torch.no_grad():
+            hidden = chain(model, hidden)
+        return chain(model, hidden)
+
+    def never(model: Any, hidden: Tensor) -> Tensor:
+        with torch.no_grad():
+            unused = model.layers[1](hidden)
+        result: Tensor = model.layers[0](hidden) + unused
+        return result
+
+    def linears(model: PreTrainedModel, *, gradients: bool) -> set[str]:
+        return {ref.path for block in find_blocks(model, None, x(), gradients=gradients) for ref in block.linears}
+
+    both = {"layers.0.linear", "layers.1.linear"}
+    assert linears(Scripted(run, plain, plain), gradients=True) == both
+    around = Scripted(lambda model, hidden: never(model, never(model, hidden)), plain, plain)
+    assert linears(around, gradients=False) == both
+    assert linears(around, gradients=True) == {"layers.0.linear"}
+
+
 def test_a_model_that_cannot_be_run_in_parts_is_refused() -> None:
     def writes(part: Any, hidden: Tensor, table: Tensor) -> Tensor:
         table.add_(1)
@@ -216,6 +253,18 @@ def test_a_linear_that_is_handed_its_input_by_name_is_found(llama: PreTrainedMod
     assert names[-2:] == [["mlp.gate_proj", "mlp.up_proj"], ["mlp.down_proj"]]
 
 
+def test_the_head_of_a_model_that_is_one_block_is_in_no_group_unless_it_is_wanted() -> None:
+    model = Scripted(lambda model, hidden: model.head(chain(model, chain(model, hidden))), plain, plain)
+    model.head = nn.Linear(WIDTH, 9)
+    model.get_output_embeddings = lambda: model.head
+    for wanted in (False, True):
+        wants: Callable[[str], bool] = [lambda path: False, lambda path: path == "head"][wanted]
+        (block,) = find_blocks(model, None, x(), outside=wants)
+        assert block.path == ""
+        assert ("head" in {ref.path for ref in block.linears}) == wanted
+        assert ("head" in block.left) == (not wanted)
+
+
 def test_linears_outside_of_blocks_are_blocks_if_they_are_wanted(llama: PreTrainedModel) -> None:
     *blocks, head = find_blocks(llama, outside=lambda path: path == "lm_head")
     assert [block.path for block in blocks] == [f"model.layers.{number}" for number in range(3)]
@@ -223,23 +272,6 @@ def test_linears_outside_of_blocks_are_blocks_if_they_are_wanted(llama: PreTrain
     assert (head.path, ref.path, ref.shape) == ("lm_head", "lm_head", (256, 32))
     assert head.called is llama.lm_head
     assert head.enters
-
-
-def test_an_encoder_is_not_causal_and_a_decoder_is() -> None:
-    for kind, causal in (("llama", True), ("bert", False)):
-        model, _ = make(kind)
-        first = find_blocks(model)[0]
-        hidden = torch.randn(1, 5, 32)
-        assert first.causal == causal
-        call = BlockArguments(kwargs={"attention_mask": None})
-        if kind == "bert":
-            assert not is_causal(first.module, call, hidden, model)
-    mean: Any = Part(
-        lambda part, hidden: hidden.cummax(1).values if part.causal else hidden.mean(1, keepdim=True) + hidden
-    )
-    for causal in (True, False):
-        mean.causal = causal
-        assert is_causal(mean, BlockArguments(), torch.randn(1, 5, WIDTH), model) == causal
 
 
 def test_the_words_that_a_model_knows() -> None:

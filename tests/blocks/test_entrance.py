@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.blocks.scripted import Scripted, plain, x
+from tests.blocks.scripted import WIDTH, Scripted, plain, x
 from tests.conftest import CONFIGS, make_model
 from tests.tiny_models import MAKERS, blockwise, forward_inputs, make
 from torch import Tensor
@@ -95,6 +95,22 @@ def test_entering_leaves_the_model_as_it_was(llama: PreTrainedModel, tokens: Ten
         assert torch.equal(llama(tokens).logits, before)
     assert all("forward" not in vars(block.module) for block in blocks)
     assert llama.config.use_cache
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+def test_a_model_may_write_into_what_its_blocks_gave(gradients: bool) -> None:
+    def run(model: Any, hidden: Tensor) -> Tensor:
+        first: Tensor = model.layers[0](hidden)
+        first += 1
+        return model.layers[1](first)  # type: ignore[no-any-return]
+
+    model = Scripted(run, plain, plain)
+    blocks = find_blocks(model, None, x())
+    assert blocks[0].tapped
+    given = {number: torch.ones(1, 4, WIDTH, requires_grad=gradients) for number in (0, 1)}
+    assert torch.equal(enter(model, blocks, 1, x(), given).hidden, torch.full((1, 4, WIDTH), 2.0))
+    run_outside(model, blocks, x(), given)
+    assert all(torch.equal(tensor, torch.ones(1, 4, WIDTH)) for tensor in given.values())
 
 
 def test_tensors_that_several_blocks_are_handed_have_one_number(llama: PreTrainedModel, tokens: Tensor) -> None:

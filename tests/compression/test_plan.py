@@ -40,6 +40,13 @@ def test_all_linears_of_all_blocks_have_a_uniform_rank(kind: str) -> None:
         assert plan.ranks[ref.path] == math.floor(0.5 * ref.size / sum(ref.shape))
 
 
+def test_parameters_that_are_not_saved_do_not_count() -> None:
+    model = make_model("llama")
+    model._keys_to_ignore_on_save = ["model.norm.weight"]
+    everything = sum(parameter.numel() for parameter in model.parameters())
+    assert make_plan(model, recipe(), 0.5).parameters == everything - 32
+
+
 @pytest.mark.parametrize("overrides", [[], ["structure=pivoted"], ["precision=8-bit"], ["precision=4-bit"]], ids=str)
 def test_bytes_are_those_of_the_model_that_it_ends_with(overrides: list[str], tokens: torch.Tensor) -> None:
     model = make_model("llama")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 from torch import nn
@@ -96,6 +97,15 @@ class Group:
         return self.parts or (self,)
 
 
+class Why(StrEnum):
+    """A linear that is run in a block stays as it is."""
+
+    CHOOSES = "chooses experts"
+    SHARED = "weight in common with another layer"
+    NO_GRADIENTS = "run without gradients"
+    HEAD = "not named in the targets"
+
+
 @dataclass(frozen=True)
 class Block:
     """One block of a model.
@@ -115,6 +125,7 @@ class Block:
         rows: vectors in the hidden states of the sample that it was probed with.
         width: of each.
         causal: whether what it gives in the first place depends on that place alone; known where it enters.
+        left: names of the linears that are run and are in no group, and why.
     """
 
     path: str
@@ -130,6 +141,7 @@ class Block:
     rows: int = 0
     width: int = 0
     causal: bool = False
+    left: Mapping[str, Why] = field(default_factory=dict)
 
     @property
     def linears(self) -> list[LinearRef]:

@@ -21,8 +21,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from eckart.blocks.block import Block, Group, LinearRef, attributes_kept, hooks
+from eckart.blocks.block import Block, Group, LinearRef, Why, attributes_kept, hooks
 from eckart.blocks.block_arguments import BlockArguments, Inputs, body_of, failures_named, inputs_on
+from eckart.blocks.causal import is_causal
 from eckart.blocks.experts import with_experts
 from eckart.blocks.families import families
 from eckart.blocks.finite import check_finite
@@ -34,6 +35,7 @@ from eckart.blocks.probe import probe_inputs
 from eckart.blocks.residual import check_residuals, residual_places
 from eckart.blocks.routers import routers
 from eckart.blocks.separable import inseparable, tapped_blocks
+from eckart.blocks.shared_weights import shared_linears
 from eckart.blocks.siblings import Names, routed_groups, with_siblings
 from eckart.blocks.towers import tower_of
 from eckart.blocks.trace import Trace, TracedCall, trace
@@ -50,7 +52,8 @@ def block_lists(model: nn.Module) -> list[tuple[str, nn.ModuleList]]:
     found: list[tuple[str, nn.ModuleList]] = []
     for path, module in model.named_modules():
         inside = any(path.startswith(f"{outer}.") for outer, _ in found)
-        if not isinstance(module, nn.ModuleList) or inside:
+        # Nor is a list of lists: those are not called, but what is in them.
+        if not isinstance(module, nn.ModuleList) or inside or any(isinstance(b, nn.ModuleList) for b in module):
             continue
         # A list of bare linears is no list of blocks.
         children = (child for block in module for child in block.modules() if child is not block)
@@ -88,7 +91,13 @@ def find_blocks(
         UnsupportedModelError: no blocks, or no residual streams, or a model that fails on these inputs.
     """
     probe = _Probe(
-        model, weights or ResidentWeights(), inputs or probe_inputs(model), residuals, units, gradients=gradients
+        model,
+        weights or ResidentWeights(),
+        inputs or probe_inputs(model),
+        residuals=residuals,
+        units=units,
+        gradients=gradients,
+        outside=outside,
     )
     if not any(is_linear(module) or is_replaced(module) for module in model.modules()):
         raise UnsupportedModelError(
@@ -150,10 +159,11 @@ class _Probe:
     residuals: bool
     units: bool
     gradients: bool
+    outside: Callable[[str], bool]
 
     def __post_init__(self) -> None:
         self.counts: Mapping[str, int] = {}
-        self.groups: dict[str, tuple[tuple[Group, ...], tuple[HiddenUnits, ...]]] = {}
+        self.groups: dict[str, tuple[tuple[Group, ...], tuple[HiddenUnits, ...], dict[str, Why]]] = {}
         self.causal: set[str] = set()
 
     def run(self, candidates: Mapping[str, nn.Module]) -> tuple[list[Block], str | None]:
@@ -189,7 +199,7 @@ class _Probe:
         return [replace(block, tapped=number in tapped) for number, block in enumerate(blocks)], None
 
     def _block(self, call: TracedCall) -> Block:
-        groups, units = self.groups[call.path]
+        groups, units, left = self.groups[call.path]
         return Block(
             call.path,
             self._module(call),
@@ -203,6 +213,7 @@ class _Probe:
             rows=call.rows,
             width=call.behind.shape[-1],
             causal=call.path in self.causal,
+            left=left,
         )
 
     @contextmanager
@@ -225,14 +236,26 @@ class _Probe:
         with attributes_kept(call.module):
             self._look_into(self._module(call), call)
 
+    def _left_in(self, module: nn.Module, call: TracedCall) -> dict[str, Why]:
+        """Return the linears in a block that stay, whatever they are handed."""
+        left = dict.fromkeys(shared_linears(self.model, module), Why.SHARED)
+        head = self.model.get_output_embeddings()
+        for name, part in module.named_modules() if head is not None and module is call.module else ():
+            inside = ".".join(filter(None, (call.path, name)))
+            if part is head and not self.outside(inside):
+                left[name] = Why.HEAD
+        return left
+
     def _look_into(self, module: nn.Module, call: TracedCall) -> None:
         arguments, hidden = call.arguments, call.front
         places = residual_places(module, arguments, hidden) if self.residuals and module is call.module else {}
         outer = call.path if module is call.module else call.path.rpartition(".")[0]
-        groups = _find_groups(module, outer, arguments, hidden, places, gradients=self.gradients)
+        left = self._left_in(module, call)
+        groups = _find_groups(module, outer, arguments, hidden, places, left, gradients=self.gradients)
+        groups = tuple(group for group in groups if left.keys().isdisjoint(ref.name for ref in group.linears))
         names = [[ref.name for ref in group.linears] for group in groups if group.runs_once]
         found = find_hidden_units(module, arguments, hidden, names) if self.units else ()
-        self.groups[call.path] = groups, found
+        self.groups[call.path] = groups, found, left
         if call.enters and is_causal(module, arguments, hidden, self.model):
             self.causal.add(call.path)
 
@@ -284,18 +307,26 @@ def _path_of(model: nn.Module, module: nn.Module) -> str:
 
 
 def _find_groups(
-    module: nn.Module, path: str, call: BlockArguments, hidden: Tensor, places: Mapping[str, str], *, gradients: bool
+    module: nn.Module,
+    path: str,
+    call: BlockArguments,
+    hidden: Tensor,
+    places: Mapping[str, str],
+    left: dict[str, Why],
+    *,
+    gradients: bool,
 ) -> tuple[Group, ...]:
+    """Return the groups of a block, and add to ``left`` which linears are run and are to stay as they are."""
     inputs: dict[str, Tensor] = {}  # kept alive, so that an address belongs to one tensor
     counts: dict[str, int] = {}
-    without_gradient: set[str] = set()
+    with_gradient: set[str] = set()  # in one of its runs at least: a loop may give gradients to its last round only
 
     def remember(name: str) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> None:
             counts[name] = counts.get(name, 0) + 1
             inputs.setdefault(name, input_of(args, kwargs))
-            if gradients and not output.requires_grad:
-                without_gradient.add(name)
+            if output.requires_grad:
+                with_gradient.add(name)
 
         return hook
 
@@ -308,7 +339,10 @@ def _find_groups(
                 handles.append(child.register_forward_hook(remember(name), with_kwargs=True))
         # A copy, since a block may write into what it is given, which a leaf forbids.
         call(module, leaf.clone())
-    for name in (*without_gradient, *routers(module, call, hidden)):
+    if gradients:
+        left |= dict.fromkeys(inputs.keys() - with_gradient, Why.NO_GRADIENTS)
+    left |= dict.fromkeys(routers(module, call, hidden), Why.CHOOSES)
+    for name in left:
         inputs.pop(name, None)
     members: dict[tuple[Any, ...], list[str]] = {}
     for name, tensor in inputs.items():  # in order of execution
@@ -336,29 +370,6 @@ def _find_groups(
     family = families(module, call, hidden, reached)
     described = [replace(groups[names], family=family.get(alike)) for names, alike, _ in found]
     return with_runs(module, described, lambda apart: with_experts(module, call, hidden, apart))
-
-
-def is_causal(block: nn.Module, call: BlockArguments, hidden: Tensor, model: PreTrainedModel) -> bool:
-    """Return whether what a block gives for the first place depends on that one alone, which gradients tell exactly.
-
-    Args:
-        block: where ``hidden`` is.
-        call: how the model calls it.
-        hidden: (batch, length, width); what has no such form is causal where the model writes text.
-        model: that it is of.
-    """
-    if hidden.ndim != 3:
-        return bool(model.can_generate())
-    leaf = hidden.detach().clone().requires_grad_(True)
-    with torch.enable_grad():
-        try:
-            behind = call(block, leaf.clone())
-            first = behind[:, 0].float()
-            # Not the sum: behind a norm that is the same whatever the tokens are.
-            (gradient,) = torch.autograd.grad((first @ torch.linspace(1, 2, first.shape[1]).to(first)).sum(), leaf)
-        except (RuntimeError, AssertionError):  # of what has no gradients
-            return bool(model.can_generate())
-    return not gradient[:, 1:].nan_to_num().any()
 
 
 def vocabulary_of(model: PreTrainedModel) -> int | None:

@@ -83,7 +83,7 @@ def enter(
         def forward(*args: Any, **kwargs: Any) -> Any:
             front = _hidden_of(args, kwargs, site)
             if number < first:
-                return site.handed_on((outputs or {}).get(number, front), None, _leaves(args, kwargs, site))
+                return site.handed_on(_given(outputs or {}, number, front), None, _leaves(args, kwargs, site))
             if number != first + len(found):
                 raise UnsupportedModelError(
                     f"{type(model).__name__} runs {blocks[number].path} where {blocks[first + len(found)].path} was "
@@ -138,14 +138,19 @@ def run_outside(model: PreTrainedModel, blocks: Sequence[Block], inputs: Inputs,
         site = blocks[number].site
 
         def forward(*args: Any, **kwargs: Any) -> Any:
-            known = outputs.get(number)
-            hidden = _hidden_of(args, kwargs, site) if known is None else known
+            hidden = _given(outputs, number, _hidden_of(args, kwargs, site))
             return site.handed_on(hidden, None, _leaves(args, kwargs, site))
 
         return forward
 
     with replaced_forwards([block.called for block in blocks], stand_in):
         return run_model(model, inputs)
+
+
+def _given(outputs: Outputs, number: int, front: Tensor) -> Tensor:
+    """Return a copy of what a block gave, since the model may write into it; what it is handed where nobody looks."""
+    known = outputs.get(number)
+    return front if known is None else known.clone()
 
 
 def _marked(handed: Any, number: int, site: CallSite, markers: dict[int, tuple[Tensor, Carried]]) -> Any:

@@ -23,6 +23,7 @@ from eckart.blocks.block_arguments import BlockArguments, Inputs, replaced_forwa
 from eckart.blocks.discovery import block_lists, trace_probe
 from eckart.blocks.onload import ResidentWeights, WeightSource
 from eckart.blocks.probe import probe_inputs
+from eckart.blocks.shared_weights import shared_parameters
 from eckart.blocks.trace import TracedCall
 from eckart.layers import is_linear
 from eckart.layers.linear_stack import (
@@ -60,9 +61,11 @@ def expand(model: PreTrainedModel, weights: WeightSource, inputs: Inputs | None 
             found[call.path] = find_stacks(call.module, call.arguments, call.front)
 
     trace_probe(model, weights, inputs or probe_inputs(model), blocks, look)
+    shared = shared_parameters(model)
     for path, layouts in found.items():
         for name, layout in layouts.items():
-            _expand(blocks[path], name, layout, weights)
+            if id(blocks[path].get_parameter(name)) not in shared:
+                _expand(blocks[path], name, layout, weights)
 
 
 def expanded(model: PreTrainedModel) -> PreTrainedModel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from numbers import Real
@@ -35,7 +36,7 @@ class Plan:
         keep: bytes of the linears to keep that have no size of their own, as was asked for.
         blocks: with their groups, in order of execution. Linears that the recipe leaves as they are are in none.
         ranks: by path; None where the linear stays dense.
-        parameters: of the whole model as it is.
+        parameters: of the whole model as it is, those that its files hold.
         own: sizes of the linears that have one of their own, by path.
         left: paths of the linears that the recipe leaves as they are.
     """
@@ -206,7 +207,11 @@ def take_back(model: PreTrainedModel, weights: WeightSource) -> None:
 def _uniform_plan(model: PreTrainedModel, targets: Targets, recipe: Recipe) -> Plan:
     linears = shapes_of(targets.blocks)
     if not linears:
-        raise UnsupportedModelError(f"The blocks of {type(model).__name__} run no linear layer that can be factored.")
+        left = Counter(why for block in targets.blocks for why in block.left.values())
+        found = "".join(f"; {count} layers: {why}" for why, count in left.items())
+        raise UnsupportedModelError(
+            f"The blocks of {type(model).__name__} run no linear layer that can be factored{found}."
+        )
     allocation = recipe.allocation
     # Uniform ranks under the same constraints: known at once, so that what cannot be done is refused at once.
     first = Uniform(
@@ -216,6 +221,7 @@ def _uniform_plan(model: PreTrainedModel, targets: Targets, recipe: Recipe) -> P
         fill_budget=allocation.fill_budget,
     )
     ranks = first.ranks_within(linears, targets.budgets, recipe.layout)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
+    unsaved = set(model._keys_to_ignore_on_save or ())  # what is computed where the model is made, such as sinusoids
+    parameters = sum(parameter.numel() for name, parameter in model.named_parameters() if name not in unsaved)
     budgets = targets.budgets
     return Plan(recipe, budgets.keep, targets.blocks, ranks, parameters, budgets.own, targets.left)

@@ -64,7 +64,10 @@ def make_child(
     chosen = shape.scheme or scheme
     if chosen is None:
         empty = empty_rows_linear if by_rows else empty_linear
-        return empty(in_features, out_features, bias=bias, device=device, dtype=dtype)
+        child = empty(in_features, out_features, bias=bias, device=device, dtype=dtype)
+        # Classes of transformers give linear layers numbers, and some look for the bias of those of a certain name.
+        vars(child)["_is_hf_initialized"] = True
+        return child
     if isinstance(chosen, Pattern):
         return SparseLinear(in_features, out_features, bias=bias, device=device, dtype=dtype)
     return QuantizedLinear(in_features, out_features, chosen, bias=bias, device=device, dtype=dtype)

@@ -160,6 +160,12 @@ def recurrent_gemma() -> t.PreTrainedModel:
     return t.RecurrentGemmaForCausalLM(config)
 
 
+def xlstm() -> t.PreTrainedModel:
+    """Return a model whose initialisation takes it that layers of some names have biases."""
+    sizes = {"hidden_size": 64, "num_heads": 4, "chunk_size": 16, "qk_dim_factor": 1.0}
+    return t.xLSTMForCausalLM(t.xLSTMConfig(vocab_size=256, num_hidden_layers=2, **sizes))
+
+
 def mamba() -> t.PreTrainedModel:
     """Return a model that uses the weight of a linear layer which it does not run."""
     config = t.MambaConfig(vocab_size=256, hidden_size=32, num_hidden_layers=2, state_size=8, pad_token_id=0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tests.conftest import make_model
@@ -9,6 +11,7 @@ from tests.run.check import architectures
 from torch import nn
 from transformers import PreTrainedModel
 
+from eckart.blocks.block import Why
 from eckart.blocks.discovery import find_blocks
 from eckart.blocks.onload import ResidentWeights
 from eckart.compression.model_check import LeftAlone
@@ -106,6 +109,19 @@ def test_what_the_user_leaves_counts_as_what_could_be_reached() -> None:
     assert LeftAlone(part="model.layers.*.mlp.up_proj", what="linear layer", why="left by the recipe", bytes=ups) in (
         found.left
     )
+
+
+def test_linears_that_are_run_and_stay_say_why() -> None:
+    model = make_model("llama")
+    model.model.layers[1].mlp.up_proj.weight = model.model.layers[0].mlp.up_proj.weight
+    blocks = find_blocks(model)
+    gates = {ref.path for block in blocks for ref in block.linears if ref.name == "mlp.gate_proj"}
+    chosen = [replace(block, left={**block.left, "mlp.gate_proj": Why.CHOOSES}) for block in without(blocks, gates)]
+    found = reach_of(model, chosen)
+    said = {(left.part, left.what): left.why for left in found.left}
+    assert said["model.layers.*.mlp.up_proj", "linear layer"] == "weight in common with another layer"
+    assert said["model.layers.*.mlp.gate_proj", "router"] == "chooses experts"
+    assert found.unused == []
 
 
 def test_each_part_says_what_it_is_and_why_it_stays() -> None:

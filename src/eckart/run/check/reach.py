@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 from transformers import PreTrainedModel
 
-from eckart.blocks.block import Block
+from eckart.blocks.block import Block, Why
 from eckart.blocks.discovery import block_lists
 from eckart.compression.model_check import LeftAlone
 from eckart.layers import is_linear
@@ -39,6 +39,7 @@ def reach_of(model: PreTrainedModel, blocks: Sequence[Block], ignored: Collectio
     """
     refs = {ref.path for block in blocks for ref in block.linears}
     paths = {block.path for block in blocks}
+    kept = {block.inside(name): why for block in blocks for name, why in block.left.items()}
     lists = [
         path for path, _ in block_lists(model) if not any(_is_inside(path, {p}) or _is_inside(p, {path}) for p in paths)
     ]
@@ -57,6 +58,8 @@ def reach_of(model: PreTrainedModel, blocks: Sequence[Block], ignored: Collectio
         what, why = kind_of(model, place, parameter)
         if place in refs:
             what, why = "bias", "no matrix"
+        elif place in kept:
+            what, why = "router" if kept[place] is Why.CHOOSES else what, kept[place].value
         elif place in ignored:
             spared += size * (leaf == "weight")
             why = "left by the recipe"
@@ -65,16 +68,17 @@ def reach_of(model: PreTrainedModel, blocks: Sequence[Block], ignored: Collectio
         elif not inside:
             why = "outside of the blocks"
         left[part, what, why] = left.get((part, what, why), 0) + size
-    linears = [
+    linears = {
         block.inside(name) for block in blocks for name, module in block.module.named_modules() if is_linear(module)
-    ]
+    }
+    not_run = linears - refs - set(ignored) - {place for place, why in kept.items() if why is not Why.NO_GRADIENTS}
     return Reach(
         total,
         in_blocks,
         reached,
         spared,
         [LeftAlone(part=part, what=what, why=why, bytes=size) for (part, what, why), size in _falling(left)],
-        sorted({in_all_blocks(name) for name in linears if name not in refs and name not in ignored}),
+        sorted(set(map(in_all_blocks, not_run))),
         sorted({_part_beside(other, paths) for other in lists}),
     )
 
