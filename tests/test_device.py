@@ -12,6 +12,7 @@ from eckart.device import (
     autocast,
     compute_dtype,
     free_memory,
+    has_kernel_for_each_shape,
     host_memory,
     is_emulated,
     peak_device_memory,
@@ -87,6 +88,12 @@ def test_autocast_only_narrows() -> None:
     for dtype in (torch.float32, torch.bfloat16):
         with autocast(torch.device("cpu"), dtype):
             assert (matrix @ matrix).dtype is dtype
+
+
+def test_kernels_for_shapes_are_those_of_16_bits_on_a_cpu() -> None:
+    kinds = (torch.bfloat16, torch.float16, torch.float32, torch.int16)
+    assert [has_kernel_for_each_shape(torch.zeros(1, dtype=kind)) for kind in kinds] == [True, True, False, False]
+    assert not has_kernel_for_each_shape(torch.zeros(1, dtype=torch.bfloat16, device="meta"))
 
 
 def test_free_memory_is_positive() -> None:

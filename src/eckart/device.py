@@ -88,6 +88,14 @@ def synchronize(device: torch.device) -> None:
         torch.accelerator.synchronize(device)
 
 
+def has_kernel_for_each_shape(tensor: torch.Tensor) -> bool:
+    """Return whether products with a tensor take a kernel that is made for their shapes, and kept for a while.
+
+    The library that multiplies 16-bit numbers on CPUs does so.
+    """
+    return tensor.device.type == "cpu" and tensor.is_floating_point() and tensor.element_size() == 2
+
+
 def give_back_memory(device: torch.device) -> None:
     """Let the system have what was freed: allocators keep it, in pieces that larger tensors do not fit into."""
     if device.type != "cpu":

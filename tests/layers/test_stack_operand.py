@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
+from torch.overrides import TorchFunctionMode
 from torch.testing import assert_close
 
 from eckart.layers.linear_stack import LinearStack, StackLayout, part_of
@@ -133,3 +136,44 @@ def test_gradients_flow(whole: Tensor) -> None:
     for number, layer in enumerate(stack.layers):
         found = layer.get_parameter("weight").grad
         assert_close(torch.zeros(ROWS, COLUMNS) if found is None else found, theirs.grad[number])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, 40), min_size=NUMBER, max_size=NUMBER), st.integers(0, 3))
+def test_in_16_bits_few_shapes_are_run_and_outputs_are_those_of_own_inputs(counts: list[int], rest: int) -> None:
+    whole = torch.randn(NUMBER, ROWS, COLUMNS, generator=torch.Generator().manual_seed(0)).bfloat16()
+    stack = stack_of(whole, transposed=False)
+    inputs = torch.randn(sum(counts) + rest, COLUMNS, generator=torch.Generator().manual_seed(1)).bfloat16()
+    ends = torch.tensor(counts).cumsum(0).to(torch.int32)
+    with Rows() as seen:
+        outputs = F.grouped_mm(inputs, stack.mT, offs=ends)
+    starts = [0, *ends.tolist()]
+    expected = torch.cat([F.linear(inputs[starts[n] : starts[n + 1]], whole[n]) for n in range(NUMBER)])
+    assert_close(outputs[: sum(counts)], expected)
+    assert not outputs[sum(counts) :].any()
+    assert all(rows in (1, 2, 4, 8) or rows % 16 == 0 or rows in counts for rows in seen.rows)
+    if len(inputs) >= 48:  # else there are not as many to run
+        assert all(rows in (1, 2, 4, 8) or rows % 16 == 0 for rows in seen.rows)
+
+
+class Rows(TorchFunctionMode):
+    """Sees how many rows linear layers are run on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[int] = []
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is F.linear:
+            self.rows.append(len(args[0]))
+        return function(*args, **(kwargs or {}))
+
+
+def test_in_16_bits_a_layer_that_is_watched_is_handed_its_own_inputs(whole: Tensor) -> None:
+    stack, seen = stack_of(whole.bfloat16(), transposed=False), {}
+    for name, layer in stack.named_children():
+        layer.register_forward_hook(lambda _, args, output, name=name: seen.update({name: (args[0], output)}))
+    inputs = torch.randn(TOKENS, COLUMNS).bfloat16()
+    outputs = F.grouped_mm(inputs, stack.mT, offs=ENDS)
+    assert torch.equal(seen["2"][0], inputs[2:5])
+    assert torch.equal(seen["2"][1], outputs[2:5])

@@ -8,7 +8,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from eckart.device import has_kernel_for_each_shape
 from eckart.layers.fused import JointPart
+
+ROWS = 16  # of which the inputs of a layer are a multiple, where there are more
 
 
 class StackOperand:
@@ -170,14 +173,35 @@ def _grouped_mm(
 
 def _run(inputs: Tensor, weight: StackOperand, ends: Sequence[int]) -> Tensor:
     """Return the outputs of each layer for its inputs, those up to its end; zeros for what is behind the last end."""
-    starts = [0, *ends[:-1]]
+    starts, by_shape = [0, *ends[:-1]], has_kernel_for_each_shape(inputs)
     outputs = [
-        layer(inputs[start:end]) for layer, start, end in zip(weight._layers, starts, ends, strict=True) if end > start
+        _run_rounded(layer, inputs, start, end) if by_shape else layer(inputs[start:end])
+        for layer, start, end in zip(weight._layers, starts, ends, strict=True)
+        if end > start
     ]
     rest = len(inputs) - ends[-1]
     if rest or not outputs:
         outputs.append(inputs.new_zeros(rest, weight._sizes[1]))
     return torch.cat(outputs)
+
+
+def _run_rounded(layer: nn.Module, inputs: Tensor, start: int, end: int) -> Tensor:
+    """Return the outputs of a layer for its inputs, run on some of the neighbours' too, so that there are few shapes.
+
+    Experts have other numbers of inputs each time, and to make a kernel takes longer than to run it. Where somebody
+    looks at the layer it is handed its own inputs alone.
+    """
+    rows = end - start
+    rounded = 1 << (rows - 1).bit_length() if rows < ROWS else -(-rows // ROWS) * ROWS
+    if rounded == rows or rounded > len(inputs) or any(map(_is_watched, layer.modules())):
+        return cast(Tensor, layer(inputs[start:end]))
+    first = min(start, len(inputs) - rounded)
+    return cast(Tensor, layer(inputs[first : first + rounded]))[start - first : end - first]
+
+
+def _is_watched(module: nn.Module) -> bool:
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(hooks) or "forward" in vars(module)
 
 
 def _check_flipped(weight: object) -> None:
