@@ -123,7 +123,7 @@ def run_apart(entry: Entry, recipes: Sequence[str], seconds: float) -> list[dict
     why = ""
     while not why:
         try:
-            message = queue.get(timeout=1)
+            message = queue.get(timeout=min(1.0, max(0.0, deadline - monotonic())))
         except Empty:
             if monotonic() > deadline:
                 why = f"took more than {seconds:g} s"

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
+import torch
 from torch import nn
 
-from eckart.blocks.block import Block, Group, LinearRef, hooks
+from eckart.blocks.block import Block, Group, LinearRef, attributes_kept, hooks
 
 A, B, C = (LinearRef(name, f"layers.1.{name}", 4, 3) for name in "abc")
 
@@ -35,3 +38,26 @@ def test_hooks_are_taken_off_where_something_fails() -> None:
         fail()
     module(1)
     assert seen == [1]
+
+
+class Keeps(nn.Module):
+    """Keeps what it computed for its next run, and fails."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.last = nn.Linear(2, 2), torch.ones(1, 2)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        self.last = self.other = self.linear(inputs)
+        raise ZeroDivisionError
+
+
+def test_what_a_module_keeps_for_its_next_run_is_as_it_was() -> None:
+    """Also where the run fails: what is kept with the graph of its gradients cannot be copied."""
+    module = nn.Sequential(Keeps())
+    before = module[0].last
+    with pytest.raises(ZeroDivisionError), attributes_kept(module):
+        module(torch.ones(1, 2))
+    assert module[0].last is before
+    assert not hasattr(module[0], "other")
+    copy.deepcopy(module)
