@@ -178,6 +178,13 @@ def test_the_lists_in_a_list_hold_the_blocks() -> None:
     assert paths(model, inputs=x()) == ["stages.0.0", "stages.0.1", "stages.1.0", "stages.1.1"]
 
 
+def test_there_may_be_nothing_in_a_place_of_a_list() -> None:
+    model = Scripted(lambda model, hidden: model.layers[0](hidden), plain)
+    model.layers.append(None)
+    assert [path for path, _ in block_lists(model)] == ["layers"]
+    assert paths(model, inputs=x()) == ["layers.0"]
+
+
 def test_gradients_of_the_last_round_of_a_loop_are_enough() -> None:
     def run(model: Any, hidden: Tensor) -> Tensor:
         with torch.no_grad():

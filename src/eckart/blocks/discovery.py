@@ -35,7 +35,7 @@ from eckart.blocks.probe import probe_inputs
 from eckart.blocks.residual import check_residuals, residual_places
 from eckart.blocks.routers import routers
 from eckart.blocks.separable import inseparable, tapped_blocks
-from eckart.blocks.shared_weights import shared_linears
+from eckart.blocks.shared_weights import linears_in_plain_lists, shared_linears
 from eckart.blocks.siblings import Names, routed_groups, with_siblings
 from eckart.blocks.towers import tower_of
 from eckart.blocks.trace import Trace, TracedCall, trace
@@ -56,10 +56,20 @@ def block_lists(model: nn.Module) -> list[tuple[str, nn.ModuleList]]:
         if not isinstance(module, nn.ModuleList) or inside or any(isinstance(b, nn.ModuleList) for b in module):
             continue
         # A list of bare linears is no list of blocks.
-        children = (child for block in module for child in block.modules() if child is not block)
+        children = (child for block in module if block is not None for child in block.modules() if child is not block)
         if any(is_linear(child) or is_replaced(child) for child in children):
             found.append((path, module))
     return found
+
+
+def listed_blocks(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the items of all lists of blocks, by path; there may be nothing in a place of a list."""
+    return {
+        f"{path}.{number}": block
+        for path, blocks in block_lists(model)
+        for number, block in enumerate(blocks)
+        if block is not None
+    }
 
 
 def find_blocks(
@@ -104,7 +114,7 @@ def find_blocks(
             f"{type(model).__name__} has no linear layers that can be factored; its modules are: "
             f"{', '.join(sorted({type(module).__name__ for module in model.modules()}))}."
         )
-    candidates = {f"{path}.{n}": block for path, blocks in block_lists(model) for n, block in enumerate(blocks)}
+    candidates = listed_blocks(model)
     candidates |= linears_outside(model, candidates, outside)
     candidates = candidates or {_path_of(model, body_of(model, probe.inputs)): body_of(model, probe.inputs)}
     while True:
@@ -239,6 +249,7 @@ class _Probe:
     def _left_in(self, module: nn.Module, call: TracedCall) -> dict[str, Why]:
         """Return the linears in a block that stay, whatever they are handed."""
         left = dict.fromkeys(shared_linears(self.model, module), Why.SHARED)
+        left |= dict.fromkeys(linears_in_plain_lists(module), Why.HELD)
         head = self.model.get_output_embeddings()
         for name, part in module.named_modules() if head is not None and module is call.module else ():
             inside = ".".join(filter(None, (call.path, name)))

@@ -36,3 +36,23 @@ def shared_linears(model: nn.Module, block: nn.Module) -> set[str]:
     return {
         name for name, part in block.named_modules() if is_linear(part) and id(part.get_parameter("weight")) in shared
     }
+
+
+def linears_in_plain_lists(block: nn.Module) -> set[str]:
+    """Return the names of the linears in a block that a module holds in a list of Python, too, and runs from there.
+
+    What is put in the place of the module is not run then.
+
+    Args:
+        block: to look into.
+    """
+    held = {
+        id(item)
+        for part in block.modules()
+        for value in vars(part).values()
+        if isinstance(value, list | tuple)
+        for item in value
+        if isinstance(item, nn.Module)
+    }
+    inside = {id(part) for outer in block.modules() if id(outer) in held for part in outer.modules()}
+    return {name for name, part in block.named_modules() if is_linear(part) and id(part) in inside}
