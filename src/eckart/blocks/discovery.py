@@ -52,14 +52,18 @@ def block_lists(model: nn.Module) -> list[tuple[str, nn.ModuleList]]:
     found: list[tuple[str, nn.ModuleList]] = []
     for path, module in model.named_modules():
         inside = any(path.startswith(f"{outer}.") for outer, _ in found)
-        # Nor is a list of lists: those are not called, but what is in them.
-        if not isinstance(module, nn.ModuleList) or inside or any(isinstance(b, nn.ModuleList) for b in module):
+        # Nor is a list of lists: those are not called, but what is in them. Nor one with gaps.
+        if not isinstance(module, nn.ModuleList) or inside or not all(map(_may_be_block, module._modules.values())):
             continue
         # A list of bare linears is no list of blocks.
         children = (child for block in module for child in block.modules() if child is not block)
         if any(is_linear(child) or is_replaced(child) for child in children):
             found.append((path, module))
     return found
+
+
+def _may_be_block(module: nn.Module | None) -> bool:
+    return module is not None and not isinstance(module, nn.ModuleList)
 
 
 def find_blocks(
