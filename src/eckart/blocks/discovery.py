@@ -52,24 +52,18 @@ def block_lists(model: nn.Module) -> list[tuple[str, nn.ModuleList]]:
     found: list[tuple[str, nn.ModuleList]] = []
     for path, module in model.named_modules():
         inside = any(path.startswith(f"{outer}.") for outer, _ in found)
-        # Nor is a list of lists: those are not called, but what is in them.
-        if not isinstance(module, nn.ModuleList) or inside or any(isinstance(b, nn.ModuleList) for b in module):
+        # Nor is a list of lists: those are not called, but what is in them. Nor one with gaps.
+        if not isinstance(module, nn.ModuleList) or inside or not all(map(_may_be_block, module._modules.values())):
             continue
         # A list of bare linears is no list of blocks.
-        children = (child for block in module if block is not None for child in block.modules() if child is not block)
+        children = (child for block in module for child in block.modules() if child is not block)
         if any(is_linear(child) or is_replaced(child) for child in children):
             found.append((path, module))
     return found
 
 
-def listed_blocks(model: nn.Module) -> dict[str, nn.Module]:
-    """Return the items of all lists of blocks, by path; there may be nothing in a place of a list."""
-    return {
-        f"{path}.{number}": block
-        for path, blocks in block_lists(model)
-        for number, block in enumerate(blocks)
-        if block is not None
-    }
+def _may_be_block(module: nn.Module | None) -> bool:
+    return module is not None and not isinstance(module, nn.ModuleList)
 
 
 def find_blocks(
@@ -114,7 +108,7 @@ def find_blocks(
             f"{type(model).__name__} has no linear layers that can be factored; its modules are: "
             f"{', '.join(sorted({type(module).__name__ for module in model.modules()}))}."
         )
-    candidates = listed_blocks(model)
+    candidates = {f"{path}.{n}": block for path, blocks in block_lists(model) for n, block in enumerate(blocks)}
     candidates |= linears_outside(model, candidates, outside)
     candidates = candidates or {_path_of(model, body_of(model, probe.inputs)): body_of(model, probe.inputs)}
     while True:

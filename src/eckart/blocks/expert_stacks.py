@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
 from eckart.blocks.block_arguments import BlockArguments, Inputs, replaced_forwards
-from eckart.blocks.discovery import listed_blocks, trace_probe
+from eckart.blocks.discovery import block_lists, trace_probe
 from eckart.blocks.onload import ResidentWeights, WeightSource
 from eckart.blocks.probe import probe_inputs
 from eckart.blocks.shared_weights import shared_parameters
@@ -51,7 +51,7 @@ def expand(model: PreTrainedModel, weights: WeightSource, inputs: Inputs | None 
     Raises:
         UnsupportedModelError: the model cannot be run on these inputs.
     """
-    blocks = listed_blocks(model)
+    blocks = {f"{path}.{number}": block for path, listed in block_lists(model) for number, block in enumerate(listed)}
     if not any(map(_candidates, blocks.values())):
         return
     found: dict[str, dict[str, StackLayout]] = {}
@@ -74,7 +74,7 @@ def expanded(model: PreTrainedModel) -> PreTrainedModel:
     Raises:
         UnsupportedModelError: as for :func:`expand`.
     """
-    if not any(map(_candidates, listed_blocks(model).values())):
+    if not any(map(_candidates, (block for _, blocks in block_lists(model) for block in blocks))):
         return model
     twin = copy.deepcopy(model)
     expand(twin, ResidentWeights())
