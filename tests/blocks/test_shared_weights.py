@@ -10,6 +10,7 @@ from eckart.blocks.block import Why
 from eckart.blocks.discovery import find_blocks
 from eckart.blocks.shared_weights import linears_in_plain_lists, shared_linears, shared_parameters
 from eckart.errors import UnsupportedModelError
+from eckart.layers import fuse_modules
 
 
 def run(model: Scripted, hidden: Tensor) -> Tensor:
@@ -65,3 +66,16 @@ def test_layers_that_are_run_from_a_plain_list_stay() -> None:
     first, _ = find_blocks(model, None, x())
     assert [ref.name for ref in first.linears] == ["other"]
     assert first.left == {"first.0": Why.HELD}
+
+
+def test_layers_that_were_fused_are_no_such_list() -> None:
+    """Each part holds its leader in a tuple."""
+
+    class Pair(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(6, 4), nn.Linear(6, 4)
+
+    pair = Pair()
+    fuse_modules(pair, ["one", "two"])
+    assert not linears_in_plain_lists(pair)

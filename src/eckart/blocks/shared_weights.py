@@ -8,6 +8,7 @@ from __future__ import annotations
 from torch import nn
 
 from eckart.layers import is_linear
+from eckart.layers.fused import JointPart
 
 
 def shared_parameters(model: nn.Module) -> set[int]:
@@ -49,6 +50,7 @@ def linears_in_plain_lists(block: nn.Module) -> set[str]:
     held = {
         id(item)
         for part in block.modules()
+        if not isinstance(part, JointPart)  # it follows its leader, whatever that is made of
         for value in vars(part).values()
         if isinstance(value, list | tuple)
         for item in value
