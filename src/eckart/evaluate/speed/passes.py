@@ -34,7 +34,7 @@ class Timed:
 @torch.inference_mode()
 def run_once(model: PreTrainedModel, prompt: Tensor, generate: int) -> Timed:
     """Continue ``prompt``, (batch, length) int64, by ``generate`` tokens, one or more, and time it."""
-    device, cache = prompt.device, _name_of_cache(model)
+    device, cache = prompt.device, name_of_cache(model)
     synchronize(device)
     start = perf_counter()
     output = model(input_ids=prompt, use_cache=True, logits_to_keep=1)
@@ -51,7 +51,7 @@ def run_once(model: PreTrainedModel, prompt: Tensor, generate: int) -> Timed:
     return Timed(first, steps, torch.cat(chosen, dim=1).cpu(), cache_bytes(output[cache]))
 
 
-def _name_of_cache(model: PreTrainedModel) -> str:
+def name_of_cache(model: PreTrainedModel) -> str:
     """Return what the model calls its keys and values; transformers is renaming them."""
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
