@@ -25,7 +25,7 @@ FLOORS = (
     ("checkpoint",),
     ("run",),
     ("sweep",),
-    ("report",),
+    ("draft", "report"),
     ("cli",),
 )
 LEVELS = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 from tests.cli.helpers import run, words
+from transformers import PreTrainedModel
+
+from eckart.evaluate.speed.passes import Forward, compiled_forward
 
 
 def test_bench_compares_with_the_first(compressed: Path, model_folder: Path) -> None:
@@ -19,6 +23,25 @@ def test_bench_compares_with_the_first(compressed: Path, model_folder: Path) -> 
     facts = json.loads(run("bench", model_folder, compressed, *options, "--json").stdout)
     assert [speed["batch"] for speed in facts["speeds"]] == [1, 1, 2, 2]
     assert facts["speeds"][1]["weight_bytes"] < facts["speeds"][0]["weight_bytes"]
+
+
+def test_decoding_is_compiled_where_that_is_asked_for(
+    compressed: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a backend that needs no compiler of C++."""
+    made: list[object] = []
+
+    def compiled(model: PreTrainedModel) -> Forward:
+        made.append(model)
+        return compiled_forward(model, "aot_eager")
+
+    # The package has a function of the module's name.
+    monkeypatch.setattr(import_module("eckart.evaluate.speed.compare"), "compiled_forward", compiled)
+    options = ["--prompt", 8, "--generate", 3, "--repeats", 1, "--compile"]
+    shown = run("bench", model_folder, compressed, *options)
+    assert shown.exit_code == 0, shown.output
+    assert "compiled on a cache of fixed size" in words(shown.output)
+    assert len(made) == 2
 
 
 @pytest.mark.parametrize(

@@ -93,3 +93,18 @@ def test_a_changed_scale_is_seen_and_a_copy_makes_its_own() -> None:
         assert (layer(inputs).double() - expected(layer, inputs)).norm() < 0.01 * expected(layer, inputs).norm()
         assert torch.equal(twin(inputs), before)
     assert set(layer.state_dict()) == {"codes", "scale", "bias"}
+
+
+@pytest.mark.parametrize("scheme", GRIDS)
+def test_compiled_layers_run_the_products_too(scheme: QuantScheme, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, packed = make(scheme), []
+    pack = kernels.pack_for_product
+    monkeypatch.setattr(kernels, "pack_for_product", lambda *given: packed.append(1) or pack(*given))
+    compiled = torch.compile(layer, fullgraph=True, dynamic=False, backend="aot_eager")
+    inputs = torch.randn(1, 256).bfloat16()
+    with torch.inference_mode():
+        for _ in range(3):
+            torch.testing.assert_close(compiled(inputs), layer(inputs), rtol=0.02, atol=0.02)
+        assert len(packed) == (2 if scheme.bits == 4 else 0)  # once each
+        layer.set_codes(torch.zeros(48, 256, dtype=torch.int8))
+        torch.testing.assert_close(compiled(inputs)[0], layer.bias)

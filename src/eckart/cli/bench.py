@@ -38,6 +38,9 @@ def bench(
         str, typer.Option(help="float32, bfloat16, float16; auto: as stored, float32 where a CPU emulates that.")
     ] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, or the name of an accelerator.")] = "auto",
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Let torch.compile make what decodes, on a cache of fixed size.")
+    ] = False,
     trust_remote_code: TrustRemoteCode = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -64,16 +67,19 @@ def bench(
             prompt=prompt,
             generate=generate,
             repeats=repeats,
+            compiled=compiled,
             on_run=lambda done, total: progress.update(task, completed=done, total=total),
         )
     check_unchanged(*loaded.values())
     if as_json:
         facts = {"bandwidth": machine.bandwidth, "operations": machine.operations, "dtype": str(first.dtype)}
         rows = [speed.model_dump() for speed in speeds]
-        output.print_json(json.dumps({"machine": facts, "threads": torch.get_num_threads(), "speeds": rows}))
+        output.print_json(
+            json.dumps({"machine": facts, "threads": torch.get_num_threads(), "compiled": compiled, "speeds": rows})
+        )
         return
     output.print(_table(speeds))
-    output.print(_caption(machine, first.dtype, repeats), soft_wrap=True)
+    output.print(_caption(machine, first.dtype, repeats, compiled=compiled), soft_wrap=True)
 
 
 def _sizes(text: str) -> list[int]:
@@ -106,11 +112,12 @@ def _table(speeds: list[Speed]) -> Table:
     return table
 
 
-def _caption(machine: Machine, dtype: torch.dtype, repeats: int) -> str:
+def _caption(machine: Machine, dtype: torch.dtype, repeats: int, *, compiled: bool) -> str:
+    how = ", decoding compiled on a cache of fixed size" if compiled else ""
     return (
         f"Tokens a second; medians of {repeats} rounds in which every model is run once, lowest and highest in "
-        f"brackets, decoding against that of the first model. {dtype}, {torch.get_num_threads()} threads. This machine "
-        f"reads {machine.bandwidth / 1e9:.1f} GB/s and multiplies {machine.operations / 1e9:.0f} GFLOP/s. In brackets "
-        "behind the limit: what a decoding step must read or multiply at least, over what it took; where that is "
-        "little, calls and what lies between the products take the time."
+        f"brackets, decoding against that of the first model. {dtype}, {torch.get_num_threads()} threads{how}. This "
+        f"machine reads {machine.bandwidth / 1e9:.1f} GB/s and multiplies {machine.operations / 1e9:.0f} GFLOP/s. In "
+        "brackets behind the limit: what a decoding step must read or multiply at least, over what it took; where that "
+        "is little, calls and what lies between the products take the time."
     )

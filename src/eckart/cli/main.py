@@ -7,6 +7,7 @@ import typer
 from eckart.cli.bench import bench
 from eckart.cli.compress import compress
 from eckart.cli.demo import demo
+from eckart.cli.draft import draft
 from eckart.cli.evaluate import evaluate
 from eckart.cli.inspect import inspect
 from eckart.cli.merge import merge
@@ -26,6 +27,7 @@ app = typer.Typer(
 app.command("compress")(compress)
 app.command("eval")(evaluate)
 app.command("bench")(bench)
+app.command("draft")(draft)
 app.command("sweep")(sweep)
 app.command("inspect")(inspect)
 app.command("report")(report)

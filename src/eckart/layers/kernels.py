@@ -7,12 +7,14 @@ inputs; for many tokens at once they are slower than a product of floats. torcha
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from typing import cast
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
-from eckart.maths.quantization import QuantScheme
+from eckart.maths.quantization import QuantScheme, unpack
 
 MOST_TOKENS = 8  # at once for which the products of few bits are faster, measured
 WIDTH = 16  # that the 8-bit product needs the inner dimension in multiples of, and packing the outer one
@@ -29,7 +31,7 @@ def can_multiply(inputs: Tensor, scale: Tensor, scheme: QuantScheme, out_feature
         or scale.dtype is not torch.bfloat16
         or not 0 < inputs.numel() <= MOST_TOKENS * columns
         or (torch.is_grad_enabled() and (inputs.requires_grad or scale.requires_grad))
-        or torch.compiler.is_compiling()
+        or torch.compiler.is_exporting()  # other runtimes have no such products
     ):
         return False
     if scheme.bits == 8:
@@ -74,3 +76,30 @@ def multiply_4_bit(inputs: Tensor, packed: tuple[Tensor, Tensor], group: int) ->
     codes, scales = packed
     product = torch.ops.aten._weight_int4pack_mm_for_cpu(flat, codes, group, scales)
     return cast(Tensor, product).reshape(*inputs.shape[:-1], -1)
+
+
+@torch.library.custom_op("eckart::few_bits_product", mutates_args=())
+def compiled_product(inputs: Tensor, codes: Tensor, scale: Tensor, group: int) -> Tensor:
+    """Do either product as one step of a compiled graph, which cannot look where tensors begin.
+
+    Args:
+        inputs: (..., in features).
+        codes: as :class:`eckart.layers.QuantizedLinear` holds them.
+        scale: (out features, groups).
+        group: inputs of a scale of 4-bit codes; 0 for 8-bit codes with a scale a row.
+    """
+    if not group:
+        return multiply_8_bit(inputs, aligned(codes), scale)
+    state = codes._version, scale.data_ptr(), scale._version
+    if codes not in _PACKED or _PACKED[codes][0] != state:
+        _PACKED[codes] = state, pack_for_product(unpack(codes, inputs.shape[-1]), scale)
+    return multiply_4_bit(inputs, _PACKED[codes][1], group)
+
+
+@compiled_product.register_fake
+def _(inputs: Tensor, codes: Tensor, scale: Tensor, group: int) -> Tensor:
+    return inputs.new_empty(*inputs.shape[:-1], len(codes))
+
+
+# Of compiled graphs: the state of codes, and the order that the product wants.
+_PACKED: MutableMapping[Tensor, tuple[object, tuple[Tensor, Tensor]]] = WeakTensorKeyDictionary()

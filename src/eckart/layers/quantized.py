@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -86,13 +86,17 @@ class QuantizedLinear(RowsLayer):
         """Return some of the outputs, (..., those that ``rows`` are)."""
         codes, scale = self.codes[rows], self.scale[rows]
         bias = None if self.bias is None else self.bias[rows]
-        if self.scheme.bits == 8 and kernels.can_multiply(inputs, scale, self.scheme, len(codes)):
+        compiled = torch.compiler.is_compiling()
+        if self.scheme.bits == 8 and not compiled and kernels.can_multiply(inputs, scale, self.scheme, len(codes)):
             outputs = kernels.multiply_8_bit(inputs, kernels.aligned(codes), scale)
             return outputs if bias is None else outputs + bias
         codes = unpack(codes, self.in_features) if self.scheme.bits == 4 else codes
         return functional.linear(inputs, from_codes(codes, scale, self.scheme).to(inputs.dtype), bias)
 
     def _product_of_few_bits(self, inputs: Tensor) -> Tensor:
+        if torch.compiler.is_compiling():
+            group = 0 if self.scheme.bits == 8 else self.scheme.group_size(self.in_features)
+            return cast(Tensor, kernels.compiled_product(inputs, self.codes, self.scale, group))
         if self.scheme.bits == 8:
             self.codes = kernels.aligned(self.codes)
             return kernels.multiply_8_bit(inputs, self.codes, self.scale)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from tests.conftest import CONFIGS, make_model
 
-from eckart.evaluate.speed.passes import run_once
+from eckart.evaluate.speed.passes import compiled_forward, run_once
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
@@ -26,3 +26,12 @@ def test_the_cache_is_counted_in_bytes() -> None:
     run = run_once(model, torch.ones(3, 10, dtype=torch.int64), 5)
     # 3 blocks, keys and values of 2 heads of 8 numbers of 4 bytes; the last token is not run.
     assert run.cache_bytes == 3 * 2 * 2 * 8 * 4 * 3 * 14
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_compiled_and_on_a_cache_of_fixed_size_the_tokens_are_the_same(kind: str) -> None:
+    model = make_model(kind)
+    prompt = torch.randint(256, (2, 12), generator=torch.Generator().manual_seed(2))
+    run = run_once(model, prompt, 6, compiled_forward(model, "aot_eager"))
+    assert torch.equal(run.tokens, run_once(model, prompt, 6).tokens)
+    assert len(run.steps) == 5

@@ -14,7 +14,7 @@ from eckart.blocks.onload import named_tensors
 from eckart.data.context import context_of
 from eckart.device import free_memory, peak_device_memory, reset_peak_device_memory
 from eckart.errors import EckartError
-from eckart.evaluate.speed.passes import Timed, run_once
+from eckart.evaluate.speed.passes import Timed, compiled_forward, run_once
 from eckart.evaluate.speed.roofline import Machine, Work
 from eckart.files.field_types import Count
 
@@ -77,6 +77,7 @@ def compare(
     prompt: int = 128,
     generate: int = 64,
     repeats: int = 5,
+    compiled: bool = False,
     on_run: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Speed]:
     """Time models in rounds, each of them once in a round.
@@ -88,6 +89,7 @@ def compare(
         prompt: random tokens in front, the same for all models of one vocabulary.
         generate: tokens to continue by, 2 or more.
         repeats: rounds.
+        compiled: let ``torch.compile`` make what decodes, on a cache of fixed size.
         on_run: is called with (done, total) after each run.
 
     Raises:
@@ -98,11 +100,12 @@ def compare(
     timed: dict[tuple[str, int], list[Timed]] = {case: [] for case in cases}
     peaks: dict[tuple[str, int], int | None] = {}
     total = (WARM_UP + repeats) * len(cases)
+    forwards = {name: compiled_forward(model) for name, model in models.items()} if compiled else {}
     for done in range(total):
         name, batch = case = cases[done % len(cases)]
         model = models[name]
         reset_peak_device_memory(model.device)
-        run = run_once(model, random_prompt(model, batch, prompt), generate)
+        run = run_once(model, random_prompt(model, batch, prompt), generate, forwards.get(name))
         peaks[case] = peak_device_memory(model.device)
         if done >= WARM_UP * len(cases):
             timed[case].append(run)

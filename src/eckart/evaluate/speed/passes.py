@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, StaticCache
 
 from eckart.device import synchronize
 
@@ -31,27 +32,51 @@ class Timed:
     cache_bytes: int
 
 
+Forward = Callable[..., Any]
+
+
 @torch.inference_mode()
-def run_once(model: PreTrainedModel, prompt: Tensor, generate: int) -> Timed:
-    """Continue ``prompt``, (batch, length) int64, by ``generate`` tokens, one or more, and time it."""
-    device, cache = prompt.device, _name_of_cache(model)
+def run_once(model: PreTrainedModel, prompt: Tensor, generate: int, compiled: Forward | None = None) -> Timed:
+    """Continue ``prompt``, (batch, length) int64, by ``generate`` tokens, one or more, and time it.
+
+    Args:
+        model: in evaluation mode.
+        prompt: (batch, length) int64.
+        generate: tokens to continue by.
+        compiled: from :func:`compiled_forward`: runs every token after the first one, on a cache of fixed size.
+    """
+    device, cache = prompt.device, name_of_cache(model)
+    given: dict[str, Any] = {}
+    if compiled is not None:
+        # The last token is chosen and not run, so that it is in no cache.
+        given[cache] = StaticCache(config=model.config, max_cache_len=prompt.shape[1] + generate - 1)
     synchronize(device)
     start = perf_counter()
-    output = model(input_ids=prompt, use_cache=True, logits_to_keep=1)
+    output = model(input_ids=prompt, use_cache=True, logits_to_keep=1, **given)
     chosen = [_most_likely(output.logits)]
     synchronize(device)
     first = perf_counter() - start
     steps = []
     for _ in range(generate - 1):
         start = perf_counter()
-        output = model(input_ids=chosen[-1], use_cache=True, **{cache: output[cache]})
+        output = (compiled or model)(input_ids=chosen[-1], use_cache=True, **{cache: output[cache]})
         chosen.append(_most_likely(output.logits))
         synchronize(device)
         steps.append(perf_counter() - start)
     return Timed(first, steps, torch.cat(chosen, dim=1).cpu(), cache_bytes(output[cache]))
 
 
-def _name_of_cache(model: PreTrainedModel) -> str:
+def compiled_forward(model: PreTrainedModel, backend: str = "inductor") -> Forward:
+    """Return a model's forward pass as ``torch.compile`` makes it at the first call, for tokens of one shape.
+
+    Graphs that were made before are forgotten first, since there is a limit to how many of one model are made.
+    """
+    torch.compiler.reset()
+    forward: Forward = torch.compile(model.forward, dynamic=False, backend=backend)
+    return forward
+
+
+def name_of_cache(model: PreTrainedModel) -> str:
     """Return what the model calls its keys and values; transformers is renaming them."""
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
