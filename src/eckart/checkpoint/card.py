@@ -26,7 +26,7 @@ tags:
 # {source}, compressed to {keep:.1%} of its linear layers
 
 {source} with {factored} of {linears} linear layers replaced by low-rank factors, made by
-[Eckart](https://pypi.org/project/eckart/) {version}.
+[Eckart](https://pypi.org/project/eckart/) {version}.{again}
 
 ```python
 import eckart  # registers the format; pip install eckart
@@ -54,8 +54,20 @@ The recipe and the versions of the software are in `config.json`, the ranks and 
 """
 
 
-def model_card(model: PreTrainedModel, report: CompressionResult) -> str:
-    """Return the text of the card."""
+AGAIN = (
+    "\n\nThe model was loaded and saved again since, and may have been trained in between. The numbers below are those of "
+    "its compression."
+)
+
+
+def model_card(model: PreTrainedModel, report: CompressionResult, *, again: bool = False) -> str:
+    """Return the text of the card.
+
+    Args:
+        model: compressed.
+        report: of its compression.
+        again: whether it was loaded since, and so may have been changed.
+    """
     provenance = model.config.quantization_config.provenance
     calibration = "none"
     if report.calibration:
@@ -68,6 +80,7 @@ def model_card(model: PreTrainedModel, report: CompressionResult) -> str:
         source=plain(provenance["source"]),
         version=plain(provenance["versions"]["eckart"]),
         auto_class=auto_class_of(model),
+        again=AGAIN if again else "",
         keep=report.keep,
         factored=len(report.ranks),
         linears=len(report.layers),

@@ -13,6 +13,10 @@ from eckart.methods.structure import TwoFactor
 
 METHOD = "eckart"
 FORMAT_VERSION = 1
+# What every config.json of ours names as the file of the weights. There is none of that name: transformers without this
+# library ends there, with a message that holds the name, instead of filling layers that it does not know with random
+# numbers. This library never looks for it.
+GUARD = "this-model-needs-import-eckart.safetensors.index.json"
 DEFAULT_STRUCTURE = TwoFactor().name
 DAMAGED = "The file was changed or damaged: copy or download the folder again."
 

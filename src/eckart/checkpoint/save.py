@@ -6,7 +6,7 @@ import errno
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from safetensors import SafetensorError
 from torch import Tensor
@@ -20,6 +20,7 @@ from eckart.checkpoint.identity import versions
 from eckart.checkpoint.output import check_apart, check_output
 from eckart.checkpoint.records import write_records
 from eckart.checkpoint.run_folder import RunFolder
+from eckart.checkpoint.saveable import check_saveable, records_beside
 from eckart.checkpoint.source import FileWeights
 from eckart.compression.result import CompressionResult
 from eckart.errors import CheckpointError
@@ -32,6 +33,18 @@ MAX_SHARD_SIZE = "5GB"
 PARCEL_BYTES = 500_000_000  # of tensors outside the blocks that are read and written together
 
 
+@overload
+def save(
+    model: PreTrainedModel,
+    folder: str | Path,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    overwrite: bool = False,
+    max_shard_size: int | str = MAX_SHARD_SIZE,
+) -> None: ...
+
+
+@overload
 def save(
     model: PreTrainedModel,
     report: CompressionResult,
@@ -40,24 +53,42 @@ def save(
     tokenizer: PreTrainedTokenizerBase | None = None,
     overwrite: bool = False,
     max_shard_size: int | str = MAX_SHARD_SIZE,
+) -> None: ...
+
+
+def save(
+    model: PreTrainedModel,
+    report: CompressionResult | str | Path | None = None,
+    folder: str | Path | None = None,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    overwrite: bool = False,
+    max_shard_size: int | str = MAX_SHARD_SIZE,
 ) -> None:
-    """Write a model that :func:`eckart.compress` compressed.
+    """Write a compressed model: ``save(model, report, folder)`` or ``save(model, folder)``.
 
     Args:
-        model: as compressed.
-        report: what :func:`eckart.compress` returned for it.
+        model: as :func:`eckart.compress` left it, or loaded from a compressed folder, and trained or resized since.
+        report: what :func:`eckart.compress` returned for it. Without it the records of the folder that the model was
+            loaded from are written again, if that is on this machine.
         folder: to write; appears only when it is complete.
         tokenizer: is written beside the model.
         overwrite: replace ``folder`` if it exists and Eckart wrote it.
         max_shard_size: of one weight file.
 
     Raises:
-        CheckpointError: ``folder`` exists, or holds something that Eckart did not write, or the disk is full.
+        CheckpointError: ``model`` is not compressed, or layers of it were replaced; ``folder`` exists, or holds
+            something that Eckart did not write, or the disk is full.
     """
+    target = folder if folder is not None else report
+    if target is None or isinstance(target, CompressionResult):
+        raise CheckpointError("save needs the folder to write: save(model, folder) or save(model, report, folder).")
+    check_saveable(model)
+    source = model.config.name_or_path
+    result = report if isinstance(report, CompressionResult) else records_beside(source)
     size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    name = model.config.name_or_path
-    reads = [Path(name)] if name else []
-    with new_folder(folder, overwrite=overwrite, needed=size, reads=reads) as partial:
+    reads = [Path(source)] if source else []
+    with new_folder(target, overwrite=overwrite, needed=size, reads=reads) as partial:
         config = model.config.quantization_config
         config.weights = INDEX_NAME
         try:
@@ -65,7 +96,10 @@ def save(
         finally:
             config.weights = None
         rename_shards(partial)
-        write_documents(partial, model, report, tokenizer)
+        if result is not None:
+            write_documents(partial, model, result, tokenizer, again=result is not report)
+        elif tokenizer is not None:
+            tokenizer.save_pretrained(partial)
 
 
 def save_all_but_blocks(
@@ -115,13 +149,18 @@ def _parcels(model: PreTrainedModel, blocks: Sequence[Block]) -> list[dict[str, 
 
 
 def write_documents(
-    folder: Path, model: PreTrainedModel, report: CompressionResult, tokenizer: PreTrainedTokenizerBase | None
+    folder: Path,
+    model: PreTrainedModel,
+    report: CompressionResult,
+    tokenizer: PreTrainedTokenizerBase | None,
+    *,
+    again: bool = False,
 ) -> None:
-    """Write the tokenizer, the records and the model card."""
+    """Write the tokenizer, the records and the model card, which says whether the model was loaded and saved again."""
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
     write_records(folder, report)
-    (folder / "README.md").write_text(model_card(model, report), encoding="utf-8")
+    (folder / "README.md").write_text(model_card(model, report, again=again), encoding="utf-8")
 
 
 def description(

@@ -13,6 +13,7 @@ from eckart.cli.merge import merge
 from eckart.cli.process import standard_streams
 from eckart.cli.recipes import recipes
 from eckart.cli.report import report
+from eckart.cli.run import run
 from eckart.cli.sweep import sweep
 
 app = typer.Typer(
@@ -31,6 +32,7 @@ app.command("inspect")(inspect)
 app.command("report")(report)
 app.command("merge")(merge)
 app.command("recipes")(recipes)
+app.command("run", context_settings={"allow_interspersed_args": False})(run)
 app.command("demo")(demo)
 
 
