@@ -36,7 +36,7 @@ def test_a_loaded_model_is_written_as_it_was(small: Path, tmp_path: Path) -> Non
     assert read_records(tmp_path / "again").model_dump() == read_records(small).model_dump()
     assert "loaded and saved again" in (tmp_path / "again" / "README.md").read_text()
     assert "loaded and saved again" not in (small / "README.md").read_text()
-    eckart.save(model, folder=tmp_path / "again", overwrite=True)  # it knows what it wrote
+    eckart.save(model, tmp_path / "again", overwrite=True)  # it knows what it wrote
 
 
 def test_a_changed_model(small: Path, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from eckart.checkpoint.config import DAMAGED, GUARD, METHOD, EckartConfig
 from eckart.checkpoint.folder import check_folder
 from eckart.checkpoint.library_hooks import wrap_library
 from eckart.checkpoint.ordered import check_ordered
+from eckart.checkpoint.packed import conversions
 from eckart.checkpoint.tensors import check_dtypes, check_finite, stored_tensors
 from eckart.errors import CheckpointError, EckartWarning, RecipeError
 from eckart.layers import (
@@ -91,6 +92,9 @@ class EckartQuantizer(HfQuantizer):  # type: ignore[misc]
         It would put factors of different layers together when the model is loaded or saved. Before transformers 5.23
         no model is handed over.
         """
+        if self.quantization_config.stored is not None:
+            scheme = _layout(self.quantization_config).precision.scheme
+            return conversions(scheme.bits) if scheme else []
         return [] if self.quantization_config.own_names else weight_conversions
 
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
@@ -146,6 +150,9 @@ class EckartQuantizer(HfQuantizer):  # type: ignore[misc]
         check_finite(model)
         # If it is saved by transformers from here, the files get the standard names, beside a config with the guard.
         self.quantization_config.weights = None
+        if self.quantization_config.stored is not None:
+            self.quantization_config.stored = None
+            model._weight_conversions = []  # they are not to be taken back: it is saved in our own format
         return model
 
     def _dequantize(self, model: PreTrainedModel, dtype: torch.dtype | None = None) -> PreTrainedModel:

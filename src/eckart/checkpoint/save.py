@@ -22,8 +22,9 @@ from eckart.checkpoint.records import write_records
 from eckart.checkpoint.run_folder import RunFolder
 from eckart.checkpoint.saveable import check_saveable, records_beside
 from eckart.checkpoint.source import FileWeights
+from eckart.checkpoint.standard import nothing_is_factored, standardise, why_not_standard
 from eckart.compression.result import CompressionResult
-from eckart.errors import CheckpointError
+from eckart.errors import CheckpointError, warn
 from eckart.layers import fused_layers
 from eckart.layers.fused import runs_of
 from eckart.layers.linear_stack import linear_stacks
@@ -37,6 +38,7 @@ PARCEL_BYTES = 500_000_000  # of tensors outside the blocks that are read and wr
 def save(
     model: PreTrainedModel,
     folder: str | Path,
+    /,
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
     overwrite: bool = False,
@@ -96,6 +98,8 @@ def save(
         finally:
             config.weights = None
         rename_shards(partial)
+        for name in standardised(partial, model):
+            (partial / name).unlink()
         if result is not None:
             write_documents(partial, model, result, tokenizer, again=result is not report)
         elif tokenizer is not None:
@@ -109,7 +113,7 @@ def save_all_but_blocks(
     weights: FileWeights,
     report: CompressionResult,
     tokenizer: PreTrainedTokenizerBase | None,
-) -> None:
+) -> list[str]:
     """Write what belongs to a compressed model beside the shards of its blocks, which are in ``folder`` already.
 
     Args:
@@ -119,6 +123,9 @@ def save_all_but_blocks(
         weights: where.
         report: of the run.
         tokenizer: is written beside the model.
+
+    Returns:
+        The names of files that the model is whole without, since it is there in the standard format too.
     """
     for number, names in enumerate(_parcels(model, blocks)):
         # A buffer is in the model itself; a parameter is in its file.
@@ -132,7 +139,28 @@ def save_all_but_blocks(
         model.save_pretrained(folder, state_dict={})
     finally:
         config.weights = None
+    needless = standardised(folder, model)
     write_documents(folder, model, report, tokenizer)
+    return needless
+
+
+def standardised(folder: Path, model: PreTrainedModel) -> list[str]:
+    """Write a model in the standard format too if nothing in it is factored. Where that cannot hold it, say so.
+
+    Returns:
+        The names of the files that are then needless.
+    """
+    config = model.config.quantization_config
+    if not nothing_is_factored(config):
+        return []
+    reason = why_not_standard(model, config)
+    if reason is None:
+        return standardise(folder, model, config)
+    warn(
+        f"Nothing is factored, but compressed-tensors cannot hold this model: {reason}. It is written in Eckart's own "
+        "format, and loads where eckart is imported."
+    )
+    return []
 
 
 def _parcels(model: PreTrainedModel, blocks: Sequence[Block]) -> list[dict[str, Tensor]]:

@@ -27,8 +27,8 @@ def check_saveable(model: PreTrainedModel) -> None:
     config = getattr(model.config, "quantization_config", None)
     if not isinstance(config, EckartConfig):
         raise CheckpointError(
-            f"The {type(model).__name__} is not compressed by eckart; expected what eckart.compress compressed, or what "
-            "was loaded from such a folder. Write a dense model by its own save_pretrained."
+            f"The {type(model).__name__} is not compressed by eckart; expected what eckart.compress compressed, or "
+            "what was loaded from such a folder. Write a dense model by its own save_pretrained."
         )
     gone = missing_layers(model, config)
     if gone:
