@@ -30,6 +30,7 @@ from pydantic import BaseModel
 
 from eckart.checkpoint.files import sync, write_text
 from eckart.checkpoint.mark import LIST_NAME, UNLISTED, delete_known, files_in, known_files, read_small, write_list
+from eckart.checkpoint.origin import LICENCES
 from eckart.checkpoint.output import check_apart, check_replaceable, placed, replaced_of, unfinished_of
 from eckart.checkpoint.packed import STANDARD_NAME
 from eckart.errors import CheckpointError, EckartWarning
@@ -45,7 +46,7 @@ HELD = {  # what a run writes into its folders
     "student": ("block-*", "student-*", "entry.spool"),
     "model": (
         *(*UNLISTED, LIST_NAME, "model*.safetensors*", "model*.partial", "config.partial", STANDARD_NAME),
-        *("eckart*.partial", "eckart/*.partial", "*.py"),
+        *("eckart*.partial", "eckart/*.partial", "*.py", *LICENCES),
     ),
 }
 MARK_BEGINS = b'{\n "version": 1,'

@@ -17,6 +17,7 @@ from eckart.checkpoint.card import model_card
 from eckart.checkpoint.config import EckartConfig
 from eckart.checkpoint.files import INDEX_NAME, PREFIX, rename_shards, write_index, write_shard
 from eckart.checkpoint.identity import versions
+from eckart.checkpoint.origin import CARD_NAME, copy_licences
 from eckart.checkpoint.output import check_apart, check_output
 from eckart.checkpoint.records import write_records
 from eckart.checkpoint.run_folder import RunFolder
@@ -98,10 +99,12 @@ def save(
         finally:
             config.weights = None
         rename_shards(partial)
-        for name in standardised(partial, model):
+        needless = standardised(partial, model)
+        for name in needless:
             (partial / name).unlink()
         if result is not None:
-            write_documents(partial, model, result, tokenizer, again=result is not report)
+            again = result is not report
+            write_documents(partial, model, result, tokenizer, again=again, standard=bool(needless))
         elif tokenizer is not None:
             tokenizer.save_pretrained(partial)
 
@@ -140,7 +143,7 @@ def save_all_but_blocks(
     finally:
         config.weights = None
     needless = standardised(folder, model)
-    write_documents(folder, model, report, tokenizer)
+    write_documents(folder, model, report, tokenizer, standard=bool(needless))
     return needless
 
 
@@ -183,12 +186,24 @@ def write_documents(
     tokenizer: PreTrainedTokenizerBase | None,
     *,
     again: bool = False,
+    standard: bool = False,
 ) -> None:
-    """Write the tokenizer, the records and the model card, which says whether the model was loaded and saved again."""
+    """Write the tokenizer, the licences of the original model, the records and the model card.
+
+    Args:
+        folder: of the model.
+        model: with its config.
+        report: of its compression.
+        tokenizer: is written if there is one.
+        again: whether the model was loaded since it was compressed.
+        standard: whether it is written in the standard format.
+    """
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
     write_records(folder, report)
-    (folder / "README.md").write_text(model_card(model, report, again=again), encoding="utf-8")
+    licences = copy_licences(model.config.name_or_path, folder)
+    card = model_card(model, report, again=again, standard=standard, licences=licences)
+    (folder / CARD_NAME).write_text(card, encoding="utf-8")
 
 
 def description(
