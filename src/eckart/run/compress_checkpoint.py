@@ -45,6 +45,7 @@ from eckart.run.check.run import check_model
 from eckart.run.compress import Job
 from eckart.run.random_state import random_state_kept
 from eckart.run.renamed import renamed
+from eckart.run.requirements import check_requirements
 from eckart.run.scratch import Scratch
 
 
@@ -106,6 +107,7 @@ def compress_checkpoint(
         EckartError: with a message that says what to do. The source is never touched.
         InterruptedRun: Ctrl-C; says what is kept.
     """
+    check_requirements()
     check_keep(keep)
     if not isinstance(calibration, str | list | tuple):
         raise CalibrationError(
