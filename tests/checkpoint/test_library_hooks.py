@@ -38,7 +38,7 @@ ROWS = [{"input_ids": torch.arange(8), "labels": torch.arange(8)}] * 2
 def load_without(*folders: Path) -> list[str | None]:
     """Return the error that each folder gives in a process that knows nothing of this library, or None if it loads."""
     run = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", WITHOUT, *map(str, folders)], capture_output=True, text=True, timeout=120
+        [sys.executable, "-W", "ignore", "-c", WITHOUT, *map(str, folders)], capture_output=True, text=True, timeout=300
     )
     assert run.returncode == 0, run.stderr
     errors: list[str | None] = json.loads(run.stdout.splitlines()[-1])

@@ -78,7 +78,7 @@ def test_without_eckart(tmp_path: Path, tokens: torch.Tensor) -> None:
         [sys.executable, "-W", "ignore", "-c", WITHOUT, tmp_path / "small", tmp_path / "logits"],
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=300,
     )
     assert run.returncode == 0, run.stderr
     assert torch.equal(torch.load(tmp_path / "logits"), logits(eckart.load_model(tmp_path / "small").dequantize()))

@@ -38,7 +38,7 @@ def test_arguments_exit_codes_and_child_processes(compressed: Path, tmp_path: Pa
     script.write_text(PROGRAM)
     arguments = ["-x", "a b", "--", "--help"]
     done = subprocess.run(
-        [*COMMAND, "run", "--", "python", script, compressed, *arguments], capture_output=True, text=True, timeout=180
+        [*COMMAND, "run", "--", "python", script, compressed, *arguments], capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 7, done.stderr
     assert done.stdout.splitlines() == [str(arguments), "PivotedLinear", "PivotedLinear"]
@@ -48,7 +48,7 @@ def test_arguments_exit_codes_and_child_processes(compressed: Path, tmp_path: Pa
 def test_signals(tmp_path: Path) -> None:
     script = tmp_path / "program.py"
     script.write_text(PROGRAM)
-    done = subprocess.run([*COMMAND, "run", script, "signal"], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*COMMAND, "run", script, "signal"], capture_output=True, text=True, timeout=300)
     assert done.returncode == -signal.SIGTERM
 
 

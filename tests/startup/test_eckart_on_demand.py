@@ -40,7 +40,7 @@ def program(environment: dict[str, str], *arguments: object) -> tuple[list[str],
         [sys.executable, "-W", "ignore", "-c", FIRST, *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         env=environment,
     )
     assert run.returncode == 0, run.stderr
