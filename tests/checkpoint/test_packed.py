@@ -9,7 +9,18 @@ import pytest
 import torch
 from compressed_tensors.compressors import pack_to_int32
 
-from eckart.checkpoint.packed import STANDARD_NAME, FromPacked, codes_of, conversions, described_as_ours
+from eckart.checkpoint.packed import (
+    PACKED,
+    SCALE,
+    SHAPE,
+    STANDARD_NAME,
+    FromPacked,
+    check_packed,
+    codes_of,
+    conversions,
+    described_as_ours,
+)
+from eckart.checkpoint.tensors import StoredTensor
 from eckart.errors import CheckpointError
 from eckart.maths.quantization import pack
 
@@ -38,6 +49,20 @@ def test_what_the_operation_is_handed() -> None:
     ):
         with pytest.raises(CheckpointError, match=r"lack weight_packed or weight_shape where layer\.codes is"):
             FromPacked(8).convert(wrong, [], [], full_layer_name="layer.codes")
+
+
+def test_what_the_files_hold() -> None:
+    stored = {
+        f"layer.{part}": StoredTensor(Path("file"), dtype, (1, 1))
+        for part, dtype in ((PACKED, "I32"), (SHAPE, "I64"), (SCALE, "BF16"))
+    }
+    check_packed(["layer"], stored)
+    for name in stored:
+        with pytest.raises(CheckpointError, match=f"lack {name}"):
+            check_packed(["layer"], {other: tensor for other, tensor in stored.items() if other != name})
+    stored[f"layer.{PACKED}"] = StoredTensor(Path("file"), "F32", (1, 1))
+    with pytest.raises(CheckpointError, match="hold as F32, and not as I32, layer.weight_packed"):
+        check_packed(["layer"], stored)
 
 
 def test_names_are_those_of_our_layers() -> None:

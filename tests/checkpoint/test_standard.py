@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tests.conftest import make_model
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
@@ -17,7 +17,7 @@ import eckart
 from eckart.checkpoint.packed import STANDARD_NAME
 from eckart.checkpoint.run_folder import RunFolder
 from eckart.checkpoint.standard import nothing_is_factored, standard_config, why_not_standard
-from eckart.errors import EckartWarning
+from eckart.errors import CheckpointError, EckartWarning
 from eckart.layers import QuantizedLinear
 
 WITHOUT = """
@@ -93,6 +93,18 @@ def test_saved_again(tmp_path: Path, tokens: torch.Tensor) -> None:
     assert all((tmp_path / "again" / name).read_bytes() == (tmp_path / "small" / name).read_bytes() for name in names)
     loaded.save_pretrained(tmp_path / "theirs")  # by transformers: in our format
     assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "theirs")), logits(model))
+
+
+@pytest.mark.parametrize("part", ["weight_packed", "weight_shape", "weight_scale"])
+def test_what_is_missing_is_said(part: str, tmp_path: Path, tokens: torch.Tensor) -> None:
+    model = rounded("int8", torch.float32, tokens)
+    eckart.save(model, model.report, tmp_path / "small")
+    shard = tmp_path / "small" / "model.safetensors"
+    tensors = load_file(shard)
+    del tensors[f"model.layers.1.mlp.up_proj.{part}"]
+    save_file(tensors, shard, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=rf"lack model\.layers\.1\.mlp\.up_proj\.{part}"):
+        eckart.load_model(tmp_path / "small")
 
 
 def test_from_disk_to_disk(tmp_path: Path, tokens: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ range added, and a scale is called ``weight_scale``. What else is to be known of
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from transformers.core_model_loading import ConversionOps, WeightConverter, Weig
 from transformers.utils import cached_file
 
 from eckart.checkpoint.folder import QUIET
+from eckart.checkpoint.tensors import StoredTensor
 from eckart.errors import CheckpointError
 from eckart.files.names import read_json
 
@@ -38,6 +40,26 @@ def described_as_ours(source: str | Path) -> dict[str, Any] | None:
     if not isinstance(described, dict):
         raise CheckpointError(f"{folder / STANDARD_NAME} holds no object. It was changed or damaged.")
     return described
+
+
+def check_packed(paths: Iterable[str], stored: Mapping[str, StoredTensor]) -> None:
+    """Raise unless files hold all of each layer; what reads them would only say that something is wrong.
+
+    Args:
+        paths: of the layers in few bits, as the files have them.
+        stored: what the files hold.
+
+    Raises:
+        CheckpointError: names the tensor.
+    """
+    for path in paths:
+        for part, dtype in ((PACKED, "I32"), (SHAPE, "I64"), (SCALE, None)):
+            found = stored.get(f"{path}.{part}")
+            if found is None or found.dtype != (dtype or found.dtype):
+                what = "lack" if found is None else f"hold as {found.dtype}, and not as {dtype},"
+                raise CheckpointError(
+                    f"The weight files {what} {path}.{part}. They are damaged: copy or download the folder again."
+                )
 
 
 def codes_of(packed: Tensor, bits: int, columns: int) -> Tensor:

@@ -23,7 +23,7 @@ from eckart.checkpoint.config import DAMAGED, GUARD, METHOD, EckartConfig
 from eckart.checkpoint.folder import check_folder
 from eckart.checkpoint.library_hooks import wrap_library
 from eckart.checkpoint.ordered import check_ordered
-from eckart.checkpoint.packed import conversions
+from eckart.checkpoint.packed import check_packed, conversions
 from eckart.checkpoint.tensors import check_dtypes, check_finite, stored_tensors
 from eckart.errors import CheckpointError, EckartWarning, RecipeError
 from eckart.layers import (
@@ -125,7 +125,10 @@ class EckartQuantizer(HfQuantizer):  # type: ignore[misc]
             if isinstance(layer, PivotedLinear) and path in config.ordered:
                 layer.index = None
             model.set_submodule(name, layer)
-        check_dtypes(model, stored_tensors(kwargs.get("checkpoint_files") or ()))
+        stored = stored_tensors(kwargs.get("checkpoint_files") or ())
+        if config.stored is not None:
+            check_packed(config.ranks, stored)
+        check_dtypes(model, stored)
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
         missing = [
