@@ -61,7 +61,7 @@ def test_what_the_files_hold() -> None:
         with pytest.raises(CheckpointError, match=f"lack {name}"):
             check_packed(["layer"], {other: tensor for other, tensor in stored.items() if other != name})
     stored[f"layer.{PACKED}"] = StoredTensor(Path("file"), "F32", (1, 1))
-    with pytest.raises(CheckpointError, match="hold as F32, and not as I32, layer.weight_packed"):
+    with pytest.raises(CheckpointError, match=r"hold as F32, and not as I32, layer\.weight_packed"):
         check_packed(["layer"], stored)
 
 
