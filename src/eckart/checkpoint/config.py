@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from transformers.utils.quantization_config import QuantizationConfigMixin
@@ -13,6 +13,11 @@ from eckart.methods.structure import TwoFactor
 
 METHOD = "eckart"
 FORMAT_VERSION = 1
+# What every config.json of ours names as the file of the weights. There is none of that name: transformers without this
+# library ends there, with a message that holds the name, instead of filling layers that it does not know with random
+# numbers. This library never looks for it.
+GUARD = "this-model-needs-import-eckart.safetensors.index.json"
+LATER = ("joint_runs", "stored")  # fields that the first folders of this format do not have
 DEFAULT_STRUCTURE = TwoFactor().name
 DAMAGED = "The file was changed or damaged: copy or download the folder again."
 
@@ -57,6 +62,7 @@ class _Fields(BaseModel):
     weights: str | None
     expanded: dict[str, ExpandedParameter]
     own_names: bool
+    stored: Literal["compressed-tensors"] | None
 
 
 class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
@@ -81,6 +87,7 @@ class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
         expanded: by path, the parameters in whose place there are linear layers (:class:`ExpandedParameter`), one for
             each expert of a mixture.
         own_names: whether tensors are stored as the model class has them, and not as its original checkpoints do.
+        stored: the name of the other format that tensors are stored in (:mod:`eckart.checkpoint.packed`), or None.
 
     Raises:
         CheckpointError: a field has another type; says which.
@@ -102,6 +109,7 @@ class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
         ordered: list[str] | None = None,
         expanded: dict[str, dict[str, Any]] | None = None,
         own_names: bool = False,
+        stored: str | None = None,
         **kwargs: Any,
     ) -> None:
         _check_version(format_version)
@@ -120,6 +128,7 @@ class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
         self.weights = weights
         self.expanded = {} if expanded is None else expanded
         self.own_names = own_names
+        self.stored = stored
         try:
             _Fields.model_validate({name: getattr(self, name) for name in _Fields.model_fields})
         except ValidationError as error:
@@ -138,9 +147,9 @@ class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
         return super().from_dict(config_dict, return_unused_kwargs, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as they are written; that of several runs only where there are any."""
+        """Return the fields as they are written; those that came later only where they say something."""
         fields: dict[str, Any] = super().to_dict()
-        return fields if self.joint_runs else {name: value for name, value in fields.items() if name != "joint_runs"}
+        return {name: value for name, value in fields.items() if value or name not in LATER}
 
     def get(self, key: str, default: Any = None) -> Any:
         """Return an attribute: transformers reads a config object it is handed as if it were a dictionary."""

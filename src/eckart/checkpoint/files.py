@@ -77,16 +77,16 @@ def hash_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_index(folder: Path) -> None:
-    """Write the index of the weight files in ``folder``: which tensor is in which."""
+def write_index(folder: Path, files: str = f"{PREFIX}*.safetensors", name: str = INDEX_NAME) -> None:
+    """Write the index of the weight files in ``folder``, those of a pattern: which tensor is in which."""
     weight_map: dict[str, str] = {}
     size = 0
-    for path in sorted(folder.glob(f"{PREFIX}*.safetensors")):
+    for path in sorted(folder.glob(files)):
         with safe_open(path, framework="pt") as shard:
             weight_map.update(dict.fromkeys(shard.keys(), path.name))
         size += path.stat().st_size
     index = {"metadata": {"total_size": size}, "weight_map": weight_map}
-    write_text(folder / INDEX_NAME, json.dumps(index, indent=1, sort_keys=True) + "\n")
+    write_text(folder / name, json.dumps(index, indent=1, sort_keys=True) + "\n")
 
 
 def rename_shards(folder: Path) -> None:

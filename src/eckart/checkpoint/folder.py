@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers.utils import cached_file
 
-from eckart.checkpoint.config import METHOD
+from eckart.checkpoint.config import GUARD, METHOD
 from eckart.errors import CheckpointError
 from eckart.files.names import JSON_LIMIT, file_inside, read_json
 
@@ -113,6 +113,7 @@ def _named_weights(folder: Path) -> str | None:
         return None
     config = read_json(folder, "config.json")
     found = config.get("transformers_weights") if isinstance(config, dict) else None
+    found = None if found == GUARD else found
     described: Any = config.get("quantization_config") if isinstance(config, dict) else None
     if isinstance(described, dict) and described.get("quant_method") == METHOD:
         found = described.get("weights") or found

@@ -16,6 +16,7 @@ from eckart.checkpoint.gguf import load_gguf_model
 from eckart.checkpoint.left_out import note_on_left_out
 from eckart.checkpoint.library import loading, needs_code, reason_of
 from eckart.checkpoint.loaded import remember_files
+from eckart.checkpoint.packed import STANDARD, described_as_ours
 from eckart.checkpoint.tensors import check_dtypes, stored_tensors
 from eckart.checkpoint.unchanged import SourceFiles
 from eckart.errors import CheckpointError, EckartError, UnsupportedModelError, warn
@@ -77,6 +78,7 @@ def _load(
             raise CheckpointError(f"There is no file {path}.")
         return load_gguf_model(path, dtype or torch.bfloat16).eval(), None
     config = _load_config(source, trusted)
+    _take_as_ours(config, source)
     loader = _find_loader(config, source, trusted)
     files = SourceFiles(weight_files(source))
     onloaded = {} if offload is None else {"device_map": {"": "disk"}, "offload_folder": offload}
@@ -116,6 +118,13 @@ def _load(
     if getattr(model, "hf_quantizer", None) is None:  # a quantizer knows itself what its tensors are stored as
         check_dtypes(model, stored)
     return model.eval(), note_on_left_out(str(source), model, info["unexpected_keys"], stored)
+
+
+def _take_as_ours(config: Any, source: str | Path) -> None:
+    """Put our own config into that of a model which we wrote in the standard format."""
+    found = getattr(config, "quantization_config", None)
+    if isinstance(found, dict) and found.get("quant_method") == STANDARD:
+        config.quantization_config = described_as_ours(source) or found
 
 
 def check_compressible(model: PreTrainedModel) -> None:

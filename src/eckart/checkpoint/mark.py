@@ -5,6 +5,7 @@ what is listed.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -63,11 +64,11 @@ class _Config(BaseModel):
     quantization_config: _Quantization
 
 
-def write_list(folder: Path) -> None:
-    """Mark a folder as written by Eckart, with all that is in it now."""
+def write_list(folder: Path, without: Iterable[str] = ()) -> None:
+    """Mark a folder as written by Eckart, with all that is in it now but for some files."""
     (folder / LIST_NAME).parent.mkdir(exist_ok=True)
     # One that was being written when its process was killed takes the name of the list, now.
-    _write(folder, {*files_in(folder), LIST_NAME} - {PARTIAL_NAME})
+    _write(folder, {*files_in(folder), LIST_NAME} - {PARTIAL_NAME, *without})
 
 
 def files_in(folder: Path) -> set[str]:

@@ -1,7 +1,7 @@
 """The plug-in by which ``from_pretrained`` loads a compressed model: a quantizer of transformers called ``eckart``.
 
 Before the weights are read, the linears that the config gives a rank are swapped for pairs of factors. No code comes
-with the model and none of transformers is changed.
+with the model. What transformers has no hook for is in :mod:`eckart.checkpoint.library_hooks`.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 from transformers.quantizers.base import HfQuantizer
 
 from eckart.checkpoint.biases import biases_without_a_place, lost_biases
-from eckart.checkpoint.config import DAMAGED, METHOD, EckartConfig
+from eckart.checkpoint.config import DAMAGED, GUARD, METHOD, EckartConfig
 from eckart.checkpoint.folder import check_folder
+from eckart.checkpoint.library_hooks import wrap_library
 from eckart.checkpoint.ordered import check_ordered
+from eckart.checkpoint.packed import check_packed, conversions
 from eckart.checkpoint.tensors import check_dtypes, check_finite, stored_tensors
 from eckart.errors import CheckpointError, EckartWarning, RecipeError
 from eckart.layers import (
@@ -72,19 +74,27 @@ class EckartQuantizer(HfQuantizer):  # type: ignore[misc]
     def update_attn_implementation(self, config: Any) -> Any:
         """Name the weight files; this is the last hook before transformers looks for them.
 
-        They do not have the standard names, so that transformers without this library stops with an error instead of
-        giving the layers it cannot fill random weights.
+        The config names a file that is not there (:data:`GUARD`), so that transformers without this library stops with
+        an error instead of giving the layers it cannot fill random weights.
         """
         check_folder(config.name_or_path)
         if self.quantization_config.weights:
             config.transformers_weights = self.quantization_config.weights
+        elif getattr(config, "transformers_weights", None) == GUARD:  # saved again, by transformers: standard names
+            del config.transformers_weights
         return config
 
-    def update_weight_conversions(self, weight_conversions: list[Any], model: PreTrainedModel) -> list[Any]:
+    def update_weight_conversions(
+        self, weight_conversions: list[Any], model: PreTrainedModel | None = None
+    ) -> list[Any]:
         """Return what transformers does to the tensors of original checkpoints: nothing, if ours have their own names.
 
-        It would put factors of different layers together when the model is loaded or saved.
+        It would put factors of different layers together when the model is loaded or saved. Before transformers 5.23
+        no model is handed over.
         """
+        if self.quantization_config.stored is not None:
+            scheme = _layout(self.quantization_config).precision.scheme
+            return conversions(scheme.bits) if scheme else []
         return [] if self.quantization_config.own_names else weight_conversions
 
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
@@ -115,7 +125,10 @@ class EckartQuantizer(HfQuantizer):  # type: ignore[misc]
             if isinstance(layer, PivotedLinear) and path in config.ordered:
                 layer.index = None
             model.set_submodule(name, layer)
-        check_dtypes(model, stored_tensors(kwargs.get("checkpoint_files") or ()))
+        stored = stored_tensors(kwargs.get("checkpoint_files") or ())
+        if config.stored is not None:
+            check_packed(config.ranks, stored)
+        check_dtypes(model, stored)
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
         missing = [
@@ -138,8 +151,11 @@ class EckartQuantizer(HfQuantizer):  # type: ignore[misc]
                     "outputs once. They are damaged: copy or download the folder again."
                 )
         check_finite(model)
-        # If it is saved by transformers from here, the files get the standard names.
+        # If it is saved by transformers from here, the files get the standard names, beside a config with the guard.
         self.quantization_config.weights = None
+        if self.quantization_config.stored is not None:
+            self.quantization_config.stored = None
+            model._weight_conversions = []  # they are not to be taken back: it is saved in our own format
         return model
 
     def _dequantize(self, model: PreTrainedModel, dtype: torch.dtype | None = None) -> PreTrainedModel:
@@ -215,6 +231,12 @@ def _replaced_layers(model: nn.Module) -> list[tuple[str, FactoredLinear | Quant
     return found
 
 
+def missing_layers(model: PreTrainedModel, config: EckartConfig) -> list[str]:
+    """Return the paths that a config gives a rank, and where the model has no compressed layer."""
+    found = {name for name, _ in _replaced_layers(model)}
+    return [path for path in config.ranks if not found.intersection(_spellings(model, path))]
+
+
 def _linears(model: PreTrainedModel) -> dict[str, nn.Module]:
     return {name: module for name, module in model.named_modules() if is_linear(module)}
 
@@ -270,3 +292,4 @@ def register() -> None:
     if METHOD not in AUTO_QUANTIZER_MAPPING:
         register_quantization_config(METHOD)(EckartConfig)
         register_quantizer(METHOD)(EckartQuantizer)
+        wrap_library()

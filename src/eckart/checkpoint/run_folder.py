@@ -19,6 +19,7 @@ import os
 import shutil
 import stat
 import warnings
+from collections.abc import Sequence
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -29,7 +30,9 @@ from pydantic import BaseModel
 
 from eckart.checkpoint.files import sync, write_text
 from eckart.checkpoint.mark import LIST_NAME, UNLISTED, delete_known, files_in, known_files, read_small, write_list
+from eckart.checkpoint.origin import LICENCES
 from eckart.checkpoint.output import check_apart, check_replaceable, placed, replaced_of, unfinished_of
+from eckart.checkpoint.packed import STANDARD_NAME
 from eckart.errors import CheckpointError, EckartWarning
 
 MARK, LOCK = "eckart.json", "lock"
@@ -41,7 +44,10 @@ HELD = {  # what a run writes into its folders
     "streams": ("*.spool",),
     "spectra": ("block-*.safetensors", "block-*.partial"),
     "student": ("block-*", "student-*", "entry.spool"),
-    "model": (*UNLISTED, LIST_NAME, "model*.safetensors*", "eckart*.partial", "eckart/*.partial", "*.py"),
+    "model": (
+        *(*UNLISTED, LIST_NAME, "model*.safetensors*", "model*.partial", "config.partial", STANDARD_NAME),
+        *("eckart*.partial", "eckart/*.partial", "*.py", *LICENCES),
+    ),
 }
 MARK_BEGINS = b'{\n "version": 1,'
 MOVE = "Move it away, or use another output."
@@ -53,11 +59,14 @@ class RunMark(BaseModel):
     Attributes:
         overwrite: whether the run was told that it may replace the output.
         state: ``publishing`` from before the first name is changed, ``published`` from behind the last.
+        needless: files that the output is whole without, and that are deleted when it has its name. Until then a run
+            could still go on with them.
     """
 
     version: Literal[1] = 1
     overwrite: bool = False
     state: Literal["working", "publishing", "published"] = "working"
+    needless: list[str] = []
 
 
 class _Unmarked(BaseModel):
@@ -207,17 +216,20 @@ class RunFolder:
         for path in (self.model, self.streams, self.spectra, self.student, self.measurements):
             path.mkdir(exist_ok=True)
 
-    def publish(self) -> None:
+    def publish(self, needless: Sequence[str] = ()) -> None:
         """Turn the finished model into the output; an older one is deleted when the new one has its name.
+
+        Args:
+            needless: names of files of the model that are not part of the output.
 
         Raises:
             CheckpointError: there is something in the way which Eckart did not write.
         """
-        write_list(self.model)
+        write_list(self.model, without=needless)
         for path in self.model.rglob("*"):
             sync(path)
         sync(self.model)
-        known = read_small(self.path / MARK, RunMark) or RunMark()
+        known = (read_small(self.path / MARK, RunMark) or RunMark()).model_copy(update={"needless": list(needless)})
         if os.path.lexists(self.output):
             if not known.overwrite:
                 raise CheckpointError(
@@ -228,6 +240,7 @@ class RunFolder:
         if os.path.lexists(self.output):
             os.rename(self.output, self.replaced)
         os.rename(self.model, self.output)
+        self._delete_needless(known)
         with suppress(OSError):  # all is done, and that the model is gone says so too
             sync(self.output.parent)
             self._write(known.model_copy(update={"state": "published"}))
@@ -251,6 +264,7 @@ class RunFolder:
     def _put_right(self) -> None:
         """Finish a change of names that was begun, or take it back."""
         if self.published:
+            self._delete_needless(read_small(self.path / MARK, RunMark) or RunMark())
             self._delete_replaced()
             self._delete(*WORK)
         elif os.path.lexists(self.replaced) and not os.path.lexists(self.output):
@@ -258,6 +272,12 @@ class RunFolder:
                 return  # whatever it is, it was not put there by a run
             os.rename(self.replaced, self.output)
             sync(self.output.parent)
+
+    def _delete_needless(self, mark: RunMark) -> None:
+        if mark.state == "published":
+            return  # they were deleted before this was written; what has their names now is something else
+        for name in mark.needless:
+            (self.output / Path(name).name).unlink(missing_ok=True)
 
     def _delete_replaced(self) -> None:
         if not os.path.lexists(self.replaced):

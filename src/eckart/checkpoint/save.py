@@ -6,7 +6,7 @@ import errno
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from safetensors import SafetensorError
 from torch import Tensor
@@ -17,12 +17,15 @@ from eckart.checkpoint.card import model_card
 from eckart.checkpoint.config import EckartConfig
 from eckart.checkpoint.files import INDEX_NAME, PREFIX, rename_shards, write_index, write_shard
 from eckart.checkpoint.identity import versions
+from eckart.checkpoint.origin import CARD_NAME, copy_licences
 from eckart.checkpoint.output import check_apart, check_output
 from eckart.checkpoint.records import write_records
 from eckart.checkpoint.run_folder import RunFolder
+from eckart.checkpoint.saveable import check_saveable, records_beside
 from eckart.checkpoint.source import FileWeights
+from eckart.checkpoint.standard import nothing_is_factored, standardise, why_not_standard
 from eckart.compression.result import CompressionResult
-from eckart.errors import CheckpointError
+from eckart.errors import CheckpointError, warn
 from eckart.layers import fused_layers
 from eckart.layers.fused import runs_of
 from eckart.layers.linear_stack import linear_stacks
@@ -32,6 +35,19 @@ MAX_SHARD_SIZE = "5GB"
 PARCEL_BYTES = 500_000_000  # of tensors outside the blocks that are read and written together
 
 
+@overload
+def save(
+    model: PreTrainedModel,
+    folder: str | Path,
+    /,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    overwrite: bool = False,
+    max_shard_size: int | str = MAX_SHARD_SIZE,
+) -> None: ...
+
+
+@overload
 def save(
     model: PreTrainedModel,
     report: CompressionResult,
@@ -40,24 +56,42 @@ def save(
     tokenizer: PreTrainedTokenizerBase | None = None,
     overwrite: bool = False,
     max_shard_size: int | str = MAX_SHARD_SIZE,
+) -> None: ...
+
+
+def save(
+    model: PreTrainedModel,
+    report: CompressionResult | str | Path | None = None,
+    folder: str | Path | None = None,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    overwrite: bool = False,
+    max_shard_size: int | str = MAX_SHARD_SIZE,
 ) -> None:
-    """Write a model that :func:`eckart.compress` compressed.
+    """Write a compressed model: ``save(model, report, folder)`` or ``save(model, folder)``.
 
     Args:
-        model: as compressed.
-        report: what :func:`eckart.compress` returned for it.
+        model: as :func:`eckart.compress` left it, or loaded from a compressed folder, and trained or resized since.
+        report: what :func:`eckart.compress` returned for it. Without it the records of the folder that the model was
+            loaded from are written again, if that is on this machine.
         folder: to write; appears only when it is complete.
         tokenizer: is written beside the model.
         overwrite: replace ``folder`` if it exists and Eckart wrote it.
         max_shard_size: of one weight file.
 
     Raises:
-        CheckpointError: ``folder`` exists, or holds something that Eckart did not write, or the disk is full.
+        CheckpointError: ``model`` is not compressed, or layers of it were replaced; ``folder`` exists, or holds
+            something that Eckart did not write, or the disk is full.
     """
+    target = folder if folder is not None else report
+    if target is None or isinstance(target, CompressionResult):
+        raise CheckpointError("save needs the folder to write: save(model, folder) or save(model, report, folder).")
+    check_saveable(model)
+    source = model.config.name_or_path
+    result = report if isinstance(report, CompressionResult) else records_beside(source)
     size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    name = model.config.name_or_path
-    reads = [Path(name)] if name else []
-    with new_folder(folder, overwrite=overwrite, needed=size, reads=reads) as partial:
+    reads = [Path(source)] if source else []
+    with new_folder(target, overwrite=overwrite, needed=size, reads=reads) as partial:
         config = model.config.quantization_config
         config.weights = INDEX_NAME
         try:
@@ -65,7 +99,14 @@ def save(
         finally:
             config.weights = None
         rename_shards(partial)
-        write_documents(partial, model, report, tokenizer)
+        needless = standardised(partial, model)
+        for name in needless:
+            (partial / name).unlink()
+        if result is not None:
+            again = result is not report
+            write_documents(partial, model, result, tokenizer, again=again, standard=bool(needless))
+        elif tokenizer is not None:
+            tokenizer.save_pretrained(partial)
 
 
 def save_all_but_blocks(
@@ -75,7 +116,7 @@ def save_all_but_blocks(
     weights: FileWeights,
     report: CompressionResult,
     tokenizer: PreTrainedTokenizerBase | None,
-) -> None:
+) -> list[str]:
     """Write what belongs to a compressed model beside the shards of its blocks, which are in ``folder`` already.
 
     Args:
@@ -85,6 +126,9 @@ def save_all_but_blocks(
         weights: where.
         report: of the run.
         tokenizer: is written beside the model.
+
+    Returns:
+        The names of files that the model is whole without, since it is there in the standard format too.
     """
     for number, names in enumerate(_parcels(model, blocks)):
         # A buffer is in the model itself; a parameter is in its file.
@@ -98,7 +142,28 @@ def save_all_but_blocks(
         model.save_pretrained(folder, state_dict={})
     finally:
         config.weights = None
-    write_documents(folder, model, report, tokenizer)
+    needless = standardised(folder, model)
+    write_documents(folder, model, report, tokenizer, standard=bool(needless))
+    return needless
+
+
+def standardised(folder: Path, model: PreTrainedModel) -> list[str]:
+    """Write a model in the standard format too if nothing in it is factored. Where that cannot hold it, say so.
+
+    Returns:
+        The names of the files that are then needless.
+    """
+    config = model.config.quantization_config
+    if not nothing_is_factored(config):
+        return []
+    reason = why_not_standard(model, config)
+    if reason is None:
+        return standardise(folder, model, config)
+    warn(
+        f"Nothing is factored, but compressed-tensors cannot hold this model: {reason}. It is written in Eckart's own "
+        "format, and loads where eckart is imported."
+    )
+    return []
 
 
 def _parcels(model: PreTrainedModel, blocks: Sequence[Block]) -> list[dict[str, Tensor]]:
@@ -115,13 +180,30 @@ def _parcels(model: PreTrainedModel, blocks: Sequence[Block]) -> list[dict[str, 
 
 
 def write_documents(
-    folder: Path, model: PreTrainedModel, report: CompressionResult, tokenizer: PreTrainedTokenizerBase | None
+    folder: Path,
+    model: PreTrainedModel,
+    report: CompressionResult,
+    tokenizer: PreTrainedTokenizerBase | None,
+    *,
+    again: bool = False,
+    standard: bool = False,
 ) -> None:
-    """Write the tokenizer, the records and the model card."""
+    """Write the tokenizer, the licences of the original model, the records and the model card.
+
+    Args:
+        folder: of the model.
+        model: with its config.
+        report: of its compression.
+        tokenizer: is written if there is one.
+        again: whether the model was loaded since it was compressed.
+        standard: whether it is written in the standard format.
+    """
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
     write_records(folder, report)
-    (folder / "README.md").write_text(model_card(model, report), encoding="utf-8")
+    licences = copy_licences(model.config.name_or_path, folder)
+    card = model_card(model, report, again=again, standard=standard, licences=licences)
+    (folder / CARD_NAME).write_text(card, encoding="utf-8")
 
 
 def description(

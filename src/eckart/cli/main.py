@@ -12,8 +12,10 @@ from eckart.cli.evaluate import evaluate
 from eckart.cli.inspect import inspect
 from eckart.cli.merge import merge
 from eckart.cli.process import standard_streams
+from eckart.cli.push import push
 from eckart.cli.recipes import recipes
 from eckart.cli.report import report
+from eckart.cli.run import run
 from eckart.cli.sweep import sweep
 
 app = typer.Typer(
@@ -32,7 +34,9 @@ app.command("sweep")(sweep)
 app.command("inspect")(inspect)
 app.command("report")(report)
 app.command("merge")(merge)
+app.command("push")(push)
 app.command("recipes")(recipes)
+app.command("run", context_settings={"allow_interspersed_args": False})(run)
 app.command("demo")(demo)
 
 

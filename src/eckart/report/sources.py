@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
+from eckart.checkpoint.packed import STANDARD_NAME
 from eckart.checkpoint.records import read_records
 from eckart.errors import CheckpointError, EckartError, first_problem
 from eckart.files.names import JSON_LIMIT, parse_json, read_json
@@ -159,10 +160,11 @@ def read_measurement(path: Path) -> Evaluation | Bench:
 def _source(folder: Path) -> str:
     """Return the name of the model that a folder was made of, as far as its config tells."""
     try:
-        config = _Config.model_validate(read_json(folder, "config.json"))
+        if (folder / STANDARD_NAME).exists():
+            return _Described.model_validate(read_json(folder, STANDARD_NAME)).provenance.source
+        return _Config.model_validate(read_json(folder, "config.json")).quantization_config.provenance.source
     except (CheckpointError, ValidationError):
         return UNKNOWN
-    return config.quantization_config.provenance.source
 
 
 def _is_sqlite(path: Path) -> bool:

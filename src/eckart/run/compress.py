@@ -43,6 +43,7 @@ from eckart.run.check.run import check_model
 from eckart.run.estimate import estimate
 from eckart.run.random_state import random_state_kept
 from eckart.run.renamed import renamed
+from eckart.run.requirements import check_requirements
 from eckart.run.scratch import Scratch
 
 MOST_UNRESOLVED = 0.01  # of a layer's output energy, before it is worth a word
@@ -108,6 +109,7 @@ def compress(
         EckartError: with a message that says what to do; the model is then unchanged, unless the cause is a
             non-finite activation, or a file of the model that was changed meanwhile.
     """
+    check_requirements()
     check_keep(keep)
     chosen = load_recipe(recipe, [*overrides, *overrides_for(only, ignore)], keep)
     place = resolve_device(device)

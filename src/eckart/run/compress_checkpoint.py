@@ -19,6 +19,7 @@ from eckart.checkpoint.identity import identity_of_run
 from eckart.checkpoint.load import check_compressible, load_model
 from eckart.checkpoint.mark import changed_files, read_small
 from eckart.checkpoint.output import check_apart, check_output, check_space, placed
+from eckart.checkpoint.packed import STANDARD_NAME
 from eckart.checkpoint.processor import copy_processor, has_processor, load_processor
 from eckart.checkpoint.records import read_records
 from eckart.checkpoint.run_checkpoint import DiskRunCheckpoint, check_same_run, read_manifest
@@ -44,6 +45,7 @@ from eckart.run.check.run import check_model
 from eckart.run.compress import Job
 from eckart.run.random_state import random_state_kept
 from eckart.run.renamed import renamed
+from eckart.run.requirements import check_requirements
 from eckart.run.scratch import Scratch
 
 
@@ -105,6 +107,7 @@ def compress_checkpoint(
         EckartError: with a message that says what to do. The source is never touched.
         InterruptedRun: Ctrl-C; says what is kept.
     """
+    check_requirements()
     check_keep(keep)
     if not isinstance(calibration, str | list | tuple):
         raise CalibrationError(
@@ -175,9 +178,9 @@ def compress_checkpoint(
                 if tokenizer is None:
                     copy_tokenizer(source, folder.model)
                 copy_processor(source, folder.model)
-                save_all_but_blocks(folder.model, model, plan.blocks, weights, report, tokenizer)
+                needless = save_all_but_blocks(folder.model, model, plan.blocks, weights, report, tokenizer)
                 files.check_content()
-                folder.publish()
+                folder.publish(needless)
         return report
     finally:
         folder.close()
@@ -277,6 +280,8 @@ def _check_space(job: Job, folder: RunFolder) -> None:
     itemsize = job.model.dtype.itemsize
     # What is counted in 16 bits is stored in the model's dtype; codes are not, so that this is too much for them.
     needed = job.plan.bytes * itemsize // BYTES_PER_NUMBER
+    if job.plan.recipe.precision.scheme is not None:
+        needed *= 2  # where nothing is factored, all is written once more, in the standard format
     if job.model.calibration is not None:
         needed += 4 * job.model.stream_numbers * itemsize
     written = sum(path.stat().st_size for path in folder.model.iterdir()) if folder.model.exists() else 0
@@ -300,9 +305,9 @@ def _finished_report(output: Path, identity: dict[str, Any], overwrite: bool) ->
     try:
         report = read_records(output)
         config = read_small(output / "config.json", _Config)
-        if config is None:
+        found = read_small(output / STANDARD_NAME, _Finished) or (config.quantization_config if config else None)
+        if found is None:
             raise CheckpointError(f"{output / 'config.json'} is none that `eckart compress` wrote. Use another output.")
-        found = config.quantization_config
         before = {
             "recipe": found.recipe,
             "calibration": found.calibration,

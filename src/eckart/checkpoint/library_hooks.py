@@ -1,0 +1,66 @@
+"""Two functions of transformers that ask no quantizer, and do a little more for configs of compressed models.
+
+What they did for all other models they still do, byte by byte.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from eckart.checkpoint.config import GUARD, METHOD, EckartConfig
+from eckart.errors import warn
+
+
+def is_of_compressed_model(config: Any) -> bool:
+    """Return whether the config of a model, in memory or as read from a file, is that of a compressed one."""
+    found = getattr(config, "quantization_config", None)
+    return isinstance(found, EckartConfig) or (isinstance(found, dict) and found.get("quant_method") == METHOD)
+
+
+def with_guard(write: Callable[..., str]) -> Callable[..., str]:
+    """Return a function that gives a config as JSON, with the guard against a load without this library.
+
+    Args:
+        write: gives a config as JSON. On its way to a file it leaves ``transformers_weights`` out, whatever that is.
+    """
+
+    @wraps(write)
+    def to_json_string(config: PreTrainedConfig, *args: Any, **kwargs: Any) -> str:
+        text = write(config, *args, **kwargs)
+        if not is_of_compressed_model(config):
+            return text
+        return json.dumps({**json.loads(text), "transformers_weights": GUARD}, indent=2, sort_keys=True) + "\n"
+
+    return to_json_string
+
+
+def with_note(build: Callable[..., PreTrainedModel]) -> Callable[..., PreTrainedModel]:
+    """Return a function that builds a model from its config alone, and says so if that is not what was compressed.
+
+    Args:
+        build: builds it, as a method of its class.
+    """
+
+    @wraps(build)
+    def _from_config(cls: type[PreTrainedModel], config: PreTrainedConfig, **kwargs: Any) -> PreTrainedModel:
+        # A model without numbers, as it is while one is loaded, is none that anybody takes for a trained one.
+        if is_of_compressed_model(config) and torch.get_default_device().type != "meta":
+            warn(
+                f"from_config gives a dense {cls.__name__} with random weights: the config of a compressed model says "
+                "what was done to it, and its weights are in its folder. Load that by from_pretrained."
+            )
+        return build(cls, config, **kwargs)
+
+    return _from_config
+
+
+def wrap_library() -> None:
+    """Put both into transformers. To be called once."""
+    PreTrainedConfig.to_json_string = with_guard(PreTrainedConfig.to_json_string)
+    PreTrainedModel._from_config = classmethod(with_note(PreTrainedModel._from_config.__func__))

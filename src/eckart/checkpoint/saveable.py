@@ -1,0 +1,45 @@
+"""What can be written of a compressed model that was not compressed just now: loaded, trained, resized."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from eckart.checkpoint.config import EckartConfig
+from eckart.checkpoint.quantizer import missing_layers
+from eckart.checkpoint.records import read_records
+from eckart.compression.result import REPORT_NAME, CompressionResult
+from eckart.errors import CheckpointError
+
+
+def check_saveable(model: PreTrainedModel) -> None:
+    """Raise unless a model is a compressed one, with all layers that its config names.
+
+    Raises:
+        CheckpointError: says what it is instead.
+    """
+    if not isinstance(model, PreTrainedModel):
+        raise CheckpointError(
+            f"Found a {type(model).__name__}; expected a model of transformers. Of a model with adapters merge them "
+            "first (merge_and_unload), and save what that gives."
+        )
+    config = getattr(model.config, "quantization_config", None)
+    if not isinstance(config, EckartConfig):
+        raise CheckpointError(
+            f"The {type(model).__name__} is not compressed by eckart; expected what eckart.compress compressed, or "
+            "what was loaded from such a folder. Write a dense model by its own save_pretrained."
+        )
+    gone = missing_layers(model, config)
+    if gone:
+        raise CheckpointError(
+            f"{len(gone)} layers that the config says are compressed were replaced, such as {gone[0]}: what is written "
+            "could not be loaded. Take adapters off first (merge_and_unload), or write a dense model after "
+            "model.dequantize()."
+        )
+
+
+def records_beside(source: str | Path) -> CompressionResult | None:
+    """Return the records of the local folder that a model was loaded from, or None if there are none."""
+    folder = Path(source)
+    return read_records(folder) if str(source) and (folder / REPORT_NAME).is_file() else None
