@@ -265,6 +265,25 @@ def attach(model: PreTrainedModel, config: EckartConfig) -> None:
         model._weight_conversions = []
 
 
+def note_ranks(model: PreTrainedModel) -> None:
+    """Write into the config of a compressed model the ranks that its layers have now; of another model nothing."""
+    config = getattr(model.config, "quantization_config", None)
+    if not isinstance(config, EckartConfig):
+        return
+    layers = dict(_replaced_layers(model))
+    found = {
+        path: next((layers[name] for name in _spellings(model, path) if name in layers), None) for path in config.ranks
+    }
+    for path, layer in found.items():
+        if isinstance(layer, FactoredLinear):
+            config.ranks[path] = layer.rank
+    config.ordered = [
+        path
+        for path in config.ordered
+        if not isinstance(layer := found.get(path), PivotedLinear) or layer.index is None
+    ]
+
+
 def register() -> None:
     """Tell transformers about the quantizer; harmless when called again."""
     if METHOD not in AUTO_QUANTIZER_MAPPING:
