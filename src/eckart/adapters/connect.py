@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.metadata import version
 
 from eckart.after_import import after_import
@@ -14,13 +15,9 @@ def connect() -> None:
 
 
 def _register() -> None:
-    """Put our model class for LoRA in the place of PEFT's own, in PEFT's table of classes."""
+    """Import what registers itself with PEFT."""
     try:
-        from peft import PEFT_TYPE_TO_TUNER_MAPPING, PeftType
-
-        from eckart.adapters.model import CompressedLoraModel
-
-        PEFT_TYPE_TO_TUNER_MAPPING[PeftType.LORA] = CompressedLoraModel
+        import_module("eckart.adapters.model")
     except (ImportError, AttributeError) as error:  # PEFT goes on working for all other models
         warn(
             f"peft {version('peft')} is not known here ({error}): it finds the layers inside compressed ones only. "

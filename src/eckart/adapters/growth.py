@@ -34,9 +34,9 @@ def why_not(layer: nn.Module, rank: int) -> str | None:
     """
     if any(tensor.is_meta for tensor in (*layer.parameters(), *layer.buffers())):
         return "its numbers are offloaded to disk"
+    if isinstance(layer, FactoredLinear) and not _children_are_plain(layer):
+        return "its factors are held in few bits, in which an adapter would be rounded"
     if type(layer) in GROW:
-        if isinstance(layer, FactoredLinear) and not _children_are_plain(layer):
-            return "its factors are held in few bits, in which an adapter would be rounded"
         if isinstance(layer, PivotedLinear):
             grown, highest = layer.rank + rank, layer.out_features - 1
             if min(grown, layer.in_features) > highest:

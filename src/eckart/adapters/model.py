@@ -1,4 +1,7 @@
-"""PEFT's LoRA of a model, for models with compressed layers in them. On all others it does what PEFT does."""
+"""PEFT's LoRA of a model, for models with compressed layers in them. On all others it does what PEFT does.
+
+When this is imported it takes the place of PEFT's own class in PEFT's table of classes.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from peft import LoraConfig
+from peft import PEFT_TYPE_TO_TUNER_MAPPING, LoraConfig, PeftType
 from peft.tuners.lora import LoraModel
 from torch import nn
 from transformers import PreTrainedModel
@@ -93,3 +96,6 @@ class CompressedLoraModel(LoraModel):  # type: ignore[misc]
             path, reason = next(iter(reasons.items()))
             more = f" (nor into {len(reasons) - 1} others)" if len(reasons) > 1 else ""
             raise AdapterError(f"The adapter cannot be merged into {path}{more}: {reason}. {APART}")
+
+
+PEFT_TYPE_TO_TUNER_MAPPING[PeftType.LORA] = CompressedLoraModel

@@ -7,6 +7,7 @@ with the model and none of transformers is changed.
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -23,6 +24,7 @@ from eckart.checkpoint.config import DAMAGED, METHOD, EckartConfig
 from eckart.checkpoint.folder import check_folder
 from eckart.checkpoint.ordered import check_ordered
 from eckart.checkpoint.tensors import check_dtypes, check_finite, stored_tensors
+from eckart.checkpoint.trained import warn_of_codes
 from eckart.errors import CheckpointError, EckartWarning, RecipeError
 from eckart.layers import (
     FactoredLinear,
@@ -49,6 +51,15 @@ class EckartQuantizer(HfQuantizer):  # type: ignore[misc]
 
     requires_calibration = True
     quantization_config: EckartConfig
+    _of: weakref.ref[PreTrainedModel] | None = None  # the model, until something was said of its training
+
+    def belongs_to(self, model: PreTrainedModel) -> None:
+        """Remember the model: transformers asks whether it can be trained without handing it over."""
+        self._of = weakref.ref(model)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is copied and pickled: all but the model, which then is another one."""
+        return {**self.__dict__, "_of": None}
 
     def is_serializable(self) -> bool:
         """Return that the model can be saved again."""
@@ -56,12 +67,15 @@ class EckartQuantizer(HfQuantizer):  # type: ignore[misc]
 
     @property
     def is_trainable(self) -> bool:
-        """Factors are ordinary linear layers, and train like them."""
+        """Factors are ordinary linear layers, and train like them. Asked by transformers when training starts."""
+        model = None if self._of is None else self._of()
+        if model is not None and warn_of_codes(model):
+            self._of = None
         return True
 
     @property
     def is_qat_trainable(self) -> bool:
-        """As :attr:`is_trainable`."""
+        """Models without adapters train too."""
         return True
 
     @property
@@ -88,6 +102,7 @@ class EckartQuantizer(HfQuantizer):  # type: ignore[misc]
         return [] if self.quantization_config.own_names else weight_conversions
 
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
+        self.belongs_to(model)
         config, layout = self.quantization_config, _layout(self.quantization_config)
         check_folder(model.config.name_or_path)
         pivoted = isinstance(layout.structure, Pivoted)
@@ -259,6 +274,7 @@ def attach(model: PreTrainedModel, config: EckartConfig) -> None:
     """Mark a model in memory as compressed, as if it had been loaded: it saves and dequantizes like one."""
     model.config.quantization_config = config
     model.hf_quantizer = EckartQuantizer(config, pre_quantized=True)
+    model.hf_quantizer.belongs_to(model)
     model.is_quantized = True
     model.quantization_method = METHOD
     if config.own_names:
