@@ -33,10 +33,9 @@ def train(model: PreTrainedModel, folder: Path) -> None:
 def test_a_trainer_of_few_bits_says_what_it_trains(tmp_path: Path) -> None:
     model = compressed("precision=4-bit")
     report = r"\d+ weights of this Qwen2ForCausalLM are held in few bits: .*scales.*get_peft_model"
-    with pytest.warns(EckartWarning, match=report) as seen:
+    with pytest.warns(EckartWarning, match=report):
         train(model, tmp_path)
-        train(model, tmp_path)  # nothing new
-    assert len([warning for warning in seen if warning.category is EckartWarning]) == 1
+    train(model, tmp_path)  # nothing new, and a warning would be an error
 
 
 def test_a_model_that_was_loaded_too(tmp_path: Path) -> None:
