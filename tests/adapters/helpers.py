@@ -65,9 +65,14 @@ def fill(model: nn.Module, seed: int = 0) -> None:
             short = name.partition("model.layers")[2]
             generator = torch.Generator().manual_seed(seed + sum(map(ord, short)))
             with torch.no_grad():
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) / parameter.shape[1] ** 0.5)
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) / parameter.shape[-1] ** 0.5)
 
 
 def difference(ours: Tensor, theirs: Tensor) -> float:
     """Return the largest difference, relative to the largest number."""
     return float((ours - theirs).abs().max() / theirs.abs().max())
+
+
+def rounding(ours: Tensor, exact: Tensor) -> float:
+    """Return how far numbers of few digits are from exact ones, relative to those as a whole."""
+    return float((ours.double() - exact).norm() / exact.norm())
