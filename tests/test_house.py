@@ -15,7 +15,7 @@ ACCELERATORS = re.compile(r"\b(cuda|mps|xpu|hip|npu)\b")
 ARCHITECTURES = re.compile(r"llama|qwen|gemma|mistral|phi3|gpt|opt\b|q_proj|gate_proj|self_attn", re.IGNORECASE)
 # From the lowest floor up. Rooms of one floor do not import each other; the package itself stands on all of them.
 FLOORS = (
-    ("errors", "device", "lazy", "startup"),
+    ("errors", "device", "lazy", "startup", "after_import"),
     ("files", "kinds", "maths"),
     ("data",),
     ("layers",),
@@ -23,7 +23,7 @@ FLOORS = (
     ("methods", "evaluate"),
     ("compression",),
     ("checkpoint",),
-    ("run",),
+    ("adapters", "run"),
     ("sweep",),
     ("draft", "report"),
     ("cli",),

@@ -17,6 +17,7 @@ ELSEWHERE: dict[str, str] = {}
 
 # Files of a topic, which is one of several modules.
 TOPICS = {
+    "adapters/test_training.py": "trainers of other libraries on models with adapters",
     "checkpoint/test_format1.py": "folders of the first versions load for ever",
     "checkpoint/test_odd_checkpoints.py": "weight files of odd contents, through all that reads and writes them",
     "checkpoint/test_storage.py": "every structure in every precision, to the disk and back",

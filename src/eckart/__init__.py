@@ -13,6 +13,7 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+from eckart.adapters.connect import connect
 from eckart.checkpoint.quantizer import register
 from eckart.lazy import importer
 
@@ -85,3 +86,4 @@ def __dir__() -> list[str]:
 
 
 register()
+connect()

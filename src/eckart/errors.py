@@ -51,6 +51,10 @@ class DamagedRunError(CheckpointError):
     """An unfinished run that cannot be gone on with."""
 
 
+class AdapterError(EckartError):
+    """An adapter that a compressed model cannot be given, or that cannot be merged into it."""
+
+
 class InterruptedRun(KeyboardInterrupt):
     """Ctrl-C during a run that may have finished some of its work; the message says what is kept."""
 

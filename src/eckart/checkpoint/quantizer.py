@@ -7,6 +7,7 @@ with the model. What transformers has no hook for is in :mod:`eckart.checkpoint.
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -25,6 +26,7 @@ from eckart.checkpoint.library_hooks import wrap_library
 from eckart.checkpoint.ordered import check_ordered
 from eckart.checkpoint.packed import check_packed, conversions
 from eckart.checkpoint.tensors import check_dtypes, check_finite, stored_tensors
+from eckart.checkpoint.trained import warn_of_codes
 from eckart.errors import CheckpointError, EckartWarning, RecipeError
 from eckart.layers import (
     FactoredLinear,
@@ -51,6 +53,15 @@ class EckartQuantizer(HfQuantizer):  # type: ignore[misc]
 
     requires_calibration = True
     quantization_config: EckartConfig
+    _of: weakref.ref[PreTrainedModel] | None = None  # the model, until something was said of its training
+
+    def belongs_to(self, model: PreTrainedModel) -> None:
+        """Remember the model: transformers asks whether it can be trained without handing it over."""
+        self._of = weakref.ref(model)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is copied and pickled: all but the model, which then is another one."""
+        return {**self.__dict__, "_of": None}
 
     def is_serializable(self) -> bool:
         """Return that the model can be saved again."""
@@ -58,12 +69,15 @@ class EckartQuantizer(HfQuantizer):  # type: ignore[misc]
 
     @property
     def is_trainable(self) -> bool:
-        """Factors are ordinary linear layers, and train like them."""
+        """Factors are ordinary linear layers, and train like them. Asked by transformers when training starts."""
+        model = None if self._of is None else self._of()
+        if model is not None and warn_of_codes(model):
+            self._of = None
         return True
 
     @property
     def is_qat_trainable(self) -> bool:
-        """As :attr:`is_trainable`."""
+        """Models without adapters train too."""
         return True
 
     @property
@@ -98,6 +112,7 @@ class EckartQuantizer(HfQuantizer):  # type: ignore[misc]
         return [] if self.quantization_config.own_names else weight_conversions
 
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
+        self.belongs_to(model)
         config, layout = self.quantization_config, _layout(self.quantization_config)
         check_folder(model.config.name_or_path)
         pivoted = isinstance(layout.structure, Pivoted)
@@ -281,10 +296,30 @@ def attach(model: PreTrainedModel, config: EckartConfig) -> None:
     """Mark a model in memory as compressed, as if it had been loaded: it saves and dequantizes like one."""
     model.config.quantization_config = config
     model.hf_quantizer = EckartQuantizer(config, pre_quantized=True)
+    model.hf_quantizer.belongs_to(model)
     model.is_quantized = True
     model.quantization_method = METHOD
     if config.own_names:
         model._weight_conversions = []
+
+
+def note_ranks(model: PreTrainedModel) -> None:
+    """Write into the config of a compressed model the ranks that its layers have now; of another model nothing."""
+    config = getattr(model.config, "quantization_config", None)
+    if not isinstance(config, EckartConfig):
+        return
+    layers = dict(_replaced_layers(model))
+    found = {
+        path: next((layers[name] for name in _spellings(model, path) if name in layers), None) for path in config.ranks
+    }
+    for path, layer in found.items():
+        if isinstance(layer, FactoredLinear):
+            config.ranks[path] = layer.rank
+    config.ordered = [
+        path
+        for path in config.ordered
+        if not isinstance(layer := found.get(path), PivotedLinear) or layer.index is None
+    ]
 
 
 def register() -> None:

@@ -53,6 +53,10 @@ class FusedLinear(nn.Module):
         start = sum(self.sizes[:place])
         return outputs[..., start : start + self.sizes[number]]
 
+    def forget(self) -> None:
+        """Forget the outputs of the last run: the joint layer was changed."""
+        self._last = None
+
     def rows(self, run: int) -> slice:
         """Return which of the joint layer's outputs a run computes."""
         size = sum(self.sizes) // self.runs

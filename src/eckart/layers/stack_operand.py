@@ -98,8 +98,9 @@ class StackOperand:
         return next(self._parameters()).device
 
     def _parameters(self) -> Iterator[nn.Parameter]:
+        # A part holds no numbers itself; it may be inside a layer of somebody else, such as one with an adapter.
         first = self._layers[0]
-        return (first.leader if isinstance(first, JointPart) else first).parameters()
+        return next((part.leader for part in first.modules() if isinstance(part, JointPart)), first).parameters()
 
     def data_ptr(self) -> int:
         """Return an address for code that looks whether it is a multiple of something."""
