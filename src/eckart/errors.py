@@ -51,6 +51,10 @@ class DamagedRunError(CheckpointError):
     """An unfinished run that cannot be gone on with."""
 
 
+class ServingError(EckartError):
+    """A compressed model that an engine cannot serve, or not on so many devices."""
+
+
 class InterruptedRun(KeyboardInterrupt):
     """Ctrl-C during a run that may have finished some of its work; the message says what is kept."""
 

@@ -80,15 +80,18 @@ class EckartQuantizer(HfQuantizer):  # type: ignore[misc]
             config.transformers_weights = self.quantization_config.weights
         return config
 
-    def update_weight_conversions(self, weight_conversions: list[Any], model: PreTrainedModel) -> list[Any]:
+    def update_weight_conversions(
+        self, weight_conversions: list[Any], model: PreTrainedModel | None = None
+    ) -> list[Any]:
         """Return what transformers does to the tensors of original checkpoints: nothing, if ours have their own names.
 
-        It would put factors of different layers together when the model is loaded or saved.
+        It would put factors of different layers together when the model is loaded or saved. Before transformers 5.23
+        no model is handed over.
         """
         return [] if self.quantization_config.own_names else weight_conversions
 
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
-        config, layout = self.quantization_config, _layout(self.quantization_config)
+        config, layout = self.quantization_config, layout_of(self.quantization_config)
         check_folder(model.config.name_or_path)
         pivoted = isinstance(layout.structure, Pivoted)
         check_ordered(config.ordered, config.ranks, pivoted=pivoted, files=kwargs.get("checkpoint_files"))
@@ -166,7 +169,12 @@ def _join(model: PreTrainedModel, paths: list[str], runs: int) -> None:
         raise CheckpointError(f"config.json says that {', '.join(paths)} were fused, but {error}.") from error
 
 
-def _layout(config: EckartConfig) -> Layout:
+def layout_of(config: EckartConfig) -> Layout:
+    """Return how the linears that a config names are stored.
+
+    Raises:
+        CheckpointError: it names a structure or a precision that is not known here, or fields that cannot be.
+    """
     made_with = (config.provenance or {}).get("versions", {})
     structure = _choice("structure", config.structure, STRUCTURES, made_with)
     precision = _choice("precision", config.precision or Bits16().name, PRECISIONS, made_with)
