@@ -96,6 +96,15 @@ def stack(matrices: Sequence[Child]) -> Child:
     return _dense(_all(matrices, "weight"))
 
 
+def without_bias(matrix: Child) -> Child:
+    """Return a matrix with the same numbers in memory, and no bias."""
+    if isinstance(matrix, QuantizedLinear):
+        return _quantized(matrix.in_features, matrix.scheme, matrix.codes, matrix.scale)
+    if isinstance(matrix, SparseLinear):
+        return _sparse(matrix.in_features, matrix.values, matrix.places)
+    return _dense(matrix.weight)
+
+
 def moved(matrix: Child, device: torch.device) -> Child:
     """Return a copy of a matrix on a device: what came from a file is then no longer a part of it."""
     if isinstance(matrix, QuantizedLinear):

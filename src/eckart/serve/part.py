@@ -25,7 +25,7 @@ from eckart.layers import (
     SparseLinear,
 )
 from eckart.layers.child import Child
-from eckart.serve.matrices import moved, take_columns, take_rows
+from eckart.serve.matrices import moved, take_columns, take_rows, without_bias
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def part_of(layer: nn.Module) -> Part:
         ServingError: the layer's class is not known here.
     """
     if isinstance(layer, nn.Linear | QuantizedLinear | SparseLinear):
-        return Part(((0, layer),), passes_on=True)
+        return Part(((0, without_bias(layer)),), passes_on=True)
     form = FORMS.get(type(layer))
     if form is None:
         known = ", ".join(kind.__name__ for kind in FORMS)
@@ -84,7 +84,12 @@ def part_of(layer: nn.Module) -> Part:
             f"A layer of class {type(layer).__name__} cannot be served; expected one of {known}, or a whole weight. "
             "Use another structure, or serve the dense model that `eckart merge` writes."
         )
-    return form(layer)
+    part = form(layer)
+    return replace(
+        part,
+        inner=tuple((start, without_bias(matrix)) for start, matrix in part.inner),
+        outer=tuple(map(without_bias, part.outer)),
+    )
 
 
 def _two_factor(layer: LowRankLinear) -> Part:

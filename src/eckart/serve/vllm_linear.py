@@ -26,6 +26,7 @@ from eckart.serve.arrival import DAMAGED, Arrival, empty_layer
 from eckart.serve.cut import Cut
 from eckart.serve.plan import PartPlan, ServedConfig
 from eckart.serve.product import Product
+from eckart.serve.vllm_placeholder import RowsPlaceholder, placeholder_of
 from eckart.serve.vllm_product import pack_linears
 
 FUSED_NAMES = {"q": 0, "k": 1, "v": 2}  # what vLLM calls the linears of an attention
@@ -88,12 +89,13 @@ class FactoredLinearMethod(LinearMethodBase):  # type: ignore[misc]
         # The bias is registered by the layer itself, later, and with this.
         layer.weight_loader = partial(self._load, layer, "bias")
         for plan in self.plans:
-            for name, place in self._empty(layer, plan, bias=True).state_dict().items():
+            empty = self._empty(layer, plan, bias=True)
+            for name, place in empty.state_dict().items():
                 full = f"{plan.prefix}{name}"
                 if full != "bias":
-                    self._register(layer, full, place)
+                    self._register(layer, full, place, placeholder_of(layer, plan, empty, name))
 
-    def _register(self, layer: LinearBase, name: str, place: Tensor) -> None:
+    def _register(self, layer: LinearBase, name: str, place: Tensor, kind: type[nn.Parameter]) -> None:
         *outer, leaf = name.split(".")
         self.registered.add(name.split(".")[0])
         holder: nn.Module = layer
@@ -103,12 +105,18 @@ class FactoredLinearMethod(LinearMethodBase):  # type: ignore[misc]
             holder = holder.get_submodule(part)
         if leaf in holder._parameters:
             return
-        parameter = nn.Parameter(torch.empty(0, dtype=place.dtype), requires_grad=False)
+        parameter = kind(torch.empty(0, dtype=place.dtype), requires_grad=False)
+        if kind is RowsPlaceholder:
+            parameter.output_dim = 0
         parameter.weight_loader = partial(self._load, layer, name)
         holder.register_parameter(leaf, parameter)
 
     def _load(self, layer: LinearBase, name: str, parameter: object, tensor: Tensor, shard: Any = None) -> None:
         arrival = FUSED_NAMES.get(shard, shard)
+        if "." in name and tensor.ndim == 2 and not tensor.is_contiguous() and tensor.t().is_contiguous():
+            # Classes of models whose checkpoints hold transposed weights transpose all tensors of a linear's name, and
+            # ours never are.
+            tensor = tensor.t()
         for found in self._arrivals(layer):
             plan = found.plan
             if plan.arrival == arrival and name.startswith(plan.prefix) and parameter is not layer:
