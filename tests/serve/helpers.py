@@ -10,7 +10,7 @@ from eckart.layers.child import ChildShape, make_child
 from eckart.maths.quantization import QuantScheme
 from eckart.methods.layout import Layout
 from eckart.methods.precision import Bits4, Bits8, SemiStructured
-from eckart.methods.structure import Hybrid, Pivoted, Remapped, TwoFactor
+from eckart.methods.structure import Hybrid, Pivoted, Remapped
 from eckart.serve.part import Part
 from eckart.serve.product import Product
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from tests.serve.helpers import ALL, LAYOUTS, inputs_of, random_layer, run
 from torch import Tensor, nn
 
 from eckart.errors import ServingError
 from eckart.layers import PivotedLinear
 from eckart.serve.arrival import Arrival, empty_layer
 from eckart.serve.plan import PartPlan
-from tests.serve.helpers import ALL, LAYOUTS, inputs_of, random_layer, run
 
 CPU = torch.device("cpu")
 
@@ -54,7 +54,8 @@ def test_a_device_keeps_its_share_alone() -> None:
     found = arrival(rows=rows, bias=True)
     for name, tensor in layer.state_dict().items():
         found.add(name, tensor)
-    assert found.part is not None and found.bias is not None
+    assert found.part is not None
+    assert found.bias is not None
     assert found.part.outer[0].weight.shape == (6, 8)
     assert found.bias.untyped_storage().nbytes() == 6 * 8
     assert torch.allclose(run(found.part, inputs_of()) + found.bias, layer(inputs_of())[:, rows])
@@ -107,17 +108,19 @@ def test_codes_of_another_kind() -> None:
 def test_an_index_that_names_an_output_twice() -> None:
     found, layer = arrival("pivoted"), random_layer("pivoted")
     tensors = dict(layer.state_dict())
-    tensors["index"] = torch.zeros_like(tensors["index"])
+    index = tensors.pop("index")
+    for name, tensor in tensors.items():
+        found.add(name, tensor)
     with pytest.raises(ServingError, match=r"index of m\.0\.q does not name each of its outputs once"):
-        for name, tensor in tensors.items():
-            found.add(name, tensor)
+        found.add("index", torch.zeros_like(index))
 
 
 def test_a_cut_that_is_too_small_names_the_layer() -> None:
     found = arrival("4-bit", columns=slice(0, 4))
+    tensors = random_layer("4-bit").state_dict()
+    found.add("codes", tensors["codes"])
     with pytest.raises(ServingError, match=r"m\.0\.q cannot be cut over devices\. Inputs 0 to 4 cut groups of 16"):
-        for name, tensor in random_layer("4-bit").state_dict().items():
-            found.add(name, tensor)
+        found.add("scale", tensors["scale"])
 
 
 @pytest.mark.parametrize("rank", [0, 25])

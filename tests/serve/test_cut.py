@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.serve.helpers import LAYOUTS, inputs_of, random_layer
 
 from eckart.serve.cut import Cut
 from eckart.serve.part import part_of, take_inputs, take_outputs
 from eckart.serve.product import Product
-from tests.serve.helpers import LAYOUTS, inputs_of, random_layer
 
 
 def test_one_device_has_everything() -> None:
@@ -25,7 +25,8 @@ def test_keys_and_values_that_several_devices_have() -> None:
         assert cut.sizes == (32, 8, 8)
         assert cut.starts == (8 * rank, 4 * (rank // 2), 4 * (rank // 2))
     rows = cut.rows([1, 2])
-    assert rows is not None and rows.tolist() == [4, 5, 6, 7, 12, 13, 14, 15]
+    assert rows is not None
+    assert rows.tolist() == [4, 5, 6, 7, 12, 13, 14, 15]
 
 
 def test_columns() -> None:
@@ -36,7 +37,8 @@ def test_parts_in_another_order() -> None:
     cut = Cut.by_outputs(32, [3, 2, 1], [1, 1, 1], 0, 2)
     assert cut.order([[0], [1, 2]]) is None
     order = cut.order([[2, 0], [1]])
-    assert order is not None and order.tolist() == [1, 2, 3, 4, 5, 0]
+    assert order is not None
+    assert order.tolist() == [1, 2, 3, 4, 5, 0]
 
 
 @pytest.mark.parametrize("devices", [1, 2, 4])

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from tests.serve.helpers import inputs_of, matrix_of
 
 from eckart.errors import ServingError
 from eckart.layers import dense_weight_of
 from eckart.serve.matrices import kind_of, moved, stack, take_columns, take_rows
-from tests.serve.helpers import inputs_of, matrix_of
 
 KINDS = ["dense", "sparse", "8", "8-groups", "4", "4-row"]
 

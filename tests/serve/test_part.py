@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.serve.helpers import ALL, inputs_of, random_layer, run, without_bias
 from torch import nn
 
 from eckart.errors import ServingError
 from eckart.serve.part import part_of, take_inputs, take_outputs
-from tests.serve.helpers import ALL, inputs_of, random_layer, run, without_bias
 
 SHAPES = [(24, 32), (32, 24), (32, 32)]
 
@@ -55,7 +55,8 @@ def test_the_second_factor_is_cut_and_the_first_is_not() -> None:
     assert part.outer[0].weight.shape == (6, 8)
     pivoted = take_outputs(part_of(random_layer("pivoted")), torch.arange(6))
     assert pivoted.outer[0].out_features <= 6
-    assert pivoted.order is not None and len(pivoted.order) == 6
+    assert pivoted.order is not None
+    assert len(pivoted.order) == 6
 
 
 def test_a_whole_weight_is_cut_and_not_copied() -> None:

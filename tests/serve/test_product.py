@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.serve.helpers import ALL, inputs_of, random_layer
 from torch import nn
 
 from eckart.serve.part import part_of
 from eckart.serve.product import Product
-from tests.serve.helpers import ALL, inputs_of, random_layer
 
 MIXTURES = [
     ("two-factor", "two-factor", "two-factor"),

@@ -145,6 +145,7 @@ class Arrival:
 
 
 def _check_finite(name: str, tensor: Tensor) -> None:
-    if tensor.is_floating_point() and tensor.numel():
-        if not all(map(math.isfinite, (float(end) for end in torch.aminmax(tensor)))):
-            raise ServingError(f"The weight files hold NaN or infinite numbers in {name}. {DAMAGED}")
+    if not tensor.is_floating_point() or not tensor.numel():
+        return
+    if not all(map(math.isfinite, (float(end) for end in torch.aminmax(tensor)))):
+        raise ServingError(f"The weight files hold NaN or infinite numbers in {name}. {DAMAGED}")

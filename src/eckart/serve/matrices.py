@@ -60,7 +60,7 @@ def _columns_of_codes(matrix: QuantizedLinear, start: int, stop: int) -> Quantiz
     scheme, width = matrix.scheme, stop - start
     codes = unpack(matrix.codes, matrix.in_features) if scheme.bits == 4 else matrix.codes
     codes = codes[:, start:stop]
-    scale = matrix.scale
+    scale: Tensor = matrix.scale
     if scheme.group is not None:
         size = scheme.group_size(matrix.in_features)
         # A group that is cut becomes several with one scale: the same numbers.

@@ -77,7 +77,7 @@ def part_of(layer: nn.Module) -> Part:
     """
     if isinstance(layer, nn.Linear | QuantizedLinear | SparseLinear):
         return Part(((0, without_bias(layer)),), passes_on=True)
-    form = FORMS.get(type(layer))
+    form = FORMS.get(type(layer)) if isinstance(layer, FactoredLinear) else None
     if form is None:
         known = ", ".join(kind.__name__ for kind in FORMS)
         raise ServingError(

@@ -9,7 +9,6 @@ from torch import nn
 from vllm.config import get_current_vllm_config
 from vllm.model_executor.layers.linear import LinearBase
 from vllm.model_executor.layers.quantization.base_config import QuantizationConfig, QuantizeMethodBase
-from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
 
 from eckart.checkpoint.config import METHOD, EckartConfig
 from eckart.checkpoint.quantizer import layout_of
@@ -80,8 +79,8 @@ class VllmConfig(QuantizationConfig):  # type: ignore[misc]
         inside = [path for path in self.served.ranks if path == prefix or path.startswith(f"{prefix}.")]
         if inside:
             raise ServingError(
-                f"{inside[0]} is compressed, and lies in {prefix}, a {type(layer).__name__} of vLLM, which is no linear "
-                f"layer. {OTHERWISE}"
+                f"{inside[0]} is compressed, and lies in {prefix}, a {type(layer).__name__} of vLLM, which is no "
+                f"linear layer. {OTHERWISE}"
             )
         return None
 

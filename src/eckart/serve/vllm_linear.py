@@ -26,7 +26,7 @@ from eckart.serve.arrival import DAMAGED, Arrival, empty_layer
 from eckart.serve.cut import Cut
 from eckart.serve.plan import PartPlan, ServedConfig
 from eckart.serve.product import Product
-from eckart.serve.vllm_placeholder import RowsPlaceholder, placeholder_of
+from eckart.serve.vllm_placeholder import Placeholder, placeholder_of
 from eckart.serve.vllm_product import pack_linears
 
 FUSED_NAMES = {"q": 0, "k": 1, "v": 2}  # what vLLM calls the linears of an attention
@@ -95,7 +95,7 @@ class FactoredLinearMethod(LinearMethodBase):  # type: ignore[misc]
                 if full != "bias":
                     self._register(layer, full, place, placeholder_of(layer, plan, empty, name))
 
-    def _register(self, layer: LinearBase, name: str, place: Tensor, kind: type[nn.Parameter]) -> None:
+    def _register(self, layer: LinearBase, name: str, place: Tensor, kind: type[Placeholder]) -> None:
         *outer, leaf = name.split(".")
         self.registered.add(name.split(".")[0])
         holder: nn.Module = layer
@@ -106,8 +106,6 @@ class FactoredLinearMethod(LinearMethodBase):  # type: ignore[misc]
         if leaf in holder._parameters:
             return
         parameter = kind(torch.empty(0, dtype=place.dtype), requires_grad=False)
-        if kind is RowsPlaceholder:
-            parameter.output_dim = 0
         parameter.weight_loader = partial(self._load, layer, name)
         holder.register_parameter(leaf, parameter)
 

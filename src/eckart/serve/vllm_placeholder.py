@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import nn
 from vllm.model_executor.layers.linear import LinearBase, QKVParallelLinear
 
@@ -11,16 +13,22 @@ from eckart.serve.plan import OTHERWISE, PartPlan
 
 
 class Placeholder(nn.Parameter):
-    """Of a tensor whose rows are no outputs of the layer."""
+    """Of a tensor whose rows are no outputs of the layer.
+
+    Attributes:
+        weight_loader: is called with the parameter, the tensor and, for a linear of a fused layer, what vLLM calls it.
+    """
+
+    weight_loader: Callable[..., None]
 
 
-class RowsPlaceholder(nn.Parameter):
+class RowsPlaceholder(Placeholder):
     """Of a tensor whose rows are the outputs of the layer; a model's class may put them in another order."""
 
-    output_dim: int
+    output_dim = 0
 
 
-class FixedPlaceholder(nn.Parameter):
+class FixedPlaceholder(Placeholder):
     """Of a tensor of a layer whose outputs cannot be put in another order."""
 
     @property
@@ -32,7 +40,7 @@ class FixedPlaceholder(nn.Parameter):
         )
 
 
-def placeholder_of(layer: LinearBase, plan: PartPlan, empty: nn.Module, name: str) -> type[nn.Parameter]:
+def placeholder_of(layer: LinearBase, plan: PartPlan, empty: nn.Module, name: str) -> type[Placeholder]:
     """Return the class for a tensor.
 
     Only where a checkpoint holds queries, keys and values as one does a model's class reorder outputs.

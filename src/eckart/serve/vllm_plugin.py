@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from eckart.checkpoint.config import METHOD
 
@@ -19,16 +20,19 @@ def register() -> None:
     try:
         from vllm.model_executor.layers.quantization import register_quantization_config
 
-        try:
-            from eckart.serve.vllm_config import VllmConfig as Config
-        except ImportError as error:
-            from eckart.serve.vllm_stub import config_without
-
-            Config = config_without(lacks(error))  # noqa: N806
+        register_quantization_config(METHOD)(_config())
     except ImportError as error:
         logging.getLogger(__name__).warning(lacks(error))
-        return
-    register_quantization_config(METHOD)(Config)
+
+
+def _config() -> type[Any]:
+    try:
+        from eckart.serve.vllm_config import VllmConfig
+    except ImportError as error:
+        from eckart.serve.vllm_stub import config_without
+
+        return config_without(lacks(error))
+    return VllmConfig
 
 
 def lacks(error: ImportError) -> str:

@@ -1,0 +1,45 @@
+"""Every layout and many models in vLLM: its most likely tokens are those of transformers, in float32."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.serve.engine import Engine
+from tests.serve.models import PROMPTS, compressed, greedy
+
+pytestmark = [pytest.mark.filterwarnings("ignore")]
+LAYOUTS = {
+    "two-factor": [],
+    "two-factor-8": ["precision=8-bit"],
+    "two-factor-4": ["precision=4-bit"],
+    "pivoted": ["structure=pivoted"],
+    "pivoted-4": ["structure=pivoted", "precision=4-bit"],
+    "shared": ["sharing=shared"],
+    "shared-pivoted": ["sharing=shared", "structure=pivoted"],
+    "hybrid": ["structure=hybrid"],
+    "hybrid-8": ["structure=hybrid", "structure.base=8-bit", "precision=8-bit"],
+    "hybrid-sparse": ["structure=hybrid", "structure.base=2-of-4"],
+    "remapped": ["structure=remapped"],
+}
+WHOLE = ("int8", "int4")
+MODELS = ["llama-tied-biases", "qwen2", "qwen3", "phi3", "gpt2", "gpt_neox"]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts(layout: str, engine: Engine, tmp_path: Path) -> None:
+    folder = compressed(tmp_path / "model", *LAYOUTS[layout], keep=0.75)
+    assert engine.ask(folder, PROMPTS) == greedy(folder)
+
+
+@pytest.mark.parametrize("recipe", WHOLE)
+def test_whole_weights_of_few_bits(recipe: str, engine: Engine, tmp_path: Path) -> None:
+    folder = compressed(tmp_path / "model", recipe=recipe, keep=0.55)
+    assert engine.ask(folder, PROMPTS) == greedy(folder)
+
+
+@pytest.mark.parametrize("layout", ["two-factor", "hybrid"])
+@pytest.mark.parametrize("kind", MODELS)
+def test_models(kind: str, layout: str, engine: Engine, tmp_path: Path) -> None:
+    folder = compressed(tmp_path / "model", *LAYOUTS[layout], kind=kind, keep=0.75)
+    assert engine.ask(folder, PROMPTS) == greedy(folder)
