@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import eckart
 
-VOCABULARY = 256
+VOCABULARY = 264  # of the tokenizer of tests.tiny
 COMMON: dict[str, Any] = {"vocab_size": VOCABULARY, "initializer_range": 0.15, "bos_token_id": 1, "eos_token_id": 2}
 DECODER: dict[str, Any] = {
     **COMMON,

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 from tests.serve.engine import Engine
-from tests.serve.models import PROMPTS, compressed, greedy
+from tests.serve.models import PROMPTS, compressed, greedy, greedy_of
 
 pytestmark = [pytest.mark.filterwarnings("ignore")]
 LAYOUTS = {
@@ -43,3 +45,22 @@ def test_whole_weights_of_few_bits(recipe: str, engine: Engine, tmp_path: Path) 
 def test_models(kind: str, layout: str, engine: Engine, tmp_path: Path) -> None:
     folder = compressed(tmp_path / "model", *LAYOUTS[layout], kind=kind, keep=0.75)
     assert engine.ask(folder, PROMPTS) == greedy(folder)
+
+
+@pytest.mark.parametrize("layout", ["two-factor", "int8"])
+def test_an_adapter_on_top(layout: str, engine: Engine, tmp_path: Path) -> None:
+    """LoRA on what was factored or rounded, by the names of the dense model's layers."""
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    recipe = layout if layout in WHOLE else "svd"
+    folder = compressed(tmp_path / "model", recipe=recipe, keep=0.55)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).dequantize()
+    torch.manual_seed(0)
+    targets = ["q_proj", "v_proj", "gate_proj", "down_proj"]
+    adapted = peft.get_peft_model(
+        model, peft.LoraConfig(r=8, lora_alpha=32, target_modules=targets, init_lora_weights=False)
+    )
+    adapted.save_pretrained(tmp_path / "adapter")
+    expected = greedy_of(adapted.eval())
+    assert expected != greedy(folder)
+    options = {"enable_lora": True, "max_lora_rank": 8, "adapter": str(tmp_path / "adapter")}
+    assert engine.ask(folder, PROMPTS, **options) == expected

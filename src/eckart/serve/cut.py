@@ -1,9 +1,9 @@
 """Which inputs and outputs of a layer one of several devices has (tensor parallelism).
 
-Of a layer that is cut by outputs each device has some outputs of each linear that it is fused of. Its inner matrices
-are whole everywhere, its outer ones have rows. Where there are fewer heads of keys and values than devices, several devices
-have the same ones. Of a layer that is cut by inputs the inner matrices have columns, the outer ones are whole, and what
-the devices compute is added up.
+Of a layer that is cut by outputs each device has some outputs of each linear that it is fused of. Its inner
+matrices are whole everywhere, its outer ones have rows. Where there are fewer heads of keys and values than devices,
+several devices have the same ones. Of a layer that is cut by inputs the inner matrices have columns, the outer ones are
+whole, and what the devices compute is added up.
 """
 
 from __future__ import annotations
