@@ -15,6 +15,7 @@ from pathlib import Path
 
 import eckart
 from eckart.cli.demo.model import find_demo_model
+from eckart.data.text import PYTHON_DOCS
 from eckart.evaluate.speed.served import compare_served
 
 CASES: dict[str, tuple[str, float, list[str]]] = {
@@ -25,19 +26,18 @@ CASES: dict[str, tuple[str, float, list[str]]] = {
 }
 
 
-def make(folder: Path, text: Path | None) -> None:
+def make(folder: Path, text: str) -> None:
     """Write the dense model and those that are compressed, as far as they are not there."""
     folder.mkdir(parents=True, exist_ok=True)
     source = find_demo_model()
     tokenizer = eckart.load_tokenizer(source)
-    if not (folder / "dense").exists():
+    if tokenizer is not None and not (folder / "dense").exists():
         eckart.load_model(source).save_pretrained(folder / "dense")
         tokenizer.save_pretrained(folder / "dense")
     for name, (recipe, keep, overrides) in CASES.items():
         if not (folder / name).exists():
             model = eckart.load_model(folder / "dense")
-            chosen = {} if text is None else {"calibration": str(text)}
-            report = eckart.compress(model, recipe, keep, tokenizer=tokenizer, overrides=overrides, **chosen)
+            report = eckart.compress(model, recipe, keep, calibration=text, tokenizer=tokenizer, overrides=overrides)
             eckart.save(model, report, folder / name, tokenizer=tokenizer)
 
 
@@ -45,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("step", choices=("make", "time"))
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--text", type=Path, help="calibration text; by default Eckart's own")
+    parser.add_argument("--text", default=PYTHON_DOCS, help="calibration text, as `eckart compress` takes it")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--generate", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=5)

@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 from tests.serve.engine import SETTINGS
 from tests.serve.models import PROMPTS, greedy, make
+from tests.tiny import CHAT, tokenizer
 
 import eckart
-from tests.tiny import CHAT, tokenizer
 
 pytestmark = [pytest.mark.filterwarnings("ignore")]
 START = 400  # seconds that a server may take to start

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-
 from tests.serve.engine import Engine
 from tests.serve.models import PROMPTS, compressed, greedy
 

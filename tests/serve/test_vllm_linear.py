@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 from tests.serve.engine import Engine
 from tests.serve.models import PROMPTS, compressed, greedy, greedy_of
+from transformers import AutoModelForCausalLM
 
 pytestmark = [pytest.mark.filterwarnings("ignore")]
 LAYOUTS = {
@@ -45,6 +45,13 @@ def test_whole_weights_of_few_bits(recipe: str, engine: Engine, tmp_path: Path) 
 def test_models(kind: str, layout: str, engine: Engine, tmp_path: Path) -> None:
     folder = compressed(tmp_path / "model", *LAYOUTS[layout], kind=kind, keep=0.75)
     assert engine.ask(folder, PROMPTS) == greedy(folder)
+
+
+def test_outputs_that_the_model_would_put_in_another_order(engine: Engine, tmp_path: Path) -> None:
+    folder = compressed(tmp_path / "model", "structure=pivoted", kind="gpt_neox", keep=0.75)
+    answer = engine.ask(folder, PROMPTS, 2)
+    assert isinstance(answer, str)
+    assert "ServingError: vLLM's class of this model puts the outputs of queries, keys and values" in answer
 
 
 @pytest.mark.parametrize("layout", ["two-factor", "int8"])

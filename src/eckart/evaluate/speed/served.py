@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -109,10 +109,8 @@ class Process:
         self._process.stdout.close()
         self._process.kill()
         self._process.wait()
-        try:
+        with suppress(BrokenPipeError):  # of a line that it has not read
             self._process.stdin.close()
-        except BrokenPipeError:  # of a line that it has not read
-            pass
 
 
 def compare_served(
