@@ -60,6 +60,17 @@ def test_linears_are_replaced() -> None:
         def forward(self, inputs: torch.Tensor) -> torch.Tensor:
             return inputs @ self.matrix.T
 
-    product.replace_linears(Other)
+    product.replace_matrices(nn.Linear, Other)
     assert len(seen) == 2
     assert torch.allclose(product(inputs_of()), before)
+
+
+@pytest.mark.parametrize("layout", ["two-factor", "pivoted", "hybrid", "remapped", "two-factor-4"])
+def test_it_is_one_graph(layout: str) -> None:
+    """Engines compile a model as one graph, with any number of tokens."""
+    product = Product([part_of(random_layer(layout, rank=7 + place)) for place in range(2)])
+    compiled = torch.compile(product, backend="eager", fullgraph=True, dynamic=True)
+    with torch.inference_mode():
+        for tokens in (1, 3):
+            inputs = inputs_of()[:tokens]
+            assert torch.equal(compiled(inputs), product(inputs))

@@ -7,13 +7,15 @@ with its own piece of it. The numbers are those of one product a matrix.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from eckart.serve.matrices import kind_of, stack
 from eckart.serve.part import Part
+
+AnyMatrix = TypeVar("AnyMatrix", bound=nn.Module)
 
 
 class _Piece(NamedTuple):
@@ -68,10 +70,10 @@ class Product(nn.Module):
         combined = [tail(tensors) for tail, tensors in zip(self.tails, read, strict=True)]
         return _in_order(_joined(combined), self.order)
 
-    def replace_linears(self, make: Callable[[nn.Linear], nn.Module]) -> None:
-        """Put what ``make`` returns in the places of all plain linear layers, which have no bias."""
+    def replace_matrices(self, kind: type[AnyMatrix], make: Callable[[AnyMatrix], nn.Module]) -> None:
+        """Put what ``make`` returns in the places of all matrices of a kind, which have no bias."""
         for name, module in list(self.named_modules()):
-            if isinstance(module, nn.Linear):
+            if isinstance(module, kind):
                 self.set_submodule(name, make(module))
 
 
