@@ -76,7 +76,7 @@ def test_a_missing_factor(name: str, engine: Engine, folder: Path) -> None:
 
 
 def test_a_missing_weight_of_a_layer_that_is_whole(engine: Engine, tmp_path: Path) -> None:
-    folder = compressed(tmp_path / "model", "targets.exclude=['*.mlp.*']")
+    folder = compressed(tmp_path / "model", "targets.*.mlp.*=leave")
     change_tensor(folder, "model.layers.1.mlp.up_proj.weight", None)
     answer = refused(engine, folder)
     assert "ServingError: The weight files lack 1 of 2 weights of model.layers.1.mlp.gate_up_proj" in answer

@@ -47,7 +47,7 @@ class ServedConfig:
             name = next(iter(config.expanded or config.joint_runs))
             raise ServingError(
                 f"{name} holds experts of a mixture that were compressed, which no engine can serve yet. Use "
-                "transformers, or compress again with the experts left out: --exclude '*.experts.*'."
+                "transformers, or compress again with the experts left whole: --ignore '*.experts.*'."
             )
         self.config = config
         self.ranks = dict(config.ranks)
