@@ -17,8 +17,8 @@ from eckart.layers import QuantizedLinear
 
 _LAYERS: WeakValueDictionary[int, OpaqueLinear] = WeakValueDictionary()
 _NUMBERS = count()  # in the order in which layers are made: the same ones in each process that loads a model
-_LIBRARY = torch.library.Library("eckart", "FRAGMENT")
-_LIBRARY.define("run_layer(Tensor inputs, int number, int outputs) -> Tensor")
+_LIBRARY = torch.library.Library("eckart", "FRAGMENT")  # type: ignore[no-untyped-call]
+_LIBRARY.define("run_layer(Tensor inputs, int number, int outputs) -> Tensor")  # type: ignore[no-untyped-call]
 
 
 class OpaqueLinear(nn.Module):
@@ -50,5 +50,5 @@ def _shape_of(inputs: Tensor, number: int, outputs: int) -> Tensor:
     return inputs.new_empty((*inputs.shape[:-1], outputs))
 
 
-_LIBRARY.impl("run_layer", _run, "CompositeExplicitAutograd")
+_LIBRARY.impl("run_layer", _run, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
 torch.library.register_fake("eckart::run_layer", _shape_of, lib=_LIBRARY)
