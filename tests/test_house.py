@@ -23,7 +23,7 @@ FLOORS = (
     ("methods", "evaluate"),
     ("compression",),
     ("checkpoint",),
-    ("adapters", "run"),
+    ("adapters", "run", "serve"),
     ("sweep",),
     ("draft", "report"),
     ("cli",),

@@ -13,7 +13,11 @@ PACKAGE = ROOT / "src" / "eckart"
 BENCHMARKS = ROOT / "benchmarks"
 
 # Modules that are tested elsewhere, and why there.
-ELSEWHERE: dict[str, str] = {}
+ELSEWHERE: dict[str, str] = {
+    "serve/vllm_placeholder.py": "test_vllm_linear.py: what vLLM's classes of models do with it",
+    "serve/vllm_product.py": "test_vllm_linear.py: products that vLLM runs",
+    "serve/vllm_stub.py": "test_vllm_plugin.py: what is registered in place of another",
+}
 
 # Files of a topic, which is one of several modules.
 TOPICS = {
@@ -33,6 +37,7 @@ TOPICS = {
     "run/check/test_architectures.py": "models of many classes, through the whole run",
     "run/test_experts.py": "mixtures of experts, through the whole run",
     "run/test_outputs.py": "what a whole run does to the files around it",
+    "serve/test_server.py": "vLLM's server, which is no module of ours",
     "test_accelerator.py": "what needs an accelerator",
     "test_house.py": "rules of the house",
     "test_import.py": "what an import brings in",

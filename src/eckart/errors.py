@@ -55,6 +55,10 @@ class AdapterError(EckartError):
     """An adapter that a compressed model cannot be given, or that cannot be merged into it."""
 
 
+class ServingError(EckartError):
+    """A compressed model that an engine cannot serve, or not on so many devices."""
+
+
 class InterruptedRun(KeyboardInterrupt):
     """Ctrl-C during a run that may have finished some of its work; the message says what is kept."""
 

@@ -107,13 +107,13 @@ class EckartQuantizer(HfQuantizer):  # type: ignore[misc]
         no model is handed over.
         """
         if self.quantization_config.stored is not None:
-            scheme = _layout(self.quantization_config).precision.scheme
+            scheme = layout_of(self.quantization_config).precision.scheme
             return conversions(scheme.bits) if scheme else []
         return [] if self.quantization_config.own_names else weight_conversions
 
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
         self.belongs_to(model)
-        config, layout = self.quantization_config, _layout(self.quantization_config)
+        config, layout = self.quantization_config, layout_of(self.quantization_config)
         check_folder(model.config.name_or_path)
         pivoted = isinstance(layout.structure, Pivoted)
         check_ordered(config.ordered, config.ranks, pivoted=pivoted, files=kwargs.get("checkpoint_files"))
@@ -197,7 +197,12 @@ def _join(model: PreTrainedModel, paths: list[str], runs: int) -> None:
         raise CheckpointError(f"config.json says that {', '.join(paths)} were fused, but {error}.") from error
 
 
-def _layout(config: EckartConfig) -> Layout:
+def layout_of(config: EckartConfig) -> Layout:
+    """Return how the linears that a config names are stored.
+
+    Raises:
+        CheckpointError: it names a structure or a precision that is not known here, or fields that cannot be.
+    """
     made_with = (config.provenance or {}).get("versions", {})
     structure = _choice("structure", config.structure, STRUCTURES, made_with)
     precision = _choice("precision", config.precision or Bits16().name, PRECISIONS, made_with)

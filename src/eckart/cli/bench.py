@@ -19,8 +19,10 @@ from eckart.device import compute_dtype, resolve_device
 from eckart.errors import EckartError
 from eckart.evaluate.speed import Machine, Speed, compare, measure_machine
 from eckart.evaluate.speed.compare import check_room
+from eckart.evaluate.speed.served import compare_served
 from eckart.evaluate.windows import check_predicts
 
+ENGINES = ("transformers", "vllm")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -41,10 +43,16 @@ def bench(
     compiled: Annotated[
         bool, typer.Option("--compile", help="Let torch.compile make what decodes, on a cache of fixed size.")
     ] = False,
+    engine: Annotated[str, typer.Option(help="What runs them: transformers or vllm.")] = "transformers",
     trust_remote_code: TrustRemoteCode = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Time models side by side: first token, prefill, decoding, and what limits them on this machine."""
+    if engine not in ENGINES:
+        raise EckartError(f"No engine is called {engine!r}. Use {' or '.join(ENGINES)}.")
+    if engine == "vllm":
+        _bench_served(models, batch, prompt, generate, repeats, dtype, as_json=as_json)
+        return
     place = resolve_device(device)
     if dtype != "auto" and dtype not in DTYPES:
         raise EckartError(f"No dtype is called {dtype!r}. Use auto, {', '.join(DTYPES)}.")
@@ -80,6 +88,43 @@ def bench(
         return
     output.print(_table(speeds))
     output.print(_caption(machine, first.dtype, repeats, compiled=compiled), soft_wrap=True)
+
+
+def _bench_served(
+    models: list[str], batch: str, prompt: int, generate: int, repeats: int, dtype: str, *, as_json: bool
+) -> None:
+    with progress_display(disable=as_json) as progress:
+        task = progress.add_task("runs", total=None)
+        speeds = compare_served(
+            list(dict.fromkeys(models)),
+            dtype=dtype,
+            batches=_sizes(batch),
+            prompt=prompt,
+            generate=generate,
+            repeats=repeats,
+            on_run=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    if as_json:
+        output.print_json(json.dumps({"engine": "vllm", "speeds": [speed.model_dump() for speed in speeds]}))
+        return
+    table = Table("model", "batch", "first token", "prefill/s", "decode/s", "", box=box.SIMPLE)
+    reference = {speed.batch: speed.decode.median for speed in reversed(speeds)}
+    for speed in speeds:
+        table.add_row(
+            Path(speed.model).name,
+            str(speed.batch),
+            f"{1000 * speed.first_token.median:.1f} ms",
+            f"{speed.prefill.median:.0f}",
+            f"{speed.decode.median:.1f} ({speed.decode.low:.1f}-{speed.decode.high:.1f})",
+            f"x{speed.decode.median / reference[speed.batch]:.2f}",
+        )
+    output.print(table)
+    output.print(
+        f"Tokens a second in vLLM; medians of {repeats} rounds in which every model is run once, lowest and highest in "
+        "brackets, decoding against that of the first model. All models are loaded at the same time, each in a "
+        "process of its own.",
+        soft_wrap=True,
+    )
 
 
 def _sizes(text: str) -> list[int]:

@@ -1,0 +1,69 @@
+"""Tokens a second in vLLM: SmolLM2 dense, in two factors, in pivots, in 8 bits and in few bits with factors.
+
+    sh benchmarks/install_vllm.sh FOLDER
+    python benchmarks/vllm_speed.py make MODELS               # in Eckart's own environment
+    FOLDER/bin/python benchmarks/vllm_speed.py time MODELS    # in that of vLLM
+
+The second step loads all models at the same time and runs each once in a round. Nothing else may run meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import eckart
+from eckart.cli.demo.model import find_demo_model
+from eckart.data.text import PYTHON_DOCS
+from eckart.evaluate.speed.served import compare_served
+
+CASES: dict[str, tuple[str, float, list[str]]] = {
+    "two-factor-0.6": ("eckart-fast", 0.6, []),
+    "pivots-0.6": ("eckart-fast", 0.6, ["structure=pivoted"]),
+    "int8": ("int8", 0.51, []),
+    "eckart-q-0.3": ("eckart-q", 0.3, []),
+}
+
+
+def make(folder: Path, text: str) -> None:
+    """Write the dense model and those that are compressed, as far as they are not there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    source = find_demo_model()
+    tokenizer = eckart.load_tokenizer(source)
+    if tokenizer is not None and not (folder / "dense").exists():
+        eckart.load_model(source).save_pretrained(folder / "dense")
+        tokenizer.save_pretrained(folder / "dense")
+    for name, (recipe, keep, overrides) in CASES.items():
+        if not (folder / name).exists():
+            model = eckart.load_model(folder / "dense")
+            report = eckart.compress(model, recipe, keep, calibration=text, tokenizer=tokenizer, overrides=overrides)
+            eckart.save(model, report, folder / name, tokenizer=tokenizer)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("step", choices=("make", "time"))
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--text", default=PYTHON_DOCS, help="calibration text, as `eckart compress` takes it")
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--generate", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 16])
+    options = parser.parse_args()
+    if options.step == "make":
+        make(options.folder, options.text)
+        return
+    speeds = compare_served(
+        [str(options.folder / name) for name in ("dense", *CASES)],
+        dtype=options.dtype,
+        batches=options.batch,
+        generate=options.generate,
+        repeats=options.repeats,
+    )
+    for speed in speeds:
+        print(json.dumps(speed.model_dump()))
+
+
+if __name__ == "__main__":
+    main()

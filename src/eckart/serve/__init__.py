@@ -1,0 +1,4 @@
+"""Compressed models in engines that serve: the plug-in of vLLM, and the arithmetic of a layer that is cut over devices.
+
+Modules that know vLLM are called ``vllm_*`` and imported by nobody else.
+"""

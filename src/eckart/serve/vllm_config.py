@@ -1,0 +1,90 @@
+"""What vLLM calls a quantization config: it says for each of the engine's layers how that is loaded and run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from vllm.config import get_current_vllm_config
+from vllm.model_executor.layers.linear import LinearBase
+from vllm.model_executor.layers.quantization.base_config import QuantizationConfig, QuantizeMethodBase
+
+from eckart.checkpoint.config import METHOD, EckartConfig
+from eckart.checkpoint.quantizer import layout_of
+from eckart.errors import ServingError
+from eckart.serve.files import check_weight_files
+from eckart.serve.plan import OTHERWISE, ServedConfig
+from eckart.serve.vllm_linear import FactoredLinearMethod, WholeLinearMethod, count_shards
+
+
+class VllmConfig(QuantizationConfig):  # type: ignore[misc]
+    """The ``quantization_config`` of a compressed model, as vLLM asks for it.
+
+    Attributes:
+        served: what it says of linears, in vLLM's names.
+        layout: of those that are replaced.
+    """
+
+    def __init__(self, config: EckartConfig) -> None:
+        super().__init__()
+        self.served = ServedConfig(config)
+        self.layout = layout_of(config)
+
+    def get_name(self) -> str:
+        """Return what the method is called in config.json."""
+        return METHOD
+
+    def get_supported_act_dtypes(self) -> list[torch.dtype]:
+        """Return the dtypes that a model can be served in."""
+        return [torch.bfloat16, torch.float16, torch.float32]
+
+    @classmethod
+    def get_min_capability(cls) -> int:
+        """Return that every accelerator will do: no kernel of ours runs on one."""
+        return 0
+
+    @staticmethod
+    def get_config_filenames() -> list[str]:
+        """Return none: everything is in config.json."""
+        return []
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> VllmConfig:
+        """Return the config of the ``quantization_config`` of a config.json.
+
+        Raises:
+            CheckpointError: it is damaged, or of a newer format.
+            ServingError: no engine can serve the model.
+        """
+        return cls(EckartConfig.from_dict(dict(config)))
+
+    def maybe_update_config(self, model_name: str, *_: Any, **__: Any) -> None:
+        """Look at the folder, once the model's name is known."""
+        check_weight_files(model_name)
+
+    def apply_vllm_mapper(self, hf_to_vllm_mapper: Any) -> None:
+        """Take over the names of vLLM's modules."""
+        self.served.rename(hf_to_vllm_mapper.map_name)
+
+    def get_quant_method(self, layer: nn.Module, prefix: str) -> QuantizeMethodBase | None:
+        """Return how a layer is loaded and run; None for what is no linear layer."""
+        if isinstance(layer, LinearBase):
+            shards = count_shards(layer)
+            plans = self.served.plan(prefix, self.packed_modules_mapping, shards)
+            if plans is None:
+                _, _, leaf = prefix.rpartition(".")
+                return WholeLinearMethod(prefix, len(self.packed_modules_mapping.get(leaf, [leaf])), self.check)
+            return FactoredLinearMethod(prefix, plans, self.served, self.layout, self.check)
+        inside = [path for path in self.served.ranks if path == prefix or path.startswith(f"{prefix}.")]
+        if inside:
+            raise ServingError(
+                f"{inside[0]} is compressed, and lies in {prefix}, a {type(layer).__name__} of vLLM, which is no "
+                f"linear layer. {OTHERWISE}"
+            )
+        return None
+
+    def check(self) -> None:
+        """Raise if vLLM's model has not asked for all linears that were replaced; to be called when it is built."""
+        parallel = get_current_vllm_config().parallel_config
+        self.served.check_all_asked(all_blocks=parallel.pipeline_parallel_size == 1)
