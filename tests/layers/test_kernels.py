@@ -31,7 +31,8 @@ def test_few_tokens_get_the_product_of_the_codes(scheme: QuantScheme, shape: tup
     layer = make(scheme)
     inputs = torch.randn(*shape, 256).bfloat16()
     with torch.no_grad():
-        assert kernels.can_multiply(inputs, layer.scale, scheme, 48)
+        assert kernels.serves(inputs, layer.scale, scheme, 48)
+        assert kernels.are_few(inputs)
         found = layer(inputs)
     assert found.dtype is torch.bfloat16
     assert found.shape == (*shape, 48)
@@ -75,12 +76,12 @@ def test_any_shape_is_right_whoever_serves_it(scheme: QuantScheme, columns: int,
 def test_gradients_other_dtypes_and_many_tokens_are_served_by_floats(scheme: QuantScheme) -> None:
     layer = make(scheme)
     few = torch.randn(1, 256).bfloat16()
-    assert not kernels.can_multiply(few, layer.scale, scheme, 48)  # scales ask for a gradient
+    assert not kernels.serves(few, layer.scale, scheme, 48)  # scales ask for a gradient
     with torch.no_grad():
-        assert not kernels.can_multiply(few.float(), layer.scale, scheme, 48)
-        assert not kernels.can_multiply(few.expand(9, -1), layer.scale, scheme, 48)
-        assert not kernels.can_multiply(few[:0], layer.scale, scheme, 48)
-        assert not kernels.can_multiply(few.to("meta"), layer.scale, scheme, 48)
+        assert not kernels.serves(few.float(), layer.scale, scheme, 48)
+        assert not kernels.are_few(few.expand(9, -1))
+        assert not kernels.are_few(few[:0])
+        assert not kernels.serves(few.to("meta"), layer.scale, scheme, 48)
 
 
 def test_a_changed_scale_is_seen_and_a_copy_makes_its_own() -> None:
@@ -96,15 +97,20 @@ def test_a_changed_scale_is_seen_and_a_copy_makes_its_own() -> None:
 
 
 @pytest.mark.parametrize("scheme", GRIDS)
-def test_compiled_layers_run_the_products_too(scheme: QuantScheme, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compiled_layers_run_the_products_too(
+    scheme: QuantScheme, dynamic: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of few tokens or of many, whatever the graph was made with."""
     layer, packed = make(scheme), []
     pack = kernels.pack_for_product
     monkeypatch.setattr(kernels, "pack_for_product", lambda *given: packed.append(1) or pack(*given))
-    compiled = torch.compile(layer, fullgraph=True, dynamic=False, backend="aot_eager")
-    inputs = torch.randn(1, 256).bfloat16()
+    torch.compiler.reset()  # there is a limit to the graphs of one function
+    compiled = torch.compile(layer, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    few, many = torch.randn(2, 256).bfloat16(), torch.randn(9, 256).bfloat16()
     with torch.inference_mode():
-        for _ in range(3):
-            torch.testing.assert_close(compiled(inputs), layer(inputs), rtol=0.02, atol=0.02)
+        for inputs in (many, few, few, many, few):
+            assert torch.equal(compiled(inputs), layer(inputs))
         assert len(packed) == (2 if scheme.bits == 4 else 0)  # once each
         layer.set_codes(torch.zeros(48, 256, dtype=torch.int8))
-        torch.testing.assert_close(compiled(inputs)[0], layer.bias)
+        assert torch.equal(compiled(few)[0], layer.bias)

@@ -31,8 +31,8 @@ FORMAT = "pack-quantized"  # of compressed-tensors
 
 
 def nothing_is_factored(config: EckartConfig) -> bool:
-    """Return whether all layers of a compressed model that were changed were only rounded."""
-    return bool(config.ranks) and all(rank is None for rank in config.ranks.values())
+    """Return whether all layers of a compressed model that were changed were only rounded, each on its own."""
+    return bool(config.ranks) and not config.joint and all(rank is None for rank in config.ranks.values())
 
 
 def why_not_standard(model: PreTrainedModel, config: EckartConfig) -> str | None:

@@ -12,9 +12,10 @@ from typing import cast
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from eckart.maths.quantization import QuantScheme, unpack
+from eckart.maths.quantization import QuantScheme, from_codes, unpack
 
 MOST_TOKENS = 8  # at once for which the products of few bits are faster, measured
 WIDTH = 16  # that the 8-bit product needs the inner dimension in multiples of, and packing the outer one
@@ -22,14 +23,13 @@ GROUPS = (32, 64, 128, 256)  # that the 4-bit product knows
 ALIGNMENT = 64  # bytes; the 8-bit product ends the process if its operands begin between the places of whole vectors
 
 
-def can_multiply(inputs: Tensor, scale: Tensor, scheme: QuantScheme, out_features: int) -> bool:
-    """Return whether :func:`multiply` serves ``inputs``, (..., in features), for a weight of that scheme."""
+def serves(inputs: Tensor, scale: Tensor, scheme: QuantScheme, out_features: int) -> bool:
+    """Return whether there is a product for a weight of that scheme and inputs (..., in features) of few tokens."""
     columns = inputs.shape[-1]
     if (
         inputs.device.type != "cpu"
         or inputs.dtype is not torch.bfloat16
         or scale.dtype is not torch.bfloat16
-        or not 0 < inputs.numel() <= MOST_TOKENS * columns
         or (torch.is_grad_enabled() and (inputs.requires_grad or scale.requires_grad))
         or torch.compiler.is_exporting()  # other runtimes have no such products
     ):
@@ -38,6 +38,29 @@ def can_multiply(inputs: Tensor, scale: Tensor, scheme: QuantScheme, out_feature
         return scheme.group is None and columns % WIDTH == 0
     size = scheme.group_size(columns)
     return scheme.group is not None and size in GROUPS and columns % size == 0 and out_features % WIDTH == 0
+
+
+def are_few(inputs: Tensor) -> bool:
+    """Return whether inputs (..., in features) are of so few tokens that the products of few bits are faster."""
+    return 0 < inputs.numel() <= MOST_TOKENS * inputs.shape[-1]
+
+
+def full_product(inputs: Tensor, codes: Tensor, scale: Tensor, scheme: QuantScheme, bias: Tensor | None) -> Tensor:
+    """Return the outputs, (..., out features), of a layer whose weight has few bits, by a product of floats.
+
+    Args:
+        inputs: (..., in features).
+        codes: as :class:`eckart.layers.QuantizedLinear` holds them.
+        scale: (out features, groups).
+        scheme: of the codes.
+        bias: (out features,).
+    """
+    codes = unpack(codes, inputs.shape[-1]) if scheme.bits == 4 else codes
+    if scheme.group is not None:
+        return functional.linear(inputs, from_codes(codes, scale, scheme).to(inputs.dtype), bias)
+    # One scale a row: it may come after the product, and then the weight is never made.
+    outputs = functional.linear(inputs, codes.to(inputs.dtype)) * scale[:, 0].to(inputs.dtype)
+    return outputs if bias is None else outputs + bias
 
 
 def pack_for_product(codes: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
@@ -79,27 +102,38 @@ def multiply_4_bit(inputs: Tensor, packed: tuple[Tensor, Tensor], group: int) ->
 
 
 @torch.library.custom_op("eckart::few_bits_product", mutates_args=())
-def compiled_product(inputs: Tensor, codes: Tensor, scale: Tensor, group: int) -> Tensor:
-    """Do either product as one step of a compiled graph, which cannot look where tensors begin.
+def product_in_graph(
+    inputs: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None, bits: int, group: int | None
+) -> Tensor:
+    """Do one product or the other, as a step of a compiled graph that a compiler does not look into.
+
+    It could not see where tensors begin, and would write down one of them for any number of tokens.
 
     Args:
-        inputs: (..., in features).
+        inputs: (..., in features), for which there is a product (:func:`serves`).
         codes: as :class:`eckart.layers.QuantizedLinear` holds them.
         scale: (out features, groups).
-        group: inputs of a scale of 4-bit codes; 0 for 8-bit codes with a scale a row.
+        bias: (out features,).
+        bits: of the codes.
+        group: how many of a row have a scale in common; None for all.
     """
-    if not group:
-        return multiply_8_bit(inputs, aligned(codes), scale)
-    state = codes._version, scale.data_ptr(), scale._version
-    if codes not in _PACKED or _PACKED[codes][0] != state:
-        _PACKED[codes] = state, pack_for_product(unpack(codes, inputs.shape[-1]), scale)
-    return multiply_4_bit(inputs, _PACKED[codes][1], group)
+    scheme = QuantScheme(bits, group)
+    if not are_few(inputs):
+        return full_product(inputs, codes, scale, scheme, bias)
+    if bits == 8:
+        outputs = multiply_8_bit(inputs, aligned(codes), scale)
+    else:
+        state = codes._version, scale.data_ptr(), scale._version
+        if codes not in _PACKED or _PACKED[codes][0] != state:
+            _PACKED[codes] = state, pack_for_product(unpack(codes, inputs.shape[-1]), scale)
+        outputs = multiply_4_bit(inputs, _PACKED[codes][1], scheme.group_size(inputs.shape[-1]))
+    return outputs if bias is None else outputs + bias
 
 
-@compiled_product.register_fake
-def _(inputs: Tensor, codes: Tensor, scale: Tensor, group: int) -> Tensor:
+@product_in_graph.register_fake
+def _(inputs: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None, bits: int, group: int | None) -> Tensor:
     return inputs.new_empty(*inputs.shape[:-1], len(codes))
 
 
-# Of compiled graphs: the state of codes, and the order that the product wants.
+# Of graphs: the state of codes, and the order that the product wants.
 _PACKED: MutableMapping[Tensor, tuple[object, tuple[Tensor, Tensor]]] = WeakTensorKeyDictionary()

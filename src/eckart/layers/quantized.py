@@ -72,31 +72,27 @@ class QuantizedLinear(RowsLayer):
         """Map (..., in features) to (..., out features), or to those outputs that ``rows`` are."""
         if rows is not None:
             return self._some(inputs, rows)
-        if kernels.can_multiply(inputs, self.scale, self.scheme, self.out_features):
-            outputs = self._product_of_few_bits(inputs)
-            return outputs if self.bias is None else outputs + self.bias
-        codes = self._codes()
-        if self.scheme.group is not None:
-            return functional.linear(inputs, from_codes(codes, self.scale, self.scheme).to(inputs.dtype), self.bias)
-        # One scale a row: it may come after the product, and then the weight is never made.
-        outputs = functional.linear(inputs, codes.to(inputs.dtype)) * self.scale[:, 0].to(inputs.dtype)
-        return outputs if self.bias is None else outputs + self.bias
+        if kernels.serves(inputs, self.scale, self.scheme, self.out_features):
+            if torch.compiler.is_compiling():
+                given = inputs, self.codes, self.scale, self.bias, self.scheme.bits, self.scheme.group
+                return cast(Tensor, kernels.product_in_graph(*given))
+            if kernels.are_few(inputs):
+                outputs = self._product_of_few_bits(inputs)
+                return outputs if self.bias is None else outputs + self.bias
+        return kernels.full_product(inputs, self.codes, self.scale, self.scheme, self.bias)
 
     def _some(self, inputs: Tensor, rows: slice) -> Tensor:
         """Return some of the outputs, (..., those that ``rows`` are)."""
         codes, scale = self.codes[rows], self.scale[rows]
         bias = None if self.bias is None else self.bias[rows]
-        compiled = torch.compiler.is_compiling()
-        if self.scheme.bits == 8 and not compiled and kernels.can_multiply(inputs, scale, self.scheme, len(codes)):
+        few = not torch.compiler.is_compiling() and kernels.are_few(inputs)
+        if few and self.scheme.bits == 8 and kernels.serves(inputs, scale, self.scheme, len(codes)):
             outputs = kernels.multiply_8_bit(inputs, kernels.aligned(codes), scale)
             return outputs if bias is None else outputs + bias
         codes = unpack(codes, self.in_features) if self.scheme.bits == 4 else codes
         return functional.linear(inputs, from_codes(codes, scale, self.scheme).to(inputs.dtype), bias)
 
     def _product_of_few_bits(self, inputs: Tensor) -> Tensor:
-        if torch.compiler.is_compiling():
-            group = 0 if self.scheme.bits == 8 else self.scheme.group_size(self.in_features)
-            return cast(Tensor, kernels.compiled_product(inputs, self.codes, self.scale, group))
         if self.scheme.bits == 8:
             self.codes = kernels.aligned(self.codes)
             return kernels.multiply_8_bit(inputs, self.codes, self.scale)

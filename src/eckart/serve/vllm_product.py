@@ -8,8 +8,6 @@ from torch import Tensor, nn
 from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm, dispatch_unquantized_gemm
 from vllm.platforms import current_platform
 
-from eckart.layers import QuantizedLinear
-from eckart.serve.opaque import OpaqueLinear
 from eckart.serve.product import Product
 
 
@@ -39,6 +37,4 @@ class EngineLinear(nn.Module):
 def pack_linears(product: Product) -> Product:
     """Return a product whose plain linear layers vLLM multiplies with."""
     product.replace_matrices(nn.Linear, EngineLinear)
-    if current_platform.is_cpu():
-        product.replace_matrices(QuantizedLinear, OpaqueLinear)
     return product
