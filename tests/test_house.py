@@ -23,7 +23,7 @@ FLOORS = (
     ("methods", "evaluate"),
     ("compression",),
     ("checkpoint",),
-    ("run",),
+    ("run", "runtimes"),
     ("sweep",),
     ("report",),
     ("cli",),

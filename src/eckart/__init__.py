@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from eckart.compression.result import CompressionResult as Report
     from eckart.errors import EckartError
     from eckart.evaluate import perplexity
+    from eckart.runtimes.export import export
     from eckart.layers import LowRankLinear, PivotedLinear
     from eckart.methods.recipe import Recipe
     from eckart.methods.recipes.loader import load_recipe
@@ -47,6 +48,7 @@ __all__ = [
     "Report",
     "compress",
     "compress_checkpoint",
+    "export",
     "load_model",
     "load_processor",
     "load_recipe",
@@ -67,6 +69,7 @@ __getattr__ = importer(
         "Recipe": "eckart.methods.recipe:Recipe",
         "compress": "eckart.run.compress:compress",
         "compress_checkpoint": "eckart.run.compress_checkpoint:compress_checkpoint",
+        "export": "eckart.runtimes.export:export",
         "load_model": "eckart.checkpoint.load:load_model",
         "load_processor": "eckart.checkpoint.processor:load_processor",
         "load_recipe": "eckart.methods.recipes.loader:load_recipe",

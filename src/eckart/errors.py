@@ -51,6 +51,10 @@ class DamagedRunError(CheckpointError):
     """An unfinished run that cannot be gone on with."""
 
 
+class ExportError(EckartError):
+    """A model that cannot be written in a format of another runtime, or that does not compute the same there."""
+
+
 class InterruptedRun(KeyboardInterrupt):
     """Ctrl-C during a run that may have finished some of its work; the message says what is kept."""
 

@@ -8,6 +8,7 @@ from eckart.cli.bench import bench
 from eckart.cli.compress import compress
 from eckart.cli.demo import demo
 from eckart.cli.evaluate import evaluate
+from eckart.cli.export import export
 from eckart.cli.inspect import inspect
 from eckart.cli.merge import merge
 from eckart.cli.process import standard_streams
@@ -30,6 +31,7 @@ app.command("sweep")(sweep)
 app.command("inspect")(inspect)
 app.command("report")(report)
 app.command("merge")(merge)
+app.command("export")(export)
 app.command("recipes")(recipes)
 app.command("demo")(demo)
 
