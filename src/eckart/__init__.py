@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from eckart.compression.result import CompressionResult as Report
     from eckart.errors import EckartError
     from eckart.evaluate import perplexity
-    from eckart.runtimes.export import export
     from eckart.layers import LowRankLinear, PivotedLinear
     from eckart.methods.recipe import Recipe
     from eckart.methods.recipes.loader import load_recipe
     from eckart.methods.recipes.published import RECIPES
     from eckart.run.compress import compress
     from eckart.run.compress_checkpoint import compress_checkpoint
+    from eckart.runtimes.export import export
 
 __version__ = version("eckart")
 __all__ = [

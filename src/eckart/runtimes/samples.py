@@ -41,7 +41,8 @@ def samples_for(model: PreTrainedModel, processor: Any | None) -> list[Sample]:
         ExportError: nothing is known of what the model takes.
     """
     takes = Inputs.of(model)
-    if takes.text_alone and token_embedding(model) is not None:
+    sees_more = processor is not None and (takes.images or takes.sounds)
+    if takes.text_alone and not sees_more and token_embedding(model) is not None:
         return [_text(model, takes, *shape) for shape in (TRACED, OTHER)]
     try:
         if processor is None:

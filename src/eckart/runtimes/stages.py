@@ -12,8 +12,8 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 from transformers.exporters.utils import decompose_for_generation, is_multimodal
 
-from eckart.runtimes.samples import Sample
 from eckart.kinds import is_encoder_decoder
+from eckart.runtimes.samples import Sample
 
 PREFILL, DECODE, MODEL = "prefill", "decode", "model"
 
