@@ -27,7 +27,7 @@ KEEP = 0.6
 RECIPES: dict[str, tuple[str, ...]] = {
     "svd-llm": (),
     "saes-svd": (),
-    "eckart-fast": (),
+    "eckart-fast": ("allocation.multiple=1",),  # of tiny matrices there are few multiples of 8
     "zs-svd": (),
     "aa-svd": ("refinement.epochs=1",),
 }

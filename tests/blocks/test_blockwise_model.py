@@ -9,7 +9,7 @@ from tests.tiny_models import MAKERS, SEVERAL_SEGMENTS, blockwise, forward_input
 from torch import Tensor
 from torch.nn import functional
 from torch.utils._pytree import tree_leaves
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, XLNetConfig, XLNetLMHeadModel
 
 from eckart.blocks.block_arguments import run_model
 from eckart.blocks.blockwise_model import BlockwiseModel, Streams, rows_of
@@ -71,6 +71,18 @@ def test_rows_are_run_at_once_where_nothing_depends_on_them(kind: str, one_by_on
     assert len(streams.behinds[-1]) == (12 if one_by_one else 1)
     with torch.no_grad():
         expected = predictions(run_model(model, forward_inputs(model, {"input_ids": tokens})))
+    torch.testing.assert_close(torch.cat(outputs_by_head(original, streams)), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_samples_along_another_dimension_are_run_one_by_one(tokens: Tensor) -> None:
+    """XLNet holds them along the second one of its hidden states."""
+    config = XLNetConfig(vocab_size=256, d_model=32, n_layer=2, n_head=4, d_inner=48)
+    model = XLNetLMHeadModel(config).eval()
+    original = blockwise(model, tokens)
+    assert original.known.one_by_one
+    streams = original.forward()
+    with torch.no_grad():
+        expected = model(input_ids=tokens).logits
     torch.testing.assert_close(torch.cat(outputs_by_head(original, streams)), expected, rtol=1e-4, atol=1e-5)
 
 

@@ -66,6 +66,14 @@ def test_square_matrices_are_told_from_their_transposes(use: Callable[[Any, Tens
     assert of(use) == {"weight": StackLayout(NUMBER, transposed)}
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_matrices_that_are_used_in_float32(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    block = Block(lambda w, x: (x.float() @ w[1].float()).to(x.dtype), NUMBER, WIDTH, WIDTH).to(dtype)
+    found = find_stacks(block, BlockArguments(), torch.randn(1, 4, WIDTH, dtype=dtype))
+    assert found == {"weight": StackLayout(NUMBER, transposed=True)}
+
+
 def test_a_matrix_that_is_viewed_as_several() -> None:
     found = of(lambda w, x: F.linear(x, w.view(NUMBER, WIDTH, WIDTH)[1]), NUMBER * WIDTH, WIDTH)
     assert found == {"weight": StackLayout(NUMBER, transposed=False)}

@@ -10,6 +10,7 @@ import torch
 import transformers as t
 from tests.listed import ListedConfig, ListedForCausalLM
 from transformers import PreTrainedModel
+from transformers.models.llama.modeling_llama import LlamaMLP
 
 from eckart.blocks.block import Block
 from eckart.blocks.discovery import find_blocks
@@ -133,3 +134,13 @@ def test_a_block_without_experts_has_no_mixture() -> None:
     for block in blocks_of(t.LlamaForCausalLM(t.LlamaConfig(**MODEL))):
         assert block.mixtures == ()
         assert block.linears_in_mixtures == []
+
+
+def test_parts_of_several_sizes_are_no_experts_of_one_mixture() -> None:
+    model = ListedForCausalLM(ListedConfig(**MODEL, experts=4))
+    for layer in model.model.layers:
+        layer.mlp.experts[3] = LlamaMLP(ListedConfig(**{**MODEL, "intermediate_size": 24}))
+    for block in blocks_of(model):
+        assert block.mixtures == ()
+        routed = {ref.name for group in block.groups if group.routed for ref in group.linears}
+        assert "mlp.experts.3.down_proj" in routed

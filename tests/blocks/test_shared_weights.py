@@ -8,8 +8,9 @@ from torch import Tensor, nn
 import eckart
 from eckart.blocks.block import Why
 from eckart.blocks.discovery import find_blocks
-from eckart.blocks.shared_weights import shared_linears, shared_parameters
+from eckart.blocks.shared_weights import linears_in_plain_lists, shared_linears, shared_parameters
 from eckart.errors import UnsupportedModelError
+from eckart.layers import fuse_modules
 
 
 def run(model: Scripted, hidden: Tensor) -> Tensor:
@@ -45,3 +46,36 @@ def test_a_model_all_of_whose_layers_are_shared_is_refused_with_the_cause() -> N
     samples = [{"x": torch.randn(1, 4, 6)} for _ in range(4)]
     with pytest.raises(UnsupportedModelError, match="can be factored; 2 layers: weight in common with another layer"):
         eckart.compress(model, "svd-llm", 0.6, samples, device="cpu")
+
+
+def test_layers_that_are_run_from_a_plain_list_stay() -> None:
+    """What is put in the place of the child would not be run."""
+
+    class Listed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Sequential(nn.Linear(6, 6), nn.ReLU())
+            self.other = nn.Linear(6, 6)
+            self.layers = [self.first]
+
+    assert linears_in_plain_lists(Listed()) == {"first.0"}
+    model = Scripted(run, lambda block, hidden: block.other(block.layers[0](hidden)), plain)
+    for name, part in vars(Listed())["_modules"].items():
+        model.layers[0].add_module(name, part)
+    vars(model.layers[0])["layers"] = [model.get_submodule("layers.0.first")]
+    first, _ = find_blocks(model, None, x())
+    assert [ref.name for ref in first.linears] == ["other"]
+    assert first.left == {"first.0": Why.HELD}
+
+
+def test_layers_that_were_fused_are_no_such_list() -> None:
+    """Each part holds its leader in a tuple."""
+
+    class Pair(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(6, 4), nn.Linear(6, 4)
+
+    pair = Pair()
+    fuse_modules(pair, ["one", "two"])
+    assert not linears_in_plain_lists(pair)

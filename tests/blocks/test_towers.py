@@ -31,3 +31,9 @@ NAMES = {
 def test_the_parts_of_a_model_have_names(kind: str) -> None:
     model, _ = make(kind)
     assert {path: tower_of(model, path) for path in NAMES[kind]} == NAMES[kind]
+
+
+def test_a_model_that_names_several_inputs_is_named_by_the_first_that_is_known() -> None:
+    model, _ = make("vit")
+    model.main_input_name = ["task_inputs", "pixel_values"]
+    assert tower_of(model, "") == "vision"

@@ -133,3 +133,11 @@ def test_layers_that_were_handed_other_tokens_are_not_compared(llama: PreTrained
     error = found.layers[one.path]
     assert error is not None
     assert error.relative == pytest.approx(2)
+
+
+def test_outputs_whose_width_depends_on_the_sample_are_compared(llama: PreTrainedModel) -> None:
+    block = find_blocks(llama)[0]
+    scores = [torch.ones(1, 3, 3), torch.ones(1, 4, 4)]
+    found = compare(block, Outputs(scores, {}), Outputs([1.5 * batch for batch in scores], {}))
+    assert found.output is not None
+    assert found.output.relative == pytest.approx(0.5)

@@ -36,8 +36,9 @@ def test_the_root_is_that_of_the_moment_and_its_shrinkage(seed: int, size: int, 
     torch.testing.assert_close(root.inverse @ root.root, torch.eye(size, dtype=torch.float64), atol=1e-8, rtol=0)
 
 
-def test_where_no_gradient_was_seen_all_errors_weigh_the_same() -> None:
-    root = Fisher().root(torch.zeros(3, 3, dtype=torch.float64))
+@pytest.mark.parametrize("size", [0.0, 1e-48])  # such as what underflows in float32
+def test_where_no_gradient_was_seen_all_errors_weigh_the_same(size: float) -> None:
+    root = Fisher().root(torch.full((3, 3), size, dtype=torch.float64))
     assert torch.equal(root.root, torch.eye(3, dtype=torch.float64))
 
 

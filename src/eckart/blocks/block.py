@@ -104,6 +104,7 @@ class Why(StrEnum):
     SHARED = "weight in common with another layer"
     NO_GRADIENTS = "run without gradients"
     HEAD = "not named in the targets"
+    HELD = "held outside of the modules, too"
 
 
 @dataclass(frozen=True)

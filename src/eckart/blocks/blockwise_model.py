@@ -134,7 +134,10 @@ class BlockwiseModel:
         return completed(self.model, self.known.sample(number))
 
     def settled(self) -> BlockwiseModel:
-        """Return the same model, its samples run one by one if what blocks are handed depends on them."""
+        """Return the same model, its samples run one by one where a batch of them cannot be taken apart.
+
+        Such as where what blocks are handed depends on the sample.
+        """
         if self.calibration is None or self.known.tokens is None or self.known.one_by_one:
             return self
         varies = len(self.segments) > 1 or any(block.site.gives for block in self.blocks)
@@ -145,7 +148,8 @@ class BlockwiseModel:
                 for number, flip in enumerate((False, True)):
                     entered = front({n: t.flip(1) if flip else t for n, t in first.items()})
                     table.add(number, entered.hidden, entered.arguments)
-            varies = table.varies
+            # Samples that lie along another dimension of the hidden states cannot be taken apart along the first one.
+            varies = table.varies or entered.hidden.shape[0] != 1
         return replace(self, calibration=replace(self.known, one_by_one=True)) if varies else self
 
     def cropped(self, samples: int | None, length: int | None) -> BlockwiseModel:

@@ -35,7 +35,7 @@ from eckart.blocks.probe import probe_inputs
 from eckart.blocks.residual import check_residuals, residual_places
 from eckart.blocks.routers import routers
 from eckart.blocks.separable import inseparable, tapped_blocks
-from eckart.blocks.shared_weights import shared_linears
+from eckart.blocks.shared_weights import linears_in_plain_lists, shared_linears
 from eckart.blocks.siblings import Names, routed_groups, with_siblings
 from eckart.blocks.towers import tower_of
 from eckart.blocks.trace import Trace, TracedCall, trace
@@ -243,6 +243,7 @@ class _Probe:
     def _left_in(self, module: nn.Module, call: TracedCall) -> dict[str, Why]:
         """Return the linears in a block that stay, whatever they are handed."""
         left = dict.fromkeys(shared_linears(self.model, module), Why.SHARED)
+        left |= dict.fromkeys(linears_in_plain_lists(module), Why.HELD)
         head = self.model.get_output_embeddings()
         for name, part in module.named_modules() if head is not None and module is call.module else ():
             inside = ".".join(filter(None, (call.path, name)))

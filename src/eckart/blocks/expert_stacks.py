@@ -137,6 +137,8 @@ class _Watch(TorchFunctionMode):
     def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
         super().__init__()
         self._places = {name: (p.data_ptr(), p.nbytes, p) for name, p in parameters.items()}
+        self._aliases: dict[int, str] = {}  # by address: copies of parts, and the parameter
+        self._copies: list[Tensor] = []  # held, so that their addresses stay theirs
         self._seen: dict[str, set[StackLayout]] = {}
 
     @property
@@ -151,12 +153,23 @@ class _Watch(TorchFunctionMode):
         name = getattr(function, "__name__", "")
         if name in PRODUCTS and len(args) > 1 and isinstance(args[1], Tensor) and args[1].ndim > 1:
             self._note(args[1] if name == "linear" else args[1].mT)
-        return function(*args, **(kwargs or {}))
+        result = function(*args, **(kwargs or {}))
+        if name == "float" and args:
+            self._follow(args[0], result)
+        return result
+
+    def _follow(self, part: Tensor, copy: Tensor) -> None:
+        """Take a copy of a part of a parameter, in another dtype, for that part."""
+        names = [name for name, (start, size, _) in self._places.items() if start <= part.data_ptr() < start + size]
+        if names and copy.data_ptr() != part.data_ptr():
+            self._copies.append(copy)
+            self._aliases[copy.data_ptr()] = names[0]
 
     def _note(self, weight: Tensor) -> None:
         """Note a weight, (out features, in features) or several of them."""
+        alias = self._aliases.get(weight.data_ptr())
         for name, (start, size, parameter) in self._places.items():
-            if start <= weight.data_ptr() < start + size:
+            if name == alias or start <= weight.data_ptr() < start + size:
                 number = parameter.numel() // math.prod(weight.shape[-2:])
                 if parameter.ndim == 3 or number > 1:
                     self._seen.setdefault(name, set()).add(StackLayout(number, weight.stride(-1) != 1))

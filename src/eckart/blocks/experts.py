@@ -44,6 +44,11 @@ def with_experts(module: nn.Module, call: BlockArguments, hidden: Tensor, groups
         place = None if mixture is None else expert_place(module, name, mixture)
         if mixture is not None and place is not None:
             found[group] = mixture, place.expert, place.stage
+    # What differs in its shapes are no experts, but other parts that are handed some of the tokens.
+    shapes: dict[tuple[str, str], set[tuple[tuple[int, int], ...]]] = {}
+    for group, (mixture, _, stage) in found.items():
+        shapes.setdefault((mixture, stage), set()).add(tuple(ref.shape for ref in group.linears))
+    found = {group: known for group, known in found.items() if len(shapes[known[0], known[2]]) == 1}
     order: dict[tuple[str, str], list[Group]] = {}
     for group, (mixture, expert, _) in found.items():
         order.setdefault((mixture, expert), []).append(group)

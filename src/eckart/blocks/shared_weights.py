@@ -8,6 +8,7 @@ from __future__ import annotations
 from torch import nn
 
 from eckart.layers import is_linear
+from eckart.layers.fused import JointPart
 
 
 def shared_parameters(model: nn.Module) -> set[int]:
@@ -36,3 +37,24 @@ def shared_linears(model: nn.Module, block: nn.Module) -> set[str]:
     return {
         name for name, part in block.named_modules() if is_linear(part) and id(part.get_parameter("weight")) in shared
     }
+
+
+def linears_in_plain_lists(block: nn.Module) -> set[str]:
+    """Return the names of the linears in a block that a module holds in a list of Python, too, and runs from there.
+
+    What is put in the place of the module is not run then.
+
+    Args:
+        block: to look into.
+    """
+    held = {
+        id(item)
+        for part in block.modules()
+        if not isinstance(part, JointPart)  # it follows its leader, whatever that is made of
+        for value in vars(part).values()
+        if isinstance(value, list | tuple)
+        for item in value
+        if isinstance(item, nn.Module)
+    }
+    inside = {id(part) for outer in block.modules() if id(outer) in held for part in outer.modules()}
+    return {name for name, part in block.named_modules() if is_linear(part) and id(part) in inside}

@@ -36,7 +36,10 @@ def tower_of(model: PreTrainedModel, path: str) -> str:
         known = names.get(id(getattr(inner, "config", None)), known)
     if known is not None:
         return NAMES.get(known, known)
-    return BY_INPUT.get(model.main_input_name, LANGUAGE)
+    named = model.main_input_name  # some classes name several
+    return next(
+        (BY_INPUT[name] for name in ([named] if isinstance(named, str) else named) if name in BY_INPUT), LANGUAGE
+    )
 
 
 def _parts_of(config: object) -> list[tuple[str, object]]:

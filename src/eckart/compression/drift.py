@@ -216,8 +216,10 @@ def original_linears(onloaded: OnloadedModule, refs: Sequence[LinearRef], *, cop
 
 
 def _rows(batches: Sequence[Tensor]) -> Tensor:
-    """Return (tokens, width)."""
-    return torch.cat([batch.reshape(-1, batch.shape[-1]) for batch in batches])
+    """Return (tokens, width); (numbers, 1) where samples differ in the width, such as scores of pairs of tokens."""
+    widths = {batch.shape[-1] for batch in batches}
+    width = widths.pop() if len(widths) == 1 else 1
+    return torch.cat([batch.reshape(-1, width) for batch in batches])
 
 
 def compare(block: Block, original: Outputs, compressed: Outputs) -> BlockDrift:

@@ -25,12 +25,19 @@ class StackOperand:
         sizes: (rows, columns) of each matrix as it is in this expression.
         numbers: of one matrix, or of one for each input (inputs,); None for all.
         flipped: whether a matrix is (in features, out features) here.
+        wide: whether it stands for the numbers in float32.
     """
 
     def __init__(
-        self, stack: nn.Module, sizes: tuple[int, int], numbers: int | Tensor | None, *, flipped: bool
+        self,
+        stack: nn.Module,
+        sizes: tuple[int, int],
+        numbers: int | Tensor | None,
+        *,
+        flipped: bool,
+        wide: bool = False,
     ) -> None:
-        self._stack, self._sizes, self._numbers, self._flipped = stack, sizes, numbers, flipped
+        self._stack, self._sizes, self._numbers, self._flipped, self._wide = stack, sizes, numbers, flipped, wide
 
     @property
     def _layers(self) -> list[nn.Module]:
@@ -47,7 +54,7 @@ class StackOperand:
             numbers = range(len(self))[int(numbers)]
         elif numbers.ndim > 1 or numbers.is_floating_point() or numbers.dtype is torch.bool:
             raise TypeError(f"{numbers.dtype} of shape {tuple(numbers.shape)} are no numbers of linear layers")
-        return StackOperand(self._stack, self._sizes, numbers, flipped=self._flipped)
+        return StackOperand(self._stack, self._sizes, numbers, flipped=self._flipped, wide=self._wide)
 
     def __iter__(self) -> Iterator[StackOperand]:
         return (self[number] for number in range(len(self)))
@@ -69,8 +76,19 @@ class StackOperand:
         """Dimensions of the tensor that this stands for."""
         return len(self.shape)
 
+    def float(self) -> StackOperand:
+        """Return what stands for one matrix in float32. Its layer computes as ever: inputs are brought to its dtype."""
+        if not isinstance(self._numbers, int):
+            raise TypeError("only one matrix of a stack of linear layers can be in another dtype")
+        return StackOperand(self._stack, self._sizes, self._numbers, flipped=self._flipped, wide=True)
+
     @property
     def dtype(self) -> torch.dtype:
+        """Of the tensor that this stands for."""
+        return torch.float32 if self._wide else self._stored
+
+    @property
+    def _stored(self) -> torch.dtype:
         """Of the first layer's numbers."""
         return next(parameter.dtype for parameter in self._parameters() if parameter.is_floating_point())
 
@@ -97,7 +115,7 @@ class StackOperand:
     @property
     def mT(self) -> StackOperand:  # noqa: N802
         """What stands for the transpose of each matrix."""
-        return StackOperand(self._stack, self._sizes[::-1], self._numbers, flipped=not self._flipped)
+        return StackOperand(self._stack, self._sizes[::-1], self._numbers, flipped=not self._flipped, wide=self._wide)
 
     @property
     def T(self) -> StackOperand:  # noqa: N802
@@ -133,7 +151,9 @@ def _matmul(input: Tensor, other: StackOperand) -> Tensor:
     """Do what ``torch.matmul`` does with one matrix, or with as many as there are inputs."""
     if isinstance(other, StackOperand) and isinstance(other._numbers, int):
         _check_flipped(other)
-        return cast(Tensor, other._layer()(input))
+        if not other._wide:
+            return cast(Tensor, other._layer()(input))
+        return cast(Tensor, other._layer()(input.to(other._stored))).to(input.dtype)
     return _bmm(input, other)
 
 

@@ -68,7 +68,7 @@ class Fisher(Choice):
         """
         mean = second_moment.diagonal(dim1=-2, dim2=-1).mean()
         eye = torch.eye(second_moment.shape[-1], dtype=second_moment.dtype, device=second_moment.device)
-        if mean == 0:  # no gradient reaches the linear: no error matters more than another
+        if mean < torch.finfo(torch.float32).tiny:  # no gradient reaches the linear: no error matters more than another
             whole = eye.expand_as(second_moment)
             return Whitening(whole, whole) if whole.ndim == 2 else BlockRoot(whole, whole)
         regular = second_moment + self.shrinkage * mean * eye
@@ -82,7 +82,7 @@ class Fisher(Choice):
         if root is None:
             raise EckartError(
                 f"The output metric is singular with a shrinkage of {self.shrinkage:g}. "
-                "Use a larger one: --set objective.metric.shrinkage=0.01"
+                f"Use a larger one: --set objective.metric.shrinkage={max(0.01, 10 * self.shrinkage):g}"
             )
         return root
 

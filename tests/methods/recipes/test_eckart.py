@@ -61,10 +61,10 @@ def test_the_size_decides_and_overrides_come_after_it() -> None:
         (0.8, "input-aware", True, 0),
         (0.6, "blended", True, 0.1),
         (0.3, "blended", True, 0.1),
-        (0.2, "blended", False, 0),
+        (0.2, "input-aware", True, 0),
     ],
 )
-def test_the_fast_one_looks_at_the_compressed_model_where_little_is_kept(
+def test_the_fast_one_depends_on_how_much_is_kept(
     keep: float, objective: str, weighs: bool, floor: float, tokens: torch.Tensor
 ) -> None:
     report = eckart.compress(make_model("llama"), "eckart-fast", keep, tokens, overrides=["allocation.multiple=1"])

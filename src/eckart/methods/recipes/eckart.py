@@ -35,15 +35,6 @@ BLENDED = CLOSED.model_copy(
         "allocation": Curvature(floor=0.1),
     }
 )
-# Best where next to nothing is kept: measured on one small model only.
-LEAST = BLENDED.model_copy(
-    update={
-        "reference": f"Eckart's own: {BLENDED_FORM}; in closed form",
-        "objective": Blended(),
-        "allocation": Uniform(),
-    }
-)
-
 # Larger and more steps than published, since there are few tokens; more tokens take fewer epochs.
 REFINEMENT = BlockRefinement(
     epochs=6, max_steps=224, batch=1, learning_rate=2e-3, relative=True, patience=2, metric=Fisher()
@@ -63,7 +54,8 @@ BY_BUDGET: dict[str, ByBudget] = {
     "eckart-fast": (
         (0.65, CLOSED),
         (0.25, BLENDED),
-        (0.0, LEAST),
+        # What still works there, such as a mixture of which few experts matter, needs no least rank everywhere.
+        (0.0, CLOSED),
     ),
     "eckart-q": (
         (
