@@ -9,6 +9,7 @@ from tests.conftest import make_model
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
+from eckart.errors import ExportError
 from eckart.runtimes.samples import samples_for
 from eckart.runtimes.stages import MODEL, Call, checked_calls, traced_calls, writes_with_one_graph
 
@@ -20,7 +21,6 @@ from eckart.runtimes.stages import MODEL, Call, checked_calls, traced_calls, wri
         ("bert-masked", [MODEL]),
         ("vit", [MODEL]),
         ("t5", ["prefill", "decode"]),
-        ("llava", ["image_encoder", "language_model", "multi_modal_projector", "lm_head", "decode"]),
     ],
 )
 def test_parts_by_kind(name: str, parts: list[str]) -> None:
@@ -32,6 +32,12 @@ def test_parts_by_kind(name: str, parts: list[str]) -> None:
         for call in checked_calls(model, sample, parts):
             assert call.part in parts
             assert call.module(**call.fed(None)) is not None
+
+
+def test_a_model_of_which_a_part_would_be_left_out_is_refused() -> None:
+    model, processor = tiny.make("llava")
+    with pytest.raises(ExportError, match=r"LlavaForConditionalGeneration reads more than text, .* leave out"):
+        traced_calls(model, samples_for(model, processor)[0])
 
 
 @pytest.mark.parametrize("kind", ["llama", "gemma3"])

@@ -78,8 +78,9 @@ def export(
     check_new_folder(output, overwrite=overwrite, reads=reads)
     source = None if isinstance(model, PreTrainedModel) else model
     held, processor = _load(model, processor, trust_remote_code)
+    before, merged = bytes_of(held), 0
     held = held.to(dtype or target.dtype or held.dtype)
-    before, merged, reference = bytes_of(held), 0, as_float32(held)
+    reference = as_float32(held)
     if not target.keeps_factors and is_compressed(held):
         merged = merged_layers(held)
         reference = copy.deepcopy(reference) if reference is held else reference

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tokenizers import Regex, pre_tokenizers
@@ -124,7 +125,7 @@ def _splits() -> Iterator[tuple[str, Callable[[], Any]]]:
     yield PLAIN, lambda: pre_tokenizers.ByteLevel(add_prefix_space=False)
     yield from PRE_TOKENIZERS.items()
     for name, expression in GGUF_PRE_TOKENIZER_SPLITS.items():
-        yield name, lambda expression=expression: _by(expression)
+        yield name, partial(_by, expression)
 
 
 def _by(expression: str) -> Any:

@@ -9,13 +9,16 @@ from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
+from transformers import __version__ as version
 from transformers.cache_utils import Cache, DynamicLayer
 from transformers.exporters.utils import decompose_for_generation, is_multimodal
 
+from eckart.errors import ExportError
 from eckart.kinds import is_encoder_decoder
 from eckart.runtimes.samples import Sample
 
 PREFILL, DECODE, MODEL = "prefill", "decode", "model"
+ENCODER = "_encoder"  # how parts that read images or sound are called
 
 
 @dataclass(frozen=True)
@@ -69,12 +72,21 @@ def traced_calls(model: PreTrainedModel, sample: Sample) -> list[Call]:
     Returns:
         The whole model; of one that writes, a graph for any number of tokens behind any number of earlier ones, or
         one for each part and stage.
+
+    Raises:
+        ExportError: a part would be left out.
     """
     if not model.can_generate():
         return [Call(MODEL, model, dict(sample))]
     stages = decompose_for_generation(model, copy.deepcopy(dict(sample)), multi_token_decode=True)
     if writes_with_one_graph(model) and _can_be_empty(stages[DECODE][1]):
         return [Call(MODEL, *stages[DECODE])]
+    if is_multimodal(model) and not any(name.endswith(ENCODER) for name in stages):
+        raise ExportError(
+            f"{type(model).__name__} reads more than text, and the exporters of transformers {version} leave out what "
+            "reads it, since its generate() runs that apart. Export the parts one by one (in Python: "
+            "eckart.export(model.model.vision_tower, ..., inputs={...}) and so on)."
+        )
     return [Call(name, module, inputs) for name, (module, inputs) in stages.items()]
 
 

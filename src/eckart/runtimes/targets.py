@@ -69,7 +69,7 @@ TARGETS = {
             True,
             True,
             WHOLE,
-            (WHOLE, HALF),
+            (WHOLE,),
             {"int8": (), "int4": ("nncf",)},
         ),
         Target(
@@ -80,7 +80,7 @@ TARGETS = {
             True,
             False,
             None,
-            (WHOLE, HALF, BRAIN),
+            (WHOLE, BRAIN),
             {"int8": ("nncf",), "int4": ("nncf",)},
         ),
         Target("executorch", "ExecuTorch", "executorch", ("executorch",), True, False, WHOLE, (WHOLE,), {}),
