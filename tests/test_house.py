@@ -23,7 +23,7 @@ FLOORS = (
     ("methods", "evaluate"),
     ("compression",),
     ("checkpoint",),
-    ("adapters", "run", "serve"),
+    ("adapters", "run", "runtimes", "serve"),
     ("sweep",),
     ("draft", "report"),
     ("cli",),

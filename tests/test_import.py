@@ -30,6 +30,7 @@ COMPRESSOR = (
     "eckart.methods.training",
     "eckart.evaluate",
     "eckart.compression",
+    "eckart.runtimes",
     "eckart.run",
     "eckart.sweep",
     "eckart.report",

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from eckart.methods.recipes.published import RECIPES
     from eckart.run.compress import compress
     from eckart.run.compress_checkpoint import compress_checkpoint
+    from eckart.runtimes.export import export
 
 __version__ = version("eckart")
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "Report",
     "compress",
     "compress_checkpoint",
+    "export",
     "load_model",
     "load_processor",
     "load_recipe",
@@ -68,6 +70,7 @@ __getattr__ = importer(
         "Recipe": "eckart.methods.recipe:Recipe",
         "compress": "eckart.run.compress:compress",
         "compress_checkpoint": "eckart.run.compress_checkpoint:compress_checkpoint",
+        "export": "eckart.runtimes.export:export",
         "load_model": "eckart.checkpoint.load:load_model",
         "load_processor": "eckart.checkpoint.processor:load_processor",
         "load_recipe": "eckart.methods.recipes.loader:load_recipe",

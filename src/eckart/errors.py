@@ -59,6 +59,10 @@ class ServingError(EckartError):
     """A compressed model that an engine cannot serve, or not on so many devices."""
 
 
+class ExportError(EckartError):
+    """A model that cannot be written in a format of another runtime, or that does not compute the same there."""
+
+
 class InterruptedRun(KeyboardInterrupt):
     """Ctrl-C during a run that may have finished some of its work; the message says what is kept."""
 

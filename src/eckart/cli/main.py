@@ -9,6 +9,7 @@ from eckart.cli.compress import compress
 from eckart.cli.demo import demo
 from eckart.cli.draft import draft
 from eckart.cli.evaluate import evaluate
+from eckart.cli.export import export
 from eckart.cli.inspect import inspect
 from eckart.cli.merge import merge
 from eckart.cli.process import standard_streams
@@ -35,6 +36,7 @@ app.command("inspect")(inspect)
 app.command("report")(report)
 app.command("merge")(merge)
 app.command("push")(push)
+app.command("export")(export)
 app.command("recipes")(recipes)
 app.command("run", context_settings={"allow_interspersed_args": False})(run)
 app.command("demo")(demo)

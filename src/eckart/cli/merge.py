@@ -9,14 +9,13 @@ from typing import Annotated
 import typer
 
 from eckart.checkpoint import load_model, load_tokenizer
-from eckart.checkpoint.biases import biases_without_a_place, lost_biases
-from eckart.checkpoint.config import METHOD
 from eckart.checkpoint.loaded import check_unchanged
 from eckart.checkpoint.processor import copy_processor
-from eckart.checkpoint.save import MAX_SHARD_SIZE, check_new_folder, new_folder
+from eckart.checkpoint.save import check_new_folder, new_folder
 from eckart.checkpoint.tokenizer import copy_tokenizer
 from eckart.cli.console import TrustRemoteCode, command, output
 from eckart.errors import CheckpointError, EckartWarning
+from eckart.runtimes.dense import bytes_of, check_mergeable, is_compressed, merge_layers, write_dense
 
 
 @command
@@ -26,25 +25,25 @@ def merge(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder that Eckart wrote.")] = False,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """Multiply the factors back into a dense model, which loads anywhere and saves no bytes."""
+    """Multiply the factors back into a dense model, which loads anywhere and saves no bytes.
+
+    `eckart export --to dense` does the same, and compares the logits of both.
+    """
     reads = [Path(folder)]
     check_new_folder(out, overwrite=overwrite, reads=reads)
     model = load_model(folder, trust_remote_code=trust_remote_code)
-    quantizer = getattr(model, "hf_quantizer", None)
-    if quantizer is None or quantizer.quantization_config.quant_method != METHOD:
+    if not is_compressed(model):
         raise CheckpointError(f"{folder} is not compressed by eckart, so there is nothing to multiply back.")
-    lost = biases_without_a_place(model)
-    if lost:
-        raise CheckpointError(f"{folder} cannot be merged: {lost_biases(model, lost)}")
+    check_mergeable(model, folder)
     try:
         tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
     except CheckpointError as error:
         warnings.warn(f"{error} Its files are copied as they are.", EckartWarning, stacklevel=1)
         tokenizer = None
-    dense = model.dequantize()
-    size = sum(parameter.numel() * parameter.element_size() for parameter in dense.parameters())
+    dense = merge_layers(model, folder)
+    size = bytes_of(dense)
     with new_folder(out, overwrite=overwrite, needed=size, reads=reads) as partial:
-        dense.save_pretrained(partial, max_shard_size=MAX_SHARD_SIZE)
+        write_dense(dense, partial)
         check_unchanged(model)
         if tokenizer is not None:
             tokenizer.save_pretrained(partial)
