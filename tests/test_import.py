@@ -33,6 +33,7 @@ COMPRESSOR = (
     "eckart.runtimes",
     "eckart.run",
     "eckart.sweep",
+    "eckart.draft",
     "eckart.report",
     "eckart.cli",
 )

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from eckart.compression.callback import Callback as Observer
     from eckart.compression.result import CompressionResult
     from eckart.compression.result import CompressionResult as Report
+    from eckart.draft import make_draft
     from eckart.errors import EckartError
     from eckart.evaluate import perplexity
     from eckart.layers import LowRankLinear, PivotedLinear
@@ -54,6 +55,7 @@ __all__ = [
     "load_processor",
     "load_recipe",
     "load_tokenizer",
+    "make_draft",
     "perplexity",
     "save",
 ]
@@ -75,6 +77,7 @@ __getattr__ = importer(
         "load_processor": "eckart.checkpoint.processor:load_processor",
         "load_recipe": "eckart.methods.recipes.loader:load_recipe",
         "load_tokenizer": "eckart.checkpoint.tokenizer:load_tokenizer",
+        "make_draft": "eckart.draft:make_draft",
         "perplexity": "eckart.evaluate:perplexity",
         "save": "eckart.checkpoint.save:save",
         # Older names.
