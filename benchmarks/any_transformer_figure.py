@@ -83,7 +83,8 @@ def _draw_panel(axes: Any, panel: tuple[str, str, str, str], rows: list[Row], pa
         axes.set_yscale("log")
     else:  # panels of one score are alike, so that noise does not look like a difference
         low, high = (bound(row["scores"][score] for row in of_model) for bound in (min, max))
-        axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
+        margin = 0.05 * (high - low) or 0.01
+        axes.set_ylim(low - margin, high + margin)
     axes.set_title(title, loc="left", color=page["ink"], fontsize=9.5, fontweight="bold")
     axes.grid(color=page["faint"], linewidth=0.7)
     axes.tick_params(which="both", colors=page["muted"], length=0, labelsize=8)

@@ -17,7 +17,7 @@ from tiny_models.inputs import sample_for
 from tiny_models.rules import Sizes
 from tiny_models.shrink import fill, shrink
 
-MOST_PARAMETERS = 6_000_000  # a class with more takes minutes a recipe
+MOST_PARAMETERS = 30_000_000  # a class with more takes many minutes
 
 
 def tiny_config(

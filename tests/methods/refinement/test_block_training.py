@@ -10,8 +10,9 @@ from tests.methods.refinement.test_block import BATCH, Setting
 from torch import Tensor, nn
 
 from eckart.blocks.passes import BlockPass
+from eckart.errors import UnsupportedModelError
 from eckart.methods.refinement import BlockRefinement
-from eckart.methods.refinement.block_training import BlockTraining
+from eckart.methods.refinement.block_training import BlockTraining, check_alike
 
 CPU = torch.device("cpu")
 ALL = torch.arange(8)
@@ -129,3 +130,9 @@ def test_sequences_are_counted_and_gathered_one_by_one(setting: Setting) -> None
     found = sequences.gather(sequences.targets, torch.tensor([6, 1]))
     assert found.dtype == torch.float32
     assert torch.equal(found, setting.y[[6, 1]].bfloat16().float())
+
+
+def test_outputs_of_another_length_cannot_be_compared() -> None:
+    check_alike(torch.ones(1, 8, 4), torch.ones(1, 8, 4))
+    with pytest.raises(UnsupportedModelError, match=r"gives \(1, 7, 4\) numbers .* gave \(1, 8, 4\).*refinement=none"):
+        check_alike(torch.ones(1, 7, 4), torch.ones(1, 8, 4))

@@ -14,7 +14,7 @@ from eckart.blocks.expert_stacks import expand
 from eckart.blocks.fuse import fusable_experts, fuse
 from eckart.blocks.onload import ResidentWeights
 from eckart.blocks.passes import input_moments
-from eckart.errors import NonFiniteError
+from eckart.errors import NonFiniteError, UnsupportedModelError
 from eckart.layers import weight_matrix
 from eckart.maths.lowrank import Whitening
 from eckart.methods.allocation import Needs
@@ -22,7 +22,7 @@ from eckart.methods.allocation.base import relative_energy
 from eckart.methods.metric import Fisher
 from eckart.methods.objectives import InputAware, Weight
 from eckart.methods.precision import Bits4
-from eckart.methods.sensitivity.measure import measure, measure_all
+from eckart.methods.sensitivity.measure import _Measurement, measure, measure_all
 from eckart.methods.sensitivity.measurements import Measurements
 from eckart.methods.sensitivity.request import Request
 from eckart.methods.structure import Hybrid
@@ -280,3 +280,9 @@ def test_experts_that_share_a_basis_have_the_sums_of_each(metric, tokens):
             lost += float((root.T @ (weight - own @ span) @ inputs).square().sum()) / run.tokens
         assert linear.energy is not None
         assert float(linear.energy[rank:].sum()) == pytest.approx(lost, rel=1e-3)
+
+
+def test_states_of_several_widths_are_refused(llama, tokens):
+    walk = _Measurement(original_of(llama, tokens), [], lambda done, total: None)
+    with pytest.raises(UnsupportedModelError, match="5 features for one sample and of 6 for another"):
+        walk._second_moment([torch.randn(1, 2, 5), torch.randn(1, 2, 6)])

@@ -11,6 +11,7 @@ from torch.func import functional_call
 
 from eckart.blocks.passes import BlockPass, HiddenStates, gather
 from eckart.device import autocast
+from eckart.errors import UnsupportedModelError
 from eckart.methods.training.config import TrainingConfig
 
 
@@ -134,7 +135,9 @@ class BlockTraining:
         call = self.arguments.of(inputs, int(indices[0]) if self.sequences.batch == 1 else None)
         with autocast(self.sequences.device, self.compute):
             output = call(block, inputs)
-        return self._weighed(output.float() - self.sequences.gather(self.sequences.targets, indices)).square().sum()
+        targets = self.sequences.gather(self.sequences.targets, indices)
+        check_alike(output, targets)
+        return self._weighed(output.float() - targets).square().sum()
 
     def _weighed(self, errors: Tensor) -> Tensor:
         return errors if self.root is None else errors @ self.root
@@ -143,3 +146,16 @@ class BlockTraining:
         if self.sequences.batch == 1:
             return sum(self.sequences.targets[index].numel() for index in indices.tolist())
         return len(indices) * self.sequences.targets[0][0].numel()
+
+
+def check_alike(output: Tensor, target: Tensor) -> None:
+    """Raise if a compressed block gives another number of things than the original one, as where it says how long.
+
+    Raises:
+        UnsupportedModelError: says what to do instead.
+    """
+    if output.shape != target.shape:
+        raise UnsupportedModelError(
+            f"A block gives {tuple(output.shape)} numbers once it is compressed, and gave {tuple(target.shape)}: the "
+            "two cannot be compared. Use a recipe without refinement (--set refinement=none)."
+        )

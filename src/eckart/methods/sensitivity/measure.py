@@ -13,6 +13,7 @@ from eckart.blocks.block import Group, LinearRef
 from eckart.blocks.blockwise_model import BlockwiseModel, Streams
 from eckart.blocks.passes import HiddenStates, empty_moments, input_moments
 from eckart.device import give_back_memory, moment_device
+from eckart.errors import UnsupportedModelError
 from eckart.maths.moments import Moments, gram
 from eckart.methods.sensitivity.layer_statistics import Needs
 from eckart.methods.sensitivity.measurements import Measurements
@@ -133,6 +134,12 @@ class _Measurement:
         total = torch.zeros(())
         for batch in stream:
             rows = batch.flatten(0, -2).to(self.original.device)
+            if total.ndim and len(total) != rows.shape[1]:
+                raise UnsupportedModelError(
+                    f"A block is handed states of {len(total)} features for one sample and of {rows.shape[1]} for "
+                    "another: their likeness cannot be measured. Use an allocation without gradients "
+                    "(--set allocation=uniform), or leave the block (--ignore)."
+                )
             total = total.to(self.device) + gram(rows).to(self.device, torch.float64)
         return total
 
