@@ -136,7 +136,8 @@ def test_experts_in_a_list(recipe: str, overrides: list[str], linears: int, tmp_
     eckart.save(model, report, tmp_path / "out")
     loaded = ListedForCausalLM.from_pretrained(tmp_path / "out")
     found = logits(loaded)
-    assert torch.equal(found, logits(model))
+    # What is only rounded is multiplied by other code then: scales before the product, not behind it.
+    torch.testing.assert_close(found, logits(model))
     loaded.dequantize()
     assert {name: tensor.shape for name, tensor in loaded.state_dict().items()} == dense
     torch.testing.assert_close(logits(loaded), found)

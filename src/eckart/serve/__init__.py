@@ -2,3 +2,7 @@
 
 Modules that know vLLM are called ``vllm_*`` and imported by nobody else.
 """
+
+from __future__ import annotations
+
+__all__: list[str] = []  # nothing here is public by itself
