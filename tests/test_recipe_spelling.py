@@ -18,7 +18,7 @@ PLACES = ("objective", "allocation", "sharing", "structure", "precision", "refin
 
 
 # Of names that mean another recipe now, what they meant.
-THEN = {"eckart-fast@0.2": ("saes-svd", ["structure=pivoted", "allocation.fill_budget=true"])}
+THEN = {"eckart-fast@0.2": ("saes-svd", ["structure=pivoted", "allocation.fill_budget=true", "allocation.multiple=8"])}
 
 
 def choices(recipe: eckart.Recipe) -> list[Any]:
