@@ -131,13 +131,13 @@ def test_experts_in_a_list(recipe: str, overrides: list[str], linears: int, tmp_
     model = ListedForCausalLM(ListedConfig(**MODEL, experts=4)).eval()
     dense = {name: tensor.shape for name, tensor in model.state_dict().items()}
     tokens = torch.randint(1, 250, (6, 24), generator=torch.Generator().manual_seed(0))
-    report = eckart.compress(model, recipe, 0.6, tokens, overrides=overrides)
+    keep = 0.4 if "precision=8-bit" in overrides else 0.6  # what is only rounded is in another format
+    report = eckart.compress(model, recipe, keep, tokens, overrides=overrides)
     assert len(report.layers) == 2 * linears
     eckart.save(model, report, tmp_path / "out")
     loaded = ListedForCausalLM.from_pretrained(tmp_path / "out")
     found = logits(loaded)
-    # What is only rounded is multiplied by other code then: scales before the product, not behind it.
-    torch.testing.assert_close(found, logits(model))
+    assert torch.equal(found, logits(model))
     loaded.dequantize()
     assert {name: tensor.shape for name, tensor in loaded.state_dict().items()} == dense
     torch.testing.assert_close(logits(loaded), found)
