@@ -89,8 +89,8 @@ def test_a_product_is_added_without_loss(make: Callable[[], nn.Module], rank: in
     torch.testing.assert_close(layer(torch.zeros(IN)), constant)
     if isinstance(layer, LowRankLinear | PivotedLinear):
         assert layer.rank == min(RANK + rank, IN)
-        assert layer.first.weight.shape == (layer.first.out_features, layer.first.in_features)  # type: ignore[union-attr]
-        assert layer.second.weight.shape == (layer.second.out_features, layer.second.in_features)  # type: ignore[union-attr]
+        assert layer.first.weight.shape == (layer.first.out_features, layer.first.in_features)
+        assert layer.second.weight.shape == (layer.second.out_features, layer.second.in_features)
         torch.testing.assert_close(layer.weight, expected)
     else:
         torch.testing.assert_close(weight_matrix(layer), expected)

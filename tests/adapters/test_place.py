@@ -24,7 +24,7 @@ def group(kind: type[nn.Module] = nn.Linear) -> nn.Module:
 def test_a_layer_alone() -> None:
     layer = LowRankLinear(6, 4, 2, dtype=torch.bfloat16)
     place = Place.of(layer)
-    assert place == (layer, None, 0, None)
+    assert tuple(place) == (layer, None, 0, None)
     assert place.features == (6, 4)
     assert place.numbers.dtype == torch.bfloat16
     up = torch.randn(4, 1)

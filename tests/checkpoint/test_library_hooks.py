@@ -142,6 +142,6 @@ def test_a_wrapped_function_keeps_its_name() -> None:
         """Build."""
         return "built"
 
-    wrapped = with_note(build)  # type: ignore[arg-type]
+    wrapped = with_note(build)
     assert wrapped.__doc__ == "Build."
     assert wrapped(PreTrainedModel, LlamaConfig()) == "built"

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -36,7 +37,7 @@ def logits(model: PreTrainedModel) -> torch.Tensor:
     return found
 
 
-def rounded(recipe: str, dtype: torch.dtype, tokens: torch.Tensor, **options: object) -> PreTrainedModel:
+def rounded(recipe: str, dtype: torch.dtype, tokens: torch.Tensor, **options: Any) -> PreTrainedModel:
     model = make_model("llama").to(dtype)
     overrides = [] if recipe == "int8" else INT4
     model.report = eckart.compress(model, recipe, 0.6, tokens, overrides=overrides, **options)
@@ -110,7 +111,7 @@ def test_what_is_missing_is_said(part: str, tmp_path: Path, tokens: torch.Tensor
 def test_from_disk_to_disk(tmp_path: Path, tokens: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     make_model("llama").save_pretrained(tmp_path / "dense")
 
-    def compress(**options: object) -> eckart.CompressionResult:
+    def compress(**options: Any) -> eckart.CompressionResult:
         return eckart.compress_checkpoint(tmp_path / "dense", tmp_path / "small", "int8", 0.6, **options)
 
     def stop(folder: RunFolder, mark: object) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from huggingface_hub import RepoUrl
-from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from tests.cli.helpers import run, words
 
 from eckart.cli import push as module
@@ -81,4 +81,4 @@ def test_a_hub_that_fails(compressed: Path, monkeypatch: pytest.MonkeyPatch) -> 
     result = run("push", compressed, "me/small")
     assert result.exit_code == 2
     assert "could not be uploaded to me/small: no route to host" in words(result.output)
-    assert issubclass(RepositoryNotFoundError, module.HfHubHTTPError)
+    assert issubclass(RepositoryNotFoundError, HfHubHTTPError)

@@ -10,11 +10,11 @@ import torch
 from tests.runtimes.helpers import LAYOUTS, compressed, decoder, encoder
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.exporters import AutoHfExporter
 
 import eckart
 from eckart.errors import ExportError
 from eckart.layers import LowRankLinear
-from eckart.runtimes import graphs
 from eckart.runtimes.graphs import write_graphs
 from eckart.runtimes.samples import samples_for
 from eckart.runtimes.targets import target_of
@@ -87,7 +87,7 @@ def test_the_exporters_own_reason_is_told(monkeypatch: pytest.MonkeyPatch, tmp_p
             except ValueError as error:
                 raise RuntimeError("export failed") from error
 
-    monkeypatch.setattr(graphs.AutoHfExporter, "from_config", lambda config: Exporter())
+    monkeypatch.setattr(AutoHfExporter, "from_config", lambda config: Exporter())
     model = encoder()
     with pytest.raises(
         ExportError, match=r"BertForMaskedLM cannot be exported to onnx: ValueError: no such operator: strange.op\."
@@ -100,7 +100,7 @@ def test_the_model_is_as_it_was(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
         def export(self, *_: Any) -> None:
             raise RuntimeError("stop")
 
-    monkeypatch.setattr(graphs.AutoHfExporter, "from_config", lambda config: Exporter())
+    monkeypatch.setattr(AutoHfExporter, "from_config", lambda config: Exporter())
     monkeypatch.setattr("eckart.runtimes.targets.find_spec", lambda name: name)
     model: PreTrainedModel = compressed(encoder(), "two-factor")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from eckart.layers import Pattern, PivotedLinear, bias_vector
+from eckart.layers import FactoredLinear, Pattern, PivotedLinear, bias_vector
 from eckart.layers.child import ChildShape, make_child
 from eckart.maths.quantization import QuantScheme
 from eckart.methods.layout import Layout
@@ -42,8 +42,8 @@ def fill(layer: nn.Module, seed: int = 0) -> nn.Module:
         layer.index = torch.randperm(layer.out_features, generator=generator).to(torch.int16)
     for module in layer.modules():
         if type(module).__name__ == "SparseLinear":  # places of two numbers in a group rise
-            first_two = module.places.new_tensor(0x44).expand(module.places.shape)
-            module.places.copy_(first_two)
+            assert isinstance(module.places, Tensor)
+            module.places.copy_(torch.full_like(module.places, 0x44))
     return layer.eval()
 
 
@@ -57,7 +57,8 @@ def random_layer(layout: str, out: int = 24, inputs: int = 32, rank: int = 8, *,
 
 def run(part: Part, inputs: Tensor) -> Tensor:
     """Return the outputs of one part."""
-    return Product([part])(inputs)
+    outputs: Tensor = Product([part])(inputs)
+    return outputs
 
 
 def inputs_of(columns: int = 32) -> Tensor:
@@ -67,7 +68,7 @@ def inputs_of(columns: int = 32) -> Tensor:
 
 def without_bias(layer: nn.Module, inputs: Tensor) -> Tensor:
     """Return the outputs of a layer but for its bias."""
-    bias = layer.dense_bias() if hasattr(layer, "dense_bias") else bias_vector(layer)
+    bias = layer.dense_bias() if isinstance(layer, FactoredLinear) else bias_vector(layer)
     outputs: Tensor = layer(inputs)
     return outputs if bias is None else outputs - bias
 

@@ -66,7 +66,7 @@ def test_what_is_no_code_takes_the_dtype_of_the_engine() -> None:
     for name, tensor in random_layer("two-factor-8").state_dict().items():
         found.add(name, tensor.bfloat16() if tensor.is_floating_point() else tensor)
     assert found.part is not None
-    assert found.part.inner[0][1].scale.dtype is torch.float64  # type: ignore[union-attr]
+    assert found.part.inner[0][1].scale.dtype is torch.float64
 
 
 def test_a_missing_factor_is_named() -> None:

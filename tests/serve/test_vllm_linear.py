@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -69,5 +70,5 @@ def test_an_adapter_on_top(layout: str, engine: Engine, tmp_path: Path) -> None:
     adapted.save_pretrained(tmp_path / "adapter")
     expected = greedy_of(adapted.eval())
     assert expected != greedy(folder)
-    options = {"enable_lora": True, "max_lora_rank": 8, "adapter": str(tmp_path / "adapter")}
+    options: dict[str, Any] = {"enable_lora": True, "max_lora_rank": 8, "adapter": str(tmp_path / "adapter")}
     assert engine.ask(folder, PROMPTS, **options) == expected

@@ -11,7 +11,6 @@ import typer
 
 from eckart.cli.console import TrustRemoteCode, command, megabytes, output
 from eckart.errors import ExportError
-from eckart.runtimes.export import export as run
 from eckart.runtimes.result import Export
 from eckart.runtimes.targets import TARGETS
 
@@ -44,6 +43,9 @@ def export(
 
     Example: `eckart export smaller --to onnx -o smaller-onnx`
     """
+    # The exporters of transformers take long to import, and older releases have others.
+    from eckart.runtimes.export import export as run
+
     if dtype != "auto" and dtype not in DTYPES:
         raise ExportError(f"No dtype is called {dtype!r}. Use auto, {', '.join(DTYPES)}.")
     done = run(

@@ -285,4 +285,4 @@ def test_experts_that_share_a_basis_have_the_sums_of_each(metric, tokens):
 def test_states_of_several_widths_are_refused(llama, tokens):
     walk = _Measurement(original_of(llama, tokens), [], lambda done, total: None)
     with pytest.raises(UnsupportedModelError, match="5 features for one sample and of 6 for another"):
-        walk._second_moment([torch.randn(1, 2, 5), torch.randn(1, 2, 6)])
+        walk._second_moment([torch.randn(1, 2, 5), torch.randn(1, 2, 6)])  # type: ignore[arg-type]
