@@ -23,7 +23,7 @@ test: .venv/installed
 
 # Loading and saving with the oldest transformers that is supported; all else is as it is for the tests above.
 oldest: .venv/oldest
-	PYTHONPATH=.venv/oldest OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/checkpoint/test_format1.py \
+	PYTHONPATH=$(CURDIR)/.venv/oldest OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/checkpoint/test_format1.py \
 	    tests/checkpoint/test_library_hooks.py tests/checkpoint/test_packed.py tests/checkpoint/test_saveable.py
 
 # `make test` builds them too, into a temporary folder.
