@@ -58,6 +58,19 @@ def test_a_draft_that_gains_nothing_is_written_with_a_warning(
     assert (tmp_path / "draft" / "config.json").exists()
 
 
+def test_what_cannot_be_at_a_size_is_left_out(
+    model_folder: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eckart.draft.search.time_steps", lambda *_: StepCosts(0.01, dict.fromkeys(range(1, 5), 1.0)))
+    options = {**OPTIONS, "calibration": str(text_file), "text": str(text_file)}
+    with pytest.warns(EckartWarning, match=r"Left out: eckart-fast at 0.1: keep 0.1 allows"):
+        found = make_draft(model_folder, tmp_path / "draft", recipes=["eckart-fast"], sizes=[0.6, 0.1], **options)
+    assert [candidate.keep for candidate in found.candidates] == [0.6]
+    with pytest.raises(EckartError, match=r"No draft could be made. eckart-fast at 0.1: keep 0.1 allows"):
+        make_draft(model_folder, tmp_path / "other", recipes=["eckart-fast"], sizes=[0.1], **options)
+    assert not (tmp_path / "other").exists()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -18,11 +19,12 @@ from eckart.cli.progress import progress_display
 from eckart.device import compute_dtype, resolve_device
 from eckart.errors import EckartError
 from eckart.evaluate.speed import Machine, Speed, compare, measure_machine
-from eckart.evaluate.speed.compare import check_room
+from eckart.evaluate.speed.compare import Rates, check_room
 from eckart.evaluate.speed.served import compare_served
 from eckart.evaluate.windows import check_predicts
 
 ENGINES = ("transformers", "vllm")
+RATES = ("model", "batch", "first token", "prefill/s", "decode/s", "")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -107,17 +109,9 @@ def _bench_served(
     if as_json:
         output.print_json(json.dumps({"engine": "vllm", "speeds": [speed.model_dump() for speed in speeds]}))
         return
-    table = Table("model", "batch", "first token", "prefill/s", "decode/s", "", box=box.SIMPLE)
-    reference = {speed.batch: speed.decode.median for speed in reversed(speeds)}
-    for speed in speeds:
-        table.add_row(
-            Path(speed.model).name,
-            str(speed.batch),
-            f"{1000 * speed.first_token.median:.1f} ms",
-            f"{speed.prefill.median:.0f}",
-            f"{speed.decode.median:.1f} ({speed.decode.low:.1f}-{speed.decode.high:.1f})",
-            f"x{speed.decode.median / reference[speed.batch]:.2f}",
-        )
+    table = Table(*RATES, box=box.SIMPLE)
+    for cells in _rates(speeds):
+        table.add_row(*cells)
     output.print(table)
     output.print(
         f"Tokens a second in vLLM; medians of {repeats} rounds in which every model is run once, lowest and highest in "
@@ -137,19 +131,28 @@ def _sizes(text: str) -> list[int]:
     return sizes
 
 
-def _table(speeds: list[Speed]) -> Table:
-    columns = ("model", "batch", "first token", "prefill/s", "decode/s", "", "weights", "cache/token", "limit")
-    table = Table(*columns, box=box.SIMPLE)
+def _rates(speeds: Sequence[Rates]) -> list[list[str]]:
+    """Return the cells of :data:`RATES`, decoding against that of the first model."""
     reference = {speed.batch: speed.decode.median for speed in reversed(speeds)}
-    for speed in speeds:
-        peak = "" if speed.peak_bytes is None else f", peak {megabytes(speed.peak_bytes)}"
-        table.add_row(
+    return [
+        [
             Path(speed.model).name,
             str(speed.batch),
             f"{1000 * speed.first_token.median:.1f} ms",
             f"{speed.prefill.median:.0f}",
             f"{speed.decode.median:.1f} ({speed.decode.low:.1f}-{speed.decode.high:.1f})",
             f"x{speed.decode.median / reference[speed.batch]:.2f}",
+        ]
+        for speed in speeds
+    ]
+
+
+def _table(speeds: list[Speed]) -> Table:
+    table = Table(*RATES, "weights", "cache/token", "limit", box=box.SIMPLE)
+    for speed, cells in zip(speeds, _rates(speeds), strict=True):
+        peak = "" if speed.peak_bytes is None else f", peak {megabytes(speed.peak_bytes)}"
+        table.add_row(
+            *cells,
             megabytes(speed.weight_bytes) + peak,
             f"{speed.cache_bytes_per_token / 1000:.1f} kB",
             f"{speed.limit} ({speed.reached:.0%})",

@@ -103,7 +103,7 @@ def make_draft(
         source: of the dense model: a folder, a hub id or a GGUF file; a causal language model.
         output: folder of the draft.
         recipes: names, with ``+key=value`` overrides appended.
-        sizes: shares of bytes to keep; each recipe is tried at each.
+        sizes: shares of bytes to keep; each recipe is tried at each that it can be at.
         calibration: text, as for :func:`eckart.compress`, like the three that follow.
         samples: how many calibration samples to draw.
         length: tokens in each.
@@ -134,17 +134,24 @@ def make_draft(
     written = run_once(model, prompts, tokens).tokens.to(place)
 
     cases = [(label, keep) for label in recipes for keep in sizes]
-    candidates = []
+    candidates, left_out = [], list[str]()
     best: tuple[Candidate, PreTrainedModel, CompressionResult] | None = None
     for number, (label, keep) in enumerate(cases):
         on_step(f"{label} at {keep:g}", number, len(cases) + 1)
         draft = load_model(source, trust_remote_code=trust_remote_code)
-        result = compress(draft, recipe_of(label, keep), keep, calibrated, device=device, source=str(source))
+        try:
+            result = compress(draft, recipe_of(label, keep), keep, calibrated, device=device, source=str(source))
+        except EckartError as error:  # not every recipe is for every size
+            left_out.append(f"{label} at {keep:g}: {error}")
+            continue
         candidate = _measure(label, keep, model, _placed(draft, model), prompts, written, proposals)
         candidates.append(candidate)
         if best is None or candidate.speedup > best[0].speedup:
             best = candidate, draft, result
-    assert best is not None
+    if best is None:
+        raise EckartError(f"No draft could be made. {' '.join(left_out)}")
+    for note in left_out:
+        warn(f"Left out: {note}")
     chosen, draft, result = best
     if chosen.speedup <= 1:
         warn(

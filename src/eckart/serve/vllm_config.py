@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import nn
 from vllm.config import get_current_vllm_config
 from vllm.model_executor.layers.linear import LinearBase
-from vllm.model_executor.layers.quantization.base_config import QuantizationConfig, QuantizeMethodBase
+from vllm.model_executor.layers.quantization.base_config import QuantizeMethodBase
 
-from eckart.checkpoint.config import METHOD, EckartConfig
+from eckart.checkpoint.config import EckartConfig
 from eckart.checkpoint.quantizer import layout_of
 from eckart.errors import ServingError
 from eckart.serve.files import check_weight_files
 from eckart.serve.plan import OTHERWISE, ServedConfig
 from eckart.serve.vllm_linear import FactoredLinearMethod, WholeLinearMethod, count_shards
+from eckart.serve.vllm_stub import MethodConfig
 
 
-class VllmConfig(QuantizationConfig):  # type: ignore[misc]
+class VllmConfig(MethodConfig):
     """The ``quantization_config`` of a compressed model, as vLLM asks for it.
 
     Attributes:
@@ -30,24 +30,6 @@ class VllmConfig(QuantizationConfig):  # type: ignore[misc]
         super().__init__()
         self.served = ServedConfig(config)
         self.layout = layout_of(config)
-
-    def get_name(self) -> str:
-        """Return what the method is called in config.json."""
-        return METHOD
-
-    def get_supported_act_dtypes(self) -> list[torch.dtype]:
-        """Return the dtypes that a model can be served in."""
-        return [torch.bfloat16, torch.float16, torch.float32]
-
-    @classmethod
-    def get_min_capability(cls) -> int:
-        """Return that every accelerator will do: no kernel of ours runs on one."""
-        return 0
-
-    @staticmethod
-    def get_config_filenames() -> list[str]:
-        """Return none: everything is in config.json."""
-        return []
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> VllmConfig:

@@ -1,4 +1,4 @@
-"""What a vLLM that lacks a hook is told: that compressed models cannot be loaded, when one is."""
+"""What is the same of every quantization config of ours in vLLM, and the one for a vLLM that lacks a hook."""
 
 from __future__ import annotations
 
@@ -11,24 +11,32 @@ from eckart.checkpoint.config import METHOD
 from eckart.errors import ServingError
 
 
-def config_without(reason: str) -> type[QuantizationConfig]:
-    """Return a quantization config of vLLM that raises with ``reason`` when a model's is read."""
+class MethodConfig(QuantizationConfig):  # type: ignore[misc]
+    """What vLLM asks of a method before it reads a model."""
 
-    class Refusing(QuantizationConfig):  # type: ignore[misc]
-        def get_name(self) -> str:
-            return METHOD
+    def get_name(self) -> str:
+        """Return what the method is called in config.json."""
+        return METHOD
 
-        def get_supported_act_dtypes(self) -> list[torch.dtype]:
-            return [torch.bfloat16, torch.float16, torch.float32]
+    def get_supported_act_dtypes(self) -> list[torch.dtype]:
+        """Return the dtypes that a model can be served in."""
+        return [torch.bfloat16, torch.float16, torch.float32]
 
-        @classmethod
-        def get_min_capability(cls) -> int:
-            return 0
+    @classmethod
+    def get_min_capability(cls) -> int:
+        """Return that every accelerator will do: no kernel of ours runs on one."""
+        return 0
 
-        @staticmethod
-        def get_config_filenames() -> list[str]:
-            return []
+    @staticmethod
+    def get_config_filenames() -> list[str]:
+        """Return none: everything is in config.json."""
+        return []
 
+
+def config_without(reason: str) -> type[MethodConfig]:
+    """Return a config that raises with ``reason`` when that of a compressed model is read."""
+
+    class Refusing(MethodConfig):
         @classmethod
         def from_config(cls, config: dict[str, Any]) -> Any:
             raise ServingError(reason)

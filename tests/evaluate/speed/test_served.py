@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from eckart.errors import ServingError
-from eckart.evaluate.speed.served import ServedSpeed, compare_served
+from eckart.evaluate.speed.compare import Rates
+from eckart.evaluate.speed.served import compare_served
 
 PROCESS = """
 import json, sys
@@ -55,7 +56,7 @@ def test_models_take_turns(command: list[str], tmp_path: Path) -> None:
     assert seen[-1] == (12, 12)
     assert [(speed.model, speed.batch) for speed in found] == [("dense", 1), ("small", 1), ("dense", 4), ("small", 4)]
     dense, small = found[2:]
-    assert isinstance(dense, ServedSpeed)
+    assert isinstance(dense, Rates)
     assert (dense.decode.median, small.decode.median) == (4 * 8 / 2, 4 * 8 / 1)
     assert dense.prefill.median == 4 * 10 / 0.5
 

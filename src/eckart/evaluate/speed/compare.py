@@ -37,7 +37,7 @@ class Spread(BaseModel):
         return Spread(median=median(numbers), low=min(numbers), high=max(numbers))
 
 
-class Speed(BaseModel):
+class Rates(BaseModel):
     """How fast one model is at one batch size.
 
     Attributes:
@@ -48,11 +48,6 @@ class Speed(BaseModel):
         first_token: seconds to the first new token.
         prefill: prompt tokens a second.
         decode: new tokens a second, of all sequences together, the first ones not counted.
-        weight_bytes: of all parameters and buffers.
-        cache_bytes_per_token: of keys and values, for one token of one sequence.
-        peak_bytes: largest number of bytes allocated on the accelerator; None on a CPU.
-        limit: what limits decoding on this machine: ``memory``, ``operations``, or ``overhead`` if it is near neither.
-        reached: what a step must read or multiply at least (the longer of the two), over what it took.
     """
 
     model: str
@@ -62,6 +57,19 @@ class Speed(BaseModel):
     first_token: Spread
     prefill: Spread
     decode: Spread
+
+
+class Speed(Rates):
+    """How fast a model is, and what holds it back.
+
+    Attributes:
+        weight_bytes: of all parameters and buffers.
+        cache_bytes_per_token: of keys and values, for one token of one sequence.
+        peak_bytes: largest number of bytes allocated on the accelerator; None on a CPU.
+        limit: what limits decoding on this machine: ``memory``, ``operations``, or ``overhead`` if it is near neither.
+        reached: what a step must read or multiply at least (the longer of the two), over what it took.
+    """
+
     weight_bytes: Count
     cache_bytes_per_token: float
     peak_bytes: Count | None

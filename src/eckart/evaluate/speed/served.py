@@ -15,7 +15,7 @@ from typing import Any, Self
 from pydantic import BaseModel
 
 from eckart.errors import ServingError
-from eckart.evaluate.speed.compare import WARM_UP, Spread
+from eckart.evaluate.speed.compare import WARM_UP, Rates, Spread
 
 ANSWER = "ANSWER "
 SETTINGS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
@@ -36,28 +36,6 @@ class Timed(BaseModel):
 
     first_token: float
     decode: float
-
-
-class ServedSpeed(BaseModel):
-    """How fast one model is at one batch size in vLLM.
-
-    Attributes:
-        model: its name.
-        batch: sequences at once.
-        prompt: tokens of each.
-        generate: tokens that each is continued by.
-        first_token: seconds to the first new token.
-        prefill: prompt tokens a second.
-        decode: new tokens a second, of all sequences together, the first ones not counted.
-    """
-
-    model: str
-    batch: int
-    prompt: int
-    generate: int
-    first_token: Spread
-    prefill: Spread
-    decode: Spread
 
 
 class Process:
@@ -123,7 +101,7 @@ def compare_served(
     repeats: int = 5,
     on_run: Callable[[int, int], None] = lambda done, total: None,
     command: Sequence[str] = (sys.executable, "-m", "eckart.serve.vllm_timing"),
-) -> list[ServedSpeed]:
+) -> list[Rates]:
     """Time models in vLLM in rounds, each of them once in a round; all are loaded at the same time.
 
     Args:
@@ -157,7 +135,7 @@ def compare_served(
                 timed[case].append(found)
             on_run(done + 1, total)
     return [
-        ServedSpeed(
+        Rates(
             model=name,
             batch=batch,
             prompt=prompt,
