@@ -35,7 +35,9 @@ class Server:
             found.bind(("127.0.0.1", 0))
             self.port = found.getsockname()[1]
         options = ["--dtype", "float32", "--max-model-len", "128", "--enforce-eager", "--max-num-seqs", "8"]
-        command = [str(Path(sys.executable).with_name("vllm")), "serve", str(folder), "--served-model-name", "small"]
+        # What `vllm serve` runs; the command itself wants metadata that the build for CPUs has under another name.
+        module = "vllm.entrypoints.openai.api_server"
+        command = [sys.executable, "-m", module, "--model", str(folder), "--served-model-name", "small"]
         self.log = log
         with log.open("w") as file:
             self.process = subprocess.Popen(
@@ -70,6 +72,8 @@ class Server:
 
     def close(self) -> None:
         """End the server with the processes that it started."""
+        if self.process.poll() is not None:
+            return
         os.killpg(self.process.pid, signal.SIGTERM)
         try:
             self.process.wait(timeout=60)
