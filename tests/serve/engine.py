@@ -29,6 +29,8 @@ class Engine:
 
     def __init__(self, *, several: bool = False) -> None:
         settings = {**SETTINGS, "VLLM_ENABLE_V1_MULTIPROCESSING": "1" if several else "0"}
+        if several:  # else it wants a node of memory for each
+            settings["VLLM_CPU_OMP_THREADS_BIND"] = "0|1"
         self.process = subprocess.Popen(
             [sys.executable, "-W", "ignore", __file__],
             stdin=subprocess.PIPE,
