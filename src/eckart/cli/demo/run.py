@@ -6,12 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from time import perf_counter
-from typing import cast
 
 import torch
 from pydantic import BaseModel
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from eckart.checkpoint import load_model, load_tokenizer
 from eckart.checkpoint.save import check_new_folder, new_folder, save
@@ -115,8 +113,7 @@ def run_demo(
 
 
 def _measure(folder: Path, step: Step | None, keep: float, seconds: float, held_out: Tensor, length: int) -> Row:
-    model = cast(PreTrainedModel, AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32))
-    tokenizer = cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(folder))
+    model, tokenizer = load_model(folder, dtype=torch.float32), load_tokenizer(folder)
     return Row(
         name=folder.name,
         step=step,
