@@ -16,7 +16,7 @@ def engine() -> Iterator[Engine]:
     found.close()
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _any_transformers() -> Iterator[None]:
     """Let models be compressed where vLLM is: it wants a transformers older than what compressing is checked with."""
     with pytest.MonkeyPatch.context() as patch:
