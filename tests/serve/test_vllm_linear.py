@@ -36,6 +36,12 @@ def test_layouts(layout: str, engine: Engine, tmp_path: Path) -> None:
     assert engine.ask(folder, PROMPTS) == greedy(folder)
 
 
+@pytest.mark.parametrize("layout", ["two-factor", "pivoted", "two-factor-8", "hybrid"])
+def test_compiled(layout: str, engine: Engine, tmp_path: Path) -> None:
+    folder = compressed(tmp_path / "model", *LAYOUTS[layout], keep=SIZES.get(layout, 0.75))
+    assert engine.ask(folder, PROMPTS, enforce_eager=False) == greedy(folder)
+
+
 def test_4_bits_alone_are_run_by_the_engine_itself(engine: Engine, tmp_path: Path) -> None:
     """It has a product of them for 16 bits only."""
     folder = compressed(tmp_path / "model", recipe="int4", keep=0.55)
