@@ -114,6 +114,10 @@ def test_a_moved_model_runs_separate_products(products: list[int]) -> None:
 
 def test_only_those_that_share_an_input_are_joined() -> None:
     class Cross(nn.Module):
+        q: nn.Module
+        k: nn.Module
+        v: nn.Module
+
         def __init__(self) -> None:
             super().__init__()
             torch.manual_seed(0)
