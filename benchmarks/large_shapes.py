@@ -188,12 +188,12 @@ def _draw(name: str, owner: nn.Module, generator: torch.Generator) -> Tensor:
 def _like_trained(size: torch.Size, place: dict[str, Any]) -> Tensor:
     rows, columns = size
     spread = torch.exp(0.4 * torch.randn(columns, **place))
-    weight = torch.randn(rows, columns, **place) * spread * columns**-0.5
+    weight: Tensor = torch.randn(rows, columns, **place) * spread * columns**-0.5
     count = min(DIRECTIONS, rows, columns)
     sizes = torch.arange(1, count + 1, device=weight.device) ** -0.5
     left, right = torch.randn(rows, count, **place) * sizes, torch.randn(count, columns, **place)
-    standing_out: Tensor = 4 * (left @ right) * (rows * columns) ** -0.5
-    return (weight + standing_out) / 2
+    weight += 4 * (left @ right) * (rows * columns) ** -0.5
+    return weight / 2
 
 
 def main() -> None:

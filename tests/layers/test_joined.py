@@ -65,9 +65,9 @@ def test_the_same_numbers_from_fewer_products(name: str, kind: type[FactoredLine
 def test_generation_is_the_same() -> None:
     model = factored()
     options: dict[str, Any] = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
-    expected = model.generate(IDS, **options)  # type: ignore[operator]
+    expected = model.generate(IDS, **options)
     join_first_factors(model)
-    assert torch.equal(model.generate(IDS, **options), expected)  # type: ignore[operator]
+    assert torch.equal(model.generate(IDS, **options), expected)
 
 
 def test_gradients_reach_each_weight() -> None:
