@@ -20,6 +20,8 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers.models import BPE
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
@@ -27,6 +29,7 @@ from transformers import (
     LlamaConfig,
     PretrainedConfig,
     PreTrainedModel,
+    PreTrainedTokenizerFast,
     Qwen2Config,
 )
 
@@ -143,6 +146,14 @@ def write(
         save_file(tensors, folder / file, metadata={"format": "pt"})
         files |= dict.fromkeys(names, file)
     (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": files}))
+
+
+def write_tokenizer(folder: Path) -> None:
+    """Write a tokenizer with a token for each byte."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(BPE(vocab={character: i for i, character in enumerate(alphabet)}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    PreTrainedTokenizerFast(tokenizer_object=backend).save_pretrained(folder)
 
 
 def _factor(model: PreTrainedModel, keep: float, precision: str) -> dict[str, int | None]:
