@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 PREFIX = "eckart-"
+PART = f"{PREFIX}part-"  # of files of a size that was asked for
 INDEX_NAME = "eckart.safetensors.index.json"
 FOLDERS_ARE_SYNCED = os.name == "posix"  # elsewhere they cannot be opened, and need not be
 
@@ -87,6 +88,28 @@ def write_index(folder: Path, files: str = f"{PREFIX}*.safetensors", name: str =
         size += path.stat().st_size
     index = {"metadata": {"total_size": size}, "weight_map": weight_map}
     write_text(folder / name, json.dumps(index, indent=1, sort_keys=True) + "\n")
+
+
+def repack(folder: Path, size: int) -> None:
+    """Write the tensors of our weight files once more, into files of at most ``size`` bytes (:data:`PART`).
+
+    The files that they come from stay. A tensor that is larger has a file of its own.
+    """
+    number, parcel, taken = 0, dict[str, Tensor](), 0
+
+    def write() -> None:
+        write_shard(folder / f"{PART}{number:05d}.safetensors", parcel)
+
+    for path in sorted(folder.glob(f"{PREFIX}*.safetensors")):
+        with safe_open(path, framework="pt") as shard:
+            for name in shard.offset_keys():
+                tensor = shard.get_tensor(name)
+                if parcel and taken + tensor.nbytes > size:
+                    write()
+                    number, parcel, taken = number + 1, {}, 0
+                parcel[name] = tensor
+                taken += tensor.nbytes
+    write()
 
 
 def rename_shards(folder: Path) -> None:
