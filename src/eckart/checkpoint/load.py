@@ -14,7 +14,7 @@ from eckart.checkpoint.config import METHOD
 from eckart.checkpoint.folder import check_folder, weight_files
 from eckart.checkpoint.gguf import load_gguf_model
 from eckart.checkpoint.left_out import note_on_left_out
-from eckart.checkpoint.library import loading, needs_code, reason_of
+from eckart.checkpoint.library import loading, needs_code, reason_of, why_absent
 from eckart.checkpoint.loaded import remember_files
 from eckart.checkpoint.packed import STANDARD, described_as_ours
 from eckart.checkpoint.tensors import check_dtypes, stored_tensors
@@ -138,7 +138,10 @@ def check_compressible(model: PreTrainedModel) -> None:
             "The model is already compressed. Start from the original one, or multiply the factors back with "
             "`eckart merge` first."
         )
-    raise UnsupportedModelError(f"The model is quantized ({method}). Start from the original 16-bit or 32-bit one.")
+    # One of transformers' own is a member of an enum, whose text it is.
+    raise UnsupportedModelError(
+        f"The model is quantized ({str.__str__(method)}). Start from the original 16-bit or 32-bit one."
+    )
 
 
 def _damaged_file(folder: Path) -> Path | None:
@@ -166,8 +169,11 @@ def _load_config(source: str | Path, trusted: bool) -> Any:
     except EckartError:
         raise
     except Exception as error:
-        what = "has a config.json that cannot be read" if path.is_dir() else "is no local folder, and no hub model"
-        raise CheckpointError(f"{str(source)!r} {what}: {reason_of(error, source)}") from error
+        if not path.is_dir():
+            raise CheckpointError(why_absent(error, source)) from error
+        raise CheckpointError(
+            f"{str(source)!r} has a config.json that cannot be read: {reason_of(error, source)}"
+        ) from error
 
 
 def _check_objects(folder: Path) -> None:
