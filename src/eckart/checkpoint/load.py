@@ -20,10 +20,7 @@ from eckart.checkpoint.packed import STANDARD, described_as_ours
 from eckart.checkpoint.tensors import check_dtypes, stored_tensors
 from eckart.checkpoint.unchanged import SourceFiles
 from eckart.errors import CheckpointError, EckartError, UnsupportedModelError, warn
-from eckart.files.names import read_json
 from eckart.kinds import Loader, loader_of, loader_of_code, names_of_kinds
-
-OBJECTS = ("quantization_config", "auto_map", "rope_parameters", "rope_scaling", "text_config")  # of config.json
 
 
 def load_model(
@@ -163,7 +160,6 @@ def _load_config(source: str | Path, trusted: bool) -> Any:
         check_folder(path)
         if not (path / "config.json").is_file():
             raise CheckpointError(f"The folder {source} has no config.json, so it is not a model.")
-        _check_objects(path)
     try:
         return AutoConfig.from_pretrained(source, trust_remote_code=trusted)
     except EckartError:
@@ -174,18 +170,6 @@ def _load_config(source: str | Path, trusted: bool) -> Any:
         raise CheckpointError(
             f"{str(source)!r} has a config.json that cannot be read: {reason_of(error, source)}"
         ) from error
-
-
-def _check_objects(folder: Path) -> None:
-    """Raise if a part of config.json that transformers takes for an object is something else."""
-    config = read_json(folder, "config.json")
-    parts = {"": config, **({name: config.get(name) for name in OBJECTS} if isinstance(config, dict) else {})}
-    for name, part in parts.items():
-        if not isinstance(part, dict) and (part is not None or not name):
-            raise CheckpointError(
-                f"{folder / 'config.json'} {f'has {name} = ' if name else 'holds '}{reprlib.repr(part)}; expected an "
-                "object with names and values. It was changed or damaged."
-            )
 
 
 def _find_loader(config: Any, source: str | Path, trusted: bool) -> Loader:
