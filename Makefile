@@ -19,7 +19,7 @@ test: .venv/installed
 	$(BIN)/mypy
 	# Tests are found from the root, and take the benchmarks as the scripts that they are.
 	MYPYPATH=src:benchmarks:. $(BIN)/mypy --explicit-package-bases tests docs/plugins
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Loading and saving with the oldest transformers that is supported; all else is as it is for the tests above.
 oldest: .venv/oldest

@@ -10,6 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import tempfile
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from time import perf_counter
@@ -28,16 +29,16 @@ from eckart.device import host_memory, peak_host_memory
 PHASES = ("factorisation", "refinement", "distillation", "files", "total")
 
 
-def forward_seconds(model: str, calibration: Calibration) -> float:
+def forward_seconds(model: str, calibration: Calibration, clock: Callable[[], float] = perf_counter) -> float:
     """Return the seconds of one forward pass of the whole model in float32 over all calibration tokens."""
     dense = eckart.load_model(model, dtype=torch.float32)
     batches = list(calibration.batches())
     with torch.no_grad():
-        dense(batches[0], use_cache=False)  # not counted: the first call allocates
-        start = perf_counter()
+        dense(**batches[0], use_cache=False)  # not counted: the first call allocates
+        start = clock()
         for batch in batches:
-            dense(batch, use_cache=False)
-        return perf_counter() - start
+            dense(**batch, use_cache=False)
+        return clock() - start
 
 
 def measure_forward(model: str, source: str, samples: int, length: int) -> float:

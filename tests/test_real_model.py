@@ -67,7 +67,7 @@ def test_looking_at_the_inputs_is_worth_a_lot_and_survives_the_disk(folder: Path
     losses = {}
     for recipe in ("svd", "svd-llm"):
         model = load_model(folder)
-        report = eckart.compress(model, recipe, 0.9, samples=4, length=512)
+        report = eckart.compress(model, recipe, 0.9, samples=4, length=512, only="model.layers.[0-9].*")
         assert 0.895 < report.keep <= 0.9
         # 0.9 * 192 * 576 / (192 + 576) is 129.6; what rounding leaves of the budget brings some of them one further.
         assert {layer.rank for layer in report.layers if layer.path.endswith("k_proj")} <= {129, 130}

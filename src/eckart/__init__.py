@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from eckart.errors import EckartError
     from eckart.evaluate import perplexity
     from eckart.layers import LowRankLinear, PivotedLinear
+    from eckart.layers.joined import join_first_factors
     from eckart.methods.recipe import Recipe
     from eckart.methods.recipes.loader import load_recipe
     from eckart.methods.recipes.published import RECIPES
@@ -51,6 +52,7 @@ __all__ = [
     "compress",
     "compress_checkpoint",
     "export",
+    "join_first_factors",
     "load_model",
     "load_processor",
     "load_recipe",
@@ -73,6 +75,7 @@ __getattr__ = importer(
         "compress": "eckart.run.compress:compress",
         "compress_checkpoint": "eckart.run.compress_checkpoint:compress_checkpoint",
         "export": "eckart.runtimes.export:export",
+        "join_first_factors": "eckart.layers.joined:join_first_factors",
         "load_model": "eckart.checkpoint.load:load_model",
         "load_processor": "eckart.checkpoint.processor:load_processor",
         "load_recipe": "eckart.methods.recipes.loader:load_recipe",

@@ -44,9 +44,17 @@ def test_decoding_is_compiled_where_that_is_asked_for(
     assert len(made) == 2
 
 
+def test_first_factors_are_joined_where_that_is_asked_for(compressed: Path, model_folder: Path) -> None:
+    shown = run("bench", model_folder, compressed, "--prompt", 8, "--generate", 3, "--repeats", 1, "--join")
+    assert shown.exit_code == 0, shown.output
+    assert "first factors joined" in words(shown.output)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--join", "--compile"], "--join is for plain calls: products in a compiled graph stay apart."),
+        (["--join", "--engine", "vllm"], "--compile and --join are for transformers: vLLM does both by itself."),
         (["--batch", "1,zero"], "--batch takes whole numbers above 0 with commas between them, such as 1,8"),
         (["--batch", "0"], "--batch takes whole numbers above 0"),
         (["--dtype", "int3"], "No dtype is called 'int3'. Use auto, float32, bfloat16, float16."),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from tests.serve.engine import Engine
-from tests.serve.models import PROMPTS, compressed, greedy, greedy_of
+from tests.serve.models import PROMPTS, compressed, greedy, greedy_of, make
 from transformers import AutoModelForCausalLM
 
 pytestmark = [pytest.mark.filterwarnings("ignore")]
@@ -36,6 +36,12 @@ def test_layouts(layout: str, engine: Engine, tmp_path: Path) -> None:
     assert engine.ask(folder, PROMPTS) == greedy(folder)
 
 
+@pytest.mark.parametrize("layout", ["two-factor", "pivoted", "two-factor-8", "hybrid"])
+def test_compiled(layout: str, engine: Engine, tmp_path: Path) -> None:
+    folder = compressed(tmp_path / "model", *LAYOUTS[layout], keep=SIZES.get(layout, 0.75))
+    assert engine.ask(folder, PROMPTS, enforce_eager=False) == greedy(folder)
+
+
 def test_4_bits_alone_are_run_by_the_engine_itself(engine: Engine, tmp_path: Path) -> None:
     """It has a product of them for 16 bits only."""
     folder = compressed(tmp_path / "model", recipe="int4", keep=0.55)
@@ -61,6 +67,14 @@ def test_a_model_that_the_engine_runs_by_transformers(engine: Engine, tmp_path: 
     """It has no class of its own for it, so that outputs stay in their order."""
     folder = compressed(tmp_path / "model", "structure=pivoted", kind="gpt_neox", keep=0.75)
     assert engine.ask(folder, PROMPTS) == greedy(folder)
+
+
+@pytest.mark.parametrize("layout", ["two-factor", "pivoted", "two-factor-8"])
+def test_the_draft_of_its_dense_model(layout: str, engine: Engine, tmp_path: Path) -> None:
+    folder = compressed(tmp_path / "draft", *LAYOUTS[layout], keep=SIZES.get(layout, 0.75))
+    make().save_pretrained(tmp_path / "dense")
+    proposals = {"method": "draft_model", "model": str(folder), "num_speculative_tokens": 3}
+    assert engine.ask(tmp_path / "dense", PROMPTS, speculative_config=proposals) == greedy(tmp_path / "dense")
 
 
 @pytest.mark.parametrize("layout", ["two-factor", "pivoted", "two-factor-8"])

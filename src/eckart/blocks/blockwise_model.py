@@ -160,9 +160,16 @@ class BlockwiseModel:
         """Return an empty cache for hidden states in front of block ``number``, in the model's dtype."""
         return self.scratch.cache(f"{name}-{number:05d}", self.dtype)
 
-    def onload(self, index: int) -> AbstractContextManager[OnloadedModule]:
-        """Give block ``index`` with its tensors on the device, and take them back at the end."""
-        return self.weights.onload(self.blocks[index].module, self.device)
+    @contextmanager
+    def onload(self, index: int) -> Iterator[OnloadedModule]:
+        """Give block ``index`` with its tensors on the device, and take them back at the end.
+
+        The next one is read ahead meanwhile.
+        """
+        with self.weights.onload(self.blocks[index].module, self.device) as onloaded:
+            for block in self.blocks[index + 1 : index + 2]:
+                self.weights.read_ahead(block.module)
+            yield onloaded
 
     def block_pass(self, index: int) -> BlockPass:
         """Return how block ``index``, which is onloaded, is run over hidden states."""

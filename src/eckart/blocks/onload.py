@@ -76,6 +76,10 @@ class WeightSource(Protocol):
         """
         ...
 
+    def read_ahead(self, module: nn.Module) -> None:
+        """Take note that ``module`` will be onloaded next."""
+        ...
+
     def fuse(self, whole: nn.Parameter, parts: Sequence[nn.Parameter], dimension: int) -> None:
         """Take note that ``whole``, which is new in the model, is made of ``parts`` along a dimension."""
         ...
@@ -95,6 +99,9 @@ class WeightSource(Protocol):
 
 class ResidentWeights:
     """The tensors of a model in memory. What is changed while a module is onloaded stays changed."""
+
+    def read_ahead(self, module: nn.Module) -> None:
+        """See :meth:`WeightSource.read_ahead`; all is there."""
 
     def fuse(self, whole: nn.Parameter, parts: Sequence[nn.Parameter], dimension: int) -> None:
         """See :meth:`WeightSource.fuse`."""

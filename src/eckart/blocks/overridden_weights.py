@@ -28,6 +28,10 @@ class OverriddenWeights:
         # By identity, since a module that is onloaded does not know its own path.
         self._paths = {id(model.get_submodule(path)): path for path in others}
 
+    def read_ahead(self, module: nn.Module) -> None:
+        """See :meth:`eckart.blocks.onload.WeightSource.read_ahead`."""
+        self._inner.read_ahead(module)
+
     def fuse(self, whole: nn.Parameter, parts: Sequence[nn.Parameter], dimension: int) -> None:
         """See :meth:`eckart.blocks.onload.WeightSource.fuse`."""
         self._inner.fuse(whole, parts, dimension)

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from eckart.blocks.onload import OnloadedModule, computing_dtype, named_tensors, wanted_tensors
 from eckart.checkpoint.load import load_with_note
+from eckart.checkpoint.read_ahead import ReadAhead
 from eckart.checkpoint.ties import settle_ties
 from eckart.checkpoint.unchanged import SourceFiles
 from eckart.errors import CheckpointError, warn
@@ -56,8 +57,15 @@ class FileWeights:
         self.files = SourceFiles(files)
         self.notes = list(notes)
         self._loader = loader
+        self._ahead = ReadAhead()
         # Modules that share a parameter share its object, so one name of it is enough.
         self._sources = {id(p): _Source(p, (_Piece(name),)) for name, p in model.named_parameters()}
+
+    def read_ahead(self, module: nn.Module) -> None:
+        """See :meth:`eckart.blocks.onload.WeightSource.read_ahead`."""
+        sources = (self._sources.get(id(parameter)) for parameter in module.parameters())
+        entries = [(self._loader.index[p.name], p.name) for source in sources if source for p in source.pieces]
+        self._ahead.want((Path(entry["safetensors_file"]), entry.get("weight_name", name)) for entry, name in entries)
 
     def fuse(self, whole: nn.Parameter, parts: Sequence[nn.Parameter], dimension: int) -> None:
         """See :meth:`eckart.blocks.onload.WeightSource.fuse`."""

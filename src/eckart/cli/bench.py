@@ -22,6 +22,7 @@ from eckart.evaluate.speed import Machine, Speed, compare, measure_machine
 from eckart.evaluate.speed.compare import Rates, check_room
 from eckart.evaluate.speed.served import compare_served
 from eckart.evaluate.windows import check_predicts
+from eckart.layers.joined import join_first_factors
 
 ENGINES = ("transformers", "vllm")
 RATES = ("model", "batch", "first token", "prefill/s", "decode/s", "")
@@ -45,6 +46,9 @@ def bench(
     compiled: Annotated[
         bool, typer.Option("--compile", help="Let torch.compile make what decodes, on a cache of fixed size.")
     ] = False,
+    join: Annotated[
+        bool, typer.Option(help="Run first factors that share an input as one product: see eckart.join_first_factors.")
+    ] = False,
     engine: Annotated[str, typer.Option(help="What runs them: transformers or vllm.")] = "transformers",
     trust_remote_code: TrustRemoteCode = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -52,7 +56,11 @@ def bench(
     """Time models side by side: first token, prefill, decoding, and what limits them on this machine."""
     if engine not in ENGINES:
         raise EckartError(f"No engine is called {engine!r}. Use {' or '.join(ENGINES)}.")
+    if compiled and join:
+        raise EckartError("--join is for plain calls: products in a compiled graph stay apart. Leave out one of both.")
     if engine == "vllm":
+        if compiled or join:
+            raise EckartError("--compile and --join are for transformers: vLLM does both by itself. Leave them out.")
         _bench_served(models, batch, prompt, generate, repeats, dtype, as_json=as_json)
         return
     place = resolve_device(device)
@@ -65,6 +73,8 @@ def bench(
         check_predicts(model)
         wanted = compute_dtype(model.dtype, place) if dtype == "auto" else DTYPES[dtype]
         loaded[name] = model.to(place, wanted)
+        if join:
+            join_first_factors(model)
     check_room(loaded, batches=batches, prompt=prompt, generate=generate)
     first = next(iter(loaded.values()))
     machine = measure_machine(place, first.dtype)
@@ -85,11 +95,19 @@ def bench(
         facts = {"bandwidth": machine.bandwidth, "operations": machine.operations, "dtype": str(first.dtype)}
         rows = [speed.model_dump() for speed in speeds]
         output.print_json(
-            json.dumps({"machine": facts, "threads": torch.get_num_threads(), "compiled": compiled, "speeds": rows})
+            json.dumps(
+                {
+                    "machine": facts,
+                    "threads": torch.get_num_threads(),
+                    "compiled": compiled,
+                    "joined": join,
+                    "speeds": rows,
+                }
+            )
         )
         return
     output.print(_table(speeds))
-    output.print(_caption(machine, first.dtype, repeats, compiled=compiled), soft_wrap=True)
+    output.print(_caption(machine, first.dtype, repeats, compiled=compiled, join=join), soft_wrap=True)
 
 
 def _bench_served(
@@ -160,8 +178,9 @@ def _table(speeds: list[Speed]) -> Table:
     return table
 
 
-def _caption(machine: Machine, dtype: torch.dtype, repeats: int, *, compiled: bool) -> str:
+def _caption(machine: Machine, dtype: torch.dtype, repeats: int, *, compiled: bool, join: bool) -> str:
     how = ", decoding compiled on a cache of fixed size" if compiled else ""
+    how += ", first factors joined" if join else ""
     return (
         f"Tokens a second; medians of {repeats} rounds in which every model is run once, lowest and highest in "
         f"brackets, decoding against that of the first model. {dtype}, {torch.get_num_threads()} threads{how}. This "

