@@ -133,3 +133,11 @@ def test_weight_files(model_folder: Path, tmp_path: Path) -> None:
     assert weight_files(tmp_path) == weight_files("no/such-model") == []
     name_shard(model_folder, "other.safetensors")
     assert files_of_index(model_folder, INDEX) == ["other.safetensors"]
+
+
+def test_parts_of_a_config_that_are_no_objects_are_told_by_whatever_reads_the_folder(model_folder: Path) -> None:
+    config = json.loads((model_folder / "config.json").read_text())
+    (model_folder / "config.json").write_text(json.dumps({**config, "quantization_config": []}))
+    for load in (load_model, load_tokenizer):
+        with pytest.raises(CheckpointError, match=r"has quantization_config = \[\]; expected an object"):
+            load(model_folder)

@@ -14,8 +14,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrain
 
 import eckart
 from eckart.checkpoint.config import GUARD, EckartConfig
-from eckart.checkpoint.library_hooks import is_of_compressed_model, with_guard, with_note
+from eckart.checkpoint.library_hooks import is_of_compressed_model, with_codes, with_guard, with_note
 from eckart.errors import EckartWarning
+from eckart.layers import QuantizedLinear
 
 # `import eckart` would help; nothing here may do that.
 WITHOUT = """
@@ -145,3 +146,22 @@ def test_a_wrapped_function_keeps_its_name() -> None:
     wrapped = with_note(build)
     assert wrapped.__doc__ == "Build."
     assert wrapped(PreTrainedModel, LlamaConfig()) == "built"
+
+
+@pytest.mark.parametrize(("recipe", "keep"), [("int8", 0.6), ("int4", 0.4)])
+@pytest.mark.filterwarnings("ignore:Nothing is factored, but")
+def test_numbers_in_few_bits_are_counted(recipe: str, keep: float, tmp_path: Path) -> None:
+    model = make_model("llama")
+    dense = model.num_parameters()
+    eckart.save(model, eckart.compress(model, recipe, keep), tmp_path / "small")
+    loaded = eckart.load_model(tmp_path / "small")
+    scales = sum(layer.scale.numel() for layer in loaded.modules() if isinstance(layer, QuantizedLinear))
+    assert loaded.num_parameters() == dense + scales
+    assert loaded.num_parameters(only_trainable=True) < dense
+    embedding = loaded.get_input_embeddings().weight.numel()
+    assert loaded.num_parameters(exclude_embeddings=True) == dense + scales - embedding
+
+
+def test_dense_models_are_counted_as_before() -> None:
+    counted = with_codes(lambda model, only_trainable, exclude_embeddings: 7)
+    assert counted(make_model("llama")) == 7

@@ -7,6 +7,7 @@ import pytest
 import torch
 from tests.tiny import MAKERS, make
 from transformers import AutoModelForMaskedLM, BertForMaskedLM, PreTrainedModel
+from transformers.utils.quantization_config import QuantizationMethod
 
 import eckart
 from eckart.checkpoint import load_model, load_tokenizer
@@ -28,10 +29,19 @@ def test_a_model_without_a_tokenizer(llama: PreTrainedModel, tmp_path: Path) -> 
     assert load_tokenizer(tmp_path / "bare") is None
 
 
-@pytest.mark.parametrize("name", ["no/such-model", "nowhere", "./nowhere"])
+@pytest.mark.parametrize("name", ["no/such-model", "nowhere", "./nowhere", "/nowhere/at all", "a/b/c"])
 def test_no_such_model(name: str) -> None:
-    with pytest.raises(CheckpointError, match="no local folder, and no hub model"):
+    with pytest.raises(CheckpointError, match="no local folder, and no hub model") as caught:
         load_model(name)
+    assert "\n" not in str(caught.value)
+    assert "http" not in str(caught.value)  # where else was looked is no business of whoever misspelled a path
+
+
+def test_a_model_in_another_librarys_bits_is_named_by_its_method(llama: PreTrainedModel) -> None:
+    method = type("Config", (), {"quant_method": QuantizationMethod.COMPRESSED_TENSORS})
+    vars(llama)["hf_quantizer"] = type("Quantizer", (), {"quantization_config": method})
+    with pytest.raises(UnsupportedModelError, match=r"is quantized \(compressed-tensors\)"):
+        check_compressible(llama)
 
 
 def test_no_such_gguf(tmp_path: Path) -> None:

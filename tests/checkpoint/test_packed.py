@@ -77,8 +77,12 @@ def test_which_folders_are_ours(tmp_path: Path) -> None:
     assert described_as_ours(tmp_path) is None
     assert described_as_ours("no-such/model") is None
     (tmp_path / "eckart").mkdir()
-    (tmp_path / STANDARD_NAME).write_text(json.dumps({"ranks": {}}))
-    assert described_as_ours(tmp_path) == {"ranks": {}}
-    (tmp_path / STANDARD_NAME).write_text("[]")
-    with pytest.raises(CheckpointError, match="holds no object"):
+    with pytest.raises(CheckpointError, match=r"quantization\.json is gone, .* Copy or download the folder again"):
         described_as_ours(tmp_path)
+    ours = {"quant_method": "eckart", "ranks": {}}
+    (tmp_path / STANDARD_NAME).write_text(json.dumps(ours))
+    assert described_as_ours(tmp_path) == ours
+    for damaged in ("[]", "{}"):
+        (tmp_path / STANDARD_NAME).write_text(damaged)
+        with pytest.raises(CheckpointError, match="holds no object of the method eckart"):
+            described_as_ours(tmp_path)

@@ -53,6 +53,8 @@ def test_a_report_alone_needs_no_other_file(folder: Path) -> None:
 
 
 def test_a_folder_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"There is no folder .*nowhere; expected one that `eckart compress`"):
+        read_report(tmp_path / "nowhere")
     with pytest.raises(
         CheckpointError, match=rf"holds no {REPORT_NAME}; expected a folder that `eckart compress`"
     ) as caught:

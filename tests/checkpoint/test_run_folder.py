@@ -112,6 +112,21 @@ def test_after_a_kill_the_next_command_finds_what_was_there(
     assert [path.name for path in out.parent.iterdir()] == ["out"]
 
 
+@pytest.mark.parametrize(
+    "name", ["model.onnx", "model.onnx.data", "tmp8a/decode.xml", "model.pte", "export.json", "processor_config.json"]
+)
+def test_after_a_kill_in_an_export_the_next_one_begins_anew(name: str, tmp_path: Path) -> None:
+    killed = RunFolder(tmp_path / "out")
+    killed.open()
+    killed.begin(clear=True, overwrite=False)
+    (killed.model / name).parent.mkdir(exist_ok=True)
+    (killed.model / name).write_text("half")
+    killed._lock.release()
+    write(tmp_path / "out", "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert not (tmp_path / "out" / name).exists()
+
+
 def test_what_is_put_beside_after_a_kill_does_not_cost_the_older_folder(
     out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

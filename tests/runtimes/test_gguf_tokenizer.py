@@ -10,11 +10,11 @@ from tests import tiny
 from tests.conftest import byte_tokenizer, make_model
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE, WordLevel
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
 from eckart.checkpoint.gguf import PRE_TOKENIZERS, load_gguf_tokenizer
 from eckart.errors import ExportError
-from eckart.runtimes.gguf import write_gguf
+from eckart.runtimes.gguf import compare_gguf, write_gguf
 from eckart.runtimes.gguf_tokenizer import TEXTS, _split_name, check_tokenizer
 
 pytest.importorskip("gguf")
@@ -60,6 +60,15 @@ def test_kinds_that_no_file_holds_are_refused(tmp_path: Path) -> None:
     words = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"a": 0}, unk_token="a")))
     with pytest.raises(ExportError, match="of the kind WordLevel; expected one that merges pairs"):
         write_gguf(make_model("llama"), words, tmp_path)
+
+
+def test_a_tokenizer_that_is_read_as_another_kind_is_refused(tmp_path: Path) -> None:
+    pieces = T5ForConditionalGeneration(T5Config(vocab_size=256, d_model=8, d_ff=8, d_kv=4, num_layers=1, num_heads=2))
+    path = write_gguf(pieces, byte_tokenizer(), tmp_path)
+    with pytest.raises(
+        ExportError, match=r"of t5 models cannot hold this tokenizer: .* Export the model to onnx.* or d"
+    ):
+        compare_gguf(pieces, byte_tokenizer(), [], path)
 
 
 def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:

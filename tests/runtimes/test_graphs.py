@@ -49,20 +49,12 @@ def test_onnx_runtime_gives_the_logits_of_each_layout(layout: str, tmp_path: Pat
         assert (48, 32) not in found
 
 
-@pytest.mark.parametrize("layout", ["two-factor", "pivoted", "8-bit"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.filterwarnings("ignore::eckart.errors.EckartWarning")
 def test_openvino_gives_the_logits_of_each_layout(layout: str, tmp_path: Path) -> None:
     pytest.importorskip("openvino")
     done = eckart.export(compressed(encoder(), layout), "openvino", tmp_path / "out")
     assert done.difference <= 1e-5 * done.largest
-
-
-@pytest.mark.filterwarnings("ignore::eckart.errors.EckartWarning")
-def test_openvino_lacks_what_takes_bytes_apart(tmp_path: Path) -> None:
-    pytest.importorskip("openvino")
-    with pytest.raises(ExportError, match=r"No conversion rule found for operations: .*shift"):
-        eckart.export(compressed(encoder(), "sparse-hybrid"), "openvino", tmp_path / "out")
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_executorch_gives_the_logits_of_two_factors(tmp_path: Path) -> None:

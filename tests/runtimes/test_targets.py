@@ -44,7 +44,7 @@ def test_a_package_of_the_rounding_alone_is_looked_for_too(monkeypatch: pytest.M
     [
         ("gguf", "q8", "did you mean 'q8_0'"),
         ("onnx", "fp8", "Choices: int4, int8"),
-        ("dense", "int8", "Nothing is quantized in an export to dense"),
+        ("dense", "int8", r"to dense; found 'int8'\. Leave out --quantize\."),
     ],
 )
 def test_a_rounding_that_a_format_lacks(name: str, quantize: str, said: str) -> None:

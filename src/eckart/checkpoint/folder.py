@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ INDEX_SUFFIX = ".index.json"
 STANDARD = tuple(  # the first is taken
     name for file in ("model.safetensors", "pytorch_model.bin") for name in (file, f"{file}{INDEX_SUFFIX}")
 )
+OBJECTS = ("quantization_config", "auto_map", "rope_parameters", "rope_scaling", "text_config")  # of config.json
 QUIET = {f"_raise_exceptions_for_{kind}": False for kind in ("missing_entries", "connection_errors", "gated_repo")}
 
 
@@ -42,6 +44,8 @@ def check_folder(folder: str | Path) -> None:
         file_inside(folder, name, limit=JSON_LIMIT if path.suffix == ".json" else None)
         if name.endswith(INDEX_SUFFIX):
             indices.append(name)
+    if (folder / "config.json").exists():
+        _check_objects(folder)
     weights = _named_weights(folder)
     if weights is not None:
         file_inside(folder, weights)
@@ -91,6 +95,18 @@ def files_of_index(folder: str | Path, index: str) -> list[str]:
     if not isinstance(data.get("metadata", {}), dict):
         raise CheckpointError(f"{Path(folder) / index} has metadata that is no object. It is damaged.")
     return sorted(set(weights.values()))
+
+
+def _check_objects(folder: Path) -> None:
+    """Raise if a part of config.json that transformers takes for an object is something else."""
+    config = read_json(folder, "config.json")
+    parts = {"": config, **({name: config.get(name) for name in OBJECTS} if isinstance(config, dict) else {})}
+    for name, part in parts.items():
+        if not isinstance(part, dict) and (part is not None or not name):
+            raise CheckpointError(
+                f"{folder / 'config.json'} {f'has {name} = ' if name else 'holds '}{reprlib.repr(part)}; expected an "
+                "object with names and values. It was changed or damaged."
+            )
 
 
 def _entries(folder: Path) -> Iterator[Path]:

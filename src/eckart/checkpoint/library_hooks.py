@@ -1,4 +1,4 @@
-"""Two functions of transformers that ask no quantizer, and do a little more for configs of compressed models.
+"""Functions of transformers that ask no quantizer, and do a little more for compressed models.
 
 What they did for all other models they still do, byte by byte.
 """
@@ -15,6 +15,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from eckart.checkpoint.config import GUARD, METHOD, EckartConfig
 from eckart.errors import warn
+from eckart.layers import QuantizedLinear
 
 
 def is_of_compressed_model(config: Any) -> bool:
@@ -60,7 +61,26 @@ def with_note(build: Callable[..., PreTrainedModel]) -> Callable[..., PreTrained
     return _from_config
 
 
+def with_codes(count: Callable[..., int]) -> Callable[..., int]:
+    """Return a function that counts the parameters of a model, with the numbers that it holds in few bits.
+
+    Args:
+        count: counts what is a parameter of torch, as a method. Whole numbers cannot be trained, and are none.
+    """
+
+    @wraps(count)
+    def num_parameters(model: PreTrainedModel, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
+        found = count(model, only_trainable, exclude_embeddings)
+        if only_trainable:
+            return found
+        layers = (module for module in model.modules() if isinstance(module, QuantizedLinear))
+        return found + sum(layer.in_features * layer.out_features for layer in layers)
+
+    return num_parameters
+
+
 def wrap_library() -> None:
-    """Put both into transformers. To be called once."""
+    """Put them into transformers. To be called once."""
     PreTrainedConfig.to_json_string = with_guard(PreTrainedConfig.to_json_string)
     PreTrainedModel._from_config = classmethod(with_note(PreTrainedModel._from_config.__func__))
+    PreTrainedModel.num_parameters = with_codes(PreTrainedModel.num_parameters)

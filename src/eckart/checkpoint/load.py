@@ -14,16 +14,13 @@ from eckart.checkpoint.config import METHOD
 from eckart.checkpoint.folder import check_folder, weight_files
 from eckart.checkpoint.gguf import load_gguf_model
 from eckart.checkpoint.left_out import note_on_left_out
-from eckart.checkpoint.library import loading, needs_code, reason_of
+from eckart.checkpoint.library import loading, needs_code, reason_of, why_absent
 from eckart.checkpoint.loaded import remember_files
 from eckart.checkpoint.packed import STANDARD, described_as_ours
 from eckart.checkpoint.tensors import check_dtypes, stored_tensors
 from eckart.checkpoint.unchanged import SourceFiles
 from eckart.errors import CheckpointError, EckartError, UnsupportedModelError, warn
-from eckart.files.names import read_json
 from eckart.kinds import Loader, loader_of, loader_of_code, names_of_kinds
-
-OBJECTS = ("quantization_config", "auto_map", "rope_parameters", "rope_scaling", "text_config")  # of config.json
 
 
 def load_model(
@@ -138,7 +135,10 @@ def check_compressible(model: PreTrainedModel) -> None:
             "The model is already compressed. Start from the original one, or multiply the factors back with "
             "`eckart merge` first."
         )
-    raise UnsupportedModelError(f"The model is quantized ({method}). Start from the original 16-bit or 32-bit one.")
+    # One of transformers' own is a member of an enum, whose text it is.
+    raise UnsupportedModelError(
+        f"The model is quantized ({str.__str__(method)}). Start from the original 16-bit or 32-bit one."
+    )
 
 
 def _damaged_file(folder: Path) -> Path | None:
@@ -160,26 +160,16 @@ def _load_config(source: str | Path, trusted: bool) -> Any:
         check_folder(path)
         if not (path / "config.json").is_file():
             raise CheckpointError(f"The folder {source} has no config.json, so it is not a model.")
-        _check_objects(path)
     try:
         return AutoConfig.from_pretrained(source, trust_remote_code=trusted)
     except EckartError:
         raise
     except Exception as error:
-        what = "has a config.json that cannot be read" if path.is_dir() else "is no local folder, and no hub model"
-        raise CheckpointError(f"{str(source)!r} {what}: {reason_of(error, source)}") from error
-
-
-def _check_objects(folder: Path) -> None:
-    """Raise if a part of config.json that transformers takes for an object is something else."""
-    config = read_json(folder, "config.json")
-    parts = {"": config, **({name: config.get(name) for name in OBJECTS} if isinstance(config, dict) else {})}
-    for name, part in parts.items():
-        if not isinstance(part, dict) and (part is not None or not name):
-            raise CheckpointError(
-                f"{folder / 'config.json'} {f'has {name} = ' if name else 'holds '}{reprlib.repr(part)}; expected an "
-                "object with names and values. It was changed or damaged."
-            )
+        if not path.is_dir():
+            raise CheckpointError(why_absent(error, source)) from error
+        raise CheckpointError(
+            f"{str(source)!r} has a config.json that cannot be read: {reason_of(error, source)}"
+        ) from error
 
 
 def _find_loader(config: Any, source: str | Path, trusted: bool) -> Loader:

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers.core_model_loading import ConversionOps, WeightConverter, WeightRenaming
 from transformers.utils import cached_file
 
+from eckart.checkpoint.config import METHOD
 from eckart.checkpoint.folder import QUIET
 from eckart.checkpoint.tensors import StoredTensor
 from eckart.errors import CheckpointError
@@ -35,10 +36,18 @@ def described_as_ours(source: str | Path) -> dict[str, Any] | None:
             return None
         folder = Path(found).parent.parent
     if not (folder / STANDARD_NAME).exists():
+        if (folder / STANDARD_NAME).parent.is_dir():
+            raise CheckpointError(
+                f"{folder / STANDARD_NAME} is gone, in which Eckart wrote how it rounded the layers. Copy or download "
+                f"the folder again; transformers alone loads what is there."
+            )
         return None
     described = read_json(folder, STANDARD_NAME)
-    if not isinstance(described, dict):
-        raise CheckpointError(f"{folder / STANDARD_NAME} holds no object. It was changed or damaged.")
+    if not isinstance(described, dict) or described.get("quant_method") != METHOD:
+        raise CheckpointError(
+            f"{folder / STANDARD_NAME} holds no object of the method {METHOD}. It was changed or damaged: copy or "
+            "download it again."
+        )
     return described
 
 

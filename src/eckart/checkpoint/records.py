@@ -45,6 +45,8 @@ def read_report(folder: Path) -> CompressionResult:
         CheckpointError: it was not compressed by this library, or by another version of it, or the file is damaged.
     """
     path = folder / REPORT_NAME
+    if not folder.exists():
+        raise CheckpointError(f"There is no folder {folder}; expected one that `eckart compress` wrote.")
     if not path.exists():
         older = folder / "eckart_report.json"
         hint = f" It has an {older.name}, of an earlier version: compress again." if older.is_file() else ""

@@ -40,13 +40,15 @@ BARE = (MARK, "eckart.partial", LOCK)  # what there may be before the mark is
 SCRATCH = ("profile", "offload", "converting")  # of no use to a later run
 WORK = ("manifest.json", "manifest.partial", "model", "streams", "spectra", "student")
 CONVERTED = "converted-*"
+BESIDE = ("*_config.json", "config_*.json", "modules.json", "1_Pooling/config.json")  # of processors
+EXPORTED = ("export.json", "*.onnx", "*.onnx.data", "*.xml", "*.bin", "*.pte", "*.gguf")
 HELD = {  # what a run writes into its folders
     "streams": ("*.spool",),
     "spectra": ("block-*.safetensors", "block-*.partial"),
     "student": ("block-*", "student-*", "entry.spool"),
     "model": (
         *(*UNLISTED, LIST_NAME, "model*.safetensors*", "model*.partial", "config.partial", STANDARD_NAME),
-        *("eckart*.partial", "eckart/*.partial", "*.py", *LICENCES),
+        *("eckart*.partial", "eckart/*.partial", "*.py", *LICENCES, *BESIDE, *EXPORTED),
     ),
 }
 MARK_BEGINS = b'{\n "version": 1,'

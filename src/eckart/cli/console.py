@@ -13,8 +13,8 @@ from types import FrameType
 from typing import Annotated, ParamSpec, TextIO, TypeVar, cast
 
 import typer
-from transformers.utils import logging
 
+from eckart.cli.libraries import quiet_libraries
 from eckart.cli.plain import PlainConsole
 from eckart.cli.stream import StandardStream, StreamError
 from eckart.errors import EckartError, EckartWarning
@@ -66,9 +66,7 @@ def command(run: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
 
     @functools.wraps(run)
     def wrapper(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
-        with warnings.catch_warnings(), _termination_as_interrupt() as received:
+        with quiet_libraries(), warnings.catch_warnings(), _termination_as_interrupt() as received:
             warnings.simplefilter("default")
             warnings.showwarning = _show_warning
             try:

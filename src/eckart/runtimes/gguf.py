@@ -83,7 +83,11 @@ def compare_gguf(
     try:
         read = load_gguf_tokenizer(path)
     except Exception as error:  # each kind of tokenizer fails in its own way
-        raise ExportError(f"transformers cannot read the tokenizer in the GGUF file: {error!r}.") from error
+        raise ExportError(
+            f"A GGUF file of {reference.config.model_type} models cannot hold this tokenizer: transformers takes what "
+            f"is in it for one of another kind, and cannot read it ({type(error).__name__}: {error}). Export the model "
+            f"to {holders_of_factors()} or dense, which keep the tokenizer's own files."
+        ) from error
     check_tokenizer(tokenizer, read)
     return compare_models(reference, load_gguf_model(path, torch.float32).eval(), samples)
 

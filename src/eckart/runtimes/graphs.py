@@ -77,24 +77,39 @@ def _onnx_int8() -> Any:
 
 
 def _onnx_int4() -> Any:
+    from transformers.exporters import NNCFOnnxQuantizer
+
+    return NNCFOnnxQuantizer(_nncf_int4())
+
+
+def _nncf_int4() -> Any:
     import nncf
-    from transformers.exporters import NNCFOnnxQuantizer, NNCFWeightCompressionConfig
+    from nncf.quantization.advanced_parameters import AdvancedCompressionParameters, GroupSizeFallbackMode
+    from transformers.exporters import NNCFWeightCompressionConfig
 
-    return NNCFOnnxQuantizer(NNCFWeightCompressionConfig(mode=nncf.CompressWeightsMode.INT4_SYM))
+    # A rank need not be a multiple of the numbers that share a scale; then fewer do, or 8 bits are taken.
+    smaller = AdvancedCompressionParameters(group_size_fallback_mode=GroupSizeFallbackMode.ADJUST)
+    return NNCFWeightCompressionConfig(mode=nncf.CompressWeightsMode.INT4_SYM, advanced_parameters=smaller)
 
 
-def _openvino(mode: str) -> Any:
+def _openvino_int8() -> Any:
     import nncf
     from transformers.exporters import NNCFOpenVINOQuantizer, NNCFWeightCompressionConfig
 
-    return NNCFOpenVINOQuantizer(NNCFWeightCompressionConfig(mode=nncf.CompressWeightsMode[mode]))
+    return NNCFOpenVINOQuantizer(NNCFWeightCompressionConfig(mode=nncf.CompressWeightsMode.INT8_SYM))
+
+
+def _openvino_int4() -> Any:
+    from transformers.exporters import NNCFOpenVINOQuantizer
+
+    return NNCFOpenVINOQuantizer(_nncf_int4())
 
 
 _QUANTIZERS: dict[tuple[str, str | None], Callable[[], Any]] = {
     ("onnx", "int8"): _onnx_int8,
     ("onnx", "int4"): _onnx_int4,
-    ("openvino", "int8"): lambda: _openvino("INT8_SYM"),
-    ("openvino", "int4"): lambda: _openvino("INT4_SYM"),
+    ("openvino", "int8"): _openvino_int8,
+    ("openvino", "int4"): _openvino_int4,
 }
 
 

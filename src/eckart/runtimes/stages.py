@@ -123,7 +123,11 @@ def _emptied(cache: Any) -> Any:
     """Return a cache of the same shapes that holds no tokens."""
     cache = copy.deepcopy(cache)
     for layer in cache.layers:
-        layer.keys, layer.values = layer.keys[:, :, :0].contiguous(), layer.values[:, :, :0].contiguous()
+        layer.keys, layer.values = (
+            # A part of no numbers would keep the strides of the whole, which ExecuTorch ends the process for.
+            tensor.new_empty((*tensor.shape[:2], 0, tensor.shape[3]))
+            for tensor in (layer.keys, layer.values)
+        )
         if layer.is_sliding:
             layer.cumulative_length = 0
     return cache

@@ -44,7 +44,9 @@ class Target:
         """
         if quantize is not None and quantize not in self.quantizers:
             if not self.quantizers:
-                raise ExportError(f"Nothing is quantized in an export to {self.name}; found {quantize!r}. Leave it.")
+                raise ExportError(
+                    f"Nothing is quantized in an export to {self.name}; found {quantize!r}. Leave out --quantize."
+                )
             raise ExportError(
                 f"An export to {self.name} cannot be quantized to {quantize!r}{suggest(quantize, self.quantizers)}"
             )

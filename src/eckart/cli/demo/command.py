@@ -50,7 +50,7 @@ def demo(
     table = RowTable([DENSE, *(step.name for step in STEPS)])
     try:
         for row in run_demo(source, out, STEPS, shown=_shown):
-            if not rows:  # not before: reading the model shows a bar of its own
+            if not rows:
                 output.print(table.head)
             output.print(table.line(row))
             rows.append(row)
