@@ -16,7 +16,7 @@ ARCHITECTURES = re.compile(r"llama|qwen|gemma|mistral|phi3|gpt|opt\b|q_proj|gate
 # From the lowest floor up. Rooms of one floor do not import each other; the package itself stands on all of them.
 FLOORS = (
     ("errors", "device", "lazy", "startup", "after_import"),
-    ("files", "kinds", "maths"),
+    ("files", "kinds", "maths", "processes"),
     ("data",),
     ("layers",),
     ("blocks",),

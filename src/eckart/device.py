@@ -16,15 +16,29 @@ import torch
 from eckart.errors import EckartError
 
 
-def resolve_device(name: str = "auto") -> torch.device:
+def accelerators() -> tuple[str | None, int]:
+    """Return the kind of accelerator that there is, None if there is none, and how many of it."""
+    if not torch.accelerator.is_available():
+        return None, 0
+    found = torch.accelerator.current_accelerator()
+    assert found is not None
+    return found.type, torch.accelerator.device_count()
+
+
+def resolve_device(name: str = "auto", turn: int | None = None) -> torch.device:
     """Return the device called ``name``; ``auto`` is the accelerator if there is one, else the CPU.
+
+    Args:
+        name: of the device.
+        turn: number of this process among several of this machine: each takes the next accelerator, unless the name
+            says which. None where there is one process.
 
     Raises:
         EckartError: the name is no device, or the device is not on this machine.
     """
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if name == "auto":
-        return accelerator or torch.device("cpu")
+        return torch.device("cpu") if accelerator is None else _in_turn(accelerator, turn)
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -32,7 +46,16 @@ def resolve_device(name: str = "auto") -> torch.device:
     if device.type != "cpu" and (accelerator is None or accelerator.type != device.type):
         found = accelerator.type if accelerator else "no accelerator"
         raise EckartError(f"Device {name!r} is not available here (found: {found}). Use --device auto or cpu.")
-    return device
+    return device if device.type == "cpu" else _in_turn(device, turn)
+
+
+def _in_turn(accelerator: torch.device, turn: int | None) -> torch.device:
+    """Return the accelerator of one of several processes, and let it be the one that is used."""
+    if turn is None or ":" in str(accelerator):
+        return accelerator
+    index = turn % torch.accelerator.device_count()
+    torch.accelerator.set_device_index(index)
+    return torch.device(accelerator.type, index)
 
 
 def accelerator_random_state() -> Callable[[], None]:

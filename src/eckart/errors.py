@@ -63,6 +63,14 @@ class ExportError(EckartError):
     """A model that cannot be written in a format of another runtime, or that does not compute the same there."""
 
 
+class ProcessError(EckartError):
+    """Several processes that cannot work as one, or that work no longer."""
+
+
+class ToldElsewhereError(ProcessError):
+    """What another process of the run is stopped by too, and tells the user."""
+
+
 class InterruptedRun(KeyboardInterrupt):
     """Ctrl-C during a run that may have finished some of its work; the message says what is kept."""
 

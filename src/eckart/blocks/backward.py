@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from eckart import processes
 from eckart.blocks.block import Block, LinearRef, attributes_kept, hooks
 from eckart.blocks.block_arguments import BlockArguments, Inputs
 from eckart.blocks.blockwise_model import BlockwiseModel, Streams, rows_of
@@ -86,9 +87,10 @@ class BackwardPass:
     def _start(self, source: LabelSource, samples: int | None) -> None:
         """Take the gradient behind the last block, and behind those that the head looks at."""
         model = self.model
-        generator = torch.Generator().manual_seed(model.seed)
+        draws = model.draws()
         ends = model.ends_of(self.streams.behinds)
-        left = len(model.known) if samples is None else samples
+        self._behind = {n: [self._cache(n)] for n in ends}
+        own, count = iter(model.known.own), 0
         with model.head() as head:
             for number, inputs in enumerate(model.batches()):
                 behind = {n: stream[number] for n, stream in ends.items()}
@@ -96,17 +98,18 @@ class BackwardPass:
                 parts: list[dict[int, Tensor]] = []
                 for row, hidden in rows:
                     leaves = {n: t.to(model.device, model.model.dtype, copy=True) for n, t in hidden.items()}
-                    if left <= 0:
+                    generator = next(draws)
+                    if samples is not None and next(own) >= samples:
                         parts.append({n: torch.zeros_like(t, dtype=torch.float32) for n, t in leaves.items()})
                         continue
-                    left -= 1
-                    loss, count = self._loss(head, row, leaves, source, generator)
+                    loss, made = self._loss(head, row, leaves, source, generator)
                     gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
-                    self.count += count
+                    count += made
                     parts.append({n: _or_zero(g, t) for (n, t), g in zip(leaves.items(), gradients, strict=True)})
                     if not all(torch.isfinite(part).all() for part in parts[-1].values()):
                         raise NonFiniteError("The gradient of the loss is NaN or infinite on the calibration tokens.")
                 self.add_behind({n: torch.cat([part[n] for part in parts]) for n in behind})
+        self.count = round(processes.total(count)[0])
 
     def _loss(
         self, head: Any, inputs: Inputs, leaves: dict[int, Tensor], source: LabelSource, generator: torch.Generator

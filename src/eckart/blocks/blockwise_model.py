@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from eckart import processes
 from eckart.blocks.argument_table import Arguments, ArgumentTable
 from eckart.blocks.block import Block
 from eckart.blocks.block_arguments import Inputs, completed, failures_named, inputs_on
@@ -19,7 +21,7 @@ from eckart.blocks.losses import model_loss
 from eckart.blocks.onload import OnloadedModule, WeightSource
 from eckart.blocks.passes import BlockPass, HiddenStates, advance
 from eckart.blocks.tensor_cache import ScratchSpace, TensorCache
-from eckart.data.calibration import Calibration
+from eckart.data.calibration import MAX_SEED, Calibration
 from eckart.data.samples import LABELS
 from eckart.device import compute_dtype
 
@@ -237,6 +239,31 @@ class BlockwiseModel:
         """Return whether the next block is not just handed what this one gives."""
         return index + 1 < len(self.blocks) and self.blocks[index + 1].enters
 
+    def draws(self) -> Iterator[torch.Generator]:
+        """Yield, for each of the own samples, what labels of it are drawn with if they are.
+
+        Where samples are rows of tokens they are those that one process draws, in whatever process a row is.
+        """
+        known = self.known
+        if known.share[1] == 1:
+            yield from itertools.repeat(torch.Generator().manual_seed(self.seed))
+        generator = torch.Generator().manual_seed(self.seed)
+        seeds = torch.randint(MAX_SEED, (len(known),), generator=generator).tolist()
+        generator.manual_seed(self.seed)
+        own = set(known.own)
+        for number, seed in enumerate(seeds):
+            if known.tokens is None or not self.predicts_next:
+                if number in own:
+                    yield generator.manual_seed(seed)
+            elif number in own:
+                yield generator
+            else:
+                torch.rand(known.length, 1, generator=generator)  # what the row takes, where it is
+
+    def whole(self) -> BlockwiseModel:
+        """Return the same model, all whose samples are run here."""
+        return replace(self, calibration=self.known.shared(0, 1), arguments={})
+
     def batch(self, number: int) -> BlockwiseModel:
         """Return the same model with the calibration samples of one batch only."""
         return replace(self, calibration=self.known.batch(number), arguments={})
@@ -273,21 +300,22 @@ class BlockwiseModel:
         Args:
             ends: hidden states behind the last block; by block, where others are tapped, with those.
         """
-        losses = []
+        losses: list[tuple[float, int]] = []
         last = len(self.blocks) - 1
         with self.head() as head, torch.no_grad():
             for end in ends:
                 streams = end if isinstance(end, Mapping) else {last: end}
                 total, count = 0.0, 0
-                generator = torch.Generator().manual_seed(self.seed)
+                draws = self.draws()
                 for number, inputs in enumerate(self.batches()):
                     behind = {n: stream[number] for n, stream in streams.items()}
                     for row, hidden in rows_of(inputs, behind, self.known.at_once):
                         output = head(row, {n: t.to(self.device, self.model.dtype) for n, t in hidden.items()})
-                        loss, made = model_loss(output, row, generator=generator, predicts_next=self.predicts_next)
+                        loss, made = model_loss(output, row, generator=next(draws), predicts_next=self.predicts_next)
                         total, count = total + float(loss), count + made
-                losses.append(total / max(count, 1))
-        return losses
+                losses.append((total, count))
+        sums = processes.total(*(number for pair in losses for number in pair))
+        return [total / max(count, 1) for total, count in zip(sums[::2], sums[1::2], strict=True)]
 
     @contextmanager
     def head(self) -> Iterator[Callable[[Inputs, Mapping[int, Tensor]], Any]]:

@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from eckart import processes
 from eckart.blocks.block import Group
 from eckart.blocks.mixture_run import MixtureRun
+from eckart.blocks.shared_sums import add_moments
 from eckart.device import moment_device
 from eckart.maths.moments import Moments
 from eckart.maths.prior import add_prior, balance
@@ -67,7 +69,9 @@ class InputSums:
                 self._rows[group.expert.mixture, group.stage] += len(tokens)
 
     def result(self) -> dict[Group, Moments]:
-        """Return the moments of all groups, when all batches have been added."""
+        """Return the moments of all groups, when all batches have been added; in all processes at once."""
+        add_moments(list(self.moments.values()))
+        self._rows = dict(zip(self._rows, map(round, processes.total(*self._rows.values())), strict=True))
         for key, siblings in self._siblings.items():
             moments = [self.moments[group] for group in siblings]
             balance(moments, self._rows[key])

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from eckart import processes
 from eckart.blocks.argument_table import Arguments
 from eckart.blocks.block import Group, LinearRef, hooks
 from eckart.blocks.block_arguments import BlockArguments
@@ -22,6 +23,7 @@ from eckart.blocks.fused_runs import put_together
 from eckart.blocks.input_sums import InputSums
 from eckart.blocks.mixture_run import watched
 from eckart.blocks.residual import FRONT, reading, rows
+from eckart.blocks.shared_sums import add_moments
 from eckart.blocks.tensor_cache import TensorCache
 from eckart.device import compute_dtype, moment_device
 from eckart.errors import UnsupportedModelError
@@ -171,6 +173,11 @@ def group_inputs(
         if behind is not None:
             assert output is not None
             behind.append(output)
+    if not len(stream):  # all that there is to be read is there, and empty
+        kept = {g: cache(f"inputs-{index}", stream.dtype) for index, g in enumerate(groups) if not g.routed}
+        residuals |= {place: cache(f"residual-{index}", stream.dtype) for index, place in enumerate(inside)}
+    refs = [ref for group in groups for ref in group.linears]
+    energies = dict(zip(refs, processes.total(*(energies.get(ref, 0.0) for ref in refs)), strict=True))
     return GroupInputs(kept, energies, residuals, mixtures)
 
 
@@ -210,6 +217,7 @@ def group_moments(
             assert residuals is not None
             before = rows(residuals[place][index]).to(block.device)
             moments.add_residual(place, before.float() - read[place].float(), inputs[group])
+    add_moments([moments])
     return moments
 
 
@@ -245,6 +253,7 @@ def output_projectors(
             handles.append(block.module.get_submodule(ref.name).register_forward_hook(add(ref)))
         for call, hidden in block.over(stream):
             call(block.module, hidden)
+    processes.add(totals.values())
     return totals
 
 

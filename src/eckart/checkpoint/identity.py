@@ -12,10 +12,14 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from eckart import processes
 from eckart.data.calibration import Calibration
 from eckart.device import compute_dtype
 from eckart.methods.recipe import Recipe
 from eckart.methods.registry import foreign_versions
+
+PROCESSES = "processes"
+SOME_NUMBERS = 4096  # of a tensor, about
 
 
 def versions(recipe: Recipe | None) -> dict[str, str]:
@@ -57,6 +61,8 @@ def identity_of_run(
         },
         "compute": f"{compute_dtype(model.dtype, device)} on {device.type}".removeprefix("torch."),
         "versions": versions(recipe),
+        # Sums over other parts are rounded in another way.
+        **({PROCESSES: processes.size()} if processes.size() > 1 else {}),
     }
 
 
@@ -69,18 +75,28 @@ def digest_of(model: PreTrainedModel) -> str:
     return found.hexdigest()
 
 
+def digest_of_some(model: PreTrainedModel) -> str:
+    """Return a hash of some numbers of each tensor of a model: soon there, and another one for another model."""
+    found = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        some = tensor.detach().reshape(-1)[:: max(1, tensor.numel() // SOME_NUMBERS)]
+        found.update(some.cpu().contiguous().view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
 def _configuration(model: PreTrainedModel) -> bytes:
     """Return the configuration as bytes to hash, without what depends on how the path to the model was spelled."""
     config = {k: v for k, v in model.config.to_dict().items() if k not in ("_name_or_path", "transformers_version")}
     return json.dumps(config, sort_keys=True, default=str).encode()
 
 
-def differences(before: Any, now: Any, name: str = "") -> list[str]:
-    """Return, for each field in which two identities differ, its name and both values."""
+def differences(before: Any, now: Any, name: str = "", form: str = "{name} was {before!r} and is {now!r}") -> list[str]:
+    """Return, for each field in which two identities differ, its name and both values, in words."""
     if isinstance(before, dict) and isinstance(now, dict):
         return [
             line
             for key in sorted(before.keys() | now.keys())
-            for line in differences(before.get(key), now.get(key), f"{name}.{key}" if name else key)
+            for line in differences(before.get(key), now.get(key), f"{name}.{key}" if name else key, form)
         ]
-    return [] if before == now else [f"{name} was {before!r} and is {now!r}"]
+    return [] if before == now else [form.format(name=name, before=before, now=now)]

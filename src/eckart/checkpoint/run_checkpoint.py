@@ -2,6 +2,9 @@
 
 After each block its shard, the hidden states behind it and the manifest are on the disk, in this order. A run that is
 killed at any moment goes on from its last manifest, and then writes the same bytes as one that was not.
+
+Of several processes the first one keeps all but the others' hidden states (:mod:`eckart.checkpoint.process_folder`). It
+writes the manifest when these are on the disk, and they delete older ones when it is written.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from eckart import processes
 from eckart.blocks.argument_table import ARGUMENTS
 from eckart.blocks.block import Block
 from eckart.blocks.tensor_cache import ScratchSpace, TensorCache, TensorCacheRecord
@@ -92,6 +96,11 @@ class DiskRunCheckpoint:
         Raises:
             CheckpointError: the folder is of another run, or it is damaged.
         """
+        state = self._resume()
+        processes.give(None if state is None else [state.finished, state.records.model_dump(mode="json")])
+        return state
+
+    def _resume(self) -> WalkState | None:
         manifest = read_manifest(self.folder)
         if manifest is None:
             return None
@@ -155,7 +164,7 @@ class DiskRunCheckpoint:
             CheckpointError: its file is gone or damaged.
         """
         try:
-            return load_file(self._student(number))
+            return processes.give_tensors(load_file(self._student(number)))
         except (OSError, SafetensorError) as error:
             raise DamagedRunError(f"{self.folder.path} is damaged: {error}. {AGAIN}") from error
 
@@ -186,7 +195,9 @@ class DiskRunCheckpoint:
             records=state.records,
             **records,
         )
+        processes.wait()  # for the hidden states of the others
         write_text(self.folder.manifest, manifest.model_dump_json(indent=1) + "\n")
+        processes.wait()  # before anything that an older manifest names is deleted
         # How blocks are called is found out again by whoever goes on; until then it is in use.
         used = {path.name for path in self.folder.streams.iterdir() if path.name.startswith(f"{ARGUMENTS}-")}
         delete_all_but(self.folder.streams, kept | used)

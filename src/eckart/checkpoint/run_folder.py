@@ -6,6 +6,7 @@
     OUTPUT.unfinished/spectra/        of the layers of finished blocks
     OUTPUT.unfinished/student/        the finished blocks, if all will be distilled
     OUTPUT.unfinished/profile/        what ranks follow from, measured anew when a run goes on
+    OUTPUT.unfinished/processes/      what processes beside the first keep, each in a folder of its own
     OUTPUT.unfinished/model/          becomes OUTPUT when all is done
     .OUTPUT.replaced                  the older OUTPUT, from then until the new one has its name
 
@@ -38,7 +39,8 @@ from eckart.errors import CheckpointError, EckartWarning
 MARK, LOCK = "eckart.json", "lock"
 BARE = (MARK, "eckart.partial", LOCK)  # what there may be before the mark is
 SCRATCH = ("profile", "offload", "converting")  # of no use to a later run
-WORK = ("manifest.json", "manifest.partial", "model", "streams", "spectra", "student")
+PROCESSES = "processes"
+WORK = ("manifest.json", "manifest.partial", "model", "streams", "spectra", "student", PROCESSES)
 CONVERTED = "converted-*"
 BESIDE = ("*_config.json", "config_*.json", "modules.json", "1_Pooling/config.json")  # of processors
 EXPORTED = ("export.json", "*.onnx", "*.onnx.data", "*.xml", "*.bin", "*.pte", "*.gguf")
@@ -46,6 +48,7 @@ HELD = {  # what a run writes into its folders
     "streams": ("*.spool",),
     "spectra": ("block-*.safetensors", "block-*.partial"),
     "student": ("block-*", "student-*", "entry.spool"),
+    PROCESSES: ("*-of-*/*/*.spool", "*-of-*/student/*", "*-of-*/mark-*.json", "*-of-*/mark-*.partial"),
     "model": (
         *(*UNLISTED, LIST_NAME, "model*.safetensors*", "model*.partial", "config.partial", STANDARD_NAME),
         *("eckart*.partial", "eckart/*.partial", "*.py", *LICENCES, *BESIDE, *EXPORTED),

@@ -16,7 +16,7 @@ from eckart.blocks.block import Block
 from eckart.checkpoint.card import model_card
 from eckart.checkpoint.config import EckartConfig
 from eckart.checkpoint.files import INDEX_NAME, PREFIX, rename_shards, write_index, write_shard
-from eckart.checkpoint.identity import versions
+from eckart.checkpoint.identity import PROCESSES, versions
 from eckart.checkpoint.origin import CARD_NAME, copy_licences
 from eckart.checkpoint.output import check_apart, check_output
 from eckart.checkpoint.records import write_records
@@ -237,6 +237,7 @@ def description(
             "model": identity["model"] if identity else {"revision": getattr(model.config, "_commit_hash", None)},
             "compute": identity["compute"] if identity else None,
             "versions": versions(recipe),
+            **({PROCESSES: identity[PROCESSES]} if identity and PROCESSES in identity else {}),
         },
     )
 

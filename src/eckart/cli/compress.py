@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from eckart import processes
 from eckart.cli.console import Ignore, Only, TrustRemoteCode, command, duration, megabytes, output, size_in_bytes
 from eckart.cli.progress import ProgressBar, progress_bar
 from eckart.cli.tables import distillation, layer_kinds, refinements
@@ -83,6 +84,7 @@ def compress(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")] = False,
 ) -> None:
     """Make a model smaller, and write it as a folder that loads with from_pretrained."""
+    quiet = quiet or not processes.first_to_speak()
     check_keep(keep)
     overrides = [*(override or []), *overrides_for(only or [], ignore or [])]
     chosen = load_recipe(recipe, overrides, keep)  # now, for the progress bar

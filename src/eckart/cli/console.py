@@ -14,10 +14,11 @@ from typing import Annotated, ParamSpec, TextIO, TypeVar, cast
 
 import typer
 
+from eckart import processes
 from eckart.cli.libraries import quiet_libraries
 from eckart.cli.plain import PlainConsole
 from eckart.cli.stream import StandardStream, StreamError
-from eckart.errors import EckartError, EckartWarning
+from eckart.errors import EckartError, EckartWarning, ToldElsewhereError
 from eckart.run.memory import parse_bytes
 
 Parameters = ParamSpec("Parameters")
@@ -71,20 +72,19 @@ def command(run: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
             warnings.showwarning = _show_warning
             try:
                 return run(*args, **kwargs)
+            except ToldElsewhereError:
+                raise typer.Exit(FAILED) from None
             except EckartError as error:
-                messages.print("Error: ", style="bold red", end="")
-                messages.print(str(error))
+                _print_error(str(error))
                 raise typer.Exit(FAILED) from None
             except OSError as error:  # of a file that was named, and that nothing before has refused
-                messages.print("Error: ", style="bold red", end="")
-                messages.print(f"{error.filename or 'A file'} cannot be used: {error.strerror or error}.")
+                _print_error(f"{error.filename or 'A file'} cannot be used: {error.strerror or error}.")
                 raise typer.Exit(FAILED) from None
             except StreamError as error:
                 leave_stdout()
                 if error.broken_pipe:  # whoever reads has seen enough
                     raise typer.Exit(SIGNALLED + getattr(signal, "SIGPIPE", 13)) from None
-                messages.print("Error: ", style="bold red", end="")
-                messages.print(f"Standard output cannot be written: {error}. What was to be made is made.")
+                _print_error(f"Standard output cannot be written: {error}. What was to be made is made.")
                 raise typer.Exit(FAILED) from None
             except KeyboardInterrupt as interrupt:
                 messages.print(str(interrupt) or "Interrupted. Nothing was written.")
@@ -111,6 +111,12 @@ def _termination_as_interrupt() -> Iterator[list[int]]:
         yield received
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _print_error(text: str) -> None:
+    where = processes.label()
+    messages.print(f"Error{where and f' in {where}'}: ", style="bold red", end="")
+    messages.print(text)
 
 
 def leave_stdout() -> None:

@@ -11,6 +11,7 @@ import torch
 import typer
 from transformers import PreTrainedModel
 
+from eckart import processes
 from eckart.checkpoint import load_model, load_tokenizer
 from eckart.checkpoint.loaded import check_unchanged
 from eckart.checkpoint.processor import load_processor
@@ -31,6 +32,7 @@ DEFAULT_ITEMS = 200
 
 
 @command
+@processes.together()
 def evaluate(
     model: Annotated[
         str,
@@ -128,7 +130,8 @@ def evaluate(
     predictions are from its own: the divergence of the next-token distributions, how often both find the same token
     most likely, and the difference of the scores over the same documents.
     """
-    place = resolve_device(device)
+    place = resolve_device(device, processes.turn())
+    first, as_json = processes.rank() == 0, as_json or processes.rank() > 0  # which shows no progress
     asked = ItemOptions(
         sources=data or [],
         pairs=pairs or [],
@@ -192,9 +195,9 @@ def evaluate(
                 row["baseline"] = perplexity(other, ids, **how).model_dump()
                 row["agreement"] = agreement(loaded, other, ids, **how).model_dump()
             rows.append(row)
-        if asked.any:
+        if asked.any and first:
             items = asked.measure(loaded, other, processor, advance)
-        if found is not None:
+        if found is not None and first:
             scores = zero_shot(
                 loaded,
                 tokenizer,
@@ -205,11 +208,13 @@ def evaluate(
                 on_request=lambda task, done, total: advance(done, total, task),
             )
     written: list[dict[str, Any]] = []
-    for start in prompt or []:
+    for start in (prompt or []) if first else []:
         written.append({"prompt": start, "text": continuation(loaded, tokenizer, start)})
         if other is not None:
             written[-1]["baseline"] = continuation(other, tokenizer, start)
     check_unchanged(*models)
+    if not first:
+        return
     if as_json:
         facts = {"model": model, "baseline": baseline, "texts": rows, "items": items, "samples": written}
         output.print_json(json.dumps({**facts, "tasks": None if scores is None else scores.model_dump()}))

@@ -14,6 +14,7 @@ from rich import box
 from rich.progress import Progress
 from rich.table import Table
 
+from eckart import processes
 from eckart.checkpoint import load_model, load_tokenizer
 from eckart.checkpoint.output import SWEEP, check_output
 from eckart.cli.console import (
@@ -103,6 +104,7 @@ class SweepProgress(SweepCallback):
 
 
 @command
+@processes.together()
 def sweep(
     model: Annotated[str, typer.Argument(help="A local folder, a hub id, or a .gguf file.", show_default=False)],
     out: Annotated[Path, typer.Option("--output", "-o", help="File to write; what is in it is not measured again.")],
@@ -159,12 +161,16 @@ def sweep(
         raise EckartError("--target-ppl and --target-bytes ask for different things. Use one of them.")
     if target_ppl is not None and not 1 <= target_ppl < math.inf:
         raise EckartError(f"--target-ppl takes a perplexity, 1 or more; found {target_ppl:g}.")
+    if speed and processes.size() > 1:
+        raise EckartError("--speed times models, which several processes at once do not let alone. Start one process.")
     limit = size_in_bytes("--target-bytes", target_bytes)
     labels = [label.strip() for label in re.split(r",(?![^\[]*\])", recipes)]  # lists of numbers have commas too
     files = [label.partition("+")[0] for label in labels]
     check_output(out, kind=SWEEP, overwrite=True, reads=[Path(model), calibration, *text, *files])
-    with progress_display(disable=as_json) as progress:
+    with progress_display(disable=as_json or processes.rank() > 0) as progress:
         bar = SweepProgress(progress)
+        if processes.rank():
+            processes.wait()  # for the file
         ready = prepare(
             load_model(model, trust_remote_code=trust_remote_code),
             labels,
@@ -187,6 +193,8 @@ def sweep(
             source=Path(model).name if Path(model).exists() else model,
             callback=bar,
         )
+        if not processes.rank():
+            processes.wait()
         try:
             for _ in ready.run():
                 pass
@@ -194,6 +202,9 @@ def sweep(
             raise KeyboardInterrupt(
                 f"Interrupted. {len(ready.rows())} rows are in {out}: the same command goes on."
             ) from None
+    failures = [Failure(**found) for each in processes.gather([f.model_dump() for f in bar.failures]) for found in each]
+    if processes.rank():
+        return
     rows, first = ready.rows(), next(iter(ready.evaluation.texts))
     best, wanted = None, ""
     if target_ppl is not None:
@@ -202,12 +213,12 @@ def sweep(
         best, wanted = best_within(rows, first, limit), f"at most {megabytes(limit)}"
     made_by = "" if best is None else command_for(best, model, calibration)
     if as_json:
-        _print_json(ready, rows, bar.failures, best, made_by)
+        _print_json(ready, rows, failures, best, made_by)
     else:
         output.print(_table(rows))
         output.print(f"{len(rows)} rows are in {out}.", soft_wrap=True)
         _print_best(best, wanted, made_by)
-    if bar.failures or (wanted and best is None):
+    if failures or (wanted and best is None):
         raise typer.Exit(FAILED)
 
 

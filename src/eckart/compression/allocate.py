@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from eckart import processes
 from eckart.blocks.blockwise_model import BlockwiseModel
 from eckart.blocks.overridden_weights import OverriddenWeights
 from eckart.compression.plan import Plan
@@ -57,7 +58,7 @@ def allocate(model: BlockwiseModel, plan: Plan, progress: Progress = lambda done
         measured = measure(model, request, lambda done, total: progress(done, total * allocation.walks))
     if plan.budgets.chooses:
         measured = allocation.measure(model, measured, Wanted(plan.budgets, recipe.layout, request, progress))
-    ranks = allocation.ranks_within(measured.linears, plan.budgets, recipe.layout)
+    ranks = processes.give(allocation.ranks_within(measured.linears, plan.budgets, recipe.layout))
     # What stays dense goes back to its original weight.
     others = {path: weight for path, weight in measured.weights.items() if ranks[path] is not None}
     if others:

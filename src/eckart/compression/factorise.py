@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -82,6 +82,7 @@ class Factoriser:
         moments: Moments | None,
         output_energies: Mapping[LinearRef, float],
         projectors: Mapping[LinearRef, Tensor],
+        refs: Collection[LinearRef] | None = None,
     ) -> list[LayerRecord]:
         """Replace the linears of ``group`` that have a rank, and return a record of each of its linears.
 
@@ -91,19 +92,21 @@ class Factoriser:
             moments: of the group's inputs; None if the objective looks at no data, or where they are kept.
             output_energies: ``||W X||^2`` of each linear in the original model, if both models' inputs are observed.
             projectors: on the leading output directions of each linear, (m, m), if the objective observes outputs.
+            refs: those of its linears that are to be replaced; None for all.
 
         Raises:
             NonFiniteError: a weight or an input is NaN or infinite.
         """
         if moments is not None:
             moments.check_finite(*(ref.path for ref in group.linears))
-        changes = any(self.recipe.layout.changes(self.plan.ranks[ref.path]) for ref in group.linears)
+        chosen = [ref for ref in group.linears if refs is None or ref in refs]
+        changes = any(self.recipe.layout.changes(self.plan.ranks[ref.path]) for ref in chosen)
         inputs = self._inputs(group, moments) if changes else InputStatistics(moments, None)
         return [
             self._replace_linear(
                 onloaded, ref, inputs, output_energies.get(ref, 0.0), projectors.get(ref), group.routed
             )
-            for ref in group.linears
+            for ref in chosen
         ]
 
     def _inputs(self, group: Group, moments: Moments | None) -> InputStatistics:

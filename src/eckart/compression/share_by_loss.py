@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from eckart import processes
 from eckart.blocks.blockwise_model import BlockwiseModel
 from eckart.blocks.fuse import Fusion, fusable, fusable_experts, fuse, unfuse
 from eckart.compression.plan import targets_for
@@ -39,7 +40,7 @@ def share_by_loss(
     for number, fusions in enumerate(ways):
         fuse(model, fusions, weights)
         found, sizes = _found_again(original, recipe, budgets.keep) if number else (original, budgets)
-        losses = _losses(found, recipe, sizes, _part(progress, number, len(ways)))
+        losses = processes.give(_losses(found, recipe, sizes, _part(progress, number, len(ways))))
         apart = apart or losses
         fused |= {fusion: losses[f"{fusion.linears[0].path}.joint"] for fusion in fusions}
         unfuse(model, fused_layers(model), weights)

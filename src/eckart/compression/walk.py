@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
+from eckart import processes
 from eckart.blocks.block import Block, Group, LinearRef
 from eckart.blocks.blockwise_model import BlockwiseModel
 from eckart.blocks.onload import OnloadedModule
@@ -36,6 +37,7 @@ from eckart.compression.drift import (
     outputs_of,
 )
 from eckart.compression.factorise import Factoriser
+from eckart.compression.owners import give_layer, own_of
 from eckart.compression.plan import Plan
 from eckart.compression.records import LayerRecord
 from eckart.compression.result import CompressionResult
@@ -184,7 +186,7 @@ class _Walk:
 
     def _compress(self, state: WalkState, block: Block, onloaded: OnloadedModule) -> WalkState:
         """Factor the linears of a block group by group, refine it, and move the hidden states behind it."""
-        model, number = self.model, state.finished
+        number = state.finished
         outputs = None
         if state.followed is not None:
             with self.timings.measure("records"), original_weights(onloaded):
@@ -193,17 +195,8 @@ class _Walk:
             seen = self._observe_original(state, block)
         layers: list[LayerRecord] = []
         lent = original_linears(onloaded, block.linears_in_mixtures, copied=self.recipe.refinement.training is not None)
-        for group in block.groups:
-            with self.timings.measure("statistics"):
-                moments = self._moments(state, block, group, seen, lent)
-            with self.timings.measure("factorisation"):
-                layers += self.factoriser.replace_group(
-                    onloaded, group, moments, seen.inputs.output_energies, seen.projectors
-                )
-                del moments
-                give_back_memory(model.device)
-            for layer in layers[-len(group.linears) :]:
-                self.callback.on_layer(layer)
+        for groups in self._rounds(block):
+            layers += self._replace(state, block, groups, onloaded, seen, lent)
         seen.inputs.delete()
         # Before the refinement, which may train what is between the linears so that units are no longer alike.
         layers, outputs = order_units(block, layers, outputs, self.recipe.structure)
@@ -222,6 +215,42 @@ class _Walk:
         return replace(
             state, finished=number + 1, original=seen.behind, compressed=compressed, followed=followed, records=records
         )
+
+    def _rounds(self, block: Block) -> list[tuple[Group, ...]]:
+        """Return groups of a block in order, those together whose equations are dealt out at once."""
+        apart = self.recipe.objective.input_source in (InputSource.COMPRESSED, InputSource.BOTH)
+        return [(group,) for group in block.groups] if apart or processes.size() == 1 else [block.groups]
+
+    def _replace(
+        self,
+        state: WalkState,
+        block: Block,
+        groups: tuple[Group, ...],
+        onloaded: OnloadedModule,
+        seen: _OriginalPass,
+        lent: Mapping[str, nn.Module],
+    ) -> list[LayerRecord]:
+        """Replace the linears of some groups, each in the process that it is dealt to."""
+        refs = [ref for group in groups for ref in group.linears]
+        owners = dict(zip(refs, own_of(refs), strict=True))
+        own = {ref for ref, owner in owners.items() if owner == processes.rank()}
+        made: dict[str, LayerRecord] = {}
+        for group in groups:
+            with self.timings.measure("statistics"):
+                moments = self._moments(state, block, group, seen, lent)
+            with self.timings.measure("factorisation"):
+                records = self.factoriser.replace_group(
+                    onloaded, group, moments, seen.inputs.output_energies, seen.projectors, own
+                )
+                made |= {record.path: record for record in records}
+                del moments
+                give_back_memory(self.model.device)
+        with self.timings.measure("factorisation"):
+            spectra = self.factoriser.spectra
+            layers = [give_layer(onloaded, self.plan, r, owners[r], made.get(r.path), spectra) for r in refs]
+        for layer in layers:
+            self.callback.on_layer(layer)
+        return layers
 
     def _is_looked_at(self, number: int) -> bool:
         """Return whether anybody looks at the hidden states behind a block."""
@@ -299,9 +328,9 @@ class _Walk:
             recompute=self.recompute,
             on_epoch=lambda number, epoch: self.callback.on_epoch(block.path, number, epoch),
         )
-        at_once = self.model.known.at_once
+        known = self.model.known
         sequences = Sequences(
-            state.compressed, state.original, desired, self.model.device, at_once, len(self.model.known)
+            state.compressed, state.original, desired, self.model.device, known.at_once, len(known), known.places
         )
         run = self.streams.compressed.block_pass(state.finished)
         metric = self.measurements.block_metrics.get(block.path)
@@ -335,6 +364,7 @@ class _Walk:
             )
         with self.timings.measure("files"):
             for number, (block, tensors) in enumerate(zip(self.plan.blocks, distilled.blocks, strict=True)):
+                tensors = processes.give_tensors(tensors)
                 if self.run_checkpoint is not None:
                     self.run_checkpoint.replace(number, block, tensors)
                 for name, parameter in block.module.named_parameters():

@@ -44,7 +44,7 @@ class WalkStreams:
         self.original, self.compressed = (replace(self.model, arguments={}) for _ in range(2))
         few = self.model
         if self.model.calibration is not None:
-            few = self.model.cropped(FOLLOWED_SAMPLES, FOLLOWED_LENGTH)
+            few = self.model.cropped(FOLLOWED_SAMPLES, FOLLOWED_LENGTH).whole()  # each process follows them itself
         self.few_original, self.few_compressed = (replace(few, arguments={}) for _ in range(2))
 
     def start(self, entry: HiddenStates | None) -> WalkState:

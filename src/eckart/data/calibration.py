@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -54,6 +55,8 @@ class Calibration:
         seed: of the draw.
         items: samples of any kind, in the place of tokens.
         one_by_one: whether samples are run one at a time, since what blocks are handed depends on them.
+        share: number of the part of the samples that is run here, and of how many parts. All samples are known
+            everywhere; what is kept of them while the model is run, such as hidden states, is where they are run.
     """
 
     tokens: Tensor | None
@@ -61,6 +64,7 @@ class Calibration:
     seed: int
     items: tuple[Sample, ...] = ()
     one_by_one: bool = False
+    share: tuple[int, int] = (0, 1)
 
     def __len__(self) -> int:
         return len(self.items) if self.tokens is None else len(self.tokens)
@@ -93,12 +97,45 @@ class Calibration:
         """Tokens in all samples; a sample without tokens counts as one."""
         return self.tokens.numel() if self.tokens is not None else sum(map(_token_count, self.items))
 
+    @cached_property
+    def own(self) -> list[int]:
+        """Numbers of the samples that are run here, in order.
+
+        Batches are dealt out in turn, so that samples in a row, and the last ones too, are run by all. No batch is
+        taken apart: its sums are those that one process has, to the last digit.
+        """
+        part, parts = self.share
+        every = range(len(self))
+        return [n for start in every[:: self.at_once][part::parts] for n in every[start : start + self.at_once]]
+
+    @cached_property
+    def _places(self) -> dict[int, int]:
+        return {number: place for place, number in enumerate(self.own)}
+
+    def places(self, numbers: Tensor) -> Tensor:
+        """Return where samples are, by their numbers, among those that are run here; the others are left out."""
+        if self.share[1] == 1:
+            return numbers
+        found = (self._places.get(number) for number in numbers.tolist())
+        return torch.tensor([place for place in found if place is not None], dtype=torch.int64)
+
+    def kept(self, numbers: Tensor) -> Tensor:
+        """Return those of some samples, by their numbers, that are run here."""
+        if self.share[1] == 1:
+            return numbers
+        return torch.tensor([n for n in numbers.tolist() if n in self._places], dtype=torch.int64)
+
+    def shared(self, part: int, parts: int) -> Calibration:
+        """Return the same samples, of which one part is run here; all of them, if there is one part."""
+        return replace(self, share=(part, parts))
+
     def batches(self) -> Iterator[Sample]:
-        """Yield the inputs of the model for the samples in order, :attr:`at_once` of them at a time."""
+        """Yield the inputs of the model for its own samples in order, :attr:`at_once` of them at a time."""
         if self.tokens is None:
-            yield from self.items
-        else:
-            yield from ({IDS: part} for part in torch.split(self.tokens, self.at_once))
+            yield from (self.items[number] for number in self.own)
+        elif self.own:
+            own = self.tokens if self.share[1] == 1 else self.tokens[self.own]
+            yield from ({IDS: part} for part in torch.split(own, self.at_once))
 
     def inputs(self, numbers: Tensor) -> Sample:
         """Return the inputs of the model for samples by their numbers; for a single one where they are no rows."""
@@ -112,7 +149,7 @@ class Calibration:
         return self.items[number] if self.tokens is None else {IDS: self.tokens[number : number + 1]}
 
     def batch(self, number: int) -> Calibration:
-        """Return the samples of one batch."""
+        """Return the samples of one batch of all."""
         start, end = number * self.at_once, (number + 1) * self.at_once
         if self.tokens is None:
             return replace(self, items=self.items[start:end])

@@ -11,7 +11,15 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from eckart.errors import EckartError
-from eckart.evaluate.windows import count_windows, length_of_windows, logits_of, mean_and_error, windows_of
+from eckart.evaluate.windows import (
+    count_windows,
+    length_of_windows,
+    logits_of,
+    mean_and_error,
+    of_all_windows,
+    windows_of,
+)
+from eckart.processes import size
 
 ROWS = 256  # tokens whose distributions over the vocabulary are compared at once
 
@@ -79,9 +87,9 @@ def agreement(
                 raise EckartError("A prediction is NaN or infinite: one of the models gives no usable logits here.")
             divergences.append(divergence)
             matches.append(same)
-            on_window(len(matches), count)
-    divergence, divergence_error = mean_and_error(divergences)
-    top_1, top_1_error = mean_and_error(matches)
+            on_window(min(count, len(matches) * size()), count)
+    divergence, divergence_error = mean_and_error(of_all_windows(divergences, count))
+    top_1, top_1_error = mean_and_error(of_all_windows(matches, count))
     return Agreement(
         divergence=divergence,
         divergence_error=divergence_error,

@@ -12,8 +12,16 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from eckart.errors import EckartError
-from eckart.evaluate.windows import count_windows, length_of_windows, logits_of, mean_and_error, windows_of
+from eckart.evaluate.windows import (
+    count_windows,
+    length_of_windows,
+    logits_of,
+    mean_and_error,
+    of_all_windows,
+    windows_of,
+)
 from eckart.files.field_types import Count
+from eckart.processes import size
 
 LARGEST_LOSS = 700.0  # nats whose exponential is a number
 
@@ -67,8 +75,8 @@ def perplexity(
         for window in windows_of(ids, length, windows):
             logits = logits_of(model, window)[:-1]
             losses.append(float(functional.cross_entropy(logits.float(), window[0, 1:].to(logits.device))))
-            on_window(len(losses), count)
-    loss, error = mean_and_error(losses)
+            on_window(min(count, len(losses) * size()), count)
+    loss, error = mean_and_error(of_all_windows(losses, count))
     if not math.isfinite(loss):
         raise EckartError("The loss is NaN or infinite: the model gives no usable logits on this text.")
     return Perplexity(perplexity=perplexity_of(loss), log_perplexity=loss, error=error, windows=count, length=length)

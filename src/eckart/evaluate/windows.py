@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from eckart.data.context import check_ids, check_length, length_for
 from eckart.errors import EckartError
 from eckart.kinds import is_encoder_decoder, kind_of
+from eckart.processes import dealt, total
 
 DEFAULT_LENGTH = 2048  # tokens, as in the papers
 
@@ -50,14 +51,14 @@ def check_predicts(model: PreTrainedModel) -> None:
 
 
 def windows_of(ids: Tensor, length: int, windows: int | None) -> Iterator[Tensor]:
-    """Yield windows, (1, length) int64.
+    """Yield windows, (1, length) int64: those that this process looks at.
 
     Args:
         ids: (tokens,) int64, the whole text.
         length: tokens in a window.
         windows: take only the first ones; None takes all.
     """
-    for index in range(count_windows(ids, length, windows)):
+    for index in dealt(count_windows(ids, length, windows)):
         yield ids[None, index * length : (index + 1) * length]
 
 
@@ -102,6 +103,17 @@ def logits_of(model: PreTrainedModel, window: Tensor) -> Tensor:
             f"{type(model).__name__} cannot take windows of {window.shape[1]} tokens: {error}. Use a shorter --length."
         ) from error
     return logits
+
+
+def of_all_windows(values: Sequence[float], count: int) -> list[float]:
+    """Return a number of each window, in order, where every process has those of its own.
+
+    Args:
+        values: of the windows that this process looks at.
+        count: of all.
+    """
+    own = dict(zip(dealt(count), values, strict=True))
+    return list(total(*(own.get(number, 0.0) for number in range(count))))
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:

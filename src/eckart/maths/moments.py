@@ -126,14 +126,14 @@ class Moments:
 
     def add_sums(self, other: Moments, factor: float = 1) -> None:
         """Add sums of the same kind over other tokens, each of which counts ``factor`` times."""
-        for mine, theirs in zip(self._sums, other._sums, strict=True):
+        for mine, theirs in zip(self.sums, other.sums, strict=True):
             mine += factor * theirs
         self.tokens += factor * other.tokens
         self.floor = max(self.floor, other.floor)
 
     def scale(self, factor: float) -> None:
         """Let each token count ``factor`` times."""
-        for known in self._sums:
+        for known in self.sums:
             known *= factor
         self.tokens *= factor
 
@@ -149,7 +149,7 @@ class Moments:
         return alike
 
     @property
-    def _sums(self) -> list[Tensor]:
+    def sums(self) -> list[Tensor]:
         """All sums but those of residual streams."""
         every = [self.second_moment, self.shift, self.absolute, self.sum, self.original_sum, self.original]
         return [known for known in every if known is not None]

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from eckart import processes
 from eckart.blocks.blockwise_model import BlockwiseModel
 from eckart.blocks.onload import ResidentWeights
 from eckart.blocks.tensor_cache import ScratchSpace
+from eckart.checkpoint.identity import digest_of_some, identity_of_run
 from eckart.checkpoint.load import check_compressible
 from eckart.checkpoint.loaded import check_unchanged
 from eckart.checkpoint.processor import load_processor
@@ -39,6 +41,7 @@ from eckart.methods.recipe import Recipe
 from eckart.methods.recipes.loader import load_recipe
 from eckart.methods.recipes.published import DEFAULT_KEEP, DEFAULT_RECIPE
 from eckart.methods.targets import overrides_for
+from eckart.run.alike import check_alike, in_parts, largest_part, worst_of
 from eckart.run.check.run import check_model
 from eckart.run.estimate import estimate
 from eckart.run.random_state import random_state_kept
@@ -52,6 +55,7 @@ FEW_STEPS = 100  # of the optimiser in a block's refinement; AA-SVD takes 200
 
 @renamed(observer="callback")
 @random_state_kept()
+@processes.together()
 def compress(
     model: PreTrainedModel,
     recipe: str | Path | Recipe = DEFAULT_RECIPE,
@@ -76,6 +80,8 @@ def compress(
 
     The model then saves with :func:`eckart.save` (or its own ``save_pretrained``), and loads with ``from_pretrained``
     wherever ``eckart`` was imported. For a model that is larger than memory see :func:`eckart.compress_checkpoint`.
+    Several processes that all call this (of ``torchrun``, or of a process group) share the work, and all end with the
+    whole compressed model.
 
     Args:
         model: of transformers, with ``nn.Linear`` or ``Conv1D`` layers in its blocks.
@@ -112,7 +118,7 @@ def compress(
     check_requirements()
     check_keep(keep)
     chosen = load_recipe(recipe, [*overrides, *overrides_for(only, ignore)], keep)
-    place = resolve_device(device)
+    place = resolve_device(device, processes.turn())
     check_compressible(model)
     model.eval()
     weights = ResidentWeights()
@@ -130,6 +136,8 @@ def compress(
         tokens = tokens if chosen.needs_data else None
         blockwise = BlockwiseModel(model, plan.blocks, weights, place, ScratchSpace(), tokens).settled()
         check = check_model(blockwise, plan, allow_partial=allow_partial)
+        if processes.size() > 1:
+            check_alike(identity_of_run(chosen, keep, tokens, model, {"numbers": digest_of_some(model)}, place))
         job = Job(blockwise, plan, callback or Callback(), check)
         job.warn()
         report = job.run(job.estimate(memory))
@@ -166,13 +174,17 @@ class Job:
 
     def estimate(self, memory: int | None) -> Estimate:
         """Return what the run will take, if the process may take ``memory`` bytes of the host."""
-        limit = memory if memory is not None else host_memory() + free_memory(torch.device("cpu"))
+        limit = memory
+        if limit is None:
+            limit = host_memory() + free_memory(torch.device("cpu")) // processes.neighbours()
         device = self.model.device
-        cost = estimate(
-            self.model,
-            self.plan,
-            limit=limit,
-            device_limit=None if device.type == "cpu" else free_memory(device),
+        cost = worst_of(
+            estimate(
+                largest_part(self.model),
+                self.plan,
+                limit=limit,
+                device_limit=None if device.type == "cpu" else free_memory(device),
+            )
         )
         if cost.host_bytes > limit:
             warn(
@@ -197,13 +209,14 @@ class Job:
             run_checkpoint: saves the finished blocks.
             finished: blocks that it has already.
         """
-        self.callback.on_check(self.check)
-        self.callback.on_start(self.plan, cost, finished)
+        callback = self.callback if processes.rank() == 0 else Callback()
+        callback.on_check(self.check)
+        callback.on_start(self.plan, cost, finished)
         scratch = scratch or Scratch.at(cost)
         try:
             start = perf_counter()
-            measured_on = replace(self.model, scratch=scratch.measurements)
-            allocated = allocate(measured_on, self.plan, self.callback.on_measurement)
+            measured_on = replace(in_parts(self.model), scratch=scratch.measurements)
+            allocated = allocate(measured_on, self.plan, callback.on_measurement)
             seconds = perf_counter() - start
             report = compress_blocks(
                 replace(allocated.model, scratch=scratch.streams),
@@ -212,7 +225,7 @@ class Job:
                 student=scratch.student,
                 run_checkpoint=run_checkpoint,
                 recompute=cost.recompute,
-                callback=self.callback,
+                callback=callback,
             )
             report.costs.timings.allocation = seconds
             report.costs.timings.total += seconds

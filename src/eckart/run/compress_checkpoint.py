@@ -8,20 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from eckart import processes
 from eckart.blocks.blockwise_model import BlockwiseModel
 from eckart.blocks.tensor_cache import ScratchSpace
 from eckart.checkpoint.gguf import load_gguf_model
-from eckart.checkpoint.identity import identity_of_run
+from eckart.checkpoint.identity import PROCESSES, identity_of_run
 from eckart.checkpoint.load import check_compressible, load_model
-from eckart.checkpoint.mark import changed_files, read_small
 from eckart.checkpoint.output import check_apart, check_output, check_space, placed
-from eckart.checkpoint.packed import STANDARD_NAME
+from eckart.checkpoint.process_folder import ProcessFolder
 from eckart.checkpoint.processor import copy_processor, has_processor, load_processor
-from eckart.checkpoint.records import read_records
 from eckart.checkpoint.run_checkpoint import DiskRunCheckpoint, check_same_run, read_manifest
 from eckart.checkpoint.run_folder import RunFolder
 from eckart.checkpoint.save import MAX_SHARD_SIZE, description, reason_of, save_all_but_blocks
@@ -29,20 +27,31 @@ from eckart.checkpoint.source import open_model
 from eckart.checkpoint.tokenizer import copy_tokenizer, load_tokenizer
 from eckart.checkpoint.unchanged import SourceFiles
 from eckart.compression.callback import Callback
+from eckart.compression.estimate import Estimate
 from eckart.compression.plan import check_keep, make_plan
 from eckart.compression.result import CompressionResult
 from eckart.data.calibration import DEFAULT_SAMPLES, SELF, Calibration, calibrate
 from eckart.data.samples import Sample
 from eckart.data.text import PYTHON_DOCS
 from eckart.device import free_memory, host_memory, resolve_device
-from eckart.errors import CalibrationError, CheckpointError, DamagedRunError, EckartError, InterruptedRun, warn
+from eckart.errors import (
+    CalibrationError,
+    CheckpointError,
+    DamagedRunError,
+    EckartError,
+    InterruptedRun,
+    ToldElsewhereError,
+    warn,
+)
 from eckart.methods.layout import BYTES_PER_NUMBER
 from eckart.methods.recipe import Recipe
 from eckart.methods.recipes.loader import load_recipe
 from eckart.methods.recipes.published import DEFAULT_KEEP, DEFAULT_RECIPE
 from eckart.methods.targets import overrides_for
+from eckart.run.alike import check_alike
 from eckart.run.check.run import check_model
 from eckart.run.compress import Job
+from eckart.run.finished import finished_report
 from eckart.run.random_state import random_state_kept
 from eckart.run.renamed import renamed
 from eckart.run.requirements import check_requirements
@@ -51,6 +60,7 @@ from eckart.run.scratch import Scratch
 
 @renamed(observer="callback")
 @random_state_kept()
+@processes.together()
 def compress_checkpoint(
     source: str | Path,
     output: str | Path,
@@ -77,6 +87,7 @@ def compress_checkpoint(
 
     The work goes on in ``OUTPUT.unfinished``. What is finished there is kept if the run stops for any reason, and a
     run with ``resume`` goes on behind it; the result is the same to the byte. ``OUTPUT`` appears when all is done.
+    Several processes that all call this share the work, and go on if there are as many as before.
 
     Args:
         source: a local folder, a hub id, or a ``.gguf`` file (which is converted first, in memory).
@@ -116,24 +127,14 @@ def compress_checkpoint(
         )
     text = calibration if isinstance(calibration, str) else None
     chosen = load_recipe(recipe, [*overrides, *overrides_for(only, ignore)], keep)
-    place = resolve_device(device)
+    place = resolve_device(device, processes.turn())
     output = placed(output)
     path = Path(source)
     is_model = path.is_file() or (path / "config.json").exists() or not path.exists()  # the last may be of a hub
     model_path = path if is_model else None
     check_apart(output, [model_path, text, None if isinstance(recipe, Recipe) else str(recipe)])
-    folder = RunFolder(output)
-    folder.recover()
-    begun = folder.mark()
-    if begun is not None and not (resume or overwrite):
-        raise CheckpointError(
-            f"An unfinished run is in {folder.path}. Add --resume to go on with it, or --overwrite to start again."
-        )
-    finished_before = resume and output.is_dir() and begun is None
-    may_replace = overwrite or (resume and begun is not None and begun.overwrite)
-    if overwrite or not finished_before:
-        check_output(output, overwrite=may_replace)
-    folder.open(overwrite=may_replace)
+    folder, first = RunFolder(output), processes.rank() == 0
+    finished_before, may_replace = processes.first(lambda: _opened(folder, resume=resume, overwrite=overwrite))
     try:
         with _what_is_kept_is_said(folder):
             files, model_folder = _as_folder(source, folder)
@@ -154,23 +155,21 @@ def compress_checkpoint(
             check = check_model(blockwise, plan, allow_partial=allow_partial)
             files = files or weights.files
             identity = identity_of_run(chosen, keep, tokens, model, files.hashes(), place)
-            if finished_before and (found := _finished_report(output, identity, overwrite)):
+            check_alike(identity | {"options": {"output": str(output), "resume": resume, "overwrite": overwrite}})
+            if finished_before and (found := finished_report(output, identity, overwrite)):
                 return found
-            manifest = read_manifest(folder) if resume else None
-            if manifest is not None:
-                check_same_run(manifest.identity, identity, folder.path)
+            finished = processes.first(lambda: _finished_blocks(folder, identity)) if resume else None
             job = Job(blockwise, plan, callback or Callback(), check)
             job.warn()
             cost = job.estimate(memory)
-            _check_space(job, folder)
-            folder.begin(clear=manifest is None, overwrite=may_replace)
+            processes.first(lambda: _begun(job, folder, clear=finished is None, overwrite=may_replace))
+            if not first:
+                return _beside(job, cost, folder, finished)
             scratch = Scratch.at(cost, folder.streams, folder.student, folder.measurements)
             run_checkpoint = DiskRunCheckpoint(
                 folder, identity, model, scratch.streams, distils=chosen.distillation.needs_data
             )
-            report = job.run(
-                cost, scratch, run_checkpoint=run_checkpoint, finished=manifest.finished if manifest else 0
-            )
+            report = job.run(cost, scratch, run_checkpoint=run_checkpoint, finished=finished or 0)
             model.config.quantization_config = description(model, report, _name_of(source), identity)
             report.warnings.extend(weights.notes)
             with report.costs.timings.measure("files"):
@@ -181,9 +180,63 @@ def compress_checkpoint(
                 needless = save_all_but_blocks(folder.model, model, plan.blocks, weights, report, tokenizer)
                 files.check_content()
                 folder.publish(needless)
+                processes.wait()  # for the output
+                processes.wait()  # for the folders of the others
         return report
     finally:
-        folder.close()
+        if first:
+            folder.close()
+
+
+def _opened(folder: RunFolder, *, resume: bool, overwrite: bool) -> tuple[bool, bool]:
+    """Open the folder, and return whether the output was finished before, and whether it may be replaced."""
+    folder.recover()
+    begun = folder.mark()
+    if begun is not None and not (resume or overwrite):
+        raise CheckpointError(
+            f"An unfinished run is in {folder.path}. Add --resume to go on with it, or --overwrite to start again."
+        )
+    finished_before = resume and folder.output.is_dir() and begun is None
+    may_replace = overwrite or (resume and begun is not None and begun.overwrite)
+    if overwrite or not finished_before:
+        check_output(folder.output, overwrite=may_replace)
+    folder.open(overwrite=may_replace)
+    return finished_before, may_replace
+
+
+def _finished_blocks(folder: RunFolder, identity: dict[str, Any]) -> int | None:
+    """Return how many blocks an earlier run has finished; None if there was none."""
+    manifest = read_manifest(folder)
+    if manifest is None:
+        return None
+    before, now = (known.get(PROCESSES, 1) for known in (manifest.identity, identity))
+    if before != now:
+        raise CheckpointError(
+            f"The run in {folder.path} was made by {before} processes, and this one by {now}: sums are rounded in "
+            f"another way. Start {before} (torchrun --nproc-per-node {before} -m eckart ...), or start again with "
+            "--overwrite."
+        )
+    check_same_run(manifest.identity, identity, folder.path)
+    return manifest.finished
+
+
+def _begun(job: Job, folder: RunFolder, *, clear: bool, overwrite: bool) -> None:
+    _check_space(job, folder)
+    folder.begin(clear=clear, overwrite=overwrite)
+
+
+def _beside(job: Job, cost: Estimate, folder: RunFolder, finished: int | None) -> CompressionResult:
+    """Do the part of a run of a process that is not the first one."""
+    folder.begun = True
+    own = ProcessFolder(folder.path)
+    own.begin(clear=finished is None)
+    scratch = Scratch.at(cost, own.streams, own.student, own.measurements)
+    own.scratch = scratch.streams
+    report = job.run(cost, scratch, run_checkpoint=own, finished=finished or 0)
+    processes.wait()
+    own.close()
+    processes.wait()
+    return report
 
 
 @contextmanager
@@ -193,7 +246,7 @@ def _what_is_kept_is_said(folder: RunFolder) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise InterruptedRun(f"Interrupted. {_kept(folder)}") from None
-    except DamagedRunError:
+    except (DamagedRunError, ToldElsewhereError):
         raise  # what is kept is of no use
     except EckartError as error:
         if not folder.begun:  # nothing has changed
@@ -210,6 +263,8 @@ def _kept(folder: RunFolder) -> str:
         manifest = read_manifest(folder)
     except CheckpointError:
         manifest = None
+    if manifest is None and processes.rank():
+        return "What is kept is where process 0 works."
     if manifest is None:
         return "No block was finished, and nothing was written."
     return f"{manifest.finished} finished blocks are kept in {folder.path}: go on with --resume."
@@ -225,11 +280,16 @@ def _as_folder(source: str | Path, folder: RunFolder) -> tuple[SourceFiles | Non
     files = SourceFiles([path])
     digest = files.hashes()[path.name]
     converted = folder.path / f"converted-{digest[:16]}"
-    if not converted.exists():
+
+    def convert() -> None:
+        if converted.exists():
+            return
         partial = folder.path / "converting"
         load_gguf_model(path, torch.bfloat16).save_pretrained(partial, max_shard_size=MAX_SHARD_SIZE)
         files.check()
         partial.rename(converted)
+
+    processes.first(convert)
     return files, converted
 
 
@@ -286,44 +346,6 @@ def _check_space(job: Job, folder: RunFolder) -> None:
         needed += 4 * job.model.stream_numbers * itemsize
     written = sum(path.stat().st_size for path in folder.model.iterdir()) if folder.model.exists() else 0
     check_space(folder.output, max(0, needed - written))
-
-
-class _Finished(BaseModel):
-    """What is compared of the ``quantization_config`` of a finished run with a run that is asked for."""
-
-    recipe: dict[str, Any]
-    calibration: dict[str, Any] | None
-    provenance: dict[str, Any]
-
-
-class _Config(BaseModel):
-    quantization_config: _Finished
-
-
-def _finished_report(output: Path, identity: dict[str, Any], overwrite: bool) -> CompressionResult | None:
-    """Return the report of a finished run; None if it is another one than is asked for, and may be replaced."""
-    try:
-        report = read_records(output)
-        config = read_small(output / "config.json", _Config)
-        found = read_small(output / STANDARD_NAME, _Finished) or (config.quantization_config if config else None)
-        if found is None:
-            raise CheckpointError(f"{output / 'config.json'} is none that `eckart compress` wrote. Use another output.")
-        before = {
-            "recipe": found.recipe,
-            "calibration": found.calibration,
-            **{key: found.provenance.get(key) for key in ("keep", "model", "compute", "versions")},
-        }
-        check_same_run(before, identity, output)
-        if changed := changed_files(output):
-            raise CheckpointError(
-                f"{output} is finished, but {changed[0]} is gone or was changed since. Move the folder away to make it "
-                "again."
-            )
-    except CheckpointError:
-        if overwrite:
-            return None
-        raise
-    return report
 
 
 def _name_of(source: str | Path) -> str:

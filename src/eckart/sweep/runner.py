@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from eckart import processes
 from eckart.blocks.blockwise_model import BlockwiseModel
 from eckart.blocks.discovery import find_blocks
 from eckart.blocks.expert_stacks import expanded
@@ -96,14 +97,18 @@ class Sweep:
     def run(self) -> Iterator[SweepRow]:
         """Measure what is missing, and yield each row when it is in the file.
 
-        A case that fails is written down, and the sweep goes on.
+        A case that fails is written down, and the sweep goes on. Several processes take some cases each.
 
         Raises:
             CheckpointError: the file cannot be written, or has rows of other calibration tokens, or the model's files
                 were changed meanwhile.
             CalibrationError: the calibration text is too short for so many samples.
         """
-        missing = self.missing()
+        missing = self._dealt()
+        with processes.alone():
+            yield from self._run(missing)
+
+    def _run(self, missing: Sequence[Case]) -> Iterator[SweepRow]:
         self.callback.on_sweep(len(missing), len(self.cases))
         numbers = dict.fromkeys(case.samples for case in missing)
         calibrations = {samples: None if samples is None else self._draw(samples) for samples in numbers}
@@ -117,6 +122,19 @@ class Sweep:
                     groups.setdefault(self._linears_of(case.recipe), []).append(case)
             for group in sorted(groups.values(), key=_is_fused):  # the model as it is goes first
                 yield from self._group(group, calibration)
+
+    def _dealt(self) -> list[Case]:
+        """Return which of the missing cases this process takes: all of a recipe, where there are enough recipes."""
+        missing = self.missing()
+        if processes.size() == 1:
+            return missing
+        found = processes.give([self.cases.index(case) for case in missing])  # some may have been measured meanwhile
+        missing = [self.cases[number] for number in found]
+        kinds = list(dict.fromkeys((case.label, case.samples) for case in missing))
+        if len(kinds) < processes.size():
+            return [missing[number] for number in processes.dealt(len(missing))]
+        own = {kinds[number] for number in processes.dealt(len(kinds))}
+        return [case for case in missing if (case.label, case.samples) in own]
 
     def _group(self, cases: Sequence[Case], calibration: Calibration | None) -> Iterator[SweepRow]:
         """Measure the cases that share one measurement."""
@@ -310,7 +328,7 @@ def prepare(
             another model, another calibration or other texts.
     """
     cases = cases_of(recipes, keep, samples, overrides_for(only, ignore))
-    place = resolve_device(device)
+    place = resolve_device(device, processes.turn())
     check_compressible(model)
     model.eval()
     digest = digest_of(model)

@@ -21,6 +21,7 @@ from eckart.sweep.case import Case
 from eckart.sweep.row import SweepRow
 
 VERSION = 1
+OTHERS = 60.0  # seconds that another process may take to write
 APPLICATION = 0x45434B54  # by which SQLite files of different programs are told apart
 SCHEMA = """
 CREATE TABLE sweep (identity TEXT NOT NULL);
@@ -164,7 +165,7 @@ def _open(path: Path) -> Iterator[sqlite3.Connection]:
     """Open the file of a sweep of this version."""
     if not path.is_file():
         raise CheckpointError(f"There is no file {path}. Expected one that `eckart sweep` wrote.")
-    with _errors(path), closing(sqlite3.connect(path)) as connection:
+    with _errors(path), closing(sqlite3.connect(path, timeout=OTHERS)) as connection:
         application, version = (
             connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
         )

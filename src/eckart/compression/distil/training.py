@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from eckart import processes
 from eckart.blocks.backward import entrance_gradients
 from eckart.blocks.block_arguments import BlockArguments, Inputs
 from eckart.blocks.blockwise_model import BlockwiseModel, rows_of
@@ -29,6 +30,7 @@ from eckart.blocks.losses import divergence
 from eckart.blocks.passes import HiddenStates, gather
 from eckart.compression.distil.student import StudentBlock
 from eckart.device import autocast
+from eckart.methods.training.gradients import add_gradients
 
 Head = Callable[[Inputs, Mapping[int, Tensor]], Any]
 """Gives what the model returns, for inputs and for the hidden states behind blocks."""
@@ -116,16 +118,17 @@ class Student:
             with block.used():
                 for part, run in zip(parts, held.pop(), strict=True):
                     self._backward(number, part, run, block)
+                add_gradients(list(block.parameters.values()))
                 block.step(learning_rate)
             self._leave(number, parts)
-        return loss
+        return processes.total(loss)[0]
 
     def unit(self, sequences: Tensor) -> float:
         """Return the number of tokens; where there are none, of sequences."""
         known = self.model.known
         if known.tokens is not None:
             return len(sequences) * known.length
-        return float(sum(self._predictions(index) for index in sequences.tolist()))
+        return float(processes.total(sum(self._predictions(index) for index in known.kept(sequences).tolist()))[0])
 
     def loss(self, sequences: Tensor) -> float:
         """Return the sum of the losses of sequences with the present weights as they would be stored."""
@@ -138,19 +141,20 @@ class Student:
                     for part in parts:
                         outputs = self._run({**block.fixed, **rounded}, number, self._call(number, part), part.hidden)
                         self._take(number, part, outputs)
-            return sum(
+            loss = sum(
                 float(self._divergence(index, row, ends))
                 for part in parts
                 for index, (row, ends) in zip(part.numbers.tolist(), self._rows(part), strict=True)
             )
+        return processes.total(loss)[0]
 
     def is_finite(self) -> bool:
         """Return whether no weight is NaN or infinite as it would be stored."""
+        finite = True
         for block in self.blocks:
             with block.used():
-                if not all(bool(torch.isfinite(tensor).all()) for tensor in block.rounded().values()):
-                    return False
-        return True
+                finite = finite and all(bool(torch.isfinite(tensor).all()) for tensor in block.rounded().values())
+        return processes.total(finite)[0] == processes.size()
 
     def snapshot(self) -> None:
         """Remember the present state."""
@@ -159,11 +163,17 @@ class Student:
                 block.snapshot()
 
     def _parts(self, sequences: Tensor) -> list[_Part]:
-        known, device = self.model.known, self.model.device
+        known = self.model.known
+        own = known.kept(sequences)
         return [
-            _Part(part, self.model.inputs(part), gather(self.inputs, part, known.at_once, device).float())
-            for part in torch.split(sequences, known.at_once)
+            _Part(part, self.model.inputs(part), self._gather(self.inputs, part).float())
+            for part in (torch.split(own, known.at_once) if len(own) else ())
         ]
+
+    def _gather(self, stream: HiddenStates, numbers: Tensor) -> Tensor:
+        """Return sequences of a stream that are run here, by their numbers."""
+        known = self.model.known
+        return gather(stream, known.places(numbers), known.at_once, self.model.device)
 
     def _take(self, number: int, part: _Part, outputs: Sequence[Tensor]) -> None:
         """Go behind a block, and take note of what others look at."""
@@ -219,7 +229,8 @@ class Student:
     def _call(self, number: int, part: _Part) -> BlockArguments:
         if number in part.calls:
             return part.calls[number].bound(part.given.__getitem__)
-        batch = int(part.numbers[0]) if self.model.known.at_once == 1 else None
+        known = self.model.known
+        batch = int(known.places(part.numbers)[0]) if known.at_once == 1 else None
         return self.model.arguments[number].of(part.hidden, batch, part.given.__getitem__)
 
     def _backward(self, number: int, part: _Part, run: _Run, block: StudentBlock) -> None:
@@ -277,7 +288,7 @@ class Student:
     def _divergence(self, index: int, inputs: Inputs, ends: Mapping[int, Tensor]) -> Tensor:
         """Return the divergence of a sequence, summed over its predictions."""
         model, one = self.model, torch.tensor([index])
-        target = {n: gather(s, one, model.known.at_once, model.device) for n, s in self.desired.items()}
+        target = {n: self._gather(s, one) for n, s in self.desired.items()}
         with torch.no_grad():
             expected = self.head(inputs, {n: end.to(model.compute) for n, end in target.items()})
         found = self.head(inputs, {n: end.to(model.compute) for n, end in ends.items()})
@@ -287,7 +298,7 @@ class Student:
         """Return the number of predictions that are made for a sequence."""
         if index not in self._counts:
             model, one = self.model, torch.tensor([index])
-            target = {n: gather(s, one, 1, model.device).to(model.compute) for n, s in self.desired.items()}
+            target = {n: self._gather(s, one).to(model.compute) for n, s in self.desired.items()}
             inputs = model.sample(index)
             with torch.no_grad():
                 output = self.head(inputs, target)

@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from eckart import processes
 from eckart.blocks.backward import BackwardPass, Observe
 from eckart.blocks.block import LinearRef
 from eckart.blocks.blockwise_model import BlockwiseModel
@@ -87,11 +88,14 @@ def _corrected(original: BlockwiseModel, truncated: CachedTensors, number: int) 
         sums: dict[LinearRef, Tensor] = {}
         with overlay.onload(block.module, original.device):
             gradient.step(index, _adding(sums))
+        found = processes.add_found([sums.get(ref) for ref in block.linears], torch.device("cpu"))
         with original.weights.onload(block.module, original.device):
-            for ref in (ref for ref in block.linears if ref.path in truncated):
+            for ref, summed in zip(block.linears, found, strict=True):
+                if ref.path not in truncated:
+                    continue
                 teacher = weight_matrix(block.module.get_submodule(ref.name)).detach().float().cpu()
                 weight = truncated[ref.path]
-                corrected.add(ref.path, weight + projected(teacher - weight, sums.get(ref)))
+                corrected.add(ref.path, weight + projected(teacher - weight, summed))
     streams.delete_all()
     gradient.close()
     return corrected

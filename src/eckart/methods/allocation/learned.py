@@ -63,7 +63,8 @@ class Learned(Allocation):
 
     def measure(self, model: BlockwiseModel, measured: Measurements, wanted: Wanted) -> Measurements:
         """Train the truncation positions; a linear's is kept as a share of min(m, n)."""
-        sample = model.cropped(self.training_samples, self.training_length)
+        # Steps are batches one after another, which are small: each process takes all of them itself.
+        sample = model.cropped(self.training_samples, self.training_length).whole()
         found = train_truncation_points(sample, self, wanted.budgets, wanted.layout, wanted.progress)
         return replace(measured, linears=tuple(replace(x, own=found[x.path]) for x in measured.linears))
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from eckart import processes
 from eckart.blocks.passes import BlockPass, HiddenStates, gather
 from eckart.device import autocast
 from eckart.errors import UnsupportedModelError
 from eckart.methods.training.config import TrainingConfig
+from eckart.methods.training.gradients import add_gradients
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,8 @@ class Sequences:
         targets: hidden states behind the block, of the original model.
         device: where batches are put together.
         batch: sequences in a batch of those.
-        count: of sequences.
+        count: of sequences, those that are run in other processes too.
+        places: gives the places among the sequences here of some by their numbers; others are left out.
     """
 
     inputs: HiddenStates
@@ -34,12 +38,29 @@ class Sequences:
     device: torch.device
     batch: int
     count: int
+    places: Callable[[Tensor], Tensor] = lambda numbers: numbers
 
     def __len__(self) -> int:
         return self.count
 
+    def parts(self, numbers: Tensor) -> tuple[Tensor, ...]:
+        """Return the places of sequences that are run here, so many at a time as are run at once."""
+        places = self.places(numbers)
+        return torch.split(places, self.batch) if len(places) else ()
+
+    @cached_property
+    def sizes(self) -> Tensor:
+        """Numbers in the target of each sequence, (count,) int64, of all processes."""
+        found = torch.zeros(self.count, dtype=torch.int64)
+        for number in range(self.count):
+            for place in self.places(torch.tensor([number])).tolist():
+                target = self.targets[place // self.batch]
+                found[number] = target.numel() if self.batch == 1 else target[0].numel()
+        processes.add([found])
+        return found
+
     def gather(self, stream: HiddenStates, indices: Tensor) -> Tensor:
-        """Return the sequences ``indices`` of a stream, (sequences, length, width) float32 on the device."""
+        """Return the sequences at some places of a stream, (sequences, length, width) float32 on the device."""
         return gather(stream, indices, self.batch, self.device).float()
 
 
@@ -82,11 +103,12 @@ class BlockTraining:
 
     def step(self, batch: Tensor, learning_rate: float) -> float:
         """Take one optimiser step on the sequences ``batch``, and return their squared error before it."""
-        error = 0.0
-        for part in torch.split(batch, self.sequences.batch):
+        error, elements = 0.0, int(self.sequences.sizes[batch].sum())
+        for part in self.sequences.parts(batch):
             squares = self._squared_error(part, self.block)
-            (squares / self._elements(batch)).backward()  # type: ignore[no-untyped-call]
+            (squares / elements).backward()  # type: ignore[no-untyped-call]
             error += float(squares.detach())
+        error = add_gradients(self.parameters, error)
         self.config.step(self.optimiser, learning_rate)
         return error
 
@@ -98,22 +120,25 @@ class BlockTraining:
             return functional_call(self.block, state, args, kwargs)
 
         with torch.no_grad():
-            return sum(float(self._squared_error(part, block)) for part in torch.split(sequences, self.sequences.batch))
+            error = sum(float(self._squared_error(part, block)) for part in self.sequences.parts(sequences))
+        return processes.total(error)[0]
 
     def unit(self, sequences: Tensor) -> float:
         """Return ``||B(x) - x||^2`` over sequences of the original stream: what the block changes."""
-        for index in sequences.tolist():
+        places = self.sequences.places(sequences).tolist()
+        for index in places:
             if index not in self.changes:
                 one = torch.tensor([index])
                 target = self.sequences.gather(self.sequences.targets, one)
                 front = self.sequences.gather(self.sequences.original_inputs, one)
                 difference = target - front if front.shape == target.shape else target
                 self.changes[index] = float(self._weighed(difference).double().square().sum())
-        return sum(self.changes[index] for index in sequences.tolist()) or 1.0
+        return processes.total(sum(self.changes[index] for index in places))[0] or 1.0
 
     def is_finite(self) -> bool:
         """Return whether no weight is NaN or infinite."""
-        return all(bool(torch.isfinite(tensor).all()) for tensor in self._rounded().values())
+        finite = all(bool(torch.isfinite(tensor).all()) for tensor in self._rounded().values())
+        return processes.total(finite)[0] == processes.size()
 
     def snapshot(self) -> None:
         """Remember the present weights as they would be stored."""
@@ -121,10 +146,11 @@ class BlockTraining:
 
     def finish(self) -> None:
         """Leave the block with the weights that were remembered last, otherwise as it came."""
+        self.best = processes.give_tensors(self.best)
         for name, parameter in self.block.named_parameters():
             dtype, requires_grad = self.before[name]
             parameter.grad = None
-            parameter.data = self.best[name].to(dtype)
+            parameter.data = self.best[name].to(parameter.device, dtype)
             parameter.requires_grad_(requires_grad)
 
     def _rounded(self) -> dict[str, Tensor]:
@@ -141,11 +167,6 @@ class BlockTraining:
 
     def _weighed(self, errors: Tensor) -> Tensor:
         return errors if self.root is None else errors @ self.root
-
-    def _elements(self, indices: Tensor) -> int:
-        if self.sequences.batch == 1:
-            return sum(self.sequences.targets[index].numel() for index in indices.tolist())
-        return len(indices) * self.sequences.targets[0][0].numel()
 
 
 def check_alike(output: Tensor, target: Tensor) -> None:

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from eckart import processes
 from eckart.blocks.backward import BackwardPass
 from eckart.blocks.block import Group, LinearRef
 from eckart.blocks.blockwise_model import BlockwiseModel, Streams
 from eckart.blocks.passes import HiddenStates, empty_moments, input_moments
+from eckart.blocks.shared_sums import add_moments
 from eckart.device import give_back_memory, moment_device
 from eckart.errors import UnsupportedModelError
 from eckart.maths.moments import Moments, gram
@@ -104,12 +106,14 @@ class _Measurement:
         block = self.original.blocks[index]
         moments: dict[Group, Moments] = {}
         leaders: dict[LinearRef, Moments] = {}
+        here: list[Moments] = []
         if any(request.needs_moments for request in self.requests):
             apart = block.groups
             if self.labels:  # found where a block is run for its gradients anyway, but for the weights of experts
                 alone = [group for group in block.groups if group.expert is None and not group.parts]
                 moments = {group: empty_moments(group, self.original.device) for group in alone}
                 leaders = {group.linears[0]: moments[group] for group in alone}
+                here = list(moments.values())
                 apart = tuple(group for group in block.groups if group not in moments)
             if apart:
                 moments |= input_moments(self.original.block_pass(index), apart, streams.fronts[index])
@@ -124,6 +128,7 @@ class _Measurement:
         for labels in self.labels:
             sums[labels] = self._backward(index, gradients[labels], labels, weighted, rows, leaders)
             leaders = {}
+        add_moments(here)
         similarity = None
         if any(Needs.SIMILARITY in request.needs for request in self.requests):
             similarity = mean_cosine(streams.fronts[index], streams.behinds[index])
@@ -141,7 +146,8 @@ class _Measurement:
                     "(--set allocation=uniform), or leave the block (--ignore)."
                 )
             total = total.to(self.device) + gram(rows).to(self.device, torch.float64)
-        return total
+        (found,) = processes.add_found([total if total.ndim else None], self.device)
+        return total if found is None else found
 
     def _backward(
         self,
@@ -181,6 +187,11 @@ class _Measurement:
                 rows[ref] = rows.get(ref, 0) + len(inputs)
 
         gradient.step(index, add)
+        refs = self.original.blocks[index].linears
+        sums, moments = (_of_all(refs, found, self.device) for found in (sums, moments))
+        if weighs:
+            weights = dict(zip(refs, processes.total(*(weights.get(ref, 0.0) for ref in refs)), strict=True))
+            rows = dict(zip(refs, map(round, processes.total(*(rows.get(ref, 0) for ref in refs))), strict=True))
         all_rows[labels] = rows
         weighted[labels] = {t: moments[t] * (rows[t] / weights[t]) for t in moments if weights[t] > 0}
         return sums
@@ -193,12 +204,20 @@ def _add_to(sums: dict[LinearRef, Tensor], ref: LinearRef, product: Tensor) -> N
     sums[ref] = sums[ref] + product if ref in sums else product
 
 
+def _of_all(refs: Sequence[LinearRef], sums: dict[LinearRef, Tensor], device: torch.device) -> dict[LinearRef, Tensor]:
+    """Return sums over all processes, of those linears of a block that some process has one of."""
+    found = processes.add_found([sums.get(ref) for ref in refs], device)
+    return {ref: known for ref, known in zip(refs, found, strict=True) if known is not None}
+
+
 def mean_cosine(front: HiddenStates, behind: HiddenStates) -> float:
     """Return the mean cosine of the hidden states of all tokens in front of a block and behind it."""
-    total, count = 0.0, 0
+    total, count, other = 0.0, 0, 0
     for before, after in zip(front, behind, strict=True):
         if before.shape != after.shape:
-            return 0.0  # nothing in one place is like anything in the other
+            other = 1
+            break
         cosines = functional.cosine_similarity(before.float(), after.float(), dim=-1)
         total, count = total + float(cosines.sum()), count + cosines.numel()
-    return total / count
+    total, counted, others = processes.total(total, count, other)
+    return 0.0 if others else total / counted  # else nothing in one place is like anything in the other

@@ -1,0 +1,68 @@
+"""Deals out the equations of linears to several processes, and gives the layers that come of them to all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from eckart import processes
+from eckart.blocks.block import LinearRef
+from eckart.blocks.onload import OnloadedModule
+from eckart.compression.plan import Plan
+from eckart.compression.records import LayerRecord
+
+
+def own_of(refs: Sequence[LinearRef]) -> list[int]:
+    """Return which process solves the equation of each linear: the longest first, to whom has least to do."""
+    loads = [0] * processes.size()
+    owners: dict[int, int] = {}
+    for number in sorted(range(len(refs)), key=lambda n: -_operations(refs[n])):  # of equal ones the first one first
+        owners[number] = loads.index(min(loads))
+        loads[owners[number]] += _operations(refs[number])
+    return [owners[number] for number in range(len(refs))]
+
+
+def _operations(ref: LinearRef) -> int:
+    """Return about how many operations a root of the inputs' moment and a decomposition take."""
+    return ref.in_features**3 + ref.size * min(ref.shape)
+
+
+def give_layer(
+    onloaded: OnloadedModule,
+    plan: Plan,
+    ref: LinearRef,
+    owner: int,
+    record: LayerRecord | None,
+    spectra: dict[str, Tensor],
+) -> LayerRecord:
+    """Put the layer in place that one process has made of a linear, and return its record.
+
+    Args:
+        onloaded: the block; in the owner the layer is there.
+        plan: with the rank of the linear.
+        ref: the linear.
+        owner: number of the process.
+        record: of the layer; counts in the owner only.
+        spectra: is given that of the layer, by path, if it has one.
+    """
+    if processes.size() == 1:
+        assert record is not None
+        return record
+    mine, layout, rank = processes.rank() == owner, plan.recipe.layout, plan.ranks[ref.path]
+    held: dict[str, Tensor] | None = None
+    if mine:
+        layer = onloaded.module.get_submodule(ref.name)
+        held = {f"layer.{n}": t for n, t in layer.state_dict().items()} if layout.changes(rank) else {}
+        if ref.path in spectra:
+            held["spectrum"] = spectra[ref.path]
+    found = processes.give(None if record is None else record.model_dump(mode="json"), owner)
+    tensors = processes.give_tensors(held, owner)
+    if not mine:
+        if layout.changes(rank):
+            layer = layout.empty_like(onloaded.module.get_submodule(ref.name), rank)
+            layer.load_state_dict({n.removeprefix("layer."): t for n, t in tensors.items() if n != "spectrum"})
+            onloaded.replace(ref.name, layer)
+        if "spectrum" in tensors:
+            spectra[ref.path] = tensors["spectrum"]
+    return LayerRecord.model_validate(found)
