@@ -142,12 +142,19 @@ def in_lm_eval(folder: Path, model: PreTrainedModel, scratch: Path) -> float:
     found = []
     for place in (folder, scratch / "dense"):
         words = ["lm_eval", "--model", "hf", "--model_args", f"pretrained={place},dtype=float32", "--tasks", "tiny"]
-        words += ["--include_path", scratch, "--output_path", scratch / "results" / place.name, "--device", "cpu"]
+        words += [
+            "--include_path",
+            str(scratch),
+            "--output_path",
+            str(scratch / "results" / place.name),
+            "--device",
+            "cpu",
+        ]
         start = [sys.executable, "-c", "from eckart.cli.main import main; main()", "run", "--"]
-        subprocess.run([*start, *map(str, words)], check=True, capture_output=True)
+        subprocess.run([*start, *words], check=True, capture_output=True)
         (results,) = (scratch / "results" / place.name).rglob("results_*.json")
         found.append(json.loads(results.read_text())["results"]["tiny"]["word_perplexity,none"])
-    return abs(found[0] / found[1] - 1)
+    return float(abs(found[0] / found[1] - 1))
 
 
 ENGINES: dict[str, Callable[[Path, PreTrainedModel, Path], float]] = {
