@@ -8,7 +8,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from eckart.checkpoint.files import INDEX_NAME, delete_all_but, rename_shards, write_index, write_shard, write_text
+from eckart.checkpoint.files import (
+    INDEX_NAME,
+    PART,
+    delete_all_but,
+    rename_shards,
+    repack,
+    write_index,
+    write_shard,
+    write_text,
+)
 
 
 def test_a_shard_appears_whole(tmp_path: Path) -> None:
@@ -63,3 +72,17 @@ def test_delete_all_but(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     delete_all_but(tmp_path, ["b", "z"])
     assert [p.name for p in tmp_path.iterdir()] == ["b"]
+
+
+@pytest.mark.parametrize(("size", "files"), [(1, 5), (24, 4), (32, 2), (48, 2), (10_000, 1)])
+def test_files_of_a_size_that_was_asked_for(size: int, files: int, tmp_path: Path) -> None:
+    tensors = {name: torch.full((n,), float(n)) for name, n in zip("abcde", (2, 4, 2, 6, 2), strict=True)}
+    write_shard(tmp_path / "eckart-block-00000.safetensors", {name: tensors[name] for name in "abc"})
+    write_shard(tmp_path / "eckart-block-00001.safetensors", {name: tensors[name] for name in "de"})
+    repack(tmp_path, size)
+    found = [load_file(path) for path in sorted(tmp_path.glob(f"{PART}*"))]
+    assert len(found) == files
+    assert all(len(part) == 1 or sum(t.nbytes for t in part.values()) <= size for part in found)
+    again = {name: tensor for part in found for name, tensor in part.items()}
+    assert again.keys() == tensors.keys()
+    assert all(torch.equal(again[name], tensors[name]) for name in tensors)

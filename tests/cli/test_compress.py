@@ -186,3 +186,40 @@ def test_patterns_that_name_nothing_are_refused(
     assert refused.exit_code == 2
     assert said in words(refused.stderr)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("recipe", "pattern"), [("svd", "eckart-part-*"), ("int8", "model-*")])
+def test_numbers_and_files_as_they_are_asked_for(recipe: str, pattern: str, model_folder: Path, tmp_path: Path) -> None:
+    options = ("--recipe", recipe, "--keep", 0.6)
+    asked = ("--dtype", "bfloat16", "--max-shard-size", "20KB")
+    for name, more in (("asked", asked), ("plain", ())):
+        result = run("compress", model_folder, "-o", tmp_path / name, *options, *more)
+        assert result.exit_code == 0, result.output
+    files = list((tmp_path / "asked").glob("*.safetensors"))
+    assert len(files) > 2
+    assert set(files) == set((tmp_path / "asked").glob(f"{pattern}.safetensors"))
+    assert max(path.stat().st_size for path in files) < 30_000  # with its header, and what the standard format adds
+    found, plain = (eckart.load_model(tmp_path / name) for name in ("asked", "plain"))
+    assert (found.dtype, plain.dtype) == (torch.bfloat16, torch.float32)
+    ids = torch.arange(12)[None]
+    with torch.no_grad():
+        ours, theirs = found(ids).logits.float(), plain(ids).logits
+    assert (ours - theirs).abs().max() < 0.1 * theirs.abs().max()
+    resumed = run("compress", model_folder, "-o", tmp_path / "asked", *options, "--resume")
+    assert resumed.exit_code == 2
+    assert "compute was 'bfloat16" in words(resumed.output)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--dtype", "int3", "No dtype is called 'int3'. Use auto, float32, bfloat16, float16."),
+        ("--max-shard-size", "large", "--max-shard-size takes a size such as 8GB or 500MB, found 'large'."),
+    ],
+)
+def test_numbers_and_files_that_cannot_be(
+    option: str, value: str, message: str, model_folder: Path, tmp_path: Path
+) -> None:
+    result = run("compress", model_folder, "-o", tmp_path / "out", "--recipe", "svd", option, value)
+    assert result.exit_code == 2
+    assert message in words(result.stderr)

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from eckart.blocks.block import Block
 from eckart.checkpoint.card import model_card
 from eckart.checkpoint.config import EckartConfig
-from eckart.checkpoint.files import INDEX_NAME, PREFIX, rename_shards, write_index, write_shard
+from eckart.checkpoint.files import INDEX_NAME, PART, PREFIX, rename_shards, repack, write_index, write_shard
 from eckart.checkpoint.identity import PROCESSES, versions
 from eckart.checkpoint.origin import CARD_NAME, copy_licences
 from eckart.checkpoint.output import check_apart, check_output
@@ -116,6 +116,7 @@ def save_all_but_blocks(
     weights: FileWeights,
     report: CompressionResult,
     tokenizer: PreTrainedTokenizerBase | None,
+    max_shard_size: int | None = None,
 ) -> list[str]:
     """Write what belongs to a compressed model beside the shards of its blocks, which are in ``folder`` already.
 
@@ -126,29 +127,41 @@ def save_all_but_blocks(
         weights: where.
         report: of the run.
         tokenizer: is written beside the model.
+        max_shard_size: bytes of a file of weights; None for a file for each block.
 
     Returns:
-        The names of files that the model is whole without, since it is there in the standard format too.
+        The names of files that the model is whole without, since their tensors are in others too.
     """
     for number, names in enumerate(_parcels(model, blocks)):
         # A buffer is in the model itself; a parameter is in its file.
         tensors = {name: weights.read(name) if tensor.is_meta else tensor for name, tensor in names.items()}
         tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
         write_shard(folder / f"{PREFIX}rest-{number:05d}.safetensors", tensors)
-    write_index(folder)
+    shards = f"{PREFIX}*.safetensors"
+    needless: list[str] = []
+    if max_shard_size is not None:
+        needless = [path.name for path in folder.glob(shards)]
+        repack(folder, max_shard_size)
+        shards = f"{PART}*.safetensors"
+    write_index(folder, shards)
     config = model.config.quantization_config
     config.weights = INDEX_NAME
     try:
         model.save_pretrained(folder, state_dict={})
     finally:
         config.weights = None
-    needless = standardised(folder, model)
-    write_documents(folder, model, report, tokenizer, standard=bool(needless))
-    return needless
+    own_format = standardised(folder, model, shards)
+    write_documents(folder, model, report, tokenizer, standard=bool(own_format))
+    return needless + own_format
 
 
-def standardised(folder: Path, model: PreTrainedModel) -> list[str]:
+def standardised(folder: Path, model: PreTrainedModel, shards: str = f"{PREFIX}*.safetensors") -> list[str]:
     """Write a model in the standard format too if nothing in it is factored. Where that cannot hold it, say so.
+
+    Args:
+        folder: of the model, in our own format.
+        model: with its layers.
+        shards: pattern of its files of weights.
 
     Returns:
         The names of the files that are then needless.
@@ -158,7 +171,7 @@ def standardised(folder: Path, model: PreTrainedModel) -> list[str]:
         return []
     reason = why_not_standard(model, config)
     if reason is None:
-        return standardise(folder, model, config)
+        return standardise(folder, model, config, shards)
     warn(
         f"Nothing is factored, but compressed-tensors cannot hold this model: {reason}. It is written in Eckart's own "
         "format, and loads where eckart is imported."

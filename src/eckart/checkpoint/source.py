@@ -196,7 +196,7 @@ class FileWeights:
 
 
 def open_model(
-    source: str | Path, offload: Path, *, trust_remote_code: bool = False
+    source: str | Path, offload: Path, *, dtype: torch.dtype | None = None, trust_remote_code: bool = False
 ) -> tuple[PreTrainedModel, FileWeights]:
     """Return the model at ``source`` without its weights, and where those are.
 
@@ -206,6 +206,7 @@ def open_model(
         source: a local folder or a hub id.
         offload: folder for tensors whose files do not hold them as the model has them in memory (fused experts, or
             files that are no safetensors); they are written there as the model has them.
+        dtype: of its weights; None for the one that they are stored in.
         trust_remote_code: as for :func:`eckart.load_model`.
 
     Raises:
@@ -213,7 +214,7 @@ def open_model(
     """
     # Its only message is that weights stay on the disk, which is what is wanted.
     logging.getLogger("accelerate.big_modeling").setLevel(logging.ERROR)
-    model, note = load_with_note(source, offload=offload, trust_remote_code=trust_remote_code)
+    model, note = load_with_note(source, dtype=dtype, offload=offload, trust_remote_code=trust_remote_code)
     hooks: list[Any] = [getattr(module, "_hf_hook", None) for module in model.modules()]
     loader = next(maps.dataset for hook in hooks if (maps := getattr(hook, "weights_map", None)) is not None)
     remove_hook_from_submodules(model)

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 
 from eckart.checkpoint.config import EckartConfig
-from eckart.checkpoint.files import INDEX_NAME, PREFIX, write_index, write_shard, write_text
+from eckart.checkpoint.files import INDEX_NAME, write_index, write_shard, write_text
 from eckart.checkpoint.packed import CODES, OUR_SCALE, PACKED, SCALE, SHAPE, STANDARD, STANDARD_NAME
 from eckart.layers import QuantizedLinear, is_linear
 from eckart.maths.quantization import QuantScheme, unpack
@@ -49,19 +49,20 @@ def why_not_standard(model: PreTrainedModel, config: EckartConfig) -> str | None
     return None
 
 
-def standardise(folder: Path, model: PreTrainedModel, config: EckartConfig) -> list[str]:
+def standardise(folder: Path, model: PreTrainedModel, config: EckartConfig, pattern: str) -> list[str]:
     """Write the files of the standard format beside those of ours, and change the config.
 
     Args:
         folder: of a model in our own format, with its config.
         model: with its layers; their numbers are read from the files.
         config: of it.
+        pattern: of its files of weights.
 
     Returns:
         The names of the files that are of no use any more.
     """
     layers = _quantized(model)
-    shards = sorted(folder.glob(f"{PREFIX}*.safetensors"))
+    shards = sorted(folder.glob(pattern))
     for number, shard in enumerate(shards, start=1):
         name = SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         with safe_open(shard, framework="pt") as file:

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from eckart.checkpoint import load_model
 from eckart.checkpoint.loaded import check_unchanged
-from eckart.cli.console import TrustRemoteCode, command, megabytes, output
+from eckart.cli.console import TrustRemoteCode, command, dtype_called, megabytes, output
 from eckart.cli.progress import progress_display
 from eckart.device import compute_dtype, resolve_device
 from eckart.errors import EckartError
@@ -26,7 +26,6 @@ from eckart.layers.joined import join_first_factors
 
 ENGINES = ("transformers", "vllm")
 RATES = ("model", "batch", "first token", "prefill/s", "decode/s", "")
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @command
@@ -64,14 +63,13 @@ def bench(
         _bench_served(models, batch, prompt, generate, repeats, dtype, as_json=as_json)
         return
     place = resolve_device(device)
-    if dtype != "auto" and dtype not in DTYPES:
-        raise EckartError(f"No dtype is called {dtype!r}. Use auto, {', '.join(DTYPES)}.")
+    asked = dtype_called(dtype)
     batches = _sizes(batch)
     loaded = {}
     for name in dict.fromkeys(models):
         model = load_model(name, trust_remote_code=trust_remote_code)
         check_predicts(model)
-        wanted = compute_dtype(model.dtype, place) if dtype == "auto" else DTYPES[dtype]
+        wanted = asked or compute_dtype(model.dtype, place)
         loaded[name] = model.to(place, wanted)
         if join:
             join_first_factors(model)

@@ -8,7 +8,17 @@ from typing import Annotated
 import typer
 
 from eckart import processes
-from eckart.cli.console import Ignore, Only, TrustRemoteCode, command, duration, megabytes, output, size_in_bytes
+from eckart.cli.console import (
+    Ignore,
+    Only,
+    TrustRemoteCode,
+    command,
+    dtype_called,
+    duration,
+    megabytes,
+    output,
+    size_in_bytes,
+)
 from eckart.cli.progress import ProgressBar, progress_bar
 from eckart.cli.tables import distillation, layer_kinds, refinements
 from eckart.compression.plan import check_keep
@@ -72,6 +82,13 @@ def compress(
             show_default=False,
         ),
     ] = None,
+    dtype: Annotated[
+        str, typer.Option(help="Of what is written: float32, bfloat16, float16; auto: as stored.")
+    ] = "auto",
+    max_shard_size: Annotated[
+        str | None,
+        typer.Option(help="Size of a file of weights, such as 5GB.  [default: a file a block]", show_default=False),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the output folder, if Eckart wrote it, and an unfinished run.")
@@ -88,7 +105,8 @@ def compress(
     check_keep(keep)
     overrides = [*(override or []), *overrides_for(only or [], ignore or [])]
     chosen = load_recipe(recipe, overrides, keep)  # now, for the progress bar
-    limit = size_in_bytes("--memory", memory)
+    limit, shard = size_in_bytes("--memory", memory), size_in_bytes("--max-shard-size", max_shard_size)
+    asked = dtype_called(dtype)
     with progress_bar(quiet=quiet) as progress:
         bar = ProgressBar(chosen, progress, quiet=quiet)
         report = compress_checkpoint(
@@ -104,6 +122,8 @@ def compress(
             chat=chat,
             device=device,
             memory=limit,
+            dtype=asked,
+            max_shard_size=shard,
             resume=resume,
             overwrite=overwrite,
             allow_partial=allow_partial,

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Annotated, ParamSpec, TextIO, TypeVar, cast
 
+import torch
 import typer
 
 from eckart import processes
@@ -58,6 +59,7 @@ Ignore = Annotated[
     typer.Option(help="Leave these linear layers as they are. As for --only.", show_default=False),
 ]
 
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 FAILED = 2
 SIGNALLED = 128  # and the number of the signal, as shells have it
 
@@ -155,6 +157,19 @@ def size_in_bytes(option: str, size: str | None) -> int | None:
         return None if size is None else parse_bytes(size)
     except ValueError:
         raise EckartError(f"{option} takes a size such as 8GB or 500MB, found {size!r}.") from None
+
+
+def dtype_called(name: str) -> torch.dtype | None:
+    """Return the dtype of a name, or None for ``auto``.
+
+    Raises:
+        EckartError: there is none of that name.
+    """
+    if name == "auto":
+        return None
+    if name not in DTYPES:
+        raise EckartError(f"No dtype is called {name!r}. Use auto, {', '.join(DTYPES)}.")
+    return DTYPES[name]
 
 
 def duration(seconds: float) -> str:

@@ -6,15 +6,11 @@ import json
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 
-from eckart.cli.console import TrustRemoteCode, command, megabytes, output
-from eckart.errors import ExportError
+from eckart.cli.console import TrustRemoteCode, command, dtype_called, megabytes, output
 from eckart.runtimes.result import Export
 from eckart.runtimes.targets import TARGETS
-
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 @command
@@ -46,14 +42,13 @@ def export(
     # The exporters of transformers take long to import, and older releases have others.
     from eckart.runtimes.export import export as run
 
-    if dtype != "auto" and dtype not in DTYPES:
-        raise ExportError(f"No dtype is called {dtype!r}. Use auto, {', '.join(DTYPES)}.")
+    asked = dtype_called(dtype)
     done = run(
         model,
         to,
         out,
         quantize=quantize,
-        dtype=None if dtype == "auto" else DTYPES[dtype],
+        dtype=asked,
         overwrite=overwrite,
         trust_remote_code=trust_remote_code,
     )

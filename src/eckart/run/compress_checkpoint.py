@@ -77,6 +77,8 @@ def compress_checkpoint(
     only: str | Iterable[str] = (),
     ignore: str | Iterable[str] = (),
     memory: int | None = None,
+    dtype: torch.dtype | None = None,
+    max_shard_size: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
     allow_partial: bool = False,
@@ -105,6 +107,8 @@ def compress_checkpoint(
         ignore: patterns of those to leave as they are.
         memory: bytes that the process may take; hidden states go to files if they would not fit. By default what is
             free.
+        dtype: of what is written; by default that of the model's files.
+        max_shard_size: bytes of a file of weights. By default each block has a file.
         resume: go on with an unfinished run, if there is one.
         overwrite: replace ``output`` if Eckart wrote it, and start again if there is an unfinished run.
         allow_partial: as for :func:`eckart.compress`.
@@ -138,7 +142,7 @@ def compress_checkpoint(
     try:
         with _what_is_kept_is_said(folder):
             files, model_folder = _as_folder(source, folder)
-            model, weights = open_model(model_folder, folder.offload, trust_remote_code=trust_remote_code)
+            model, weights = open_model(model_folder, folder.offload, dtype=dtype, trust_remote_code=trust_remote_code)
             check_compressible(model)
             reads_text = chosen.needs_data and text not in (None, SELF)
             tokenizer = _tokenizer(source, needed=reads_text, trust_remote_code=trust_remote_code)
@@ -177,7 +181,9 @@ def compress_checkpoint(
                 if tokenizer is None:
                     copy_tokenizer(source, folder.model)
                 copy_processor(source, folder.model)
-                needless = save_all_but_blocks(folder.model, model, plan.blocks, weights, report, tokenizer)
+                needless = save_all_but_blocks(
+                    folder.model, model, plan.blocks, weights, report, tokenizer, max_shard_size
+                )
                 files.check_content()
                 folder.publish(needless)
                 processes.wait()  # for the output
