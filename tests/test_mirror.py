@@ -36,6 +36,7 @@ TOPICS = {
     "report/test_browser.py": "the page in a browser, with its scripts",
     "run/check/test_architectures.py": "models of many classes, through the whole run",
     "run/test_experts.py": "mixtures of experts, through the whole run",
+    "run/test_several_processes.py": "several processes, through the whole run",
     "run/test_outputs.py": "what a whole run does to the files around it",
     "serve/test_server.py": "vLLM's server, which is no module of ours",
     "test_accelerator.py": "what needs an accelerator",

@@ -181,3 +181,22 @@ def test_ids_and_lengths_that_the_model_does_not_have(
     ):
         with pytest.raises(CalibrationError, match=message):
             calibrate(ids, **options)
+
+
+@pytest.mark.parametrize("samples", [0, 1, 5, 9])
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_batches_are_dealt_out_whole(samples: int, parts: int) -> None:
+    # Of 700 tokens, two samples are run at once.
+    whole = Calibration(torch.arange(samples * 700).reshape(samples, 700), "numbers", 0)
+    found = [whole.shared(part, parts) for part in range(parts)]
+    assert sorted(n for one in found for n in one.own) == list(range(samples))
+    batches = [{n // 2 for n in one.own} for one in found]
+    assert sum(map(len, batches)) == len(set().union(*batches)) == -(-samples // 2)
+    assert max(map(len, batches)) - min(map(len, batches)) <= 1
+    for one in found:
+        rows = [row for batch in one.batches() for row in batch["input_ids"]]
+        assert [int(row[0]) // 700 for row in rows] == one.own
+        every = torch.arange(samples)
+        assert one.kept(every).tolist() == one.own
+        assert one.places(every).tolist() == list(range(len(one.own)))
+        assert one.record == whole.record

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from tests.several import forks, values, warns
 from transformers import PreTrainedModel
 
+from eckart import processes
 from eckart.errors import EckartError
-from eckart.evaluate import perplexity
+from eckart.evaluate import agreement, perplexity
 from eckart.evaluate.perplexity import perplexity_of
 
 
@@ -50,3 +53,14 @@ def test_a_model_that_gives_nan(llama: PreTrainedModel, tokens: torch.Tensor) ->
 def test_a_loss_of_any_size_has_a_perplexity_that_can_be_written() -> None:
     assert perplexity_of(0.0) == 1.0
     assert 1e300 < perplexity_of(1e6) < math.inf
+
+
+@forks
+@warns
+def test_several_processes_find_what_one_does(llama: PreTrainedModel, tokens: torch.Tensor, tmp_path: Path) -> None:
+    def work() -> list[str]:
+        with processes.together():
+            first = perplexity(llama, tokens.flatten(), length=48, windows=3)
+            return [first.model_dump_json(), agreement(llama, llama, tokens.flatten(), length=48).model_dump_json()]
+
+    assert values(2, work, tmp_path) == [work()] * 2

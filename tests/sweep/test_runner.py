@@ -7,6 +7,7 @@ import torch
 from tests.conftest import make_model
 
 import eckart
+from eckart import processes
 from eckart.data.draw import tokenize
 from eckart.data.text import read_text
 from eckart.errors import CheckpointError, EckartError, EckartWarning
@@ -252,3 +253,19 @@ def test_linears_without_gradients_are_targets_of_recipes_that_take_none(sweep, 
     rows = list(sweep(["svd-llm", "zs-svd"], [0.6]).run())
     path = "model.layers.1.mlp.up_proj"
     assert [path in row.ranks for row in rows] == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("recipes", "keep", "count"), [(["svd", "int8", "int4"], [0.8, 0.7], 2), (["svd"], [0.8, 0.7, 0.6], 3)]
+)
+def test_several_processes_take_some_rows_each(sweep, recipes, keep, count, monkeypatch):
+    every = sweep(recipes, keep).missing()
+    monkeypatch.setattr(processes, "size", lambda: count)
+    found = []
+    for number in range(count):
+        monkeypatch.setattr(processes, "rank", lambda number=number: number)
+        found.append(sweep(recipes, keep)._dealt())
+    assert sorted(map(every.index, (case for own in found for case in own))) == list(range(len(every)))
+    assert all(found)
+    if len(recipes) >= count:  # all sizes of a recipe share what is measured for it
+        assert len({case.label for own in found for case in own}) == sum(len({c.label for c in own}) for own in found)
