@@ -26,8 +26,9 @@ from eckart.blocks.tensor_cache import ScratchSpace
 from eckart.compression.plan import make_plan
 from eckart.data.calibration import calibrate
 from eckart.layers import weight_matrix
-from eckart.maths.lowrank import Solution, truncate, whiten
+from eckart.maths.lowrank import Solution, truncate
 from eckart.maths.pivoting import choose_pivots
+from eckart.maths.whitening import whiten
 from eckart.methods.allocation import Needs
 from eckart.methods.layout import Layout
 from eckart.methods.objectives import InputAware

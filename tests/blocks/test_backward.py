@@ -210,3 +210,24 @@ def test_an_output_that_is_written_to_has_the_gradient_in_front_of_that(llama: P
     found = Sums(blockwise(llama, tokens))
     next_tokens(llama, tokens).backward()
     assert_close(llama, {path: gradient for path, gradient in found.first.items() if "gate" not in path})
+
+
+def test_batches_without_gradients_are_not_run_backward(tokens: Tensor) -> None:
+    original = blockwise(make_model("llama"), [{"input_ids": row[None, : 9 + n]} for n, row in enumerate(tokens[:3])])
+    batches = len(list(original.batches()))
+    assert batches == 3
+    for all_inputs in (True, False):
+        gradient = BackwardPass.of_loss(original, original.forward(), samples=1)
+        seen: dict[str, list[bool]] = {}
+
+        def observe(
+            ref: LinearRef, inputs: Tensor, at_output: Tensor | None, asked: slice | None, seen: Any = seen
+        ) -> None:
+            assert inputs.shape[1] == ref.in_features
+            seen.setdefault(ref.path, []).append(at_output is not None)
+
+        for index in reversed(range(len(original.blocks))):
+            gradient.step(index, observe, all_inputs=all_inputs)
+        gradient.close()
+        expected = [True, *[False] * (batches - 1)] if all_inputs else [True]
+        assert all(found == expected for found in seen.values())

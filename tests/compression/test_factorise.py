@@ -18,8 +18,8 @@ from eckart.compression.factorise import Factoriser, added_bias
 from eckart.compression.plan import Plan
 from eckart.errors import NonFiniteError
 from eckart.layers import FactoredLinear, LowRankLinear, QuantizedLinear
-from eckart.maths.lowrank import Whitening
 from eckart.maths.moments import Moments
+from eckart.maths.whitening import Whitening
 from eckart.methods.metric import Fisher
 from eckart.methods.objectives import (
     ActivationScaled,

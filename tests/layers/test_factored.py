@@ -11,8 +11,8 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from eckart.layers import FactoredLinear, LowRankLinear, PivotedLinear, bias_vector, weight_matrix
-from eckart.maths.lowrank import Whitening
 from eckart.maths.quantization import QuantScheme
+from eckart.maths.whitening import Whitening
 from eckart.methods.structure.fitting import Fit
 
 LAYERS = [LowRankLinear, PivotedLinear]

@@ -10,8 +10,8 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from eckart.layers import HybridLinear, QuantizedLinear, bias_vector, weight_matrix
-from eckart.maths.lowrank import Whitening, whiten
 from eckart.maths.quantization import QuantScheme
+from eckart.maths.whitening import Whitening, whiten
 from eckart.methods.precision import Bits4, Bits8
 from eckart.methods.structure import Hybrid
 from eckart.methods.structure.fitting import Fit

@@ -9,7 +9,7 @@ from torch import nn
 
 from eckart.layers import LowRankLinear, PivotedLinear, weight_matrix
 from eckart.layers.pivoted import index_dtype
-from eckart.maths.lowrank import whiten
+from eckart.maths.whitening import whiten
 from eckart.methods.structure.fitting import Fit
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from eckart.layers import QuantizedLinear, RemappedLinear, bias_vector, weight_matrix
-from eckart.maths.lowrank import whiten
+from eckart.maths.whitening import whiten
 from eckart.methods.structure.fitting import Fit
 
 SHAPES = [(30, 18), (18, 30), (24, 24)]  # (out features, in features)

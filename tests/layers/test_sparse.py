@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from eckart.layers import HybridLinear, Pattern, SparseLinear, fill_child
-from eckart.maths.lowrank import whiten
+from eckart.maths.whitening import whiten
 from eckart.methods.precision import SemiStructured
 from eckart.methods.structure import Hybrid
 from eckart.methods.structure.fitting import Fit

@@ -6,17 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from eckart.maths.lowrank import (
+from eckart.maths.lowrank import minimum_loss, refit, solve, truncate
+from eckart.maths.whitening import (
     FLOAT32_FLOOR,
-    FLOAT64_FLOOR,
     BlockRoot,
     Whitening,
     blockwise,
-    minimum_loss,
-    refit,
-    solve,
-    triangular_root,
-    truncate,
     whiten,
 )
 
@@ -118,43 +113,6 @@ def test_a_dead_feature_and_a_zero_weight_give_no_nan() -> None:
         assert (candidate @ inputs - second @ first @ inputs).square().sum() <= (candidate @ inputs).square().sum()
 
 
-def test_root_and_inverse_of_a_singular_moment() -> None:
-    _, inputs, _ = problem(2, 9, 4, seed=5)
-    second_moment = inputs @ inputs.T
-    whitening = whiten(second_moment)
-    assert whitening.root.shape == (9, 4)
-    scale = second_moment.diagonal().sqrt()
-    error = (whitening.root @ whitening.root.T - second_moment) / (scale[:, None] * scale)
-    assert error.abs().max() < 1e-10
-    torch.testing.assert_close(whitening.inverse @ whitening.root, torch.eye(4, dtype=torch.float64))
-
-
-@settings(max_examples=60)
-@given(st.integers(1, 9), st.floats(-12, 0), st.integers(0, 1000))
-def test_a_triangular_root_is_only_found_where_every_eigenvalue_counts(n: int, power: float, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    vectors = torch.linalg.qr(torch.randn(n, n, generator=generator, dtype=torch.float64))[0]
-    values = torch.logspace(power, 0, n, dtype=torch.float64)
-    features = 10.0 ** torch.linspace(-2, 2, n, dtype=torch.float64)
-    matrix = features[:, None] * (vectors * values) @ vectors.T * features
-    scale = matrix.diagonal().sqrt()
-    spectrum = torch.linalg.eigvalsh(matrix / torch.outer(scale, scale))
-    found = triangular_root(matrix, FLOAT64_FLOOR)
-    if found is None:
-        assert spectrum[0] < 2 * n**2 * FLOAT64_FLOOR * spectrum[-1]
-    else:
-        assert spectrum[0] > FLOAT64_FLOOR * spectrum[-1]
-        torch.testing.assert_close(found.root, found.root.tril())
-        error = (found.root @ found.root.T - matrix) / torch.outer(scale, scale)
-        assert error.abs().max() < 1e-12
-        torch.testing.assert_close(found.inverse @ found.root, torch.eye(n, dtype=torch.float64), rtol=0, atol=1e-8)
-
-
-def test_no_triangular_root_of_what_is_not_positive_definite() -> None:
-    assert triangular_root(torch.zeros(3, 3, dtype=torch.float64)) is None
-    assert triangular_root(torch.diag(torch.tensor([1.0, 1.0, -1.0], dtype=torch.float64))) is None
-
-
 def test_identity_is_plain_svd() -> None:
     weight, _, _ = problem(6, 8, 1, seed=6)
     u, s, vt = torch.linalg.svd(weight, full_matrices=False)
@@ -210,3 +168,35 @@ def test_a_metric_of_blocks_is_the_whole_one(number: int, size: int, n: int, see
     expected = solve(whitening, cross, weight, Whitening(whole, torch.linalg.inv(whole)))
     torch.testing.assert_close(found.singular_values, expected.singular_values)
     torch.testing.assert_close(found.basis @ found.dual.T, expected.basis @ expected.dual.T, atol=1e-6, rtol=1e-6)
+
+
+@settings(max_examples=60)
+@given(sizes, sizes, st.integers(0, 30), st.integers(0, 1000), st.data())
+def test_of_a_rank_the_loss_is_that_of_the_whole_solution(
+    m: int, n: int, tokens: int, seed: int, data: st.DataObject
+) -> None:
+    weight, inputs, _ = problem(m, n, tokens, seed)
+    rank = data.draw(st.integers(1, min(m, n)))
+    if data.draw(st.booleans()):
+        inputs[data.draw(st.integers(0, n - 1))] = 0
+    moment = inputs @ inputs.T
+    factored = whiten(moment)
+    assert factored.root.shape[0] == n  # from now on the root is used, and not the moment
+    found = solve(whiten(moment), None, weight, rank=rank)
+    whole = solve(factored, None, weight)
+    assert found.basis.shape[1] >= rank
+    assert found.singular_values.shape == whole.singular_values.shape == (min(m, n),)
+    energy = (weight @ inputs).square().sum()
+    for solution in (found, whole):
+        second, first = truncate(solution, rank)
+        lost = ((weight - second @ first) @ inputs).square().sum()
+        torch.testing.assert_close(lost, minimum_loss(solution, rank, energy), rtol=1e-6, atol=1e-9 * float(energy))
+        torch.testing.assert_close(
+            lost, brute_force(weight @ inputs, inputs, rank), rtol=1e-6, atol=1e-9 * float(energy)
+        )
+
+
+def test_a_weight_of_zeros_is_solved_with_its_moment_alone() -> None:
+    _, inputs, _ = problem(3, 5, 20, 0)
+    second, first = truncate(solve(whiten(inputs @ inputs.T), None, torch.zeros(3, 5, dtype=torch.float64), rank=2), 2)
+    assert torch.equal(second @ first, torch.zeros(3, 5, dtype=torch.float64))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from eckart.layers import QuantizedLinear, weight_matrix
-from eckart.maths.lowrank import whiten
+from eckart.maths.whitening import whiten
 from eckart.methods.layout import Layout, dense_bytes
 from eckart.methods.precision import Bits4, Bits8, Bits16, SemiStructured
 from eckart.methods.structure import STRUCTURES, Hybrid, Structure, TwoFactor

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -30,6 +31,8 @@ slice says; None for all.
 """
 
 Front = Callable[..., Entered]
+Run = tuple[LinearRef, Tensor, Tensor, slice | None]
+"""Of a linear: its inputs, its outputs, and which outputs were asked for; None for all."""
 
 
 class BackwardPass:
@@ -139,7 +142,12 @@ class BackwardPass:
         return self._behind[index][0]
 
     def step(
-        self, index: int, observe: Observe = lambda ref, inputs, gradient, asked: None, more: Sequence[Tensor] = ()
+        self,
+        index: int,
+        observe: Observe = lambda ref, inputs, gradient, asked: None,
+        more: Sequence[Tensor] = (),
+        *,
+        all_inputs: bool = True,
     ) -> list[Tensor | None]:
         """Carry the gradient from behind a block, which is onloaded, to its front.
 
@@ -147,6 +155,8 @@ class BackwardPass:
             index: of the block; the last one first.
             observe: is told the inputs and the output gradients of its linears.
             more: tensors that the block looks at, whose gradients are asked for.
+            all_inputs: whether ``observe`` is told the inputs of batches without any gradient, too. Nothing is run
+                backward for those.
 
         Returns:
             Those of ``more``, summed over the batches; None where the block does not look at one.
@@ -162,6 +172,11 @@ class BackwardPass:
         passes = model.block_pass(index).over(self.streams.fronts[index])
         for number, ((call, hidden), gradient) in enumerate(zip(passes, behind, strict=True)):
             leaves: dict[int | Carried, Tensor] = {}
+            if not (more or gradient.any() or any(key.block == index for key in self._given[number])):
+                if all_inputs:
+                    observe_inputs(block, call, hidden, observe)
+                front.append(torch.zeros_like(hidden, dtype=torch.float32))
+                continue
             if taps or call.carried:
                 call, leaves = call.differentiable()
             given = self._given[number]
@@ -281,20 +296,9 @@ def backward_through(
         leaves: other tensors that the block looks at, whose gradients are asked for.
         at_given: gradients at what the block gives to later ones, by number.
     """
-    runs: list[tuple[LinearRef, Tensor, Tensor, slice | None]] = []
-
-    def record(ref: LinearRef) -> Callable[..., Tensor]:
-        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> Tensor:
-            runs.append((ref, input_of(args, kwargs), output, rows_asked(args)))
-            return output.clone()  # a block may write into it, and the gradient would be that behind
-
-        return hook
-
+    runs: list[Run] = []
     leaf = hidden.detach().requires_grad_(True)
-    with attributes_kept(block.module), hooks() as handles, torch.enable_grad():
-        for ref in block.linears:
-            linear = block.module.get_submodule(ref.name)
-            handles.append(linear.register_forward_hook(record(ref), with_kwargs=True))
+    with attributes_kept(block.module), _recording(block, runs), torch.enable_grad():
         # A copy, since a block may write into what it is given, which a leaf forbids.
         returned = call.run(block.module, leaf.clone())
         ends, gradients = [call.site.result(returned)], [gradient]
@@ -313,6 +317,33 @@ def backward_through(
         at_output = next(at_outputs) if outputs.requires_grad else None
         observe(ref, inputs.detach().flatten(0, -2), None if at_output is None else at_output.flatten(0, -2), asked)
     return _or_zero(found[0], hidden), list(found[1 : 1 + len(leaves)])
+
+
+def observe_inputs(block: Block, call: BlockArguments, hidden: Tensor, observe: Observe) -> None:
+    """Run a block on one batch without gradients; ``observe`` is told the inputs of its linears."""
+    runs: list[Run] = []
+    with attributes_kept(block.module), _recording(block, runs), torch.no_grad():
+        call.run(block.module, hidden)
+    for ref, inputs, _, asked in runs:
+        observe(ref, inputs.flatten(0, -2), None, asked)
+
+
+@contextmanager
+def _recording(block: Block, runs: list[Run]) -> Iterator[None]:
+    """Add what the linears of a block are handed and give in the runs inside."""
+
+    def record(ref: LinearRef) -> Callable[..., Tensor]:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> Tensor:
+            runs.append((ref, input_of(args, kwargs), output, rows_asked(args)))
+            return output.clone()  # a block may write into it, and the gradient would be that behind
+
+        return hook
+
+    with hooks() as handles:
+        for ref in block.linears:
+            linear = block.module.get_submodule(ref.name)
+            handles.append(linear.register_forward_hook(record(ref), with_kwargs=True))
+        yield
 
 
 def _or_zero(gradient: Tensor | None, like: Tensor) -> Tensor:

@@ -328,7 +328,11 @@ def capture_inputs(
         with suppress(_StopForwardError):
             output = run(hidden)
     inputs = {
-        group: torch.cat(parts) if parts else hidden.new_zeros(0, group.linears[0].in_features)
+        group: _joined(parts) if parts else hidden.new_zeros(0, group.linears[0].in_features)
         for group, parts in seen.items()
     }
     return inputs, output
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

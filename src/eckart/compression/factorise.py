@@ -15,9 +15,10 @@ from eckart.compression.records import LayerRecord, thin_spectrum
 from eckart.compression.refit_runs import refit_runs
 from eckart.errors import NonFiniteError
 from eckart.layers import FactoredLinear, QuantizedLinear, bias_vector, weight_matrix
-from eckart.maths.lowrank import OutputRoot, Solution, Whitening, least_squares
+from eckart.maths.lowrank import Solution, least_squares
 from eckart.maths.moments import Moments, ResidualMoments, relative_error
 from eckart.maths.shared_basis import relative_error_of_runs
+from eckart.maths.whitening import OutputRoot, Whitening
 from eckart.methods.objectives import TargetMoments
 from eckart.methods.recipe import Recipe
 from eckart.methods.sensitivity.measurements import Measurements
@@ -42,6 +43,13 @@ class InputStatistics:
     whitening: Whitening | None
     tokens: float = 1
     mean: Tensor | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the singular values of a solution tell of all outputs ``W Z``, and of nothing else."""
+        if self.moments is None or self.whitening is None or self.moments.shift is not None:
+            return False
+        return self.whitening.is_of(self.moments.second_moment)
 
     @property
     def for_fit(self) -> Whitening | Tensor:
@@ -146,13 +154,13 @@ class Factoriser:
         linear = onloaded.module.get_submodule(ref.name)
         rank = self.plan.ranks[ref.path]
         weight = weight_matrix(linear).detach().to(self.device, torch.float64)
-        if not torch.isfinite(weight).all():
+        if not torch.isfinite(weight.sum()):
             raise NonFiniteError(f"The weight of {ref.path} is NaN or infinite. The model is not usable as it is.")
         original = onloaded.originals.get(ref.name, weight).to(weight)
         if routed and inputs.moments is not None:  # of the tokens that it is handed, and not of those it was
             seen = inputs.moments.second_moment if inputs.moments.original is None else inputs.moments.original
             output_energy = float(((original @ seen) * original).sum())
-        product, constant = weight, None
+        product, constant, input_energy = weight, None, None
         if self.recipe.layout.changes(rank):
             stored = onloaded.dtype(f"{ref.name}.weight")
             metric = None if rank is None else self._metric_root(ref.path, weight.device)
@@ -161,8 +169,11 @@ class Factoriser:
                 residual = inputs.moments.residuals.get(ref.residual)
 
             def keep_spectrum(solution: Solution) -> None:
+                nonlocal input_energy
                 if rank is not None and not self.recipe.objective.observes_outputs:
                     self.spectra[ref.path] = thin_spectrum(solution.singular_values, rank)
+                    if weight is original and metric is None and inputs.is_whole:
+                        input_energy = float(solution.singular_values.square().sum())
 
             layer = self.layer(
                 linear,
@@ -188,7 +199,7 @@ class Factoriser:
             rank=rank,
             bytes=self.recipe.layout.beside_bias(ref.has_bias).bytes(*ref.shape, rank),
             # What is lost counts from the model as it was, also where other weights are factored.
-            error=_error(original, product, inputs.moments, output_energy, constant),
+            error=_error(original, product, inputs.moments, output_energy, constant, input_energy),
             unresolved=self._unresolved(weight, inputs, output_energy),
         )
 
@@ -267,11 +278,16 @@ class Factoriser:
 
 
 def _error(
-    weight: Tensor, product: Tensor, moments: Moments | None, output_energy: float, constant: Tensor | None
+    weight: Tensor,
+    product: Tensor,
+    moments: Moments | None,
+    output_energy: float,
+    constant: Tensor | None,
+    input_energy: float | None,
 ) -> float:
     if moments is not None and moments.runs:
         return relative_error_of_runs(weight, product, moments, constant)
-    return relative_error(weight, product, moments, output_energy, constant)
+    return relative_error(weight, product, moments, output_energy, constant, input_energy)
 
 
 def _constant(target_mean: Tensor | None, inputs: InputStatistics) -> Callable[[Tensor], Tensor] | None:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from eckart.lazy import importer
 
 if TYPE_CHECKING:
-    from eckart.maths.lowrank import Solution, Whitening, minimum_loss, solve, truncate, whiten
+    from eckart.maths.lowrank import Solution, minimum_loss, solve, truncate
     from eckart.maths.moments import Moments
     from eckart.maths.quantization import QuantScheme
+    from eckart.maths.whitening import Whitening, whiten
 
 __all__ = ["Moments", "QuantScheme", "Solution", "Whitening", "minimum_loss", "solve", "truncate", "whiten"]
 
@@ -22,10 +23,10 @@ __getattr__ = importer(
         "Moments": "eckart.maths.moments:Moments",
         "QuantScheme": "eckart.maths.quantization:QuantScheme",
         "Solution": "eckart.maths.lowrank:Solution",
-        "Whitening": "eckart.maths.lowrank:Whitening",
+        "Whitening": "eckart.maths.whitening:Whitening",
         "minimum_loss": "eckart.maths.lowrank:minimum_loss",
         "solve": "eckart.maths.lowrank:solve",
         "truncate": "eckart.maths.lowrank:truncate",
-        "whiten": "eckart.maths.lowrank:whiten",
+        "whiten": "eckart.maths.whitening:whiten",
     },
 )

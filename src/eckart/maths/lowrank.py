@@ -32,136 +32,21 @@ Everything here is a pure function of float64 tensors.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
-# Eigenvalues of the unit-diagonal second moment below a share of the largest count as zero: what lies below is rounding
-# of the sums, which depends on the dtype in which products were summed.
-FLOAT32_FLOOR = 1e-7
-FLOAT64_FLOOR = 1e-12
-
-
-@dataclass(frozen=True)
-class Whitening:
-    """A square root of a second moment, ``S = root @ root.T``, of rank k <= n.
-
-    Attributes:
-        root: (n, k) float64.
-        inverse: (k, n) float64, the left inverse: ``inverse @ root`` is the identity of size k.
-        dropped: (n, n - k) float64, the directions that cannot be told from rounding, scaled so that
-            ``||(P - W S) dropped||^2`` is the loss that they would save if their eigenvalues were at the floor; None
-            if there are none.
-    """
-
-    root: Tensor
-    inverse: Tensor
-    dropped: Tensor | None = None
-
-    @cached_property
-    def second_moment(self) -> Tensor:
-        """S, (n, n) float64."""
-        return self.root @ self.root.T
-
-    @staticmethod
-    def identity(size: int, device: torch.device | None = None) -> Whitening:
-        """Return the root of the identity: no data, all input directions weigh the same."""
-        eye = torch.eye(size, dtype=torch.float64, device=device)
-        return Whitening(eye, eye)
-
-
-@dataclass(frozen=True)
-class BlockRoot:
-    """A root of an output metric that is zero but for square blocks along its diagonal, all of one size.
-
-    Attributes:
-        root: (blocks, size, size) float64.
-        inverse: of the blocks.
-    """
-
-    root: Tensor
-    inverse: Tensor
-
-
-OutputRoot = Whitening | BlockRoot
-"""C of an output metric ``C C^T``, of full rank."""
-
-
-def blockwise(blocks: Tensor, matrix: Tensor) -> Tensor:
-    """Return the product of a matrix (m, m), or of one made of blocks (number, m / number, m / number), and (m, k)."""
-    if blocks.ndim == 2:
-        return blocks @ matrix
-    return (blocks @ matrix.view(len(blocks), -1, matrix.shape[-1])).flatten(0, 1)
-
-
-def whiten(second_moment: Tensor, removed: Tensor | None = None, floor: float = FLOAT64_FLOOR) -> Whitening:
-    """Factor a positive semi-definite matrix, dropping what is numerically zero.
-
-    The matrix is first scaled to a unit diagonal: features of language models differ in size by a factor of a
-    thousand, and the rounding of a sum of products is relative to the features that made it. Where nothing is to be
-    dropped the root is triangular, else it is made of the eigenvectors.
-
-    Args:
-        second_moment: (n, n) float64, symmetric; may be singular or zero.
-        removed: (n,) float64, if ``removed removed^T`` was subtracted from the sums of products. What rounding left
-            behind is as large as it was before, so what counts as zero is told by both.
-        floor: share of the largest eigenvalue below which one counts as zero, :data:`FLOAT32_FLOOR` where the sums
-            are of float32 products.
-    """
-    if removed is None and (regular := triangular_root(second_moment, floor)) is not None:
-        return regular
-    energies = second_moment.diagonal()
-    if removed is not None:
-        energies = energies + removed.square()
-    scale = energies.clamp_min(0).sqrt()
-    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
-    values, vectors = torch.linalg.eigh(second_moment / (scale[:, None] * scale[None, :]))
-    largest = values[-1].clamp_min(torch.finfo(values.dtype).tiny)
-    if removed is not None:
-        # Where all products have one sign, their rounding may have one too, and does not average out.
-        largest = torch.maximum(largest, 10 * (removed / scale).square().sum())
-    kept = values > floor * largest
-    deviations = values[kept].sqrt()
-    basis = vectors[:, kept]
-    return Whitening(
-        root=scale[:, None] * basis * deviations,
-        inverse=(basis / deviations).T / scale,
-        dropped=None if kept.all() else vectors[:, ~kept] / scale[:, None] / (floor * largest).sqrt(),
-    )
-
-
-def triangular_root(matrix: Tensor, floor: float = 0.0) -> Whitening | None:
-    """Return the lower triangular root of a positive definite matrix, in a third of the time of eigenvectors.
-
-    Args:
-        matrix: (n, n) float64, symmetric; is scaled to a unit diagonal as in :func:`whiten`.
-        floor: share of the largest eigenvalue that all others must surely exceed.
-
-    Returns:
-        None if the matrix is not positive definite, or an eigenvalue may be below the floor.
-    """
-    scale = matrix.diagonal().clamp_min(torch.finfo(matrix.dtype).tiny).sqrt()
-    unit = matrix / torch.outer(scale, scale)
-    root, failed = torch.linalg.cholesky_ex(unit)
-    if failed:
-        return None
-    inverse = torch.linalg.solve_triangular(
-        root, torch.eye(len(root), dtype=root.dtype, device=root.device), upper=False
-    )
-    # ||root^-1||^2 is the trace of the inverse of ``unit``: at least 1 / the smallest eigenvalue of ``unit``.
-    if not floor * unit.norm() * inverse.square().sum() < 1:
-        return None
-    return Whitening(scale[:, None] * root, inverse / scale)
+from eckart.maths.left_singular import eigenvectors, left_singular_vectors, resolved
+from eckart.maths.whitening import FLOAT32_FLOOR, OutputRoot, Whitening, blockwise, whiten
 
 
 @dataclass(frozen=True)
 class Solution:
-    """The equation solved for every rank at once: ``W' = basis_r dual_r^T W_ls``.
+    """The equation solved for every rank at once, or up to one: ``W' = basis_r dual_r^T W_ls``.
 
     Attributes:
-        basis: (m, p) float64, p = min(m, n): output directions by falling importance; orthonormal in the metric.
-        dual: (m, p) float64, ``dual^T basis`` is the identity; the same as ``basis`` without a metric.
+        basis: (m, q) float64, q <= p = min(m, n): output directions by falling importance; orthonormal in the metric.
+        dual: (m, q) float64, ``dual^T basis`` is the identity; the same as ``basis`` without a metric.
         singular_values: (p,) float64; squared, the part of ``||T||^2`` (in the metric) that each component explains.
         least_squares: (m, n) float64, the minimiser without a constraint on the rank.
         target_mean: ``mean(T)``, (m,) float64, if there is a constant too; it is ``target_mean - W' mean(Z)``.
@@ -175,7 +60,11 @@ class Solution:
 
 
 def solve(
-    whitening: Whitening, cross_moment: Tensor | None, weight: Tensor, metric: OutputRoot | None = None
+    whitening: Whitening,
+    cross_moment: Tensor | None,
+    weight: Tensor,
+    metric: OutputRoot | None = None,
+    rank: int | None = None,
 ) -> Solution:
     """Solve the equation of this module.
 
@@ -184,10 +73,12 @@ def solve(
         cross_moment: ``P = T Z^T``, (m, n) float64; None stands for ``W S`` (the target is ``W Z``).
         weight: ``W``, (m, n) float64.
         metric: the root of the output metric, of full rank m; None for the identity.
+        rank: the components of which the solution will be asked at most; None for all. Those beyond it are only known
+            by their sizes, and to the rounding of the largest.
     """
     target = least_squares(whitening, cross_moment, weight)
     seen = target if metric is None else blockwise(metric.root.mT, target)
-    left, singular_values = _left_singular_vectors(seen @ whitening.root, seen)
+    left, singular_values = _components(whitening, seen, min(seen.shape) if rank is None else rank)
     if metric is None:
         return Solution(left, left, singular_values, target)
     return Solution(blockwise(metric.inverse.mT, left), blockwise(metric.root, left), singular_values, target)
@@ -200,20 +91,30 @@ def least_squares(whitening: Whitening, cross_moment: Tensor | None, weight: Ten
     return weight + (cross_moment @ whitening.inverse.T - weight @ whitening.root) @ whitening.inverse
 
 
-def _left_singular_vectors(whitened: Tensor, unwhitened: Tensor) -> tuple[Tensor, Tensor]:
-    """Return min(m, n) left singular vectors and values of ``whitened``, those of zero values from ``unwhitened``."""
-    left, singular_values, _ = torch.linalg.svd(whitened, full_matrices=False)
-    explained = int((singular_values > 1e-12 * singular_values.max()).sum()) if singular_values.numel() else 0
-    size = min(unwhitened.shape)
-    if explained < size:
+def _components(whitening: Whitening, seen: Tensor, wanted: int) -> tuple[Tensor, Tensor]:
+    """Return left singular vectors of ``seen @ root``, at least those wanted, and its min(m, n) singular values.
+
+    Args:
+        whitening: S and its root.
+        seen: W_ls, in the metric, (m, n).
+        wanted: how many vectors at least.
+    """
+    size = min(seen.shape)
+    if not whitening.is_factored and len(seen) == size:
+        # Their squares are those of W S W^T, for which no root is needed; the last ones are below its rounding.
+        left, values = eigenvectors((seen @ whitening.second_moment) @ seen.T)
+        if resolved(values) >= wanted:
+            return left, values.sqrt()
+    left, singular_values = left_singular_vectors(seen @ whitening.root, wanted)
+    explained = left.shape[1]
+    if explained < wanted:
         # The tokens do not span enough directions to rank the rest: order it by the weight itself.
-        left = left[:, :explained]
-        rest = unwhitened - left @ (left.T @ unwhitened)
+        rest = seen - left @ (left.T @ seen)
         left = torch.cat([left, torch.linalg.svd(rest, full_matrices=False)[0][:, : size - explained]], dim=1)
         left = torch.linalg.qr(left)[0]
-        padding = singular_values.new_zeros(size - explained)
-        singular_values = torch.cat([singular_values[:explained], padding])
-    return left, singular_values
+        singular_values = singular_values[:explained]
+    missing = size - len(singular_values)
+    return left, torch.cat([singular_values, singular_values.new_zeros(missing)]) if missing else singular_values
 
 
 def truncate(solution: Solution, rank: int, singular_values: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from eckart.errors import NonFiniteError
-from eckart.maths.lowrank import FLOAT32_FLOOR, FLOAT64_FLOOR
-
-GRAM_COLUMNS = 512  # at a time: fewer leave out more of the lower half, and are multiplied less efficiently
+from eckart.maths.products import cross, gram
+from eckart.maths.whitening import FLOAT32_FLOOR, FLOAT64_FLOOR
 
 
 @dataclass
@@ -93,6 +92,8 @@ class Moments:
         """
         assert self.sum is not None
         tokens = len(inputs)
+        # Of weighed ones the products have more digits than float32.
+        short = inputs.dtype == torch.bfloat16 and weights is None
         if self.shift is None or inputs.dtype.itemsize < 4 or inputs.device.type != self.second_moment.device.type:
             self.floor = FLOAT32_FLOOR
             inputs = inputs.float()
@@ -100,7 +101,7 @@ class Moments:
             inputs = inputs.double()
         roots = None if weights is None else weights.to(inputs).sqrt()[:, None]
         weighed = inputs if roots is None else inputs * roots
-        self.second_moment += gram(weighed).to(self.second_moment.device)
+        self.second_moment += gram(weighed, short=short).to(self.second_moment.device)
         once = inputs if roots is None else weighed * roots
         self.absolute += once.abs().sum(dim=0).to(self.absolute.device)
         self.sum += _sum_of_tokens(once, self.sum.device)
@@ -109,11 +110,15 @@ class Moments:
                 found = None if original is None else tuple(original.shape)
                 raise ValueError(f"paired inputs must have one shape: {tuple(inputs.shape)} and {found}")
             assert self.original_sum is not None
+            short = short and original.dtype == torch.bfloat16
             original = original.to(inputs.dtype)
-            self.shift += ((original - inputs).T @ once).to(self.shift.device)
+            difference = original - inputs
+            if short:  # once more rounded as the inputs were, and smaller than they are
+                difference = difference.bfloat16().float()
+            self.shift += cross(difference, once, short=short).to(self.shift.device)
             original = original if roots is None else original * roots
             if self.original is not None:
-                self.original += gram(original).to(self.original.device)
+                self.original += gram(original, short=short).to(self.original.device)
             original = original if roots is None else original * roots
             self.original_sum += _sum_of_tokens(original, self.original_sum.device)
         self.tokens += tokens if weights is None else float(weights.sum())
@@ -165,10 +170,10 @@ class Moments:
         if difference.shape[:-1] != inputs.shape[:-1]:
             raise ValueError(f"{len(difference)} tokens of a residual stream cannot be paired with {len(inputs)}")
         difference, device = difference.float(), self.second_moment.device
-        cross = (difference.T @ inputs.float()).to(device, torch.float64)
+        products = (difference.T @ inputs.float()).to(device, torch.float64)
         total = _sum_of_tokens(difference, device)
-        known = self.residuals.setdefault(place, ResidualMoments(torch.zeros_like(cross), torch.zeros_like(total)))
-        known.cross += cross
+        known = self.residuals.setdefault(place, ResidualMoments(torch.zeros_like(products), torch.zeros_like(total)))
+        known.cross += products
         known.sum += total
 
     @property
@@ -212,14 +217,9 @@ class Moments:
 
     def is_finite(self) -> bool:
         """Return whether no sum is NaN or infinite."""
-        # A NaN or an infinity in any token reaches the trace of the second moment.
-        finite = torch.isfinite(self.second_moment).all()
-        for known in (self.shift, self.original):
-            if known is not None:
-                finite &= torch.isfinite(known).all()
-        for residual in self.residuals.values():
-            finite &= torch.isfinite(residual.cross).all()
-        return bool(finite)
+        # A NaN or an infinity in any token reaches the trace of the second moment, and in any number a sum of them.
+        found = [self.second_moment, self.shift, self.original, *(known.cross for known in self.residuals.values())]
+        return all(bool(torch.isfinite(known.sum())) for known in found if known is not None)
 
 
 def summed(runs: Sequence[Moments]) -> Moments:
@@ -231,26 +231,9 @@ def summed(runs: Sequence[Moments]) -> Moments:
     return total
 
 
-def gram(rows: Tensor) -> Tensor:
-    """Return ``X^T X``, (n, n), in the dtype of ``rows``: its upper half multiplied, its lower half copied.
-
-    Args:
-        rows: X, (tokens, n).
-    """
-    size = rows.shape[1]
-    result = rows.new_empty(size, size)
-    for start in range(0, size, GRAM_COLUMNS):
-        columns = slice(start, start + GRAM_COLUMNS)
-        product = rows[:, columns].T @ rows[:, start:]
-        result[columns, start:] = product
-        result[start:, columns] = product.T
-    return result
-
-
 def _sum_of_tokens(tokens: Tensor, device: torch.device) -> Tensor:
-    if tokens.device.type == device.type:
-        return tokens.sum(dim=0, dtype=torch.float64)
-    return tokens.sum(dim=0).to(device, torch.float64)  # where tokens are there may be no float64
+    # Of a batch in its own dtype, as products are summed.
+    return tokens.sum(dim=0).to(device, torch.float64)
 
 
 def relative_error(
@@ -259,6 +242,7 @@ def relative_error(
     moments: Moments | None,
     output_energy: float = 0.0,
     constant: Tensor | None = None,
+    input_energy: float | None = None,
 ) -> float:
     """Return ``||T - (W' Z + c)|| / ||T||``, T the original outputs, from the moments alone.
 
@@ -268,12 +252,15 @@ def relative_error(
         moments: of the group; None for the error of the weight itself, ``||W - W'|| / ||W||``.
         output_energy: ``||W X||^2``, needed if the moments are paired.
         constant: ``c``, (m,) float64, by how much the bias has changed; None if it has not.
+        input_energy: ``||W Z||^2``, if it is known.
     """
     difference = weight - product
     if moments is None:
         return float(difference.norm() / weight.norm()) if weight.any() else 0.0
     error = ((difference @ moments.second_moment) * difference).sum()
-    energy = ((weight @ moments.second_moment) * weight).sum()
+    if input_energy is None:
+        input_energy = float(((weight @ moments.second_moment) * weight).sum())
+    energy = torch.as_tensor(input_energy, dtype=error.dtype, device=error.device)
     if moments.shift is not None:
         # W X - W' X' = (W - W') X' + W (X - X'), and the last term's energy follows from ||W X||^2.
         shifted = weight @ moments.shift

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from eckart.errors import EckartError
 from eckart.maths.labels import LabelSource
-from eckart.maths.lowrank import BlockRoot, OutputRoot, Whitening, triangular_root
+from eckart.maths.whitening import BlockRoot, OutputRoot, Whitening, triangular_root
 from eckart.methods.choice import Choice
 
 

@@ -27,7 +27,7 @@ from eckart.device import (
     host_memory,
     peak_host_memory,
 )
-from eckart.maths.moments import gram
+from eckart.maths.products import gram
 from eckart.maths.stopwatch import random_matrix, seconds_of
 from eckart.methods.objectives import InputSource
 from eckart.methods.refinement.activations import checkpointed, saved_bytes

@@ -12,9 +12,10 @@ from eckart.compression.factorise import Factoriser
 from eckart.compression.plan import Plan
 from eckart.device import moment_device
 from eckart.layers.linear import empty_linear
-from eckart.maths.lowrank import Solution, Whitening, solve
+from eckart.maths.lowrank import Solution, solve
 from eckart.maths.moments import Moments
 from eckart.maths.stopwatch import random_matrix, seconds_of
+from eckart.maths.whitening import Whitening
 from eckart.methods.metric import Fisher
 from eckart.methods.objectives import InputSource
 from eckart.methods.recipe import Recipe

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from eckart.maths.lowrank import Whitening, truncate
+from eckart.maths.lowrank import truncate
 from eckart.maths.moments import Moments, ResidualMoments
+from eckart.maths.whitening import Whitening
 from eckart.methods.objectives import Objective
 
 M, N, TOKENS, RANK = 7, 6, 80, 3

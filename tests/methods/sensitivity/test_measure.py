@@ -16,7 +16,7 @@ from eckart.blocks.onload import ResidentWeights
 from eckart.blocks.passes import input_moments
 from eckart.errors import NonFiniteError, UnsupportedModelError
 from eckart.layers import weight_matrix
-from eckart.maths.lowrank import Whitening
+from eckart.maths.whitening import Whitening
 from eckart.methods.allocation import Needs
 from eckart.methods.allocation.base import relative_energy
 from eckart.methods.metric import Fisher

@@ -7,7 +7,8 @@ from tests.conftest import make_model
 from tests.methods.sensitivity.helpers import original_of
 
 from eckart.layers import weight_matrix
-from eckart.maths.lowrank import solve, whiten
+from eckart.maths.lowrank import solve
+from eckart.maths.whitening import whiten
 from eckart.methods.allocation import Needs
 from eckart.methods.metric import Fisher
 from eckart.methods.objectives import InputAware

@@ -16,7 +16,8 @@ from transformers import PreTrainedModel
 import eckart
 from eckart.errors import RecipeError
 from eckart.layers import weight_matrix
-from eckart.maths.lowrank import solve, whiten
+from eckart.maths.lowrank import solve
+from eckart.maths.whitening import whiten
 from eckart.methods.allocation import Needs
 from eckart.methods.metric import Fisher
 from eckart.methods.objectives import InputAware

@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from eckart.maths.lowrank import Whitening
+from eckart.maths.whitening import Whitening
 from eckart.methods.objectives.paired import PairedObjective
 
 

@@ -11,8 +11,9 @@ import torch
 from pydantic import BeforeValidator, Discriminator, Field
 from torch import Tensor
 
-from eckart.maths.lowrank import OutputRoot, Solution, Whitening, solve, whiten
+from eckart.maths.lowrank import Solution, solve
 from eckart.maths.moments import Moments, ResidualMoments
+from eckart.maths.whitening import OutputRoot, Whitening, whiten
 from eckart.methods.choice import Choice, expand_name
 from eckart.methods.metric import AnyMetric, Fisher, NoMetric
 
@@ -131,9 +132,9 @@ class Objective(Choice):
             residual: of the residual stream that its output is added to, if the objective looks at it.
         """
         if moments is None:
-            return solve(whitening, None, weight, metric)
+            return solve(whitening, None, weight, metric, rank)
         target = self.target(weight, moments, whitening, rank, residual)
-        return replace(solve(whitening, target.cross, weight, metric), target_mean=target.mean)
+        return replace(solve(whitening, target.cross, weight, metric, rank), target_mean=target.mean)
 
 
 class DataAwareObjective(Objective):

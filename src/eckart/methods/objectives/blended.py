@@ -13,8 +13,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from eckart.maths.lowrank import Whitening
 from eckart.maths.moments import Moments
+from eckart.maths.whitening import Whitening
 from eckart.methods.objectives.paired import PairedObjective
 
 

@@ -8,8 +8,8 @@ from typing import ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from eckart.maths.lowrank import Whitening
 from eckart.maths.moments import Moments, ResidualMoments
+from eckart.maths.whitening import Whitening
 from eckart.methods.objectives.base import DataAwareObjective, InputSource, TargetMoments
 
 

@@ -6,9 +6,10 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from eckart.maths.lowrank import OutputRoot, Solution, Whitening
+from eckart.maths.lowrank import Solution
 from eckart.maths.moments import Moments, ResidualMoments
 from eckart.maths.soft_truncation import leading_subspace
+from eckart.maths.whitening import OutputRoot, Whitening
 from eckart.methods.objectives.base import DataAwareObjective, InputSource
 
 

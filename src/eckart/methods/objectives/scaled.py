@@ -8,8 +8,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from eckart.maths.lowrank import Whitening
 from eckart.maths.moments import Moments
+from eckart.maths.whitening import Whitening
 from eckart.methods.objectives.base import DataAwareObjective, InputSource
 
 SMALLEST_SCALE = 1e-6  # as published: an input that is always zero still counts a little

@@ -6,8 +6,8 @@ from typing import ClassVar, Literal
 
 import torch
 
-from eckart.maths.lowrank import Whitening
 from eckart.maths.moments import Moments
+from eckart.maths.whitening import Whitening
 from eckart.methods.objectives.base import InputSource, Objective
 
 

@@ -16,7 +16,8 @@ from eckart.blocks.passes import HiddenStates, empty_moments, input_moments
 from eckart.blocks.shared_sums import add_moments
 from eckart.device import give_back_memory, moment_device
 from eckart.errors import UnsupportedModelError
-from eckart.maths.moments import Moments, gram
+from eckart.maths.moments import Moments
+from eckart.maths.products import cross, gram
 from eckart.methods.sensitivity.layer_statistics import Needs
 from eckart.methods.sensitivity.measurements import Measurements
 from eckart.methods.sensitivity.request import Labels, Request
@@ -170,8 +171,9 @@ class _Measurement:
                 leaders[ref].add(inputs)
             if at_output is None:
                 return
+            short = inputs.dtype == at_output.dtype == torch.bfloat16
             at_output, inputs = at_output.float(), inputs.float()
-            product = at_output.T @ inputs if labels.metric is None else gram(at_output)
+            product = cross(at_output, inputs, short=short) if labels.metric is None else gram(at_output, short=short)
             product = product.to(self.device, torch.float64)
             if asked is None:
                 _add_to(sums, ref, product)
@@ -181,12 +183,15 @@ class _Measurement:
                 size = ref.out_features // ref.runs
                 sums.setdefault(ref, product.new_zeros(ref.runs, size, size))[asked.start // size] += product
             if weighs:
-                sizes = at_output.norm(dim=1, keepdim=True)
-                _add_to(moments, ref, gram(inputs * sizes.sqrt()).to(self.device, torch.float64))
+                sizes = at_output.norm(dim=1)
+                weighed = inputs * sizes.sqrt()[:, None]
+                # Inputs in 16 bits are rounded already, and by as much.
+                product = gram(weighed.bfloat16().float(), short=True) if short else gram(weighed)
+                _add_to(moments, ref, product.to(self.device, torch.float64))
                 weights[ref] = weights.get(ref, 0.0) + float(sizes.sum())
                 rows[ref] = rows.get(ref, 0) + len(inputs)
 
-        gradient.step(index, add)
+        gradient.step(index, add, all_inputs=bool(leaders))
         refs = self.original.blocks[index].linears
         sums, moments = (_of_all(refs, found, self.device) for found in (sums, moments))
         if weighs:

@@ -14,9 +14,10 @@ from eckart.blocks.tensor_cache import TensorCache
 from eckart.device import moment_device
 from eckart.errors import NonFiniteError
 from eckart.layers import weight_matrix
-from eckart.maths.lowrank import OutputRoot, Solution, Whitening, blockwise, solve
+from eckart.maths.lowrank import Solution, solve
 from eckart.maths.moments import Moments
 from eckart.maths.shared_basis import gained
+from eckart.maths.whitening import OutputRoot, Whitening, blockwise
 from eckart.methods.sensitivity.layer_statistics import LayerStatistics, Needs, shapes_of
 from eckart.methods.sensitivity.measurements import Measurements
 from eckart.methods.sensitivity.request import Labels, Request
@@ -125,7 +126,7 @@ class Solver:
         self, block: Block, ref: LinearRef, moments: Moments | None, whitening: Whitening | None, sums: BlockSums
     ) -> LayerStatistics:
         weight = weight_matrix(block.module.get_submodule(ref.name)).detach().to(self.device, torch.float64)
-        if not torch.isfinite(weight).all():
+        if not torch.isfinite(weight.sum()):
             raise NonFiniteError(f"The weight of {ref.path} is NaN or infinite. The model is not usable as it is.")
         needs = LayerStatistics(ref.path, ref.shape, 0, ref.name, similarity=sums.similarity, has_bias=ref.has_bias)
         second = self._second(ref, sums)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from eckart.layers import LowRankLinear, bias_vector, weight_matrix
-from eckart.maths.lowrank import Whitening
+from eckart.maths.whitening import Whitening
 from eckart.methods.precision import Bits4, Bits8, Bits16
 from eckart.methods.structure import STRUCTURES, Hybrid, Structure, TwoFactor
 from eckart.methods.structure.fitting import Fit

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eckart.maths.lowrank import Whitening
+from eckart.maths.whitening import Whitening
 from eckart.methods.structure.fitting import Fit
 
 

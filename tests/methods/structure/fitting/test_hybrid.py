@@ -7,8 +7,8 @@ import torch
 from tests.layers.test_hybrid import BASES, IN, OUT, fit_of, make, moment, solved
 
 from eckart.layers import QuantizedLinear, fill_child
-from eckart.maths.lowrank import Whitening, whiten
 from eckart.maths.quantization import QuantScheme
+from eckart.maths.whitening import Whitening, whiten
 from eckart.methods.layout import Layout
 from eckart.methods.precision import Bits4, Bits8, SemiStructured
 from eckart.methods.structure import Hybrid

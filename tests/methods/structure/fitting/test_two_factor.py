@@ -4,7 +4,8 @@ import math
 
 import torch
 
-from eckart.maths.lowrank import Whitening, solve
+from eckart.maths.lowrank import solve
+from eckart.maths.whitening import Whitening
 from eckart.methods.structure import TwoFactor
 
 

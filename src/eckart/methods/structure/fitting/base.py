@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from eckart.layers import FactoredLinear, bias_vector, dense_weight_of, fill_child, weight_matrix
-from eckart.maths.lowrank import Solution, Whitening, refit, solve, truncate
+from eckart.maths.lowrank import Solution, refit, solve, truncate
+from eckart.maths.whitening import Whitening
 from eckart.methods.precision import Bits16, Precision
 from eckart.methods.structure.base import Structure
 from eckart.methods.structure.fitting.fit import Fit
@@ -93,7 +94,7 @@ class Fitter(Generic[AnyLayer]):
         self, linear: nn.Module, rank: int, stored: torch.dtype | None, precision: Precision, fit: Fit
     ) -> AnyLayer:
         """Return the layer of that rank that is nearest to ``fit``; arguments as for :meth:`factored`."""
-        solution = solve(fit.whitening, None, fit.target, fit.metric)
+        solution = solve(fit.whitening, None, fit.target, fit.metric, rank)
         return self.factored(linear, *truncate(solution, rank), stored, precision, fit)
 
     def feeds_back(self, precision: Precision) -> bool:

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from torch import Tensor
 
-from eckart.maths.lowrank import FLOAT32_FLOOR, OutputRoot, Whitening, blockwise, whiten
+from eckart.maths.whitening import FLOAT32_FLOOR, OutputRoot, Whitening, blockwise, whiten
 
 
 @dataclass(frozen=True)

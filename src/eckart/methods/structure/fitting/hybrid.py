@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from eckart.layers import HybridLinear, dense_weight_of, fill_child
-from eckart.maths.lowrank import Whitening, solve, truncate
+from eckart.maths.lowrank import solve, truncate
 from eckart.maths.quantization import find_scales, from_codes, round_to_scheme
 from eckart.maths.sparsity import from_pruned, pack_places, prune
+from eckart.maths.whitening import Whitening
 from eckart.methods.precision import Precision, SemiStructured
 from eckart.methods.structure.fitting.base import MODEL_DTYPE, Fitter, set_bias
 from eckart.methods.structure.fitting.fit import Fit
