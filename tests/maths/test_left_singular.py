@@ -14,7 +14,8 @@ def matrix(rows: int, columns: int, decades: float, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
 
     def orthonormal(size: int) -> Tensor:
-        return torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64))[0]
+        basis: Tensor = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64))[0]
+        return basis
 
     size = min(rows, columns)
     values = torch.logspace(0, -decades, size, dtype=torch.float64)

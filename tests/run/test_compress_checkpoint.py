@@ -324,7 +324,7 @@ def test_one_block_is_in_memory_at_a_time(
 ) -> None:
     models: list[PreTrainedModel] = []
 
-    def opened(source: str | Path, offload: Path, **options: bool) -> tuple[PreTrainedModel, FileWeights]:
+    def opened(source: str | Path, offload: Path, **options: Any) -> tuple[PreTrainedModel, FileWeights]:
         model, weights = open_model(source, offload, **options)
         models.append(model)
         return model, weights

@@ -65,7 +65,7 @@ def mixture() -> PreTrainedModel:
 
 def compressed(make: Callable[[], PreTrainedModel], cases: Cases, tokens: Any) -> dict[str, Tensor]:
     """Return all weights of a model for each of some recipes."""
-    found = {}
+    found: dict[str, Tensor] = {}
     for recipe, overrides in cases.items():
         model = make()
         eckart.compress(model, recipe, 0.6, tokens, overrides=overrides, allow_partial=True)
