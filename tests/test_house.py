@@ -27,6 +27,7 @@ FLOORS = (
     ("sweep",),
     ("draft", "report"),
     ("cli",),
+    ("__main__",),
 )
 LEVELS = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 TOGETHER = {("device", "errors")}  # of one floor

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from eckart.blocks.block import Block
@@ -40,12 +42,15 @@ def measurement_seconds(plan: Plan, block: Block, steps: StepSeconds | None, dev
 
 def _walk_seconds(request: Request, block: Block, steps: StepSeconds) -> float:
     """Return the seconds of one walk there, and back where gradients are asked for."""
-    kinds = (Needs.FIRST_ORDER in request.needs) + (request.metric is not None)
-    passes = steps.blocks * steps.batches
-    seconds = passes * (1 + kinds * BACKWARD) * steps.block
+    first_order = steps.batches if Needs.FIRST_ORDER in request.needs else 0.0
+    if request.gradient_samples is not None:  # what has no gradient is not run backward
+        first_order = min(first_order, math.ceil(request.gradient_samples * steps.length / steps.batch_tokens))
+    metric = steps.batches if request.metric is not None else 0.0
+    seconds = steps.blocks * (steps.batches + BACKWARD * (first_order + metric)) * steps.block
     if request.needs_moments:
-        seconds += passes * (steps.block * (not kinds) + steps.moments)
+        alone = steps.batches - max(first_order, metric)  # batches that are run for their inputs alone
+        seconds += steps.blocks * (alone * steps.block + steps.batches * steps.moments)
     # Each linear has a second moment of its output gradients, and perhaps one of its inputs with its own weights.
     sums = (request.metric is not None) + request.weighs_tokens
-    seconds += passes * sums * steps.moments * len(block.linears) / len(block.groups)
-    return seconds + kinds * steps.batches * BACKWARD * steps.head
+    seconds += steps.blocks * steps.batches * sums * steps.moments * len(block.linears) / len(block.groups)
+    return seconds + BACKWARD * (first_order + metric) * steps.head
