@@ -67,10 +67,10 @@ def test_looking_at_the_inputs_is_worth_a_lot_and_survives_the_disk(folder: Path
     losses = {}
     for recipe in ("svd", "svd-llm"):
         model = load_model(folder)
-        report = eckart.compress(model, recipe, 0.9, samples=4, length=512, only="model.layers.[0-9].*")
-        assert 0.895 < report.keep <= 0.9
-        # 0.9 * 192 * 576 / (192 + 576) is 129.6; what rounding leaves of the budget brings some of them one further.
-        assert {layer.rank for layer in report.layers if layer.path.endswith("k_proj")} <= {129, 130}
+        report = eckart.compress(model, recipe, 0.8, samples=4, length=256, only="model.layers.[0-4].*")
+        assert 0.795 < report.keep <= 0.8
+        # 0.8 * 192 * 576 / (192 + 576) is 115.2; what rounding leaves of the budget brings some of them one further.
+        assert {layer.rank for layer in report.layers if layer.path.endswith("k_proj")} <= {115, 116}
         eckart.save(model, report, tmp_path / recipe)
         loaded = AutoModelForCausalLM.from_pretrained(tmp_path / recipe, dtype=torch.float32)
         tokens = torch.arange(100, 164)[None]
@@ -96,10 +96,10 @@ def test_refinement_brings_the_first_blocks_nearer_to_the_original_on_other_text
     tokenizer.save_pretrained(tmp_path / "two-blocks")
     other = tokenize(read_text("python-docs:held-out"), tokenizer)[:2048].reshape(8, 256)
     errors = {}
-    trained = ["epochs=8", "batch=1", "held_out=0.125", "shuffle=true"]
+    trained = ["epochs=4", "batch=1", "held_out=0.125", "shuffle=true"]
     for name, overrides in (("refined", [f"refinement.{field}" for field in trained]), ("plain", ["refinement=none"])):
         report = eckart.compress_checkpoint(
-            tmp_path / "two-blocks", tmp_path / name, "aa-svd", 0.6, samples=16, length=256, overrides=overrides
+            tmp_path / "two-blocks", tmp_path / name, "aa-svd", 0.6, samples=8, length=256, overrides=overrides
         )
         for record in report.refinements:
             assert record.before is not None

@@ -30,21 +30,21 @@ def run(code: str) -> str:
     "imports",
     [
         f"import eckart, peft\n{CONFIG}",
-        f"import peft, eckart\n{CONFIG}",
         f"import peft\n{CONFIG}import eckart\n",
         f"import eckart\nfrom peft.tuners.lora import LoraConfig\nimport peft\n{CONFIG}",
         f"import eckart\nimport eckart.adapters.model, peft\n{CONFIG}",
         f"import eckart\nfrom transformers.utils import is_peft_available\nis_peft_available()\nimport peft\n{CONFIG}",
     ],
-    ids=["first", "second", "after a config", "by a part", "from inside", "looked for before"],
+    ids=["first", "after a config", "by a part", "from inside", "looked for before"],
 )
 def test_any_order(imports: str) -> None:
     run(imports + USE)
 
 
 def test_it_is_not_imported_for_nothing() -> None:
-    assert run("import sys, eckart\nprint([name for name in sys.modules if name.startswith('peft')])") == "[]\n"
-    assert "eckart.adapters.model" not in run("import sys, eckart\nprint(list(sys.modules))")
+    names = run("import sys, eckart\nprint(*sys.modules)").split()
+    assert "eckart" in names
+    assert [name for name in names if name.startswith(("peft", "eckart.adapters.model"))] == []
 
 
 def test_another_version_works_as_it_did() -> None:
