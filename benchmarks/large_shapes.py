@@ -14,6 +14,7 @@ import argparse
 import json
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -38,54 +39,22 @@ from eckart.checkpoint.config import GUARD, EckartConfig
 from eckart.layers import QuantizedLinear
 from eckart.methods.precision import PRECISIONS
 
-SHAPES: dict[str, Callable[[], PretrainedConfig]] = {
-    "llama-2-7b": lambda: LlamaConfig(
-        vocab_size=32000,
-        hidden_size=4096,
-        intermediate_size=11008,
-        num_hidden_layers=32,
-        num_attention_heads=32,
-        num_key_value_heads=32,
-        max_position_embeddings=4096,
-    ),
-    "llama-3-8b": lambda: LlamaConfig(
-        vocab_size=128256,
-        hidden_size=4096,
-        intermediate_size=14336,
-        num_hidden_layers=32,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-        max_position_embeddings=8192,
-    ),
-    "qwen2.5-7b": lambda: Qwen2Config(
-        vocab_size=152064,
-        hidden_size=3584,
-        intermediate_size=18944,
-        num_hidden_layers=28,
-        num_attention_heads=28,
-        num_key_value_heads=4,
-        max_position_embeddings=32768,
-    ),
-    "gemma-3-27b": lambda: Gemma3TextConfig(
-        vocab_size=262208,
-        hidden_size=5376,
-        intermediate_size=21504,
-        num_hidden_layers=62,
-        num_attention_heads=32,
-        num_key_value_heads=16,
-        head_dim=128,
-        max_position_embeddings=131072,
-    ),
-    # To try a script with.
-    "tiny": lambda: LlamaConfig(
-        vocab_size=256,
-        hidden_size=128,
-        intermediate_size=192,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-    ),
+FIELDS = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "max_position_embeddings",
+)
+# The class of the config, and its fields in that order.
+SHAPES: dict[str, tuple[Callable[..., PretrainedConfig], tuple[int, ...]]] = {
+    "llama-2-7b": (LlamaConfig, (32000, 4096, 11008, 32, 32, 32, 4096)),
+    "llama-3-8b": (LlamaConfig, (128256, 4096, 14336, 32, 32, 8, 8192)),
+    "qwen2.5-7b": (Qwen2Config, (152064, 3584, 18944, 28, 28, 4, 32768)),
+    "gemma-3-27b": (partial(Gemma3TextConfig, head_dim=128), (262208, 5376, 21504, 62, 32, 16, 131072)),
+    "tiny": (LlamaConfig, (256, 128, 192, 2, 4, 2, 256)),  # to try a script with
 }
 MULTIPLE = 64  # of ranks: what products on accelerators like
 DIRECTIONS = 64  # that stand out of a weight
@@ -94,7 +63,8 @@ INDEX = "model.safetensors.index.json"
 
 def shape(name: str, blocks: int | None = None, vocabulary: int | None = None) -> PretrainedConfig:
     """Return the config of a shape, with fewer blocks and tokens where that is asked for."""
-    config = SHAPES[name]()
+    build, numbers = SHAPES[name]
+    config = build(**dict(zip(FIELDS, numbers, strict=True)))
     config.dtype = torch.bfloat16
     if blocks is not None:
         config.num_hidden_layers = blocks
