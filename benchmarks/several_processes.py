@@ -17,16 +17,17 @@ from __future__ import annotations
 import os
 import random
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
+import psutil
 import torch
 import typer
 from kills import contents
@@ -132,21 +133,17 @@ def kills(
             name = KILLED_RECIPES[number % len(KILLED_RECIPES)]
             out, seconds = place / "out", whole[name][1]
             victim, moment = chance.randrange(2), chance.uniform(0.2, 0.95) * seconds
-            running = started(2, words_for(name, model, text, out))
+            launcher, workers = launched(2, words_for(name, model, text, out))
             time.sleep(moment)
-            running[victim].send_signal(signal.SIGKILL)
             begun = time.perf_counter()
-            other = running[1 - victim]
+            with suppress(psutil.NoSuchProcess):  # it may have finished
+                workers[victim].kill()
             try:
-                _, said = other.communicate(timeout=LONGEST)
+                launcher.wait(LONGEST)
             except subprocess.TimeoutExpired:
-                other.kill()
-                said = ""
+                launcher.kill()
                 wrong.append(f"{number}: process {1 - victim} lived on")
             longest = max(longest, time.perf_counter() - begun)
-            killed = running[victim].wait() == -signal.SIGKILL
-            if killed and other.returncode != 0 and "Error" not in said:
-                wrong.append(f"{number}: process {1 - victim} ended with {other.returncode} and said {said!r}")
             again = started(2, words_for(name, model, text, out, "--resume"))
             errors = [process.communicate()[1] for process in again]
             if any(process.returncode for process in again):
@@ -184,6 +181,17 @@ def words_for(name: str, model: Path, text: Path, out: Path, *more: str) -> list
     words = ["-m", "eckart", "compress", str(model), "-o", str(out), "--recipe", recipe, "--keep", str(KEEP)]
     words += ["--calibration", str(text), "--samples", "6", "--length", "512", "--memory", "1B", "-q"]
     return [*words, *(f"--set={change}" for change in changes), *more]
+
+
+def launched(count: int, words: list[str]) -> tuple[subprocess.Popen[bytes], list[psutil.Process]]:
+    """Let ``torchrun`` start Python in so many processes; give it and them. Where one ends it ends the others."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count), *words]
+    launcher = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    workers: list[psutil.Process] = []
+    while len(workers) < count and launcher.poll() is None:
+        time.sleep(0.05)
+        workers = psutil.Process(launcher.pid).children()
+    return launcher, workers
 
 
 def started(count: int, words: list[str]) -> list[subprocess.Popen[str]]:
