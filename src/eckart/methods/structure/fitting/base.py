@@ -94,7 +94,7 @@ class Fitter(Generic[AnyLayer]):
         self, linear: nn.Module, rank: int, stored: torch.dtype | None, precision: Precision, fit: Fit
     ) -> AnyLayer:
         """Return the layer of that rank that is nearest to ``fit``; arguments as for :meth:`factored`."""
-        solution = solve(fit.whitening, None, fit.target, fit.metric, rank)
+        solution = (fit.solver or solve)(fit.whitening, None, fit.target, fit.metric, rank)
         return self.factored(linear, *truncate(solution, rank), stored, precision, fit)
 
     def feeds_back(self, precision: Precision) -> bool:

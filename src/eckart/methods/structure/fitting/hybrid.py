@@ -77,7 +77,10 @@ class HybridFitter(Fitter[HybridLinear]):
         for _ in range(self.structure.alternations + 1):
             fill_child(layer.base, fit.target - low_rank, None, stored, moment)
             rest = Fit(fit.target - dense_weight_of(layer.base).to(fit.target.device), fit.inputs, fit.metric)
-            solution = solve(fit.whitening, None, rest.target, fit.metric)
+            if fit.solver is None:
+                solution = solve(fit.whitening, None, rest.target, fit.metric)
+            else:
+                solution = fit.solver(fit.whitening, None, rest.target, fit.metric, layer.rank)
             self.set_factors(layer, *truncate(solution, layer.rank), stored, rest if feedback else None)
             low_rank = layer.low_rank_weight().to(fit.target.device)
             loss = rest.loss(low_rank)
