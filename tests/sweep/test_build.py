@@ -60,11 +60,8 @@ def test_models_are_those_of_compress(kind, labels, sizes, tokens):
         assert stored_bytes(made.model) == stored_bytes(plain), recipe.name
         for name, tensor in plain.state_dict().items():
             found = made.model.state_dict()[name]
-            assert (
-                torch.equal(found, tensor)
-                if labels is not ROUNDED and labels is not FUSED
-                else torch.allclose(found, tensor, atol=1e-5)
-            ), name
+            exact = labels is EXACT or labels is SKETCHED
+            assert torch.equal(found, tensor) if exact else torch.allclose(found, tensor, atol=1e-5), name
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
