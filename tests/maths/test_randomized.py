@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from eckart.maths.randomized import Sketch, leading_left
+from eckart.maths.whitening import whiten
 
 RANK = 12
 SPECTRA = {  # of 64 singular values
@@ -46,7 +47,7 @@ def test_little_more_is_lost_than_must_be(spectrum: str, most: float, shape: tup
     values = SPECTRA[spectrum]
     for seed in range(5):
         weight, moment, root = problem(values, shape, seed)
-        found = leading_left(weight, moment, RANK, Sketch(RANK + 8, 3, seed))
+        found = leading_left(whiten(moment), weight, RANK, Sketch(RANK + 8, 3, seed))
         assert found is not None
         torch.testing.assert_close(found.vectors.T @ found.vectors, torch.eye(RANK, dtype=torch.float64))
         assert -1e-9 < excess(weight @ root, found.vectors, values) < most
@@ -57,12 +58,13 @@ def test_little_more_is_lost_than_must_be(spectrum: str, most: float, shape: tup
         assert (found.singular_values <= values[:RANK] * (1 + 1e-9)).all()
 
 
+@pytest.mark.parametrize("shape", [(64, 64), (150, 64)])
 @pytest.mark.parametrize("more", [8, 50])  # by products with W and S, or with W S W^T
-def test_more_iterations_lose_less(more: int) -> None:
-    weight, moment, root = problem(SPECTRA["slow"], (64, 64))
+def test_more_iterations_lose_less(more: int, shape: tuple[int, int]) -> None:
+    weight, moment, root = problem(SPECTRA["slow"], shape)
     lost = []
     for iterations in range(5):
-        found = leading_left(weight, moment, RANK, Sketch(RANK + more, iterations, 0))
+        found = leading_left(whiten(moment), weight, RANK, Sketch(RANK + more, iterations, 0))
         assert found is not None
         lost.append(excess(weight @ root, found.vectors, SPECTRA["slow"]))
     assert lost == sorted(lost, reverse=True)
@@ -71,7 +73,7 @@ def test_more_iterations_lose_less(more: int) -> None:
 
 def test_the_seed_says_what_is_found() -> None:
     weight, moment, _ = problem(SPECTRA["slow"], (64, 64))
-    once, again, other = (leading_left(weight, moment, RANK, Sketch(20, 1, seed)) for seed in (3, 3, 4))
+    once, again, other = (leading_left(whiten(moment), weight, RANK, Sketch(20, 1, seed)) for seed in (3, 3, 4))
     assert once is not None
     assert again is not None
     assert other is not None
@@ -83,6 +85,6 @@ def test_the_seed_says_what_is_found() -> None:
 def test_what_is_too_small_to_be_known_is_not_given(reached: int) -> None:
     values = torch.cat([torch.ones(reached), 1e-6 * torch.ones(64 - reached)]).double()
     weight, moment, _ = problem(values, (64, 64))
-    found = leading_left(weight, moment, RANK, Sketch(RANK + 8, 3, 0))
+    found = leading_left(whiten(moment), weight, RANK, Sketch(RANK + 8, 3, 0))
     assert (found is None) == (reached > 0)  # where all are small none is, beside the others
-    assert leading_left(torch.zeros_like(weight), moment, RANK, Sketch(RANK + 8, 3, 0)) is None
+    assert leading_left(whiten(moment), torch.zeros_like(weight), RANK, Sketch(RANK + 8, 3, 0)) is None

@@ -102,7 +102,7 @@ def solve(
     target = least_squares(whitening, cross_moment, weight)
     seen = target if metric is None else blockwise(metric.root.mT, target)
     wanted, sketched = min(seen.shape) if rank is None else rank, None
-    found = None if sketch is None else leading_left(seen, whitening.second_moment, wanted, sketch)
+    found = None if sketch is None else leading_left(whitening, seen, wanted, sketch)
     if found is None:
         left, singular_values = _components(whitening, seen, wanted)
     else:

@@ -1,10 +1,11 @@
 r"""Leading left singular vectors by a randomized range finder (Halko, Martinsson, Tropp 2011, arXiv 0909.4061).
 
-The left singular vectors of ``M = W_ls R`` are the eigenvectors of ``A = W_ls S W_ls^T``, for which no root R is
-needed. A few more random vectors than are wanted are multiplied by A several times, with a QR factorisation between,
-and what is wanted is taken out of the space that they then span: an eigendecomposition of the size of that space, in
-the place of one of the size of A. Between, A is shifted by half of the smallest eigenvalue that is seen, which makes
-what lies below fall faster (dynamic shifts: arXiv 2404.09276); so few vectors serve spectra that hardly fall.
+Those of ``M = W_ls R``, (m, n), are eigenvectors of ``W_ls S W_ls^T``, for which no root R is needed; or, where m > n,
+``M v`` of the eigenvectors v of the smaller ``M^T M``. A few more random vectors than are wanted are multiplied by that
+matrix several times, with a QR factorisation between. What is wanted is taken out of the space that they then span: an
+eigendecomposition of the size of that space, in the place of one of the size of the matrix. Between, the matrix is
+shifted by half of the smallest eigenvalue that is seen, which makes what lies below fall faster (dynamic shifts, arXiv
+2404.09276); so few vectors serve spectra that hardly fall.
 
 Everything here is a pure function of float64 tensors.
 """
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from eckart.maths.left_singular import eigenvectors, resolved
+from eckart.maths.whitening import Whitening
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Sketch:
 
     Attributes:
         columns: random vectors; more than singular vectors that are wanted.
-        iterations: products with A beyond the first, each behind a QR factorisation.
+        iterations: products with the matrix beyond the first, each behind a QR factorisation.
         seed: of the random vectors.
     """
 
@@ -41,7 +43,7 @@ class Leading:
 
     Attributes:
         vectors: (m, r), orthonormal: left singular vectors.
-        singular_values: (r,), falling; squared, the part of ``energy`` that each vector explains.
+        singular_values: (r,), falling or nearly so; squared, the part of ``energy`` that each vector explains.
         energy: ``||M||^2``, of all singular values, a 0-d tensor.
     """
 
@@ -50,23 +52,51 @@ class Leading:
     energy: Tensor
 
 
-def leading_left(seen: Tensor, second_moment: Tensor, rank: int, sketch: Sketch) -> Leading | None:
-    """Return the leading left singular vectors of ``seen R``, with ``S = R R^T``.
+def leading_left(whitening: Whitening, seen: Tensor, rank: int, sketch: Sketch) -> Leading | None:
+    """Return the leading left singular vectors of ``seen R``.
 
     Args:
+        whitening: ``S = R R^T``, and its root; that is asked for where m > n only.
         seen: W_ls, in the metric, (m, n).
-        second_moment: ``S``, (n, n).
         rank: how many vectors are wanted.
         sketch: how they are looked for.
 
     Returns:
-        None if some of those wanted are too small beside the largest to be known from A (see
+        None if some of those wanted are too small beside the largest to be known from a Gram matrix (see
         :mod:`eckart.maths.left_singular`).
     """
-    half = seen @ second_moment
-    multiply = _products_with(half, seen, sketch)
+    rows, columns = seen.shape
+    if rows <= columns:
+        half = seen @ whitening.second_moment
+        found = _leading_eigenvectors(_products_with(half, seen, sketch), rows, half, rank, sketch)
+        return None if found is None else Leading(found[0], found[1].sqrt(), (half * seen).sum())
+    whole = seen @ whitening.root
+    gram = whole.T @ whole
+    found = _leading_eigenvectors(gram.__matmul__, len(gram), gram, rank, sketch)
+    if found is None:
+        return None
+    left = (whole @ found[0]) / found[1].sqrt()  # orthonormal, since what is found is diagonal in the Gram matrix
+    # Another product with M: more is explained than the eigenvalues say.
+    return Leading(left, (left.T @ whole).norm(dim=1), gram.trace())
+
+
+def _leading_eigenvectors(
+    multiply: Callable[[Tensor], Tensor], size: int, like: Tensor, rank: int, sketch: Sketch
+) -> tuple[Tensor, Tensor] | None:
+    """Return the leading eigenvectors of a Gram matrix, (size, rank), and its eigenvalues, (rank,), falling.
+
+    Args:
+        multiply: multiplies a matrix by it from the left.
+        size: of it.
+        like: says of which dtype, and where, it is.
+        rank: how many are wanted.
+        sketch: how they are looked for.
+
+    Returns:
+        None if some of those wanted cannot be told from rounding.
+    """
     generator = torch.Generator().manual_seed(sketch.seed)  # on the host, so that all devices see the same numbers
-    random = torch.randn(len(seen), sketch.columns, dtype=seen.dtype, generator=generator).to(seen.device)
+    random = torch.randn(size, sketch.columns, dtype=like.dtype, generator=generator).to(like.device)
     basis = torch.linalg.qr(multiply(random))[0]
     shift = 0.0
     for _ in range(sketch.iterations):
@@ -74,9 +104,7 @@ def leading_left(seen: Tensor, second_moment: Tensor, rank: int, sketch: Sketch)
         # At most half of an eigenvalue that is wanted, so that none of those below comes to lie above it.
         shift = max(shift, (float(triangle.diagonal().abs().min()) + shift) / 2)
     turns, values = eigenvectors(basis.T @ multiply(basis))
-    if resolved(values) < rank:
-        return None
-    return Leading(basis @ turns[:, :rank], values[:rank].sqrt(), (half * seen).sum())
+    return (basis @ turns[:, :rank], values[:rank]) if resolved(values) >= rank else None
 
 
 def _products_with(half: Tensor, seen: Tensor, sketch: Sketch) -> Callable[[Tensor], Tensor]:
@@ -85,5 +113,5 @@ def _products_with(half: Tensor, seen: Tensor, sketch: Sketch) -> Callable[[Tens
     products = (sketch.iterations + 2) * sketch.columns
     if rows * (columns + products) < 2 * columns * products:
         formed = half @ seen.T
-        return lambda vectors: formed @ vectors
+        return formed.__matmul__
     return lambda vectors: half @ (seen.T @ vectors)
