@@ -61,8 +61,10 @@ def test_rows_that_are_solved_from_a_sketch_are_what_compress_gives(sweep, llama
     rows = list(sweep(labels, [0.4]).run())
     ids = tokenize(read_text(str(text_file)), tokenizer)
     for row in rows[1:]:
-        model, samples = copy.deepcopy(llama), {"samples": 4, "length": 24, "seed": 0}
-        report = eckart.compress(model, row.recipe, row.keep, str(text_file), tokenizer=tokenizer, **samples)
+        model = copy.deepcopy(llama)
+        report = eckart.compress(
+            model, row.recipe, row.keep, str(text_file), tokenizer=tokenizer, samples=4, length=24, seed=0
+        )
         assert all(layer.sketch is not None for layer in report.layers)
         expected = eckart.perplexity(model, ids, length=32, windows=3).log_perplexity
         assert row.texts["text.txt"].log_perplexity == pytest.approx(expected, abs=1e-9)
