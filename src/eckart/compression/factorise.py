@@ -163,7 +163,8 @@ class Factoriser:
         product, constant, input_energy = weight, None, None
         if self.recipe.layout.changes(rank):
             stored = onloaded.dtype(f"{ref.name}.weight")
-            metric = None if rank is None else self._metric_root(ref.path, weight.device)
+            solution = None if rank is None else self._known_solution(ref.path, weight, inputs)
+            metric = None if rank is None or solution is not None else self._metric_root(ref.path, weight.device)
             residual = None
             if inputs.moments is not None and ref.residual is not None:
                 residual = inputs.moments.residuals.get(ref.residual)
@@ -184,7 +185,7 @@ class Factoriser:
                 metric=metric,
                 projectors=projectors,
                 residual=residual,
-                solution=None if rank is None else self._known_solution(ref.path, weight, inputs),
+                solution=solution,
                 on_solution=keep_spectrum,
             )
             # The next layers see the numbers that will be stored, not those before rounding.

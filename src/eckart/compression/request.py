@@ -1,9 +1,10 @@
-"""What a recipe asks to have measured on the original model."""
+"""What a recipe asks to have measured on the original model, and what of it is kept for the walk."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from eckart.methods.objectives import InputSource
 from eckart.methods.recipe import Recipe
 from eckart.methods.sensitivity.request import Request
 
@@ -18,3 +19,17 @@ def request_of(recipe: Recipe) -> Request:
         metric=asked.metric or recipe.refinement.output_metric,
         keep_bases=asked.keep_bases or recipe.weighs_tokens,
     )
+
+
+def request_for_walk(recipe: Recipe) -> Request:
+    """Return :func:`request_of` a recipe, with all kept that its layers are made of if that is what ranks need, too.
+
+    Where the equation of the original model is solved for the ranks, the walk neither sums nor solves again.
+    """
+    request, objective, sharing = request_of(recipe), recipe.objective, recipe.sharing
+    original_alone = objective.input_source is InputSource.ORIGINAL and not objective.observes_outputs
+    alike = recipe.allocation.solves_first and not (sharing.fuses or sharing.measures)
+    if not (original_alone and alike):
+        return request
+    keep_bases = request.keep_bases or not recipe.structure.adds_to_base
+    return replace(request, keep_bases=keep_bases, keep_moments=True)
