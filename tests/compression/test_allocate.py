@@ -14,6 +14,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 import eckart
+from eckart.compression.request import request_of
 from eckart.errors import CalibrationError, EckartError, InterruptedRun, NonFiniteError
 from eckart.layers import LowRankLinear
 from eckart.methods.allocation import ALLOCATIONS
@@ -143,6 +144,31 @@ def test_from_disk_in_files_and_resumed_it_is_the_same(
     assert report.ranks == {
         path: module.rank for path, module in loaded.named_modules() if isinstance(module, LowRankLinear)
     }
+
+
+@pytest.mark.parametrize("recipe", ["io-svd", "zs-svd", "eora", "eckart-fast"])
+def test_what_was_solved_for_the_ranks_is_not_summed_again_and_gives_the_same(
+    recipe: str, monkeypatch: pytest.MonkeyPatch, tokens: torch.Tensor
+) -> None:
+    overrides = ["allocation=curvature", "allocation.multiple=1", "objective=input-aware"]
+    overrides = [*quick(recipe), *(overrides if recipe == "eora" else [])]
+
+    def compressed() -> tuple[PreTrainedModel, eckart.CompressionResult]:
+        model = make_model("llama")
+        return model, eckart.compress(model, recipe, 0.7, tokens, overrides=overrides)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("eckart.compression.allocate.request_for_walk", request_of)
+        again, expected = compressed()
+    with monkeypatch.context() as patch:
+        patch.delattr("eckart.compression.walk.input_moments")
+        model, report = compressed()
+    assert report.ranks == expected.ranks
+    for layer, other in zip(report.layers, expected.layers, strict=True):
+        assert layer.error == pytest.approx(other.error, rel=1e-3)
+    assert len(report.blocks) == len(expected.blocks) == 3
+    with torch.no_grad():
+        torch.testing.assert_close(model(tokens).logits, again(tokens).logits, rtol=1e-3, atol=1e-4)
 
 
 def test_one_target_linear_only(tokens: torch.Tensor) -> None:

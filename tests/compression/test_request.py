@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from eckart.compression.request import request_of
-from eckart.methods.allocation import ALLOCATIONS, Curvature, Energy, Needs, Search, ZeroSum
+from eckart.compression.request import request_for_walk, request_of
+from eckart.methods.allocation import ALLOCATIONS, Allocation, Curvature, Energy, Needs, Search, Uniform, ZeroSum
 from eckart.methods.metric import Fisher
-from eckart.methods.objectives import Anchored, InputAware, Objective, Weight
+from eckart.methods.objectives import Anchored, InputAware, Objective, PrincipalOutputs, Weight
 from eckart.methods.precision import Bits8
 from eckart.methods.recipe import Recipe
 from eckart.methods.refinement import BlockRefinement
-from eckart.methods.structure import Pivoted
+from eckart.methods.structure import Hybrid, Pivoted, Structure, TwoFactor
 
 SAMPLED, NEXT = Fisher(samples=4), Fisher(labels="next")
 WEIGHTED = Fisher(token_weights="gradient")
@@ -66,3 +66,23 @@ def test_an_equation_that_is_solved_before_anything_is_compressed_is_kept() -> N
     assert request_of(weighted).weighs_tokens
     equal = Recipe(objective=InputAware(metric=Fisher()), allocation=Curvature())
     assert not request_of(equal).keep_bases
+
+
+@pytest.mark.parametrize(
+    ("objective", "allocation", "structure", "keeps"),
+    [
+        (InputAware(), Energy(), TwoFactor(), (True, True)),
+        (InputAware(metric=WEIGHTED), Curvature(), Pivoted(), (True, True)),
+        (InputAware(), Curvature(), Hybrid(), (False, True)),  # what is of low rank depends on the base
+        (InputAware(), Uniform(), TwoFactor(), (False, False)),  # nothing is solved before the walk
+        (InputAware(), ZeroSum(stages=2), TwoFactor(), (True, False)),  # which ends with other weights
+        (Weight(), Energy(), TwoFactor(), (False, False)),
+        (Anchored(), Energy(), TwoFactor(), (False, False)),  # which looks at the compressed model
+        (PrincipalOutputs(), Energy(), TwoFactor(), (False, False)),
+    ],
+)
+def test_what_the_ranks_were_found_by_is_kept_where_the_layers_are_made_of_it(
+    objective: Objective, allocation: Allocation, structure: Structure, keeps: tuple[bool, bool]
+) -> None:
+    found = request_for_walk(Recipe(objective=objective, allocation=allocation, structure=structure))
+    assert (found.keep_bases, found.keep_moments) == keeps

@@ -29,7 +29,7 @@ RECIPES = {
     "svd": (),
     "svd-llm": (),
     "aa-svd-layer": (),  # its equation is about a target of its own
-    "io-svd": (),  # with a metric
+    "io-svd": ("allocation=uniform", "allocation.multiple=1"),  # with a metric
     "saes-svd": ("objective.affine=true",),
     "hybrid-anchored": (),
 }

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from eckart.errors import RecipeError
@@ -62,8 +60,11 @@ def test_what_cannot_be_is_told(overrides: list[str], message: str) -> None:
         load_recipe("svd-llm", overrides)
 
 
-def test_what_is_solved_before_ranks_are_known_has_no_use_for_it() -> None:
-    with pytest.raises(RecipeError, match=r"'gradient' solves it for all ranks, .* Use solver=exact"):
-        load_recipe("eckart-fast", ["solver=randomized"])
-    equal: dict[str, Any] = {"objective.metric.token_weights": "equal", "solver": "randomized"}
-    assert load_recipe("eckart-fast", [f"{key}={value}" for key, value in equal.items()]).solver == Randomized()
+@pytest.mark.parametrize("label", ["eckart-fast", "zs-svd", "io-svd", "svd-llm-v2"])
+def test_what_is_solved_once_and_for_all_ranks_has_no_use_for_it(label: str) -> None:
+    with pytest.raises(RecipeError, match=r"ranks of allocation .* follow from its whole solution. Use solver=exact"):
+        load_recipe(label, ["solver=randomized"])
+    # Of another objective, beside a base and for linears that are fused the equation is solved again.
+    for other in ("objective=anchored", "structure=hybrid", "sharing=shared", "allocation=uniform"):
+        if label != "eckart-fast":
+            assert load_recipe(label, [other, "solver=randomized"]).solver == Randomized()

@@ -91,6 +91,7 @@ def test_roots_are_counted_where_a_walk_asks_for_them(
         ("svd-llm", ["solve 4", "error"]),
         ("svd-llm+solver=randomized+solver.limit=1", ["solve 4", "sketch", "error"]),
         ("io-svd+structure=hybrid", ["solve None"] * 3 + ["error"]),
+        ("io-svd", ["error"]),  # it was solved for the ranks
     ],
 )
 def test_what_is_timed_is_what_a_walk_does(

@@ -25,7 +25,9 @@ EXACT = [
     "aa-svd-layer+objective.residual_anchoring=1+allocation=curvature",
     "zs-svd-staged+allocation.stages=2",
 ]
-SKETCHED = [f"{name}+solver=randomized+solver.limit=1" for name in ("svd", "io-svd", "zs-svd")]
+SKETCHED = [
+    f"{name}+solver=randomized+solver.limit=1" for name in ("svd", "io-svd+allocation=uniform", "svd+allocation=energy")
+]
 # Made of components, which are kept in float32.
 ROUNDED = [
     "svd-llm",

@@ -8,7 +8,7 @@ from eckart import processes
 from eckart.blocks.blockwise_model import BlockwiseModel
 from eckart.blocks.overridden_weights import OverriddenWeights
 from eckart.compression.plan import Plan
-from eckart.compression.request import request_of
+from eckart.compression.request import request_for_walk, request_of
 from eckart.compression.share_by_loss import share_by_loss
 from eckart.errors import CalibrationError
 from eckart.methods.allocation.base import OwnMeasurement, Wanted
@@ -52,7 +52,7 @@ def allocate(model: BlockwiseModel, plan: Plan, progress: Progress = lambda done
     if recipe.sharing.measures:
         model, budgets = share_by_loss(model, recipe, plan.budgets, progress)
         plan = replace(plan, blocks=list(model.blocks), own=budgets.own)
-    allocation, request = recipe.allocation, request_of(recipe)
+    allocation, request = recipe.allocation, request_for_walk(recipe)
     measured = Measurements(shapes_of(plan.blocks))
     if not request.is_empty:
         measured = measure(model, request, lambda done, total: progress(done, total * allocation.walks))

@@ -176,7 +176,8 @@ class Factoriser:
         sketched = self.sketched(ref.path, ref.shape, rank)
         if self.recipe.layout.changes(rank):
             stored = onloaded.dtype(f"{ref.name}.weight")
-            metric = None if rank is None else self._metric_root(ref.path, weight.device)
+            solution = None if rank is None else self._known_solution(ref.path, weight, inputs)
+            metric = None if rank is None or solution is not None else self._metric_root(ref.path, weight.device)
             residual = None
             if inputs.moments is not None and ref.residual is not None:
                 residual = inputs.moments.residuals.get(ref.residual)
@@ -198,7 +199,7 @@ class Factoriser:
                 metric=metric,
                 projectors=projectors,
                 residual=residual,
-                solution=None if rank is None else self._known_solution(ref.path, weight, inputs),
+                solution=solution,
                 solver=sketched,
                 on_solution=keep_spectrum,
             )

@@ -1,4 +1,4 @@
-"""What a recipe asks to have measured on the original model."""
+"""What a recipe asks to have measured on the original model, and what of it is kept for the walk."""
 
 from __future__ import annotations
 
@@ -18,3 +18,15 @@ def request_of(recipe: Recipe) -> Request:
         metric=asked.metric or recipe.refinement.output_metric,
         keep_bases=asked.keep_bases or recipe.weighs_tokens,
     )
+
+
+def request_for_walk(recipe: Recipe) -> Request:
+    """Return :func:`request_of` a recipe, with all kept that its layers are made of if that is what ranks need, too.
+
+    Where the equation of the original model is solved for the ranks, the walk neither sums nor solves again.
+    """
+    request = request_of(recipe)
+    if not recipe.ranks_are_of_the_same_equation:
+        return request
+    keep_bases = request.keep_bases or not recipe.structure.adds_to_base
+    return replace(request, keep_bases=keep_bases, keep_moments=True)

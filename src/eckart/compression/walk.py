@@ -125,8 +125,9 @@ class _Walk:
         self.recipe = self.plan.recipe
         self.stage: dict[Group, Moments] = {}  # of routed groups whose turn has not come
         self.entry: HiddenStates | None = None  # in front of the first block, if they are needed to the end
-        self.streams = WalkStreams(self.model, self.recipe)
-        solved = self.measurements.solutions and (self.recipe.weighs_tokens or self.inputs_kept)
+        self.streams = WalkStreams(self.model, self.recipe, moments_kept=bool(self.measurements.moments))
+        kept = self.inputs_kept or bool(self.measurements.moments)
+        solved = self.measurements.solutions and (self.recipe.weighs_tokens or kept)
         self.factoriser = Factoriser(
             self.recipe,
             self.plan,
@@ -270,12 +271,14 @@ class _Walk:
 
     def _observe_original(self, state: WalkState, block: Block) -> _OriginalPass:
         """Run the block as it is in the original model over that model's hidden states, if anybody looks at them."""
-        seen = _OriginalPass()
+        seen, kept = _OriginalPass(), self.measurements.moments
+        if kept:
+            seen.moments = {group: kept[group.linears[0].path] for group in block.groups}
         if state.original is None:
             return seen
         seen.behind = self.streams.behind(ORIGINAL, state.finished) if self._is_looked_at(state.finished) else None
         run, objective = self.streams.original.block_pass(state.finished), self.recipe.objective
-        if objective.input_source is InputSource.ORIGINAL:
+        if objective.input_source is InputSource.ORIGINAL and not kept:
             seen.moments = input_moments(run, block.groups, state.original, seen.behind)
             if objective.observes_outputs:
                 ranks = {ref: rank for ref in block.linears if (rank := self.plan.ranks[ref.path])}

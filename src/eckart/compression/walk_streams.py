@@ -27,6 +27,7 @@ class WalkStreams:
     Attributes:
         model: that is compressed.
         recipe: says which streams are looked at.
+        moments_kept: whether the moments of the original model's inputs are known.
         original: the model as it runs the original's hidden states.
         compressed: as it runs the compressed model's.
         few_original: as it runs the original's of the few tokens that errors are recorded on.
@@ -35,6 +36,7 @@ class WalkStreams:
 
     model: BlockwiseModel
     recipe: Recipe
+    moments_kept: bool = False
     original: BlockwiseModel = field(init=False)
     compressed: BlockwiseModel = field(init=False)
     few_original: BlockwiseModel = field(init=False)
@@ -69,8 +71,11 @@ class WalkStreams:
         few.delete()
         source, refined = recipe.objective.input_source, recipe.refinement.needs_data
         looks_at_original = refined or recipe.distillation.needs_data
-        original = looks_at_original or source in (InputSource.ORIGINAL, InputSource.BOTH)
+        sums_original = source is InputSource.ORIGINAL and not self.moments_kept
+        original = looks_at_original or sums_original or source is InputSource.BOTH
         compressed = refined or source in (InputSource.COMPRESSED, InputSource.BOTH)
+        if not (original or compressed):
+            stream.delete()
         return WalkState(
             original=stream if original else None, compressed=stream if compressed else None, followed=followed
         )

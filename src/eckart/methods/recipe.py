@@ -25,7 +25,7 @@ from eckart.methods.allocation import ALLOCATIONS, Allocation, Uniform
 from eckart.methods.choice import expand_name
 from eckart.methods.distillation import AnyDistillation, NoDistillation
 from eckart.methods.layout import Layout
-from eckart.methods.objectives import OBJECTIVES, Objective
+from eckart.methods.objectives import OBJECTIVES, InputSource, Objective
 from eckart.methods.precision import AnyPrecision, Bits16
 from eckart.methods.refinement import AnyRefinement, NoRefinement
 from eckart.methods.sharing import AnySharing, Separate
@@ -150,12 +150,12 @@ class Recipe(BaseModel):
             )
         unsolved = {
             f"objective {objective.name!r} solves no equation": objective.observes_outputs,
-            "a metric with token_weights 'gradient' solves it for all ranks, before any is known": self.weighs_tokens,
+            f"ranks of allocation {allocation.label} follow from its whole solution": self.solves_once,
         }
         for why in (why for why, is_so in unsolved.items() if is_so and self.solver.sketches):
             yield (
-                f"Solver {self.solver.name!r} finds the leading components of an equation whose rank is known, and "
-                f"{why}. Use solver=exact."
+                f"Solver {self.solver.name!r} finds some components of an equation when the rank is known, and {why}. "
+                "Use solver=exact."
             )
         if structure.adds_to_base and allocation.truncates:
             yield (
@@ -187,6 +187,18 @@ class Recipe(BaseModel):
         """Whether tokens count differently in the equation, which is then solved while ranks are chosen."""
         metric = self.objective.output_metric
         return metric is not None and metric.weighs_tokens
+
+    @property
+    def ranks_are_of_the_same_equation(self) -> bool:
+        """Whether ranks follow from the equation that layers are made by, so that it need not be solved again."""
+        objective, sharing = self.objective, self.sharing
+        original_alone = objective.input_source is InputSource.ORIGINAL and not objective.observes_outputs
+        return original_alone and self.allocation.solves_first and not (sharing.fuses or sharing.measures)
+
+    @property
+    def solves_once(self) -> bool:
+        """Whether layers are made of a solution that was found for their ranks."""
+        return self.weighs_tokens or (self.ranks_are_of_the_same_equation and not self.structure.adds_to_base)
 
     @property
     def has_metric(self) -> bool:

@@ -15,7 +15,7 @@ from eckart.blocks.onload import ResidentWeights
 from eckart.blocks.residual import FRONT
 from eckart.compression.allocate import needs_measurement
 from eckart.compression.plan import Plan
-from eckart.compression.request import request_of
+from eckart.compression.request import request_for_walk
 from eckart.methods.objectives import InputSource
 from eckart.methods.sensitivity.layer_statistics import Needs
 
@@ -180,13 +180,23 @@ def _measurement_bytes(plan: Plan, numbers: int, stored: int) -> int:
     """Return what is kept between blocks while ranks are found, for hidden states of so many numbers."""
     if not needs_measurement(plan):
         return 0
-    recipe, request = plan.recipe, request_of(plan.recipe)
+    recipe, request = plan.recipe, request_for_walk(plan.recipe)
     streams = stored * numbers * (len(plan.blocks) + 1)
     kinds = (Needs.FIRST_ORDER in request.needs) + (request.metric is not None)
     gradients = FLOAT32 * numbers * (kinds + 1 if kinds else 0)
     metrics = FLOAT32 * sum(t.out_features**2 // t.runs for t in plan.linears) if recipe.objective.output_metric else 0
-    bases = FLOAT32 * 2 * sum(t.out_features * min(t.shape) for t in plan.linears) if request.keep_bases else 0
-    return streams + gradients + metrics + bases + recipe.allocation.own_bytes([ref.shape for ref in plan.linears])
+    pair = 2 if recipe.objective.output_metric else 1
+    bases = FLOAT32 * pair * sum(t.out_features * min(t.shape) for t in plan.linears) if request.keep_bases else 0
+    groups = [group for block in plan.blocks for group in block.groups] if request.keep_moments else []
+    moments = FLOAT32 * _moment_numbers(groups, paired=False)
+    return (
+        streams
+        + gradients
+        + metrics
+        + bases
+        + moments
+        + recipe.allocation.own_bytes([ref.shape for ref in plan.linears])
+    )
 
 
 def parse_bytes(text: str) -> int:

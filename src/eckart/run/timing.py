@@ -125,10 +125,10 @@ def _factor(factoriser: Factoriser, example: _Example) -> float:
         sketch = recipe.solver.sketch(ref.shape, rank, ref.path)
     if sketch is not None:
         sketch = replace(sketch, columns=max(small or 1, sketch.columns * min(weight.shape) // min(ref.shape)))
-    if recipe.weighs_tokens:  # the measurement has solved it
+    if recipe.solves_once:  # in the measurement
         basis = torch.linalg.qr(weight)[0]
         solution = Solution(basis, basis, torch.ones_like(basis[0]), weight)
-    inputs = factoriser.statistics_of(example.moments, None if recipe.weighs_tokens else example.whitening)
+    inputs = factoriser.statistics_of(example.moments, None if recipe.solves_once else example.whitening)
     layer = factoriser.layer(
         empty_linear(weight.shape[1], weight.shape[0], bias=False, device=factoriser.device),
         weight,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from eckart.maths.moments import Moments
 from eckart.methods.sensitivity.layer_statistics import LayerStatistics
 
 
@@ -27,6 +28,7 @@ class Measurements:
         weights: weights (m, n) that are to be factored in the place of a linear's own, by path; of an allocation that
             moves weights while it measures.
         means: of those inputs, (n,) float64, by path, if they were asked for and the objective looks at data.
+        moments: of the inputs of each group, by the path of its first linear, if they were asked for.
     """
 
     linears: tuple[LayerStatistics, ...]
@@ -36,6 +38,7 @@ class Measurements:
     means: Mapping[str, Tensor] = field(default_factory=dict)
     block_metrics: Mapping[str, Tensor] = field(default_factory=dict)
     weights: Mapping[str, Tensor] = field(default_factory=dict)
+    moments: Mapping[str, Moments] = field(default_factory=dict)
 
     def statistics(self, path: str) -> LayerStatistics:
         """Return the statistics of a linear."""

@@ -42,6 +42,7 @@ class Request:
         keep_bases: whether the output bases are kept, in which linears can be truncated to any rank.
         structure: says what of a weight its components are those of.
         keep_inputs: whether what the objective makes of each linear's inputs is kept.
+        keep_moments: whether the moments that it makes that of are.
     """
 
     objective: Objective
@@ -51,11 +52,12 @@ class Request:
     keep_bases: bool = False
     structure: Structure = field(default_factory=TwoFactor)
     keep_inputs: bool = False
+    keep_moments: bool = False
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing is to be measured."""
-        return not (self.needs or self.metric is not None or self.keep_bases or self.keep_inputs)
+        return not (self.needs or self.metric is not None or self.keep_bases or self.keep_inputs or self.keep_moments)
 
     @property
     def needs_spectrum(self) -> bool:
@@ -65,7 +67,8 @@ class Request:
     @property
     def needs_moments(self) -> bool:
         """Whether inputs of linears are summed, all tokens alike."""
-        return self.objective.needs_data and (self.keep_inputs or (self.needs_spectrum and not self.weighs_tokens))
+        kept = self.keep_inputs or self.keep_moments
+        return self.objective.needs_data and (kept or (self.needs_spectrum and not self.weighs_tokens))
 
     @property
     def weighs_tokens(self) -> bool:
@@ -104,6 +107,7 @@ class Request:
             gradient_samples=first_order[0] if first_order else self.gradient_samples,
             keep_bases=self.keep_bases or other.keep_bases,
             keep_inputs=self.keep_inputs or other.keep_inputs,
+            keep_moments=self.keep_moments or other.keep_moments,
         )
 
 

@@ -18,6 +18,7 @@ from eckart.maths.lowrank import Solution, solve
 from eckart.maths.moments import Moments
 from eckart.maths.shared_basis import gained
 from eckart.maths.whitening import OutputRoot, Whitening, blockwise
+from eckart.methods.sensitivity.kept_moments import KeptMoments
 from eckart.methods.sensitivity.layer_statistics import LayerStatistics, Needs, shapes_of
 from eckart.methods.sensitivity.measurements import Measurements
 from eckart.methods.sensitivity.request import Labels, Request
@@ -70,12 +71,14 @@ class Solver:
 
         self.metrics = None if self.objective.output_metric is None else CachedTensors(cache("metric", torch.float32))
         self.block_metrics: dict[str, Tensor] = {}
-        self.bases = self.whitenings = self.means = None
+        self.bases = self.whitenings = self.means = self.kept = None
         if request.keep_bases:
             self.bases = CachedPairs(cache("basis", torch.float32), cache("dual", torch.float32))
         if request.keep_inputs:
             self.whitenings = CachedPairs(cache("root", torch.float64), cache("inverse", torch.float64))
             self.means = CachedTensors(cache("mean", torch.float64))
+        if request.keep_moments:
+            self.kept = KeptMoments(cache("moments", torch.float32))
 
     def measurements(self) -> Measurements:
         """Return what was added."""
@@ -87,6 +90,7 @@ class Solver:
             self.whitenings or {},
             self.means or {},
             self.block_metrics,
+            moments=self.kept or {},
         )
 
     def add(self, block: Block, group: Group, moments: Moments | None, sums: BlockSums) -> None:
@@ -97,6 +101,8 @@ class Solver:
         """
         if moments is not None:
             moments.check_finite(*(ref.path for ref in group.linears))
+            if self.kept is not None:
+                self.kept.add(group.linears[0].path, moments)
         whitening, weighs = None, self.request.weighs_tokens
         if self.request.keep_inputs or (self.request.needs_spectrum and not weighs):
             inputs = moments if self.objective.needs_data else None
