@@ -26,7 +26,12 @@ EXACT = [
     "zs-svd-staged+allocation.stages=2",
 ]
 SKETCHED = [
-    f"{name}+solver=randomized+solver.limit=1" for name in ("svd", "io-svd+allocation=uniform", "svd+allocation=energy")
+    f"{name}+solver=randomized+solver.limit=1"
+    for name in (
+        "svd",
+        "io-svd+allocation=uniform+allocation.multiple=1",
+        "svd+allocation=energy+allocation.multiple=1",
+    )
 ]
 # Made of components, which are kept in float32.
 ROUNDED = [
