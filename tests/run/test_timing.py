@@ -120,7 +120,12 @@ def test_what_is_timed_is_what_a_walk_does(
     # The default of a function is bound where it is defined.
     known = Objective.solution.__kwdefaults__ or {}
     real = known["solver"]
-    monkeypatch.setitem(known, "solver", lambda *arguments: (done.append(rank(*arguments)), real(*arguments))[1])
+
+    def solved(*arguments: Any) -> Any:
+        done.append(rank(*arguments))
+        return real(*arguments)
+
+    monkeypatch.setitem(known, "solver", solved)
     plan = plan_of(llama, label)
     factorisation_seconds(plan.blocks[0], with_ranks(plan, 4), CPU)
     assert done == SHAPES * steps
