@@ -91,8 +91,8 @@ def test_at_the_whole_size_nothing_is_measured(llama: PreTrainedModel) -> None:
         ("zs-svd", 3),
         # Beside those of inputs, each linear's output gradients have moments: 7 linears in 4 groups.
         ("io-svd", 3 + 3 * 7 / 4),
-        # And each linear has moments of inputs of its own, in the place of its group's.
-        ("eckart-fast", 2 * 3 * 7 / 4),
+        # And each linear has moments of inputs of its own.
+        ("eckart-fast", 3 + 2 * 3 * 7 / 4),
     ],
 )
 def test_moments_are_summed_where_they_are_asked_for(label: str, expected: float, llama: PreTrainedModel) -> None:
