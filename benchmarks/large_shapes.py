@@ -50,6 +50,7 @@ FIELDS = (
 )
 # The class of the config, and its fields in that order.
 SHAPES: dict[str, tuple[Callable[..., PretrainedConfig], tuple[int, ...]]] = {
+    "tinyllama-1.1b": (LlamaConfig, (32000, 2048, 5632, 22, 32, 4, 2048)),
     "llama-2-7b": (LlamaConfig, (32000, 4096, 11008, 32, 32, 32, 4096)),
     "llama-3-8b": (LlamaConfig, (128256, 4096, 14336, 32, 32, 8, 8192)),
     "qwen2.5-7b": (Qwen2Config, (152064, 3584, 18944, 28, 28, 4, 32768)),

@@ -43,6 +43,16 @@ def test_set_and_a_yaml_recipe(model_folder: Path, tmp_path: Path) -> None:
     assert all(torch.equal(models[0][key], models[1][key]) for key in models[0])
 
 
+def test_what_a_sketch_loses_is_told(model_folder: Path, tmp_path: Path) -> None:
+    options = ("--recipe", "svd", "--keep", 0.4, "--set", "solver=randomized", "--set", "solver.limit=1")
+    result = run("compress", model_folder, "-o", tmp_path / "out", *options)
+    assert result.exit_code == 0, result.output
+    assert "more than an exact solution" in words(result.output)
+    assert read_report(tmp_path / "out").largest_excess is not None
+    exact = run("compress", model_folder, "-o", tmp_path / "exact", *options[:4])
+    assert "exact solution" not in words(exact.output)
+
+
 def test_overwrite(compressed: Path, model_folder: Path) -> None:
     before = (compressed / "config.json").read_text()
     refused = run("compress", model_folder, "-o", compressed, "--recipe", "svd")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from tests.cli.helpers import rows_of
 
-from eckart.cli.tables import all_layers, distillation, layer_kinds, left_alone, refinements, targets
+from eckart.cli.tables import all_layers, distillation, layer_kinds, left_alone, refinements, sketches, targets
 from eckart.compression.model_check import LeftAlone, ModelCheck
-from eckart.compression.records import LayerRecord
+from eckart.compression.records import LayerRecord, SketchRecord
 from eckart.methods.distillation.record import DistillationRecord
 from eckart.methods.recipes.loader import load_recipe
 from eckart.methods.refinement.record import RefinementRecord
@@ -42,6 +42,24 @@ def test_every_layer_has_a_row_in_order() -> None:
     assert rows_of(all_layers([layer("m.1.q", 7, 0.2, 0.25), layer("m.0.q", None, 1.0, 0.0)])) == [
         ["m.1.q", "100x40", "7", "1,600", "20.0%", "0.250"],
         ["m.0.q", "100x40", "dense", "8,000", "100.0%", "0.000"],
+    ]
+
+
+def test_what_a_sketch_loses_is_told_by_shape() -> None:
+    def solved(path: str, loss: float, excess: float | None, outputs: int = 100) -> LayerRecord:
+        record = SketchRecord(loss=loss, excess=excess)
+        return layer(path, 5, outputs=outputs).model_copy(update={"sketch": record})
+
+    layers = [
+        solved("m.0.q", 0.1, 0.0012),
+        solved("m.0.up", 0.3, None, 300),
+        layer("m.0.down", 5),
+        solved("m.1.q", 0.2, None),
+        solved("m.2.q", 0.3, 0.004),
+    ]
+    assert rows_of(sketches(layers)) == [
+        ["100x40", "3", "20.000%", "0.40%", "2"],
+        ["300x40", "1", "30.000%", "-", "0"],
     ]
 
 

@@ -9,7 +9,7 @@ from tests.conftest import make_model
 from torch import Tensor
 
 import eckart
-from eckart.compression.records import LayerRecord
+from eckart.compression.records import LayerRecord, SketchRecord
 from eckart.compression.result import CompressionResult
 
 
@@ -35,6 +35,14 @@ def test_bytes_are_those_of_the_linears_and_of_all_else() -> None:
     assert found.keep_whole_model == 0.69
     assert found.ranks == {"a": 3}
     assert [record.dense_bytes for record in found.layers] == [400, 600]
+
+
+def test_the_largest_excess_is_of_those_that_are_known() -> None:
+    def solved(excess: float | None) -> LayerRecord:
+        return layer("a", (10, 20), 3, 180).model_copy(update={"sketch": SketchRecord(loss=0.1, excess=excess)})
+
+    assert result(layer("a", (10, 20), 3, 180), solved(None)).largest_excess is None
+    assert result(solved(0.1), solved(None), solved(0.3), solved(0.2)).largest_excess == 0.3
 
 
 @pytest.mark.parametrize("kind", ["llama", "opt"])

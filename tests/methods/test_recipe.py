@@ -28,6 +28,7 @@ CHOICES = {
     "structure": list(STRUCTURES),
     "sharing": ["separate", "shared", "experts", "by-loss"],
     "precision": ["16-bit", "8-bit", "4-bit"],
+    "solver": ["exact", "randomized"],
     "refinement": ["none", "block"],
     "distillation": ["none", "logits"],
 }
@@ -41,7 +42,10 @@ def test_what_goes_together_is_written_and_read_as_it_was(names: dict[str, str])
     beside = names["structure"] == "hybrid" and truncates
     remapped = names["structure"] == "remapped" and names["precision"] != "16-bit"
     whole = names["allocation"] == "learned" or names["objective"] == "principal-outputs"
-    if beside or remapped or (whole and names["sharing"] == "experts"):
+    first = ALLOCATIONS[names["allocation"]].model_validate({}).solves_first and names["sharing"] == "separate"
+    once = first and names["structure"] != "hybrid" and OBJECTIVES[names["objective"]].input_source.name == "ORIGINAL"
+    unsolved = names["solver"] == "randomized" and (once or names["objective"] == "principal-outputs")
+    if beside or remapped or unsolved or (whole and names["sharing"] == "experts"):
         with pytest.raises(RecipeError, match="Use "):
             Recipe.model_validate(names)
         return

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from tests.report.helpers import dense_run, folder_run, perplexity
 
+from eckart.compression.records import SketchRecord
 from eckart.report.quality import Measure, measures
 from eckart.report.runs import Run
 from eckart.report.tables import MOST_LAYERS, Table, all_runs, choices, layers
@@ -81,6 +82,27 @@ def test_layers_have_what_was_recorded_of_them() -> None:
     assert (second["stream error"], second["cosine distance"]) == (0.3, 0.03)
     assert (without_drift["stream error"], without_drift["cosine distance"]) == (None, None)
     assert {row["rank"] for row in rows(table, 1)} == {8}
+
+
+def test_what_sketches_lost_is_shown_where_there_are_any() -> None:
+    plain, sketched = folder_run("a"), folder_run("b")
+    assert sketched.report is not None
+    first, second, *others = sketched.report.layers
+    changed = [
+        first.model_copy(update={"sketch": SketchRecord(loss=0.2, excess=0.003)}),
+        second.model_copy(update={"sketch": SketchRecord(loss=0.1)}),
+    ]
+    sketched.report = sketched.report.model_copy(update={"layers": [*changed, *others]})
+    found = layers([plain, sketched])
+    assert found is not None
+    assert [(row["truncated"], row["beyond exact"]) for row in rows(found[0], 1)[:3]] == [
+        (0.2, 0.003),
+        (0.1, None),
+        (None, None),
+    ]
+    assert {(row["truncated"], row["beyond exact"]) for row in rows(found[0])} == {(None, None)}
+    assert [row["solver"] for row in rows(all_runs([plain, sketched], []))] == [None, 0.003]
+    assert "solver" not in [column.label for column in all_runs([plain], []).columns]
 
 
 def test_runs_that_would_make_the_page_large_are_left_out_but_never_all() -> None:

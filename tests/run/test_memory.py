@@ -15,7 +15,8 @@ from eckart.blocks.overridden_weights import OverriddenWeights
 from eckart.blocks.tensor_cache import ScratchSpace
 from eckart.compression.plan import make_plan
 from eckart.data.calibration import Calibration
-from eckart.run.memory import KERNELS, Memory, memory_of_run, parse_bytes
+from eckart.methods.recipes.loader import load_recipe
+from eckart.run.memory import KERNELS, Memory, _solver_numbers, memory_of_run, parse_bytes
 
 
 def of_run(
@@ -112,3 +113,23 @@ def test_sizes(text: str, expected: int) -> None:
 def test_no_sizes(text: str) -> None:
     with pytest.raises(ValueError, match=r"no size of a byte or more|could not convert"):
         parse_bytes(text)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "weights", "rooted"),
+    [
+        ("svd-llm", [], 6, False),
+        ("svd-llm", ["allocation=energy"], 6, True),  # which asks for all singular values
+        ("svd-llm", ["precision=8-bit"], 8, True),
+        ("aa-svd-layer", [], 8, True),
+        ("svd", [], 8, False),
+    ],
+)
+def test_a_root_is_counted_where_one_is_found(
+    recipe: str, overrides: list[str], weights: int, rooted: bool, llama: PreTrainedModel
+) -> None:
+    plan = make_plan(llama, load_recipe(recipe, overrides, 0.6), 0.6)
+    (down,) = (ref for ref in plan.blocks[0].linears if ref.name == "mlp.down_proj")
+    assert down.shape == (32, 48)
+    found = 3 * 32**2 + weights * 32 * 48
+    assert _solver_numbers(down, plan.recipe) == found + (2 * 48**2 if rooted else 0)

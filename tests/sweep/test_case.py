@@ -77,6 +77,7 @@ def test_labels(tmp_path: Path):
         ("dobi-shift", Way.WALKED),
         ("saes-svd", Way.WALKED),
         ("dobi-svd", Way.WALKED),
+        ("svd-llm+solver=randomized", Way.WALKED),
         ("zs-svd-staged", Way.ALONE),
         ("svd-llm+sharing=by-loss", Way.ALONE),
     ],

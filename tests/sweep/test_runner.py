@@ -56,6 +56,20 @@ def test_rows_are_what_compress_and_perplexity_give(sweep, llama, tokenizer, tex
     assert 0 < written - last.bytes < 20_000
 
 
+def test_rows_that_are_solved_from_a_sketch_are_what_compress_gives(sweep, llama, tokenizer, text_file):
+    labels = [f"{name}+solver=randomized+solver.limit=1" for name in ("svd", "svd-llm+sharing=shared")]
+    rows = list(sweep(labels, [0.4]).run())
+    ids = tokenize(read_text(str(text_file)), tokenizer)
+    for row in rows[1:]:
+        model = copy.deepcopy(llama)
+        report = eckart.compress(
+            model, row.recipe, row.keep, str(text_file), tokenizer=tokenizer, samples=4, length=24, seed=0
+        )
+        assert all(layer.sketch is not None for layer in report.layers)
+        expected = eckart.perplexity(model, ids, length=32, windows=3).log_perplexity
+        assert row.texts["text.txt"].log_perplexity == pytest.approx(expected, abs=1e-9)
+
+
 def test_one_measurement_serves_all_sizes_and_recipes(sweep):
     counter = Counter()
     recipes = ["svd-llm", "zs-svd", "io-svd", "saes-svd", "zs-svd+sharing=shared", "svd"]

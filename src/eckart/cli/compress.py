@@ -20,7 +20,7 @@ from eckart.cli.console import (
     size_in_bytes,
 )
 from eckart.cli.progress import ProgressBar, progress_bar
-from eckart.cli.tables import distillation, layer_kinds, refinements
+from eckart.cli.tables import distillation, layer_kinds, refinements, sketches
 from eckart.compression.plan import check_keep
 from eckart.compression.result import CompressionResult
 from eckart.data.calibration import DEFAULT_LENGTH, DEFAULT_SAMPLES, MAX_SEED
@@ -136,6 +136,8 @@ def compress(
         output.print(f"{out} is finished already.", soft_wrap=True)
         return
     output.print(layer_kinds(report.layers))
+    if any(layer.sketch for layer in report.layers):
+        output.print(sketches(report.layers))
     if report.refinements:
         output.print(refinements(report.refinements))
     if report.distillation:

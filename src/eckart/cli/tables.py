@@ -10,7 +10,7 @@ from rich.table import Table
 
 from eckart.cli.console import megabytes
 from eckart.compression.model_check import LEAST_SHOWN, ModelCheck
-from eckart.compression.records import LayerRecord
+from eckart.compression.records import LayerRecord, SketchRecord
 from eckart.methods.distillation.record import DistillationRecord
 from eckart.methods.recipe import Recipe
 from eckart.methods.refinement.record import RefinementRecord
@@ -36,6 +36,20 @@ def layer_kinds(layers: Sequence[LayerRecord]) -> Table:
             f"{sum(errors) / len(errors):.3f}",
             f"{max(errors):.3f}",
         )
+    return table
+
+
+def sketches(layers: Sequence[LayerRecord]) -> Table:
+    """Return one row for each shape of the layers that were solved from a sketch, with what that lost."""
+    shapes: dict[str, list[SketchRecord]] = {}
+    for layer in layers:
+        if layer.sketch is not None:
+            shapes.setdefault(_shape(layer), []).append(layer.sketch)
+    table = Table("solved from a sketch", "count", "left out", "more than an exact solution", "of", box=box.SIMPLE)
+    for shape, found in shapes.items():
+        known = [record.excess for record in found if record.excess is not None]
+        left_out = f"{sum(record.loss for record in found) / len(found):.3%}"
+        table.add_row(shape, str(len(found)), left_out, f"{max(known):.2%}" if known else "-", str(len(known)))
     return table
 
 

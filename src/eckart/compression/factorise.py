@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +14,10 @@ from eckart.blocks.onload import OnloadedModule
 from eckart.compression.plan import Plan
 from eckart.compression.records import LayerRecord, thin_spectrum
 from eckart.compression.refit_runs import refit_runs
+from eckart.compression.sketched import SketchedSolver, compared_layers
 from eckart.errors import NonFiniteError
 from eckart.layers import FactoredLinear, QuantizedLinear, bias_vector, weight_matrix
-from eckart.maths.lowrank import Solution, least_squares
+from eckart.maths.lowrank import Solution, Solve, least_squares
 from eckart.maths.moments import Moments, ResidualMoments, relative_error
 from eckart.maths.shared_basis import relative_error_of_runs
 from eckart.maths.whitening import OutputRoot, Whitening
@@ -72,7 +74,7 @@ class Factoriser:
         components: of linears whose equation is solved already; None if it is not.
         kept: what was kept of the inputs, if no moments will come; the objective's target is then the original output.
         spectra: of the layers that were replaced so far, by path, as :func:`eckart.compression.records.thin_spectrum`
-            gives them; of those only whose components have singular values.
+            gives them; of those only whose components all have singular values.
     """
 
     recipe: Recipe
@@ -82,6 +84,16 @@ class Factoriser:
     components: Components | None = None
     kept: Measurements | None = None
     spectra: dict[str, Tensor] = field(default_factory=dict)
+
+    @cached_property
+    def _compared(self) -> frozenset[str]:
+        """Paths of the linears that are solved exactly beside a sketch."""
+        return compared_layers(self.plan.blocks, self.plan.ranks, self.recipe.solver)
+
+    def sketched(self, path: str, shape: tuple[int, int], rank: int | None) -> SketchedSolver | None:
+        """Return what solves the equation of a linear from a sketch; None where it is solved exactly."""
+        sketch = None if rank is None else self.recipe.solver.sketch(shape, rank, path)
+        return None if sketch is None else SketchedSolver(sketch, path in self._compared)
 
     def replace_group(
         self,
@@ -161,6 +173,7 @@ class Factoriser:
             seen = inputs.moments.second_moment if inputs.moments.original is None else inputs.moments.original
             output_energy = float(((original @ seen) * original).sum())
         product, constant, input_energy = weight, None, None
+        sketched = self.sketched(ref.path, ref.shape, rank)
         if self.recipe.layout.changes(rank):
             stored = onloaded.dtype(f"{ref.name}.weight")
             solution = None if rank is None else self._known_solution(ref.path, weight, inputs)
@@ -172,9 +185,10 @@ class Factoriser:
             def keep_spectrum(solution: Solution) -> None:
                 nonlocal input_energy
                 if rank is not None and not self.recipe.objective.observes_outputs:
-                    self.spectra[ref.path] = thin_spectrum(solution.singular_values, rank)
+                    if solution.sketched is None:
+                        self.spectra[ref.path] = thin_spectrum(solution.singular_values, rank)
                     if weight is original and metric is None and inputs.is_whole:
-                        input_energy = float(solution.singular_values.square().sum())
+                        input_energy = float(solution.energy)
 
             layer = self.layer(
                 linear,
@@ -186,6 +200,7 @@ class Factoriser:
                 projectors=projectors,
                 residual=residual,
                 solution=solution,
+                solver=sketched,
                 on_solution=keep_spectrum,
             )
             # The next layers see the numbers that will be stored, not those before rounding.
@@ -202,6 +217,7 @@ class Factoriser:
             # What is lost counts from the model as it was, also where other weights are factored.
             error=_error(original, product, inputs.moments, output_energy, constant, input_energy),
             unresolved=self._unresolved(weight, inputs, output_energy),
+            sketch=None if sketched is None else sketched.record,
         )
 
     def layer(
@@ -216,6 +232,7 @@ class Factoriser:
         projectors: Tensor | None = None,
         residual: ResidualMoments | None = None,
         solution: Solution | None = None,
+        solver: Solve | None = None,
         on_solution: Callable[[Solution], None] = lambda solution: None,
     ) -> FactoredLinear | QuantizedLinear:
         """Return the layer that takes the place of a linear.
@@ -230,6 +247,7 @@ class Factoriser:
             projectors: on the leading output directions, (m, m), if the objective observes outputs.
             residual: of the residual stream that its output is added to, if the objective looks at it.
             solution: of the equation, if it is known already.
+            solver: solves it; None to solve it exactly.
             on_solution: is called with the equation's solution for every rank, if it is solved as a whole.
         """
         layout, objective = self.recipe.layout, self.recipe.objective
@@ -241,11 +259,13 @@ class Factoriser:
             if inputs.moments is not None:
                 target = objective.target(weight, inputs.moments, inputs.whitening, rank, residual)
             least = least_squares(inputs.whitening, target.cross, weight)
-            fit = Fit(least, inputs.whitening, metric, _constant(target.mean, inputs))
+            fit = Fit(least, inputs.whitening, metric, _constant(target.mean, inputs), solver)
             return layout.fitted(linear, rank, stored, fit)
         if solution is None:
             assert inputs.whitening is not None
-            solution = objective.solution(
+            # Objectives of others that give a solution of their own need not know of a solver.
+            solve = objective.solution if solver is None else partial(objective.solution, solver=solver)
+            solution = solve(
                 weight, inputs.moments, inputs.whitening, rank, metric=metric, projectors=projectors, residual=residual
             )
         on_solution(solution)

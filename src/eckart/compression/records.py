@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 from torch import Tensor
 
 from eckart.compression.drift import BlockDrift
@@ -16,13 +18,29 @@ SPECTRUM_POINTS = 512  # of a layer that are kept, at most
 SPECTRUM_HEAD = 128  # of them, from the largest on without a gap
 
 
+class SketchRecord(BaseModel):
+    """What a layer lost whose equation was solved from a sketch, before its numbers were rounded.
+
+    ``loss`` is the share of ``||W_ls R||^2`` that its rank leaves out, ``W_ls`` being the best weight of any rank (see
+    :mod:`eckart.maths.lowrank`). ``excess`` is how much more that is than the least that can be left out, as a share of
+    the least; None where nobody solved it exactly, too. Of a layer that is solved several times, those of the solution
+    with the largest excess.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    loss: float
+    excess: float | None = None
+
+
 class LayerRecord(BaseModel):
     """One linear layer: its shape, its rank (None: left dense), its stored bytes and its error.
 
     ``error`` is ``||T - W' Z|| / ||T||`` on the calibration tokens, T the outputs that the objective compares with;
     for an objective without data it is ``||W - W'|| / ||W||``. ``unresolved`` is the share of ``||T||^2``, at most,
     that no rank could explain, since its inputs cannot be told from rounding. ``in_order``: whether the layer is
-    pivoted and computes its outputs in order, so that no index is stored.
+    pivoted and computes its outputs in order, so that no index is stored. ``sketch``: of a layer whose equation was
+    solved from one.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -35,6 +53,12 @@ class LayerRecord(BaseModel):
     error: float
     unresolved: float = 0.0
     in_order: bool = False
+    sketch: SketchRecord | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_there(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # As before there were sketches: records of layers without one stay the same to the byte.
+        return {k: v for k, v in write(self).items() if v is not None or k != "sketch"}
 
     @property
     def dense_bytes(self) -> int:
@@ -50,8 +74,9 @@ class Records(BaseModel):
         refinements: every block that was refined, in order of execution.
         distillation: what it did; None if there was none. Errors of layers and blocks are those before it.
         blocks: errors by depth; empty if the recipe looks at no data.
-        spectra: singular values of the layers that were factored, by path, as :func:`thin_spectrum` gives them. They
-            are saved in a file of their own.
+        spectra: singular values of the layers that were factored, by path, as :func:`thin_spectrum` gives them; not of
+            those that were solved from a sketch, which has no others than those that were kept. They are saved in a
+            file of their own.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)

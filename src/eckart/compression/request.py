@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from eckart.methods.objectives import InputSource
 from eckart.methods.recipe import Recipe
 from eckart.methods.sensitivity.request import Request
 
@@ -26,10 +25,8 @@ def request_for_walk(recipe: Recipe) -> Request:
 
     Where the equation of the original model is solved for the ranks, the walk neither sums nor solves again.
     """
-    request, objective, sharing = request_of(recipe), recipe.objective, recipe.sharing
-    original_alone = objective.input_source is InputSource.ORIGINAL and not objective.observes_outputs
-    alike = recipe.allocation.solves_first and not (sharing.fuses or sharing.measures)
-    if not (original_alone and alike):
+    request = request_of(recipe)
+    if not recipe.ranks_are_of_the_same_equation:
         return request
     keep_bases = request.keep_bases or not recipe.structure.adds_to_base
     return replace(request, keep_bases=keep_bases, keep_moments=True)

@@ -62,6 +62,12 @@ class CompressionResult(Records):
         return self.whole_bytes_after / self.whole_bytes
 
     @property
+    def largest_excess(self) -> float | None:
+        """How much more a layer that was solved from a sketch lost than an exact solution, at most; None if unknown."""
+        known = [layer.sketch.excess for layer in self.layers if layer.sketch is not None]
+        return max((excess for excess in known if excess is not None), default=None)
+
+    @property
     def ranks(self) -> dict[str, int]:
         """Rank by module path, of the layers that were factored."""
         return {layer.path: layer.rank for layer in self.layers if layer.rank is not None}

@@ -32,11 +32,13 @@ Everything here is a pure function of float64 tensors.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from eckart.maths.left_singular import eigenvectors, left_singular_vectors, resolved
+from eckart.maths.randomized import Sketch, leading_left
 from eckart.maths.whitening import FLOAT32_FLOOR, OutputRoot, Whitening, blockwise, whiten
 
 
@@ -48,8 +50,10 @@ class Solution:
         basis: (m, q) float64, q <= p = min(m, n): output directions by falling importance; orthonormal in the metric.
         dual: (m, q) float64, ``dual^T basis`` is the identity; the same as ``basis`` without a metric.
         singular_values: (p,) float64; squared, the part of ``||T||^2`` (in the metric) that each component explains.
+            Of a solution from a sketch the leading ones only, as many as the rank.
         least_squares: (m, n) float64, the minimiser without a constraint on the rank.
         target_mean: ``mean(T)``, (m,) float64, if there is a constant too; it is ``target_mean - W' mean(Z)``.
+        sketched: ``||W_ls R||^2`` (in the metric), a 0-d tensor, of a solution from a sketch; None of an exact one.
     """
 
     basis: Tensor
@@ -57,6 +61,22 @@ class Solution:
     singular_values: Tensor
     least_squares: Tensor
     target_mean: Tensor | None = None
+    sketched: Tensor | None = None
+
+    @property
+    def energy(self) -> Tensor:
+        """``||W_ls R||^2`` (in the metric), which the components of a solution of full rank explain (a 0-d tensor)."""
+        return self.singular_values.square().sum() if self.sketched is None else self.sketched
+
+
+class Solve(Protocol):
+    """What solves the equation up to a rank, as :func:`solve` does."""
+
+    def __call__(
+        self, whitening: Whitening, cross_moment: Tensor | None, weight: Tensor, metric: OutputRoot | None, rank: int, /
+    ) -> Solution:
+        """Return the solution; arguments as for :func:`solve`."""
+        ...
 
 
 def solve(
@@ -65,6 +85,7 @@ def solve(
     weight: Tensor,
     metric: OutputRoot | None = None,
     rank: int | None = None,
+    sketch: Sketch | None = None,
 ) -> Solution:
     """Solve the equation of this module.
 
@@ -75,13 +96,21 @@ def solve(
         metric: the root of the output metric, of full rank m; None for the identity.
         rank: the components of which the solution will be asked at most; None for all. Those beyond it are only known
             by their sizes, and to the rounding of the largest.
+        sketch: to find the components in, up to the rank; None to find all of them. Where a component is too small to
+            be found so, all are.
     """
     target = least_squares(whitening, cross_moment, weight)
     seen = target if metric is None else blockwise(metric.root.mT, target)
-    left, singular_values = _components(whitening, seen, min(seen.shape) if rank is None else rank)
-    if metric is None:
-        return Solution(left, left, singular_values, target)
-    return Solution(blockwise(metric.inverse.mT, left), blockwise(metric.root, left), singular_values, target)
+    wanted, sketched = min(seen.shape) if rank is None else rank, None
+    found = None if sketch is None else leading_left(whitening, seen, wanted, sketch)
+    if found is None:
+        left, singular_values = _components(whitening, seen, wanted)
+    else:
+        left, singular_values, sketched = found.vectors, found.singular_values, found.energy
+    basis, dual = left, left
+    if metric is not None:
+        basis, dual = blockwise(metric.inverse.mT, left), blockwise(metric.root, left)
+    return Solution(basis, dual, singular_values, target, sketched=sketched)
 
 
 def least_squares(whitening: Whitening, cross_moment: Tensor | None, weight: Tensor) -> Tensor:

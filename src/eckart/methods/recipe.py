@@ -25,10 +25,11 @@ from eckart.methods.allocation import ALLOCATIONS, Allocation, Uniform
 from eckart.methods.choice import expand_name
 from eckart.methods.distillation import AnyDistillation, NoDistillation
 from eckart.methods.layout import Layout
-from eckart.methods.objectives import OBJECTIVES, Objective
+from eckart.methods.objectives import OBJECTIVES, InputSource, Objective
 from eckart.methods.precision import AnyPrecision, Bits16
 from eckart.methods.refinement import AnyRefinement, NoRefinement
 from eckart.methods.sharing import AnySharing, Separate
+from eckart.methods.solver import AnySolver, Exact
 from eckart.methods.structure import STRUCTURES, Structure, TwoFactor
 from eckart.methods.targets import Target, parse_targets, parse_towers
 
@@ -50,6 +51,7 @@ class Recipe(BaseModel):
         sharing: which linears share a basis.
         structure: how a weight of some rank is laid out.
         precision: how its numbers are stored.
+        solver: how the equation is solved for a linear whose rank is known.
         refinement: how a block is trained once its linears are factored.
         distillation: how the model is trained once all blocks are.
         targets: what patterns of linears become, in order: later ones win. Of a mapping from patterns to ``leave``,
@@ -81,6 +83,7 @@ class Recipe(BaseModel):
     precision: Annotated[AnyPrecision, Discriminator("name"), BeforeValidator(expand_name)] = Field(
         default_factory=Bits16
     )
+    solver: Annotated[AnySolver, Discriminator("name"), BeforeValidator(expand_name)] = Field(default_factory=Exact)
     refinement: Annotated[AnyRefinement, Discriminator("name"), BeforeValidator(expand_name)] = Field(
         default_factory=NoRefinement
     )
@@ -102,8 +105,11 @@ class Recipe(BaseModel):
 
     @model_serializer(mode="wrap")
     def _without_what_is_not_said(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # As before there were targets: files of runs without any stay the same to the byte.
-        return {k: v for k, v in write(self).items() if v or k not in ("targets", "towers")}
+        # As before there were targets, and a choice of the solver: files of runs without stay the same to the byte.
+        unsaid = {k for k in ("targets", "towers") if not getattr(self, k)}
+        if self.solver == Exact():
+            unsaid.add("solver")
+        return {k: v for k, v in write(self).items() if k not in unsaid}
 
     @model_validator(mode="after")
     def _choices_go_together(self, info: ValidationInfo) -> Self:
@@ -142,6 +148,15 @@ class Recipe(BaseModel):
                 "those of a whole layer. Use sharing=separate, or another objective and allocation, such as "
                 "input-aware and uniform."
             )
+        unsolved = {
+            f"objective {objective.name!r} solves no equation": objective.observes_outputs,
+            f"ranks of allocation {allocation.label} follow from its whole solution": self.solves_once,
+        }
+        for why in (why for why, is_so in unsolved.items() if is_so and self.solver.sketches):
+            yield (
+                f"Solver {self.solver.name!r} finds some components of an equation when the rank is known, and {why}. "
+                "Use solver=exact."
+            )
         if structure.adds_to_base and allocation.truncates:
             yield (
                 f"Allocation {allocation.label} runs the model with weights truncated to a rank, and in structure "
@@ -172,6 +187,18 @@ class Recipe(BaseModel):
         """Whether tokens count differently in the equation, which is then solved while ranks are chosen."""
         metric = self.objective.output_metric
         return metric is not None and metric.weighs_tokens
+
+    @property
+    def ranks_are_of_the_same_equation(self) -> bool:
+        """Whether ranks follow from the equation that layers are made by, so that it need not be solved again."""
+        objective, sharing = self.objective, self.sharing
+        original_alone = objective.input_source is InputSource.ORIGINAL and not objective.observes_outputs
+        return original_alone and self.allocation.solves_first and not (sharing.fuses or sharing.measures)
+
+    @property
+    def solves_once(self) -> bool:
+        """Whether layers are made of a solution that was found for their ranks."""
+        return self.weighs_tokens or (self.ranks_are_of_the_same_equation and not self.structure.adds_to_base)
 
     @property
     def has_metric(self) -> bool:

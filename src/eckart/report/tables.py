@@ -76,6 +76,7 @@ def all_runs(runs: Sequence[Run], measures: Sequence[Measure]) -> Table:
             for column in (Column(f"perplexity, {text}", "number"), Column("±", "number", "half of the 95 % interval"))
         ),
         Column("layer error", "number", "mean relative error of the linear layers that was minimised"),
+        Column("solver", "number", "largest share that a solution from a sketch lost more than an exact one"),
         Column("last block", "number", "relative error behind the last block, on calibration tokens"),
         Column("decoding", "times", "speed over the dense model's"),
         Column("prefill", "times", "speed over the dense model's"),
@@ -105,6 +106,7 @@ def all_runs(runs: Sequence[Run], measures: Sequence[Measure]) -> Table:
         used = run.report.costs.memory if run.report else None
         row += [
             rounded(run.mean_layer_error),
+            rounded(run.report.largest_excess) if run.report else None,
             None if run.is_dense else rounded(run.last_error),
             _ratio(speed.decode, speed.dense_decode) if speed else None,
             _ratio(speed.prefill, speed.dense_prefill) if speed else None,
@@ -132,6 +134,12 @@ def layers(runs: Sequence[Run]) -> tuple[Table, int] | None:
         Column("stream error", "number", "relative norm of the outputs' error in the compressed model"),
         Column("cosine distance", "number", "of the outputs in the compressed model"),
     ]
+    sketched = any(layer.sketch for run in recorded if run.report for layer in run.report.layers)
+    if sketched:
+        columns += [
+            Column("truncated", "number", "share that the solution from a sketch leaves out, before rounding"),
+            Column("beyond exact", "number", "how much more that is than must be left out, where it was measured"),
+        ]
     table = Table("layers", columns, Select("Run", []))
     total = 0
     for run in recorded:
@@ -146,7 +154,11 @@ def layers(runs: Sequence[Run]) -> tuple[Table, int] | None:
             streams = [rounded(error.relative), rounded(error.cosine)] if error else [None, None]
             kept = rounded(layer.bytes / layer.dense_bytes)
             shape = [layer.out_features, layer.in_features]
-            rows.append([layer.path, *shape, layer.rank, layer.bytes, kept, rounded(layer.error), *streams])
+            row = [layer.path, *shape, layer.rank, layer.bytes, kept, rounded(layer.error), *streams]
+            if sketched:
+                found = layer.sketch
+                row += [rounded(found.loss), rounded(found.excess)] if found else [None, None]
+            rows.append(row)
         assert table.select is not None
         table.select.options.append(run.name)
         table.variants.append(rows)

@@ -20,6 +20,7 @@ from eckart.blocks.entrance import Entered
 from eckart.compression.allocate import needs_measurement
 from eckart.compression.estimate import Estimate
 from eckart.compression.plan import Plan
+from eckart.compression.request import request_for_walk
 from eckart.data.samples import IDS
 from eckart.device import (
     autocast,
@@ -230,6 +231,8 @@ class _Probe:
             return sum(passes)
         sample = random_matrix(rows, max(widths)).to(self.device)
         product = seconds_of(lambda: gram(sample), self.device) / max(widths) ** 2
+        if request_for_walk(self.recipe).keep_moments:  # which are sums of the pass that ranks were found in
+            return passes[0] * (refined or distilled) + passes[1] * refined
         original = streams in (InputSource.ORIGINAL, InputSource.BOTH) or refined or distilled
         in_order = streams in (InputSource.COMPRESSED, InputSource.BOTH)
         # How far into the block the passes of the compressed model run before they stop at each group.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from eckart.blocks.block import Block, Group
+from eckart.blocks.block import Block, Group, LinearRef
 from eckart.blocks.blockwise_model import BlockwiseModel
 from eckart.blocks.discovery import vocabulary_of
 from eckart.blocks.onload import ResidentWeights
@@ -17,6 +17,7 @@ from eckart.compression.allocate import needs_measurement
 from eckart.compression.plan import Plan
 from eckart.compression.request import request_for_walk
 from eckart.methods.objectives import InputSource
+from eckart.methods.recipe import Recipe
 from eckart.methods.sensitivity.layer_statistics import Needs
 
 FLOAT32, FLOAT64 = 4, 8
@@ -112,11 +113,7 @@ def memory_of_run(
     copied = not (resident and on_host and compute.itemsize == stored)
     widths = [group.linears[0].in_features for group in block.groups]
     largest = max(widths)
-    solver = FLOAT64 * max(
-        # The scaled moment, its eigenvectors, the root, its inverse; a weight, its least squares, the SVD's work.
-        (5 * t.in_features**2 if recipe.objective.needs_data else 0) + 8 * t.size + 3 * min(t.shape) ** 2
-        for t in block.linears
-    )
+    solver = FLOAT64 * max(_solver_numbers(t, recipe) for t in block.linears)
     streams = embedding = statistics = training = student = 0
     refined_on = distilled_on = 0  # sequences whose activations are held at once
     sequences = 1
@@ -211,6 +208,18 @@ def parse_bytes(text: str) -> int:
     if not 1 <= size < math.inf:
         raise ValueError(f"no size of a byte or more: {text!r}")
     return int(size)
+
+
+def _solver_numbers(linear: LinearRef, recipe: Recipe) -> int:
+    """Return the numbers that are there while a linear is factored, beside the moments of its inputs."""
+    rows, columns = linear.shape
+    once = recipe.objective.input_source is InputSource.ORIGINAL and not recipe.layout.looks_at_inputs
+    # A solution up to a rank needs no root of the inputs' moment where outputs are the fewer.
+    rooted = recipe.objective.needs_data and not (once and rows <= columns and not recipe.allocation.solves_first)
+    # A weight, its least squares, their products, what is left of them; a Gram matrix and its eigenvectors.
+    found = (6 if once else 8) * linear.size + 3 * min(rows, columns) ** 2
+    # The scaled moment, its factors, the root, its inverse; the last two stay.
+    return max(5 * columns**2, 2 * columns**2 + found) if rooted else found
 
 
 def _beside(block: Block, plan: Plan) -> int:

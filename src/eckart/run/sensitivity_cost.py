@@ -9,7 +9,7 @@ import torch
 from eckart.blocks.block import Block
 from eckart.compression.allocate import needs_measurement
 from eckart.compression.plan import Plan
-from eckart.compression.request import request_of
+from eckart.compression.request import request_for_walk
 from eckart.methods.sensitivity.cost import BACKWARD, StepSeconds
 from eckart.methods.sensitivity.layer_statistics import Needs
 from eckart.methods.sensitivity.request import Request
@@ -27,7 +27,7 @@ def measurement_seconds(plan: Plan, block: Block, steps: StepSeconds | None, dev
     """
     if not needs_measurement(plan):
         return 0.0
-    recipe, request = plan.recipe, request_of(plan.recipe)
+    recipe, request = plan.recipe, request_for_walk(plan.recipe)
     once = 0.0
     if request.needs_spectrum:
         once = solution_seconds(block, recipe, device) * len(plan.blocks)

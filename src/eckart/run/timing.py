@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from eckart.blocks.block import Block, Group, LinearRef
+from eckart.blocks.block import Block, LinearRef
 from eckart.compression.factorise import Factoriser
 from eckart.compression.plan import Plan
+from eckart.compression.sketched import SketchedSolver
 from eckart.device import moment_device
 from eckart.layers.linear import empty_linear
 from eckart.maths.lowrank import Solution, solve
-from eckart.maths.moments import Moments
+from eckart.maths.moments import Moments, relative_error
 from eckart.maths.stopwatch import random_matrix, seconds_of
 from eckart.maths.whitening import Whitening
-from eckart.methods.metric import Fisher
 from eckart.methods.objectives import InputSource
 from eckart.methods.recipe import Recipe
 
-LARGEST_SIDE = 1536  # of a matrix that is factored for timing; larger ones are scaled by their operations
+LARGEST_SIDE = 1536  # of a square matrix that is factored for timing; larger ones are scaled by their operations
+MOST_ROWS = 3  # for each column of a larger one: a root is looked for where there are more rows than columns
 
 
 def factorisation_seconds(block: Block, plan: Plan, device: torch.device) -> float:
@@ -31,9 +34,13 @@ def factorisation_seconds(block: Block, plan: Plan, device: torch.device) -> flo
         plan: with their ranks, and the recipe.
         device: where the block will be.
     """
-    solver = Factoriser(plan.recipe, plan, moment_device(device))
-    known: dict[tuple[int, ...], float] = {}
-    return sum(_group_seconds(group, solver, known) for group in block.groups)
+    factoriser = Factoriser(plan.recipe, plan, moment_device(device))
+    timed = _Timed(plan.recipe, factoriser.device)
+    layout, seconds = plan.recipe.layout, 0.0
+    for group in block.groups:
+        refs = [ref for ref in group.linears if layout.changes(plan.ranks[ref.path])]
+        seconds += timed.seconds(refs, partial(_factor, factoriser))
+    return seconds
 
 
 def solution_seconds(block: Block, recipe: Recipe, device: torch.device) -> float:
@@ -44,72 +51,101 @@ def solution_seconds(block: Block, recipe: Recipe, device: torch.device) -> floa
         recipe: its objective has costs of its own.
         device: where the block will be.
     """
-    objective, place = recipe.objective, moment_device(device)
-    known: dict[tuple[int, ...], float] = {}
-    seconds = 0.0
-    for group in block.groups:
-        width = group.linears[0].in_features
-        size = min(width, LARGEST_SIDE)
-        whiten = partial(objective.whitening, _random_moments(size, recipe, place), size, place)
-        if (width,) not in known:
-            known[(width,)] = seconds_of(whiten, place) * (width / size) ** 3
-        # Where tokens are weighed by gradients, each linear has weights of its own.
-        seconds += known[(width,)] * (len(group.linears) if recipe.weighs_tokens else 1)
-        for ref in group.linears:
-            if ref.shape not in known:
-                weight = _random_weight(ref, size, place)
-                solving = partial(_solve, whiten(), weight, objective.output_metric)
-                known[ref.shape] = seconds_of(solving, place) * _growth(ref.shape, weight)
-            seconds += known[ref.shape]
-    return seconds
+    timed = _Timed(recipe, moment_device(device))
+    # Where tokens are weighed by gradients, each linear has weights of its own.
+    groups = [[ref] for ref in block.linears] if recipe.weighs_tokens else [group.linears for group in block.groups]
+    return sum(timed.seconds(refs, partial(_solve, recipe)) for refs in groups)
 
 
-def _solve(whitening: Whitening, weight: Tensor, metric: Fisher | None) -> Solution:
-    return solve(whitening, None, weight, None if metric is None else metric.root(weight @ weight.T))
+@dataclass(frozen=True)
+class _Example:
+    """Random numbers in the place of a linear, and of sums over its inputs."""
+
+    ref: LinearRef
+    weight: Tensor
+    moments: Moments | None
+    whitening: Whitening
 
 
-def _group_seconds(group: Group, solver: Factoriser, known: dict[tuple[int, ...], float]) -> float:
-    layout, ranks = solver.recipe.layout, {ref: solver.plan.ranks[ref.path] for ref in group.linears}
-    if not any(layout.changes(rank) for rank in ranks.values()):
-        return 0.0
-    width = group.linears[0].in_features
-    size = min(width, LARGEST_SIDE)
-    objective, solved = solver.recipe.objective, solver.recipe.weighs_tokens
-    moments = _random_moments(size, solver.recipe, solver.device)
-    whiten = partial(objective.whitening, moments, size, solver.device)
-    if (width,) not in known:
-        known[(width,)] = 0.0 if solved else seconds_of(whiten, solver.device) * (width / size) ** 3
-    seconds, whitening = known[(width,)], None if solved else whiten()
-    for ref, rank in ranks.items():
-        if not layout.changes(rank):
-            continue
-        if ref.shape not in known:
-            weight = _random_weight(ref, size, solver.device)
-            small = None if rank is None else max(1, rank * min(weight.shape) // min(ref.shape))
-            projectors = weight @ weight.T if objective.observes_outputs else None
-            solution = None
-            if solved:
-                basis = torch.linalg.qr(weight)[0]
-                solution = Solution(basis, basis, torch.ones_like(basis[0]), weight)
-            linear = empty_linear(weight.shape[1], weight.shape[0], bias=False, device=solver.device)
-            replace = partial(
-                solver.layer,
-                linear,
-                weight,
-                solver.statistics_of(moments, whitening),
-                small,
-                torch.bfloat16,  # as most are stored: rounding to it takes its time, too
-                projectors=projectors,
-                solution=solution,
-            )
-            known[ref.shape] = seconds_of(replace, solver.device) * _growth(ref.shape, weight)
-        seconds += known[ref.shape]
-    return seconds
+@dataclass
+class _Timed:
+    """What was timed: each shape of a linear once, and the root of the inputs' moment once for each width.
+
+    Attributes:
+        roots: seconds by the width of the inputs.
+        linears: by the shape of a linear, seconds without the root, and whether anybody asked for that.
+    """
+
+    recipe: Recipe
+    device: torch.device
+    roots: dict[int, float] = field(default_factory=dict)
+    linears: dict[tuple[int, int], tuple[float, bool]] = field(default_factory=dict)
+
+    def seconds(self, refs: Sequence[LinearRef], run: Callable[[_Example], object]) -> float:
+        """Return the seconds of what is done to linears that share an input."""
+        found = [self._linear(ref, run) for ref in refs]
+        root = self._root(refs[0].in_features) if any(asked for _, asked in found) else 0.0
+        return root + sum(seconds for seconds, _ in found)
+
+    def _linear(self, ref: LinearRef, run: Callable[[_Example], object]) -> tuple[float, bool]:
+        if ref.shape not in self.linears:
+            size = min(ref.in_features, LARGEST_SIDE)
+            moments = _random_moments(size, self.recipe, self.device)
+            whitening = self.recipe.objective.whitening(moments, size, self.device)
+            example = _Example(ref, _random_weight(ref, size, self.device), moments, whitening)
+            # The second of two runs is timed, in which a root is there that the first one asked for.
+            seconds = seconds_of(partial(run, example), self.device) * _growth(ref.shape, example.weight)
+            self.linears[ref.shape] = seconds, whitening.is_factored
+        return self.linears[ref.shape]
+
+    def _root(self, width: int) -> float:
+        if width not in self.roots:
+            size = min(width, LARGEST_SIDE)
+            whiten = partial(self.recipe.objective.whitening, _random_moments(size, self.recipe, self.device), size)
+            seconds = seconds_of(lambda: whiten(self.device).root, self.device)
+            self.roots[width] = seconds * (width / size) ** 3
+        return self.roots[width]
+
+
+def _solve(recipe: Recipe, example: _Example) -> Solution:
+    """Do what a measurement does to one linear."""
+    remainder = recipe.structure.fitter.remainder(example.weight, example.whitening)
+    metric = recipe.objective.output_metric
+    root = None if metric is None else metric.root(example.weight @ example.weight.T)
+    return solve(example.whitening, None, remainder, root)
+
+
+def _factor(factoriser: Factoriser, example: _Example) -> float:
+    """Do what a walk does to one linear, and return its error."""
+    recipe, ref, weight = factoriser.recipe, example.ref, example.weight
+    rank = factoriser.plan.ranks[ref.path]
+    solution = small = sketch = None
+    if rank is not None:
+        small = max(1, rank * min(weight.shape) // min(ref.shape))
+        sketch = recipe.solver.sketch(ref.shape, rank, ref.path)
+    if sketch is not None:
+        sketch = replace(sketch, columns=max(small or 1, sketch.columns * min(weight.shape) // min(ref.shape)))
+    if recipe.solves_once:  # in the measurement
+        basis = torch.linalg.qr(weight)[0]
+        solution = Solution(basis, basis, torch.ones_like(basis[0]), weight)
+    inputs = factoriser.statistics_of(example.moments, None if recipe.solves_once else example.whitening)
+    layer = factoriser.layer(
+        empty_linear(weight.shape[1], weight.shape[0], bias=False, device=factoriser.device),
+        weight,
+        inputs,
+        small,
+        torch.bfloat16,  # as most are stored: rounding to it takes its time, too
+        projectors=weight @ weight.T if recipe.objective.observes_outputs else None,
+        solution=solution,
+        solver=None if sketch is None else SketchedSolver(sketch),
+    )
+    energy = 1.0 if inputs.is_whole else None
+    return relative_error(weight, layer.dense_weight().to(weight), example.moments, 1.0, input_energy=energy)
 
 
 def _random_weight(ref: LinearRef, width: int, device: torch.device) -> Tensor:
     """Return a float64 matrix of about the shape of a linear whose inputs are so many, none of its sides too large."""
-    rows = max(2, min(ref.out_features * width // ref.in_features, LARGEST_SIDE))
+    rows = max(2, min(ref.out_features * width // ref.in_features, MOST_ROWS * LARGEST_SIDE))
     return random_matrix(rows, width).to(device, torch.float64)
 
 
@@ -122,8 +158,9 @@ def _random_moments(size: int, recipe: Recipe, device: torch.device) -> Moments 
     if not recipe.objective.needs_data:
         return None
     moments = Moments.zeros(size, paired=recipe.objective.input_source is InputSource.BOTH, device=device)
-    tokens = random_matrix(2 * size, size).to(device)
-    moments.add(tokens, tokens + 0.1 if moments.shift is not None else None)
+    # Features of language models are so unlike in size; how a root is found, and whether at all, depends on that.
+    tokens = (random_matrix(2 * size, size) * torch.logspace(0, -3, size)).to(device)
+    moments.add(tokens, 1.1 * tokens if moments.shift is not None else None)
     return moments
 
 

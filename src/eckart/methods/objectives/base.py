@@ -11,7 +11,7 @@ import torch
 from pydantic import BeforeValidator, Discriminator, Field
 from torch import Tensor
 
-from eckart.maths.lowrank import Solution, solve
+from eckart.maths.lowrank import Solution, Solve, solve
 from eckart.maths.moments import Moments, ResidualMoments
 from eckart.maths.whitening import OutputRoot, Whitening, whiten
 from eckart.methods.choice import Choice, expand_name
@@ -118,6 +118,7 @@ class Objective(Choice):
         metric: OutputRoot | None = None,
         projectors: Tensor | None = None,
         residual: ResidualMoments | None = None,
+        solver: Solve = solve,
     ) -> Solution:
         """Return the low-rank approximations of one linear.
 
@@ -130,11 +131,12 @@ class Objective(Choice):
             projectors: sum over sequences of the projectors on their leading output directions, (m, m), if the
                 objective observes outputs.
             residual: of the residual stream that its output is added to, if the objective looks at it.
+            solver: solves the equation.
         """
         if moments is None:
-            return solve(whitening, None, weight, metric, rank)
+            return solver(whitening, None, weight, metric, rank)
         target = self.target(weight, moments, whitening, rank, residual)
-        return replace(solve(whitening, target.cross, weight, metric, rank), target_mean=target.mean)
+        return replace(solver(whitening, target.cross, weight, metric, rank), target_mean=target.mean)
 
 
 class DataAwareObjective(Objective):

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from eckart.maths.lowrank import Solution
+from eckart.maths.lowrank import Solution, Solve, solve
 from eckart.maths.moments import Moments, ResidualMoments
 from eckart.maths.soft_truncation import leading_subspace
 from eckart.maths.whitening import OutputRoot, Whitening
@@ -37,6 +37,7 @@ class PrincipalOutputs(DataAwareObjective):
         metric: OutputRoot | None = None,
         projectors: Tensor | None = None,
         residual: ResidualMoments | None = None,
+        solver: Solve = solve,
     ) -> Solution:
         """Return the projection on the principal outputs; see :meth:`Objective.solution`."""
         assert moments is not None

@@ -23,6 +23,7 @@ from eckart.methods.recipes.published import RECIPES
 from eckart.methods.refinement import AnyRefinement
 from eckart.methods.registry import name_of
 from eckart.methods.sharing import AnySharing
+from eckart.methods.solver import AnySolver
 from eckart.methods.structure import STRUCTURES
 from eckart.methods.targets import target_of
 
@@ -46,13 +47,18 @@ def load_recipe(source: str | Path | Recipe, overrides: Iterable[str] = (), keep
     overrides = list(overrides)
     if not overrides:
         return recipe
-    data = recipe.model_dump()
+    data = _all_of(recipe)
     for override in overrides:
         _override(data, override)
         # A choice that was set by its name gets its numbers, which the next override may set.
-        data = _validate(data, "after --set", HALF_MADE).model_dump()
+        data = _all_of(_validate(data, "after --set", HALF_MADE))
     data["name"] = f"{recipe.name} ({', '.join(overrides)})"
     return _validate(data, "after --set")
+
+
+def _all_of(recipe: Recipe) -> dict[str, Any]:
+    """Return a recipe's data, with the choice that its files do not name where it is the usual one."""
+    return {**recipe.model_dump(), "solver": recipe.solver.model_dump()}
 
 
 def _find(source: str, keep: float | None) -> Recipe:
@@ -167,6 +173,7 @@ def _fields_beside(path: list[str], data: dict[str, Any]) -> list[str]:
         "sharing": _by_name(AnySharing.__args__),
         "structure": STRUCTURES,
         "precision": _by_name(AnyPrecision.__args__),
+        "solver": _by_name(AnySolver.__args__),
         "refinement": _by_name(AnyRefinement.__args__),
         "distillation": _by_name(AnyDistillation.__args__),
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Generic, TypeVar, cast
+from typing import Generic, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +12,26 @@ from eckart.layers import FactoredLinear, bias_vector, dense_weight_of, fill_chi
 from eckart.maths.lowrank import Solution, refit, solve, truncate
 from eckart.maths.whitening import Whitening
 from eckart.methods.precision import Bits16, Precision
-from eckart.methods.structure.base import Structure
 from eckart.methods.structure.fitting.fit import Fit
 
 AnyLayer = TypeVar("AnyLayer", bound=FactoredLinear)
 MODEL_DTYPE = Bits16()
+
+
+class Laid(Protocol):
+    """What a fitter asks of the structure that it is of, which imports it and not the other way round.
+
+    See :class:`eckart.methods.structure.Structure`.
+    """
+
+    @property
+    def amplifies(self) -> bool:
+        """Whether rounding in 16 bits loses enough to be made up for."""
+        ...
+
+    def empty_like(self, linear: nn.Module, rank: int, precision: Precision, *, affine: bool = False) -> FactoredLinear:
+        """Return the layer that takes the place of ``linear``, its numbers not yet set."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -43,7 +58,7 @@ class Fitter(Generic[AnyLayer]):
         structure: of the layers.
     """
 
-    def __init__(self, structure: Structure) -> None:
+    def __init__(self, structure: Laid) -> None:
         self.structure = structure
 
     def remainder(self, weight: Tensor, whitening: Whitening) -> Tensor:
@@ -94,7 +109,7 @@ class Fitter(Generic[AnyLayer]):
         self, linear: nn.Module, rank: int, stored: torch.dtype | None, precision: Precision, fit: Fit
     ) -> AnyLayer:
         """Return the layer of that rank that is nearest to ``fit``; arguments as for :meth:`factored`."""
-        solution = solve(fit.whitening, None, fit.target, fit.metric, rank)
+        solution = (fit.solver or solve)(fit.whitening, None, fit.target, fit.metric, rank)
         return self.factored(linear, *truncate(solution, rank), stored, precision, fit)
 
     def feeds_back(self, precision: Precision) -> bool:

@@ -8,6 +8,7 @@ from functools import cached_property
 
 from torch import Tensor
 
+from eckart.maths.lowrank import Solve
 from eckart.maths.whitening import FLOAT32_FLOOR, OutputRoot, Whitening, blockwise, whiten
 
 
@@ -20,12 +21,14 @@ class Fit:
         inputs: S, (n, n) float64, or R and its inverse; each is found of the other when it is asked for.
         metric: C and its inverse, of full rank m; None for the identity.
         constant: gives, for the weight as it is stored, what is added to the bias, (m,) float64; None for nothing.
+        solver: solves the equation for what is of low rank; None to solve it exactly.
     """
 
     target: Tensor
     inputs: Whitening | Tensor
     metric: OutputRoot | None = None
     constant: Callable[[Tensor], Tensor] | None = None
+    solver: Solve | None = None
 
     @cached_property
     def second_moment(self) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor, nn
 
@@ -10,16 +12,29 @@ from eckart.maths.lowrank import solve, truncate
 from eckart.maths.quantization import find_scales, from_codes, round_to_scheme
 from eckart.maths.sparsity import from_pruned, pack_places, prune
 from eckart.maths.whitening import Whitening
-from eckart.methods.precision import Precision, SemiStructured
-from eckart.methods.structure.fitting.base import MODEL_DTYPE, Fitter, set_bias
+from eckart.methods.precision import Bits4, Bits8, Precision, SemiStructured
+from eckart.methods.structure.fitting.base import MODEL_DTYPE, Fitter, Laid, set_bias
 from eckart.methods.structure.fitting.fit import Fit
-from eckart.methods.structure.hybrid import Hybrid
+
+
+class LaidHybrid(Laid, Protocol):
+    """What is asked of :class:`eckart.methods.structure.Hybrid`."""
+
+    @property
+    def base(self) -> Bits4 | Bits8 | SemiStructured:
+        """How the base is stored."""
+        ...
+
+    @property
+    def alternations(self) -> int:
+        """How often both parts are found again."""
+        ...
 
 
 class HybridFitter(Fitter[HybridLinear]):
-    """See :class:`Hybrid`."""
+    """See :class:`eckart.methods.structure.Hybrid`."""
 
-    structure: Hybrid
+    structure: LaidHybrid
 
     def remainder(self, weight: Tensor, whitening: Whitening) -> Tensor:
         """Return what the nearest codes, or the numbers that stay, leave of a weight; see :meth:`Fitter.remainder`."""
@@ -77,7 +92,10 @@ class HybridFitter(Fitter[HybridLinear]):
         for _ in range(self.structure.alternations + 1):
             fill_child(layer.base, fit.target - low_rank, None, stored, moment)
             rest = Fit(fit.target - dense_weight_of(layer.base).to(fit.target.device), fit.inputs, fit.metric)
-            solution = solve(fit.whitening, None, rest.target, fit.metric)
+            if fit.solver is None:
+                solution = solve(fit.whitening, None, rest.target, fit.metric)
+            else:
+                solution = fit.solver(fit.whitening, None, rest.target, fit.metric, layer.rank)
             self.set_factors(layer, *truncate(solution, layer.rank), stored, rest if feedback else None)
             low_rank = layer.low_rank_weight().to(fit.target.device)
             loss = rest.loss(low_rank)

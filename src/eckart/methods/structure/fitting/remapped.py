@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
@@ -9,15 +11,23 @@ from eckart.layers import RemappedLinear, dense_weight_of, fill_child
 from eckart.maths.lowrank import refit
 from eckart.maths.quantization import DAMPING
 from eckart.methods.precision import Precision
-from eckart.methods.structure.fitting.base import Fitter
+from eckart.methods.structure.fitting.base import Fitter, Laid
 from eckart.methods.structure.fitting.fit import Fit
-from eckart.methods.structure.remapped import Remapped
+
+
+class LaidRemapped(Laid, Protocol):
+    """What is asked of :class:`eckart.methods.structure.Remapped`."""
+
+    @property
+    def feedback(self) -> bool:
+        """Whether what rounding loses is made up for."""
+        ...
 
 
 class RemappedFitter(Fitter[RemappedLinear]):
-    """See :class:`Remapped`."""
+    """See :class:`eckart.methods.structure.Remapped`."""
 
-    structure: Remapped
+    structure: LaidRemapped
 
     def feeds_back(self, precision: Precision) -> bool:
         """Return what the structure says: it has a precision of its own."""
