@@ -1,6 +1,6 @@
 """Kills `--overwrite` over an existing folder before chosen file operations, and looks at what is left.
 
-    python benchmarks/kills.py --kills 100
+    python benchmarks/kills.py --kills 100 [--recipe gptq]
 
 Each time a process is forked that counts its file operations (folders made, files opened for writing, names given,
 changed and deleted) and dies before the chosen one. Then the old or the new folder has to be whole, under its name or
@@ -40,9 +40,11 @@ class Case:
     Args:
         place: an empty folder to work in.
         tokenizer: of the model.
+        recipe: of the folder that is made; the one before is of ``svd-llm``.
     """
 
-    def __init__(self, place: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    def __init__(self, place: Path, tokenizer: PreTrainedTokenizerFast, recipe: str = "svd-llm") -> None:
+        self.recipe = recipe
         self.place, self.model, self.out = place, place / "model", place / "out"
         self.text = place / "text.txt"
         self.text.write_text("".join(f"Line {n} says that {n} squared is {n * n}.\n" for n in range(40)))
@@ -57,16 +59,25 @@ class Case:
         torch.manual_seed(0)
         AutoModelForCausalLM.from_config(config).save_pretrained(self.model)
         tokenizer.save_pretrained(self.model)
-        self.compress(keep=0.9, out=place / "older")
+        self.compress("svd-llm", 0.9, out=place / "older")
         self.compress(out=place / "newer")
         self.old, self.new = contents(place / "older"), contents(place / "newer")
 
-    def compress(self, *, keep: float = 0.7, out: Path | None = None, text: Path | None = None, **options: Any) -> None:
+    def compress(
+        self,
+        recipe: str | None = None,
+        keep: float = 0.7,
+        *,
+        out: Path | None = None,
+        text: Path | None = None,
+        **options: Any,
+    ) -> None:
         """Run the command, on the text if it is given no other."""
+        recipe, source = recipe or self.recipe, str(text or self.text)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             eckart.compress_checkpoint(
-                self.model, out or self.out, "svd-llm", keep, str(text or self.text), samples=2, length=16, **options
+                self.model, out or self.out, recipe, keep, source, samples=2, length=16, **options
             )
 
     def reset(self) -> None:
@@ -87,7 +98,7 @@ class Case:
             wrong.append("neither folder is whole")
         recorded = (unfinished_of(self.out) / "eckart.json").exists() or found == self.new
         try:
-            self.compress(text=self.place / "nowhere.txt", overwrite=True)
+            self.compress("svd-llm", text=self.place / "nowhere.txt", overwrite=True)
             wrong.append("a text that is not there was read")
         except EckartError as error:
             if "No text is called" not in str(error):
@@ -157,7 +168,10 @@ def chosen(total: int, kills: int) -> list[int]:
     return [*rest[::step], *last][-kills:]
 
 
-def main(kills: Annotated[int, typer.Option(min=2, help="How often.")] = 100) -> None:
+def main(
+    kills: Annotated[int, typer.Option(min=2, help="How often.")] = 100,
+    recipe: Annotated[str, typer.Option(help="Of what is made.")] = "svd-llm",
+) -> None:
     """Kill so often, print what was wrong, and fail if anything was."""
     logging.disable_progress_bar()
     from tokenizers import Tokenizer, pre_tokenizers
@@ -166,7 +180,7 @@ def main(kills: Annotated[int, typer.Option(min=2, help="How often.")] = 100) ->
     backend = Tokenizer(BPE(vocab={c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     with tempfile.TemporaryDirectory() as place:
-        case = Case(Path(place), PreTrainedTokenizerFast(tokenizer_object=backend))
+        case = Case(Path(place), PreTrainedTokenizerFast(tokenizer_object=backend), recipe)
         total = case.kill(1 << 30)
         assert total is not None
         wrong: list[str] = []

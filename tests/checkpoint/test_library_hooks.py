@@ -73,6 +73,12 @@ def written_after_resizing(model: PreTrainedModel, folder: Path) -> Path:
     return written_by_transformers(model, folder)
 
 
+def written_after_merging(model: PreTrainedModel, folder: Path) -> Path:
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    ours = peft.LoraConfig(r=2, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+    return written_by_eckart(peft.get_peft_model(model, ours).merge_and_unload(), folder)
+
+
 def written_by_trainer(model: PreTrainedModel, folder: Path) -> Path:
     arguments = TrainingArguments(
         str(folder), max_steps=1, save_steps=1, report_to="none", use_cpu=True, disable_tqdm=True
@@ -81,9 +87,17 @@ def written_by_trainer(model: PreTrainedModel, folder: Path) -> Path:
     return folder / "checkpoint-1"
 
 
-WAYS = (written_by_eckart, written_by_transformers, written_in_shards, written_by_trainer, written_after_resizing)
+WAYS = (
+    written_by_eckart,
+    written_by_transformers,
+    written_in_shards,
+    written_by_trainer,
+    written_after_resizing,
+    written_after_merging,
+)
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_every_way_of_writing(tmp_path: Path) -> None:
     loaded = AutoModelForCausalLM.from_pretrained(COMPRESSED, dtype=torch.float32)
     folders = []

@@ -23,6 +23,7 @@ from tests.conftest import CONFIGS, Stop, byte_tokenizer, contents, make_model
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 import eckart
+from eckart.checkpoint.packed import STANDARD_NAME
 from eckart.checkpoint.source import FileWeights, open_model
 from eckart.compression.records import LayerRecord
 from eckart.errors import CalibrationError, CheckpointError, EckartError, EckartWarning, InterruptedRun, NonFiniteError
@@ -137,13 +138,15 @@ class TestResume:
         return unfinished(tmp_path / "out")
 
     @pytest.mark.filterwarnings("ignore::eckart.errors.EckartWarning")
-    @pytest.mark.parametrize("recipe", ["svd", "svd-llm", "dobi-shift", "saes-svd", "aa-svd"])
+    @pytest.mark.parametrize("recipe", ["svd", "svd-llm", "dobi-shift", "saes-svd", "aa-svd", "int8", "gptq"])
     @pytest.mark.parametrize(("blocks", "memory"), [(1, None), (2, 1), (3, None)])
     def test_goes_on_behind_each_block(
         self, recipe: str, blocks: int, memory: int | None, run: Callable[..., eckart.CompressionResult], tmp_path: Path
     ) -> None:
-        options = {"recipe": recipe, "overrides": REFINED if recipe == "aa-svd" else [], "memory": memory}
+        overrides = {"aa-svd": REFINED, "gptq": ["precision.group=16"]}
+        options = {"recipe": recipe, "overrides": overrides.get(recipe, []), "memory": memory}
         expected = run("whole", **options)
+        assert (tmp_path / "whole" / STANDARD_NAME).exists() == (recipe in ("int8", "gptq"))
         with pytest.raises(InterruptedRun, match=f"{blocks} finished blocks are kept .* go on with --resume"):
             run(callback=Stop(blocks, KeyboardInterrupt()), **options)
         assert not (tmp_path / "out").exists()

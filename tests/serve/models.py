@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import transformers as t
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 import eckart
 
@@ -39,6 +39,21 @@ KINDS: dict[str, Any] = {
     "gpt_neox": lambda: t.GPTNeoXForCausalLM(t.GPTNeoXConfig(**NEOX)),
     "mixtral": lambda: t.MixtralForCausalLM(t.MixtralConfig(**DECODER, num_local_experts=4, num_experts_per_tok=2)),
 }
+LAYOUTS: dict[str, list[str]] = {
+    "two-factor": [],
+    "two-factor-8": ["precision=8-bit"],
+    "two-factor-4": ["precision=4-bit"],
+    "pivoted": ["structure=pivoted"],
+    "pivoted-4": ["structure=pivoted", "precision=4-bit"],
+    "shared": ["sharing=shared"],
+    "shared-pivoted": ["sharing=shared", "structure=pivoted"],
+    "hybrid": ["structure=hybrid"],
+    "hybrid-8": ["structure=hybrid", "precision=8-bit"],
+    "hybrid-sparse": ["structure=hybrid", "structure.base=2-of-4"],
+    "remapped": ["structure=remapped"],
+}
+# Where enough is kept to leave nothing factored, the folder is in another format.
+SIZES: dict[str, float] = {"two-factor-8": 0.4, "two-factor-4": 0.2, "pivoted-4": 0.2, "hybrid-8": 0.45}
 PROMPTS = [[5, 17, 200, 3], [9], [100, 101, 102, 103, 104, 105, 106], [77, 31]]
 
 
@@ -53,11 +68,19 @@ def make(kind: str = "llama") -> PreTrainedModel:
     return model
 
 
-def compressed(folder: Path, *overrides: str, kind: str = "llama", recipe: str = "svd", keep: float = 0.6) -> Path:
+def compressed(
+    folder: Path,
+    *overrides: str,
+    kind: str = "llama",
+    recipe: str = "svd",
+    keep: float = 0.6,
+    tokenizer: PreTrainedTokenizerFast | None = None,
+) -> Path:
     """Write a compressed model, and return its folder."""
     model = make(kind)
-    report = eckart.compress(model, recipe, keep, overrides=list(overrides))
-    eckart.save(model, report, folder)
+    ids = torch.randint(VOCABULARY, (16, 32), generator=torch.Generator().manual_seed(0))
+    report = eckart.compress(model, recipe, keep, ids, overrides=list(overrides))
+    eckart.save(model, report, folder, tokenizer=tokenizer)
     return folder
 
 

@@ -13,28 +13,31 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.serve.engine import SETTINGS
-from tests.serve.models import PROMPTS, greedy, make
+from tests.serve.models import LAYOUTS, PROMPTS, SIZES, compressed, greedy, make
 from tests.tiny import CHAT, tokenizer
 
 import eckart
 
 pytestmark = [pytest.mark.filterwarnings("ignore")]
-START = 400  # seconds that a server may take to start
+START = 900  # seconds that a server may take to start, where other things run too
+# The rows of the table in docs/engines.md, without the one that all other tests are of.
+OTHERS = ("two-factor", "shared", "two-factor-8", "two-factor-4", "hybrid", "hybrid-sparse", "remapped")
 
 
 class Server:
     """A server on a port of this machine."""
 
-    def __init__(self, folder: Path, log: Path) -> None:
+    def __init__(self, folder: Path, log: Path, dtype: str = "float32") -> None:
         with socket.socket() as found:
             found.bind(("127.0.0.1", 0))
             self.port = found.getsockname()[1]
-        options = ["--dtype", "float32", "--max-model-len", "128", "--enforce-eager", "--max-num-seqs", "8"]
+        options = ["--dtype", dtype, "--max-model-len", "128", "--enforce-eager", "--max-num-seqs", "8"]
         # What `vllm serve` runs; the command itself wants metadata that the build for CPUs has under another name.
         module = "vllm.entrypoints.openai.api_server"
         command = [sys.executable, "-m", module, "--model", str(folder), "--served-model-name", "small"]
@@ -93,8 +96,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[Server]:
+    with started(folder) as found:
+        yield found
+
+
+@contextmanager
+def started(folder: Path, dtype: str = "float32") -> Iterator[Server]:
+    """Have a server of a folder that answers."""
     pytest.importorskip("vllm", reason="vLLM is not installed: see docs/serving.md")
-    found = Server(folder, folder.parent / "log")
+    found = Server(folder, folder.parent / "log", dtype)
     try:
         found.wait()
         yield found
@@ -102,11 +112,11 @@ def server(folder: Path) -> Iterator[Server]:
         found.close()
 
 
-def complete(server: Server, prompt: list[int]) -> list[int]:
+def complete(server: Server, prompt: list[int], tokens: int = 64) -> list[int]:
     """Return the tokens behind a prompt."""
-    answer = server.post("/v1/completions", prompt=prompt, max_tokens=64, return_token_ids=True)
-    tokens: list[int] = answer["choices"][0]["token_ids"]
-    return tokens
+    answer = server.post("/v1/completions", prompt=prompt, max_tokens=tokens, return_token_ids=True)
+    found: list[int] = answer["choices"][0]["token_ids"]
+    return found
 
 
 def test_completions_one_by_one_and_all_at_once(server: Server, folder: Path) -> None:
@@ -138,3 +148,20 @@ def test_a_request_that_is_wrong(server: Server) -> None:
     with pytest.raises(urllib.error.HTTPError, match="400"):
         server.post("/v1/completions", prompt=PROMPTS[0], max_tokens=1000)
     assert server.process.poll() is None
+
+
+@pytest.mark.parametrize("layout", OTHERS)
+def test_the_other_layouts(layout: str, tmp_path: Path) -> None:
+    """It loads in a process that it starts, not as it does offline in one."""
+    folder = compressed(tmp_path / "model", *LAYOUTS[layout], keep=SIZES.get(layout, 0.75), tokenizer=tokenizer())
+    with started(folder) as server:
+        assert [complete(server, prompt) for prompt in PROMPTS] == greedy(folder)
+
+
+@pytest.mark.parametrize("recipe", ["int4", "gptq"])
+def test_4_bits_alone(recipe: str, tmp_path: Path) -> None:
+    """The engine has a product of them for 16 bits only."""
+    folder = compressed(tmp_path / "model", recipe=recipe, keep=0.55, tokenizer=tokenizer())
+    with started(folder, "bfloat16") as server:
+        found = [complete(server, prompt, 1) for prompt in PROMPTS]
+    assert sum(ours == theirs for ours, theirs in zip(found, greedy(folder, 1), strict=True)) >= 3

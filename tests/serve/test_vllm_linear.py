@@ -8,25 +8,10 @@ from typing import Any
 import pytest
 import torch
 from tests.serve.engine import Engine
-from tests.serve.models import PROMPTS, compressed, greedy, greedy_of, make
+from tests.serve.models import LAYOUTS, PROMPTS, SIZES, compressed, greedy, greedy_of, make
 from transformers import AutoModelForCausalLM
 
 pytestmark = [pytest.mark.filterwarnings("ignore")]
-LAYOUTS = {
-    "two-factor": [],
-    "two-factor-8": ["precision=8-bit"],
-    "two-factor-4": ["precision=4-bit"],
-    "pivoted": ["structure=pivoted"],
-    "pivoted-4": ["structure=pivoted", "precision=4-bit"],
-    "shared": ["sharing=shared"],
-    "shared-pivoted": ["sharing=shared", "structure=pivoted"],
-    "hybrid": ["structure=hybrid"],
-    "hybrid-8": ["structure=hybrid", "precision=8-bit"],
-    "hybrid-sparse": ["structure=hybrid", "structure.base=2-of-4"],
-    "remapped": ["structure=remapped"],
-}
-# Where enough is kept to leave nothing factored, the folder is in another format.
-SIZES = {"two-factor-8": 0.4, "two-factor-4": 0.2, "pivoted-4": 0.2, "hybrid-8": 0.45}
 MODELS = ["llama-tied-biases", "qwen2", "qwen3", "phi3", "gpt2", "gpt_neox"]
 
 
@@ -42,9 +27,10 @@ def test_compiled(layout: str, engine: Engine, tmp_path: Path) -> None:
     assert engine.ask(folder, PROMPTS, enforce_eager=False) == greedy(folder)
 
 
-def test_4_bits_alone_are_run_by_the_engine_itself(engine: Engine, tmp_path: Path) -> None:
+@pytest.mark.parametrize("recipe", ["int4", "gptq"])
+def test_4_bits_alone_are_run_by_the_engine_itself(recipe: str, engine: Engine, tmp_path: Path) -> None:
     """It has a product of them for 16 bits only."""
-    folder = compressed(tmp_path / "model", recipe="int4", keep=0.55)
+    folder = compressed(tmp_path / "model", recipe=recipe, keep=0.55)
     found = engine.ask(folder, PROMPTS, 1, dtype="bfloat16")
     assert sum(ours == theirs for ours, theirs in zip(found, greedy(folder, 1), strict=True)) >= 3
 

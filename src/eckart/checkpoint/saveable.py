@@ -22,7 +22,8 @@ def check_saveable(model: PreTrainedModel) -> None:
     if not isinstance(model, PreTrainedModel):
         raise CheckpointError(
             f"Found a {type(model).__name__}; expected a model of transformers. Of a model with adapters merge them "
-            "first (merge_and_unload), and save what that gives."
+            "first (merge_and_unload), and save what that gives, or write the adapters alone by their own "
+            "save_pretrained."
         )
     config = getattr(model.config, "quantization_config", None)
     if not isinstance(config, EckartConfig):

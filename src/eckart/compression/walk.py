@@ -155,8 +155,11 @@ class _Walk:
             while state.finished < len(blocks):
                 state = self._advance(state, blocks[state.finished])
                 self.callback.on_block(state.finished)
+            layers = {layer.path: layer for layer in state.records.layers}
+            for block in blocks[:known]:  # an earlier run wrote them; who describes the model looks at its layers
+                put_layers(block, layers, self.recipe.layout)
             if distillation is not None and state.records.distillation is None:
-                state = self._distil(distillation, state, known)
+                state = self._distil(distillation, state)
         calibration = self.model.calibration
         return CompressionResult(
             recipe=self.recipe,
@@ -342,19 +345,15 @@ class _Walk:
         self.callback.on_refinement(record)
         return record
 
-    def _distil(self, config: TrainingConfig, state: WalkState, known: int) -> WalkState:
+    def _distil(self, config: TrainingConfig, state: WalkState) -> WalkState:
         """Distil the finished model, and put what comes of it in the place of what was there.
 
         Args:
             config: of the training.
             state: behind the last block.
-            known: blocks that an earlier run finished, whose layers are not in place here.
         """
         assert self.entry is not None
         assert state.original is not None
-        layers = {layer.path: layer for layer in state.records.layers}
-        for block in self.plan.blocks[:known]:
-            put_layers(block, layers, self.recipe.layout)
         with self.timings.measure("distillation"):
             distilled = distil(
                 config,
