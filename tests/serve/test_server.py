@@ -160,8 +160,7 @@ def test_the_other_layouts(layout: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("recipe", ["int4", "gptq"])
 def test_4_bits_alone(recipe: str, tmp_path: Path) -> None:
-    """The engine has a product of them for 16 bits only."""
+    """The engine has a product of them for 16 bits only, which may round to another token after a while."""
     folder = compressed(tmp_path / "model", recipe=recipe, keep=0.55, tokenizer=tokenizer())
-    with started(folder, "bfloat16") as server:
-        found = [complete(server, prompt, 1) for prompt in PROMPTS]
-    assert sum(ours == theirs for ours, theirs in zip(found, greedy(folder, 1), strict=True)) >= 3
+    with started(folder, "float16") as server:
+        assert [complete(server, prompt, 8) for prompt in PROMPTS] == greedy(folder, 8)

@@ -29,10 +29,9 @@ def test_compiled(layout: str, engine: Engine, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("recipe", ["int4", "gptq"])
 def test_4_bits_alone_are_run_by_the_engine_itself(recipe: str, engine: Engine, tmp_path: Path) -> None:
-    """It has a product of them for 16 bits only."""
+    """It has a product of them for 16 bits only, which may round to another token after a while."""
     folder = compressed(tmp_path / "model", recipe=recipe, keep=0.55)
-    found = engine.ask(folder, PROMPTS, 1, dtype="bfloat16")
-    assert sum(ours == theirs for ours, theirs in zip(found, greedy(folder, 1), strict=True)) >= 3
+    assert engine.ask(folder, PROMPTS, 8, dtype="float16") == greedy(folder, 8)
 
 
 def test_8_bits_alone_ask_for_an_accelerator(engine: Engine, tmp_path: Path) -> None:
