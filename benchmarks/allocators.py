@@ -20,12 +20,12 @@ from harness import CPU, Rows, Texts, table
 
 import eckart
 from eckart.data.calibration import calibrate
-from eckart.methods.allocation import Search
+from eckart.methods.allocation import Search, Storage
 from eckart.methods.recipe import Recipe
 from eckart.methods.recipes.loader import load_recipe
 from eckart.sweep.build import build
 from eckart.sweep.case import Way, way_of
-from eckart.sweep.statistics import Ranks, Statistics, collect
+from eckart.sweep.statistics import Statistics, collect
 
 
 def main(
@@ -61,9 +61,9 @@ def main(
         statistics = collect(dense, sizes, tokens, CPU)
         # All that is timed comes before the first evaluation.
         chosen = list(_allocations(statistics, recipes, wanted))
-        for name, share, ranks, allocated in chosen:
+        for name, share, storage, allocated in chosen:
             start = perf_counter()
-            made = build(dense, recipes[name], share, statistics, ranks=ranks)
+            made = build(dense, recipes[name], share, statistics, storage=storage)
             compressed = perf_counter() - start
             left_dense = sum(rank is None for rank in made.ranks.values())
             losses = texts.log_perplexities(made.model)
@@ -109,18 +109,18 @@ def _row(
 
 def _allocations(
     statistics: Statistics, recipes: Mapping[str, Recipe], wanted: list[tuple[str, float]]
-) -> Iterator[tuple[str, float, Ranks | None, float]]:
-    """Yield allocation, size, ranks, and the seconds of what only that allocation needs; no ranks if made alone."""
+) -> Iterator[tuple[str, float, Storage | None, float]]:
+    """Yield allocation, size, how linears are stored if not made alone, and the seconds of what only it needs."""
     trials: dict[str, float] = {}  # they are the same for all sizes, and made once
     for name, share in wanted:
         recipe = recipes[name]
         start = perf_counter()
-        ranks = None if way_of(recipe) is Way.ALONE else statistics.ranks(recipe, share)
+        storage = None if way_of(recipe) is Way.ALONE else statistics.storage(recipe, share)
         seconds = perf_counter() - start + trials.get(name, 0.0)
         if isinstance(recipe.allocation, Search):
             trials.setdefault(name, seconds)
         print(f"{name} at {share:g}: ranks after {seconds:.1f} s", file=sys.stderr, flush=True)
-        yield name, share, ranks, seconds
+        yield name, share, storage, seconds
 
 
 def _recipe(objective: str, allocation: str) -> Recipe:

@@ -12,12 +12,12 @@ from transformers.pytorch_utils import Conv1D
 from eckart.layers import HybridLinear, QuantizedLinear, bias_vector, weight_matrix
 from eckart.maths.quantization import QuantScheme
 from eckart.maths.whitening import Whitening, whiten
-from eckart.methods.precision import Bits4, Bits8
+from eckart.methods.precision import Bits2, Bits3, Bits4, Bits8
 from eckart.methods.structure import Hybrid
 from eckart.methods.structure.fitting import Fit
 from eckart.methods.structure.fitting.base import set_bias
 
-BASES = [QuantScheme(4, 8), QuantScheme(4, 128), QuantScheme(8)]
+BASES = [QuantScheme(4, 8), QuantScheme(4, 128), QuantScheme(8), QuantScheme(3, 8), QuantScheme(2, 4)]
 OUT, IN = 20, 28
 
 
@@ -55,7 +55,7 @@ def solved(
     feedback: bool = True,
 ) -> tuple[HybridLinear, float]:
     layer = HybridLinear.empty_like(module, rank, scheme, base=base)
-    precision = {8: Bits8, 4: Bits4}[base.bits](group=base.group, feedback=base_feedback)
+    precision = {8: Bits8, 4: Bits4, 3: Bits3, 2: Bits2}[base.bits](group=base.group, feedback=base_feedback)
     fitter = Hybrid(base=precision, alternations=alternations).fitter
     loss = fitter.solve_for(layer, fit, stored, feedback=feedback)
     set_bias(layer, module)

@@ -1,26 +1,18 @@
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eckart.maths.quantization import (
-    DAMPING,
-    QuantScheme,
-    cast_with_feedback,
-    find_scales,
-    from_codes,
-    pack,
-    round_to_scheme,
-    round_with_feedback,
-    unpack,
-)
+from eckart.maths.feedback import round_with_feedback
+from eckart.maths.quantization import QuantScheme, find_scales, from_codes, round_to_scheme
 
 DOUBLE = torch.float64
-GRIDS = [QuantScheme(8), QuantScheme(8, 5), QuantScheme(4, 8), QuantScheme(4), QuantScheme(4, 1000)]
+GRIDS = [
+    *(QuantScheme(8), QuantScheme(8, 5), QuantScheme(4, 8), QuantScheme(4), QuantScheme(4, 1000)),
+    *(QuantScheme(3, 8), QuantScheme(3), QuantScheme(2, 4)),
+]
 
 
 def matrix(rows: int, columns: int, seed: int = 0) -> torch.Tensor:
@@ -61,9 +53,9 @@ def test_eight_bits_clip_nothing(group: int | None) -> None:
 def test_four_bits_clip_where_that_loses_less() -> None:
     weight = torch.cat([0.1 * matrix(1, 63), torch.full((1, 1), 1.0, dtype=DOUBLE)], dim=1)
     scheme = QuantScheme(4)
-    plain = weight.abs().amax() / scheme.largest
+    plain = weight.abs().amax() / -(scheme.largest + 1)
     scales = find_scales(weight, scheme)
-    assert scales < plain
+    assert plain < scales < 0  # the number furthest from zero is above it
 
     def loss(scale: torch.Tensor) -> float:
         return float((weight - from_codes(round_to_scheme(weight, scale, scheme), scale, scheme)).square().sum())
@@ -72,7 +64,7 @@ def test_four_bits_clip_where_that_loses_less() -> None:
     # An error in the last column is not to be had.
     important = torch.ones(64, dtype=DOUBLE)
     important[-1] = 1e6
-    assert find_scales(weight, scheme, important) > scales
+    assert find_scales(weight, scheme, important) < scales
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
@@ -87,7 +79,7 @@ def test_scales_as_they_are_stored_are_neither_zero_nor_infinite(
     weight[0, 3] = 10.0**power
     scales = find_scales(weight, scheme, stored=dtype)
     assert scales.dtype == dtype
-    assert (scales > 0).all()
+    assert (scales != 0).all()
     assert torch.isfinite(scales).all()
     second = torch.eye(64, dtype=DOUBLE) + 0.3
     for codes in (round_to_scheme(weight, scales, scheme), round_with_feedback(weight, scales, scheme, second)):
@@ -96,6 +88,17 @@ def test_scales_as_they_are_stored_are_neither_zero_nor_infinite(
         assert (weight[1] - found[1]).norm() < 0.3 * weight[1].norm()
         if 10.0**power < 1e-3:  # neither does the rest of the row: its own group of numbers is as good as zero
             assert (weight[0, 32:] - found[0, 32:]).norm() < 0.3 * weight[0, 32:].norm()
+
+
+@pytest.mark.parametrize(("bits", "group", "most"), [(4, 64, 0.0085), (3, 64, 0.032), (2, 64, 0.129), (2, 32, 0.115)])
+def test_the_error_of_few_bits_on_normal_numbers(bits: int, group: int, most: float) -> None:
+    """Of scales of one sign, of which the last code is never used, it is 0.009, 0.036, 0.19 and 0.17."""
+    weight, scheme = matrix(500, group), QuantScheme(bits, group)
+    scales = find_scales(weight, scheme)
+    codes = round_to_scheme(weight, scales, scheme)
+    assert codes.min() == -scheme.largest - 1
+    assert codes.max() == scheme.largest
+    assert (weight - from_codes(codes, scales, scheme)).square().mean() < most
 
 
 def test_a_scale_of_zero_feeds_nothing_back() -> None:
@@ -118,79 +121,6 @@ def test_zeros_stay_zeros() -> None:
         assert (scales > 0).all()
         assert not round_to_scheme(weight, scales, scheme).any()
         assert not round_with_feedback(weight, scales, scheme, moment(10, 50)).any()
-
-
-def literal_feedback(
-    weight: torch.Tensor, scales: torch.Tensor, scheme: QuantScheme, second: torch.Tensor
-) -> torch.Tensor:
-    """Optimal brain quantisation in the order of the columns: the inverse is made anew for what is left, each time."""
-    left, size = weight.clone(), len(second)
-    damped = second + DAMPING * second.diagonal().mean() * torch.eye(size, dtype=DOUBLE)
-    scale = scheme.per_column(scales, size)
-    codes = torch.zeros_like(weight)
-    for column in range(size):
-        inverse = torch.linalg.inv(damped[column:, column:])
-        codes[:, column] = (left[:, column] / scale[:, column]).round().clamp(-scheme.largest - 1, scheme.largest)
-        error = (left[:, column] - codes[:, column] * scale[:, column]) / inverse[0, 0]
-        left[:, column:] -= torch.outer(error, inverse[0])
-    return codes.to(torch.int8)
-
-
-@pytest.mark.parametrize("scheme", GRIDS)
-@pytest.mark.parametrize("columns", [7, 150])
-def test_feedback_equals_a_literal_implementation(scheme: QuantScheme, columns: int) -> None:
-    weight, second = matrix(5, columns), moment(columns, 3 * columns)
-    scales = find_scales(weight, scheme)
-    found = round_with_feedback(weight, scales, scheme, second)
-    expected = literal_feedback(weight, scales, scheme, second)
-    # A number half-way between two codes may fall to either side.
-    assert (found != expected).double().mean() < 0.01
-
-
-@pytest.mark.parametrize("tokens", [10, 400])
-def test_feedback_loses_less_also_where_inputs_are_few(tokens: int) -> None:
-    weight, second = matrix(30, 64), moment(64, tokens)
-    for scheme in (QuantScheme(4, 32), QuantScheme(4), QuantScheme(8)):
-        scales = find_scales(weight, scheme)
-
-        def loss(codes: torch.Tensor, scales: torch.Tensor = scales, scheme: QuantScheme = scheme) -> float:
-            error = weight - from_codes(codes, scales, scheme)
-            return float(((error @ second) * error).sum())
-
-        plain, fed_back = (
-            loss(round_to_scheme(weight, scales, scheme)),
-            loss(round_with_feedback(weight, scales, scheme, second)),
-        )
-        assert fed_back < 0.8 * plain
-
-
-def test_without_any_input_it_is_plain_rounding() -> None:
-    weight, scheme = matrix(4, 6), QuantScheme(4)
-    scales = find_scales(weight, scheme)
-    expected = round_to_scheme(weight, scales, scheme)
-    assert torch.equal(round_with_feedback(weight, scales, scheme, torch.zeros(6, 6, dtype=DOUBLE)), expected)
-
-
-@settings(max_examples=50)
-@given(rows=st.integers(1, 5), columns=st.integers(1, 9), seed=st.integers(0, 100))
-def test_packing_halves_the_bytes_and_loses_nothing(rows: int, columns: int, seed: int) -> None:
-    codes = torch.randint(-8, 8, (rows, columns), dtype=torch.int8, generator=torch.Generator().manual_seed(seed))
-    packed = pack(codes)
-    assert packed.dtype is torch.uint8
-    assert packed.shape == (rows, math.ceil(columns / 2))
-    assert torch.equal(unpack(packed, columns), codes)
-
-
-def test_a_cast_with_feedback_loses_less_than_the_nearest_numbers() -> None:
-    generator = torch.Generator().manual_seed(0)
-    mixing = torch.randn(24, 24, generator=generator, dtype=torch.float64)
-    inputs = mixing @ torch.randn(24, 300, generator=generator, dtype=torch.float64)
-    weight = torch.randn(16, 24, generator=generator, dtype=torch.float64)
-    found = cast_with_feedback(weight, torch.bfloat16, inputs @ inputs.T)
-    assert found.dtype is torch.bfloat16
-    lost = [float(((w.double() - weight) @ inputs).norm()) for w in (found, weight.bfloat16())]
-    assert lost[0] < 0.8 * lost[1]
-    assert torch.equal(cast_with_feedback(weight, torch.bfloat16, torch.zeros(24, 24).double()), weight.bfloat16())
 
 
 @pytest.mark.parametrize(

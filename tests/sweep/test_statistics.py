@@ -88,7 +88,7 @@ def test_no_streams_are_needed_where_no_data_is_looked_at(llama: PreTrainedModel
 @pytest.mark.parametrize("label", ["svd-llm", "svd-llm-v2", "zs-svd", "adasvd", "asvd+allocation.trial_samples=2"])
 def test_ranks_are_those_of_compress(label: str, keep: float, llama: PreTrainedModel, tokens: Tensor) -> None:
     statistics, (recipe,) = collected(llama, tokens, label)
-    ranks = statistics.ranks(recipe, keep)
+    ranks = statistics.storage(recipe, keep).ranks
     report = eckart.compress(make_model("llama"), recipe, keep, tokens)
     assert dict(ranks) == {layer.path: layer.rank for layer in report.layers}
 
@@ -96,10 +96,10 @@ def test_ranks_are_those_of_compress(label: str, keep: float, llama: PreTrainedM
 def test_trials_of_a_search_are_made_once_for_all_sizes(llama: PreTrainedModel, tokens: Tensor) -> None:
     statistics, (recipe,) = collected(llama, tokens, "asvd+allocation.trial_samples=2")
     steps: list[tuple[int, int]] = []
-    statistics.ranks(recipe, 0.8, lambda done, total: steps.append((done, total)))
+    statistics.storage(recipe, 0.8, lambda done, total: steps.append((done, total)))
     assert steps
     made = len(steps)
-    statistics.ranks(recipe, 0.6, lambda done, total: steps.append((done, total)))
+    statistics.storage(recipe, 0.6, lambda done, total: steps.append((done, total)))
     assert len(steps) == made
 
 
@@ -144,4 +144,4 @@ def test_experts_are_fused_for_a_basis_of_theirs(tokens: Tensor) -> None:
     assert way_of(recipe) is Way.WALKED
     found = [ref for ref in statistics.original.blocks[0].linears if ref.runs == 4]
     assert [ref.path for ref in found] == ["model.layers.0.mlp.experts.gate_up_proj.0.joint"]
-    assert statistics.ranks(recipe, 0.6).keys() >= {found[0].path}
+    assert statistics.storage(recipe, 0.6).ranks.keys() >= {found[0].path}

@@ -17,7 +17,7 @@ FORMAT_VERSION = 1
 # library ends there, with a message that holds the name, instead of filling layers that it does not know with random
 # numbers. This library never looks for it.
 GUARD = "this-model-needs-import-eckart.safetensors.index.json"
-LATER = ("joint_runs", "stored")  # fields that the first folders of this format do not have
+LATER = ("bases", "joint_runs", "stored")  # fields that the first folders of this format do not have
 DEFAULT_STRUCTURE = TwoFactor().name
 DAMAGED = "The file was changed or damaged: copy or download the folder again."
 
@@ -54,6 +54,7 @@ class _Fields(BaseModel):
     joint_runs: dict[str, Annotated[int, Field(ge=1)]]
     structure: str | dict[str, Any] | list[Any]
     precision: str | dict[str, Any] | None
+    bases: dict[str, str | dict[str, Any]]
     affine: bool
     ordered: list[str] | None
     recipe: dict[str, Any] | None
@@ -78,6 +79,8 @@ class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
             or its name alone.
         precision: of the numbers: the name and the fields of one of :data:`eckart.methods.precision.PRECISIONS`; None
             for the model's dtype.
+        bases: by path, the precision of the weight beside the factors, or of the weight itself where there are none; of
+            layers whose base is another one than the structure says.
         affine: whether every factored layer has a bias, those too whose model class gives them none.
         ordered: paths of the pivoted layers that give their outputs in order without an index.
         recipe: what was done, as :class:`eckart.Recipe` writes it.
@@ -105,6 +108,7 @@ class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
         joint_runs: dict[str, int] | None = None,
         structure: str | dict[str, Any] = DEFAULT_STRUCTURE,
         precision: str | dict[str, Any] | None = None,
+        bases: dict[str, str | dict[str, Any]] | None = None,
         affine: bool = False,
         ordered: list[str] | None = None,
         expanded: dict[str, dict[str, Any]] | None = None,
@@ -120,6 +124,7 @@ class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
         self.joint_runs = joint_runs or {}
         self.structure = structure
         self.precision = precision
+        self.bases = bases or {}
         self.affine = affine
         self.ordered = [] if ordered is None else ordered
         self.recipe = recipe

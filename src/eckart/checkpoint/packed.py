@@ -20,6 +20,7 @@ from eckart.checkpoint.folder import QUIET
 from eckart.checkpoint.tensors import StoredTensor
 from eckart.errors import CheckpointError
 from eckart.files.names import read_json
+from eckart.maths.packing import pack, packed_width, unpack
 
 STANDARD = "compressed-tensors"  # the method of that name in a config
 STANDARD_NAME = "eckart/quantization.json"
@@ -76,21 +77,16 @@ def codes_of(packed: Tensor, bits: int, columns: int) -> Tensor:
 
     Args:
         packed: (rows, words) int32.
-        bits: of a code, 8 or 4.
+        bits: of a code.
         columns: codes in a row.
-
-    Returns:
-        (rows, columns) int8, or for 4 bits (rows, columns / 2 rounded up) uint8.
     """
     # The bytes of a word from its lowest, whatever order this machine has them in.
     places = torch.arange(0, 32, 8, device=packed.device, dtype=torch.int32)
     as_bytes = ((packed[..., None] >> places) & 255).to(torch.uint8).flatten(1)
-    if bits == 4:
-        halves = as_bytes[:, : (columns + 1) // 2].contiguous()
-        if columns % 2:  # what fills the last byte up is nothing there, and zero with half of its range added here
-            halves[:, -1] = (halves[:, -1] & 15) | 128
-        return halves
-    return (as_bytes[:, :columns].to(torch.int16) - 128).to(torch.int8)
+    if bits == 8:
+        return (as_bytes[:, :columns].to(torch.int16) - 128).to(torch.int8)
+    # Packed again: what fills a row up is nothing there, and zero with half of its range added here.
+    return pack(unpack(as_bytes[:, : packed_width(columns, bits)], bits, columns), bits)
 
 
 class FromPacked(ConversionOps):  # type: ignore[misc]

@@ -41,8 +41,8 @@ from eckart.layers import (
 from eckart.layers.linear_stack import StackLayout, contract_parameter, expand_parameter, linear_stacks, owner_of
 from eckart.methods.choice import Choice, expand_name
 from eckart.methods.layout import Layout
-from eckart.methods.precision import PRECISIONS, Bits16
-from eckart.methods.structure import STRUCTURES, Pivoted
+from eckart.methods.precision import BASES, PRECISIONS, Bits16
+from eckart.methods.structure import STRUCTURES, Hybrid, Pivoted
 
 OTHER_CLASS = "Load the model with the class that its 'architectures' names, or AutoModel."
 AnyChoice = TypeVar("AnyChoice", bound=Choice)
@@ -114,6 +114,7 @@ class EckartQuantizer(HfQuantizer):  # type: ignore[misc]
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
         self.belongs_to(model)
         config, layout = self.quantization_config, layout_of(self.quantization_config)
+        layouts = layouts_of(config, layout)
         check_folder(model.config.name_or_path)
         pivoted = isinstance(layout.structure, Pivoted)
         check_ordered(config.ordered, config.ranks, pivoted=pivoted, files=kwargs.get("checkpoint_files"))
@@ -127,16 +128,16 @@ class EckartQuantizer(HfQuantizer):  # type: ignore[misc]
         linears = _linears(model)
         for path, rank in config.ranks.items():
             name = _find_linear(model, linears, path)
-            linear = linears[name]
+            linear, own = linears[name], layouts.get(path, layout)
             shape = weight_matrix(linear).shape
-            highest = layout.highest_rank(*shape)
-            is_whole = rank is None and layout.changes(None)
+            highest = own.highest_rank(*shape)
+            is_whole = rank is None and own.changes(None)
             if not is_whole and not (isinstance(rank, int) and 1 <= rank <= highest):
                 raise CheckpointError(
                     f"config.json gives {path} the rank {rank!r}; expected a whole number from 1 to {highest}, "
                     f"since its weight is {shape[0]} x {shape[1]}. The file was changed or damaged."
                 )
-            layer = layout.empty_like(linear, rank)
+            layer = own.empty_like(linear, rank)
             if isinstance(layer, PivotedLinear) and path in config.ordered:
                 layer.index = None
             model.set_submodule(name, layer)
@@ -210,6 +211,31 @@ def layout_of(config: EckartConfig) -> Layout:
         return Layout(structure, precision, config.affine)
     except RecipeError as error:
         raise CheckpointError(f"config.json was changed or damaged. {error}") from error
+
+
+def layouts_of(config: EckartConfig, layout: Layout) -> dict[str, Layout]:
+    """Return how those linears of a config are stored, by path, whose base is not that of all.
+
+    Args:
+        config: of the model.
+        layout: :func:`layout_of` it.
+
+    Raises:
+        CheckpointError: it names a precision that is not known here, or fields that cannot be, or has bases for a
+            structure without one.
+    """
+    if config.bases and not isinstance(layout.structure, Hybrid):
+        raise CheckpointError(
+            f"config.json has bases for layers of the structure {layout.structure.name!r}, which has none. {DAMAGED}"
+        )
+    made_with = (config.provenance or {}).get("versions", {})
+    found = {
+        path: layout.based_on(_choice("base", described, BASES, made_with)) for path, described in config.bases.items()
+    }
+    strangers = sorted(found.keys() - config.ranks.keys())
+    if strangers:
+        raise CheckpointError(f"config.json has a base for {strangers[0]!r}, which has no rank there. {DAMAGED}")
+    return found
 
 
 def _choice(

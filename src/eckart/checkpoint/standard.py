@@ -24,7 +24,8 @@ from eckart.checkpoint.config import EckartConfig
 from eckart.checkpoint.files import INDEX_NAME, write_index, write_shard, write_text
 from eckart.checkpoint.packed import CODES, OUR_SCALE, PACKED, SCALE, SHAPE, STANDARD, STANDARD_NAME
 from eckart.layers import QuantizedLinear, is_linear
-from eckart.maths.quantization import QuantScheme, unpack
+from eckart.maths.packing import unpack
+from eckart.maths.quantization import QuantScheme
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 FORMAT = "pack-quantized"  # of compressed-tensors
@@ -94,7 +95,7 @@ def standard_tensors(tensors: Mapping[str, Tensor], layers: Mapping[str, Quantiz
         path, _, leaf = name.rpartition(".")
         layer = layers.get(path)
         if layer is not None and leaf == CODES:
-            codes = unpack(tensor, layer.in_features) if layer.scheme.bits == 4 else tensor
+            codes = unpack(tensor, layer.scheme.bits, layer.in_features)
             found[f"{path}.{PACKED}"] = pack_to_int32(codes, layer.scheme.bits)
             found[f"{path}.{SHAPE}"] = torch.tensor([layer.out_features, layer.in_features])
         elif layer is not None and leaf == OUR_SCALE:

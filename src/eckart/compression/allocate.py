@@ -58,12 +58,12 @@ def allocate(model: BlockwiseModel, plan: Plan, progress: Progress = lambda done
         measured = measure(model, request, lambda done, total: progress(done, total * allocation.walks))
     if plan.budgets.chooses:
         measured = allocation.measure(model, measured, Wanted(plan.budgets, recipe.layout, request, progress))
-    ranks = processes.give(allocation.ranks_within(measured.linears, plan.budgets, recipe.layout))
+    chosen = processes.give(allocation.storage_within(measured.linears, plan.budgets, recipe.layout))
     # What stays dense goes back to its original weight.
-    others = {path: weight for path, weight in measured.weights.items() if ranks[path] is not None}
+    others = {path: weight for path, weight in measured.weights.items() if chosen.ranks[path] is not None}
     if others:
         model = replace(model, weights=OverriddenWeights(model.weights, model.model, others))
-    return Allocated(model, replace(plan, ranks=ranks), measured)
+    return Allocated(model, replace(plan, ranks=chosen.ranks, bases=chosen.bases), measured)
 
 
 def needs_measurement(plan: Plan) -> bool:

@@ -21,6 +21,7 @@ from eckart.maths.lowrank import Solution, Solve, least_squares
 from eckart.maths.moments import Moments, ResidualMoments, relative_error
 from eckart.maths.shared_basis import relative_error_of_runs
 from eckart.maths.whitening import OutputRoot, Whitening
+from eckart.methods.layout import Layout
 from eckart.methods.objectives import TargetMoments
 from eckart.methods.recipe import Recipe
 from eckart.methods.sensitivity.measurements import Measurements
@@ -120,7 +121,7 @@ class Factoriser:
         if moments is not None:
             moments.check_finite(*(ref.path for ref in group.linears))
         chosen = [ref for ref in group.linears if refs is None or ref in refs]
-        changes = any(self.recipe.layout.changes(self.plan.ranks[ref.path]) for ref in chosen)
+        changes = any(self.plan.changes(ref.path) for ref in chosen)
         inputs = self._inputs(group, moments) if changes else InputStatistics(moments, None)
         return [
             self._replace_linear(
@@ -174,10 +175,13 @@ class Factoriser:
             output_energy = float(((original @ seen) * original).sum())
         product, constant, input_energy = weight, None, None
         sketched = self.sketched(ref.path, ref.shape, rank)
-        if self.recipe.layout.changes(rank):
+        layout = self.plan.layout(ref.path)
+        if layout.changes(rank):
             stored = onloaded.dtype(f"{ref.name}.weight")
             solution = None if rank is None else self._known_solution(ref.path, weight, inputs)
-            metric = None if rank is None or solution is not None else self._metric_root(ref.path, weight.device)
+            metric = None
+            if solution is None and (rank is not None or layout.unfactored_precision.two_sided):
+                metric = self._metric_root(ref.path, weight.device)
             residual = None
             if inputs.moments is not None and ref.residual is not None:
                 residual = inputs.moments.residuals.get(ref.residual)
@@ -196,6 +200,7 @@ class Factoriser:
                 inputs,
                 rank,
                 stored,
+                layout=layout,
                 metric=metric,
                 projectors=projectors,
                 residual=residual,
@@ -213,11 +218,12 @@ class Factoriser:
             out_features=ref.out_features,
             in_features=ref.in_features,
             rank=rank,
-            bytes=self.recipe.layout.beside_bias(ref.has_bias).bytes(*ref.shape, rank),
+            bytes=self.plan.bytes_of(ref),
             # What is lost counts from the model as it was, also where other weights are factored.
             error=_error(original, product, inputs.moments, output_energy, constant, input_energy),
             unresolved=self._unresolved(weight, inputs, output_energy),
             sketch=None if sketched is None else sketched.record,
+            base=self.plan.bases.get(ref.path),
         )
 
     def layer(
@@ -228,6 +234,7 @@ class Factoriser:
         rank: int | None,
         stored: torch.dtype,
         *,
+        layout: Layout | None = None,
         metric: OutputRoot | None = None,
         projectors: Tensor | None = None,
         residual: ResidualMoments | None = None,
@@ -243,6 +250,7 @@ class Factoriser:
             inputs: what is known of its inputs; without their whitening if the solution is known.
             rank: None for a weight that is not factored, and yet stored in another precision.
             stored: dtype of 16-bit numbers.
+            layout: how it is stored; None for that of the recipe.
             metric: the root of the output metric; None for the identity.
             projectors: on the leading output directions, (m, m), if the objective observes outputs.
             residual: of the residual stream that its output is added to, if the objective looks at it.
@@ -250,9 +258,9 @@ class Factoriser:
             solver: solves it; None to solve it exactly.
             on_solution: is called with the equation's solution for every rank, if it is solved as a whole.
         """
-        layout, objective = self.recipe.layout, self.recipe.objective
+        layout, objective = layout or self.recipe.layout, self.recipe.objective
         if rank is None:
-            return layout.unfactored(linear, weight, stored, Fit(weight, inputs.for_fit))
+            return layout.unfactored(linear, weight, stored, Fit(weight, inputs.for_fit, metric))
         if layout.structure.adds_to_base:  # what is of low rank is known only when the base is
             assert inputs.whitening is not None
             target = TargetMoments(mean=self._kept_target_mean(weight, inputs))

@@ -49,18 +49,18 @@ def give_layer(
     if processes.size() == 1:
         assert record is not None
         return record
-    mine, layout, rank = processes.rank() == owner, plan.recipe.layout, plan.ranks[ref.path]
+    mine, changes = processes.rank() == owner, plan.changes(ref.path)
     held: dict[str, Tensor] | None = None
     if mine:
         layer = onloaded.module.get_submodule(ref.name)
-        held = {f"layer.{n}": t for n, t in layer.state_dict().items()} if layout.changes(rank) else {}
+        held = {f"layer.{n}": t for n, t in layer.state_dict().items()} if changes else {}
         if ref.path in spectra:
             held["spectrum"] = spectra[ref.path]
     found = processes.give(None if record is None else record.model_dump(mode="json"), owner)
     tensors = processes.give_tensors(held, owner)
     if not mine:
-        if layout.changes(rank):
-            layer = layout.empty_like(onloaded.module.get_submodule(ref.name), rank)
+        if changes:
+            layer = plan.layout(ref.path).empty_like(onloaded.module.get_submodule(ref.name), plan.ranks[ref.path])
             layer.load_state_dict({n.removeprefix("layer."): t for n, t in tensors.items() if n != "spectrum"})
             onloaded.replace(ref.name, layer)
         if "spectrum" in tensors:

@@ -20,8 +20,9 @@ from eckart.data.calibration import Calibration
 from eckart.data.samples import IDS, LABELS
 from eckart.errors import EckartError, UnsupportedModelError
 from eckart.layers import fused_layers
-from eckart.methods.allocation import Budgets, Needs, Uniform
-from eckart.methods.layout import BYTES_PER_NUMBER
+from eckart.methods.allocation import Budgets, Needs
+from eckart.methods.layout import BYTES_PER_NUMBER, Layout
+from eckart.methods.precision import AnyBase
 from eckart.methods.recipe import Recipe
 from eckart.methods.sensitivity.layer_statistics import shapes_of
 from eckart.methods.targets import Size
@@ -39,6 +40,8 @@ class Plan:
         parameters: of the whole model as it is, those that its files hold.
         own: sizes of the linears that have one of their own, by path.
         left: paths of the linears that the recipe leaves as they are.
+        bases: how the weight beside the factors is stored, or the weight itself if it is not factored, by path; of
+            linears for which the allocation chose that.
     """
 
     recipe: Recipe
@@ -48,6 +51,16 @@ class Plan:
     parameters: int
     own: Mapping[str, Size] = field(default_factory=dict)
     left: frozenset[str] = frozenset()
+    bases: Mapping[str, AnyBase] = field(default_factory=dict)
+
+    def layout(self, path: str) -> Layout:
+        """Return how a linear is stored."""
+        base = self.bases.get(path)
+        return self.recipe.layout if base is None else self.recipe.layout.based_on(base)
+
+    def changes(self, path: str) -> bool:
+        """Return whether a linear becomes another layer."""
+        return self.layout(path).changes(self.ranks[path])
 
     @property
     def budgets(self) -> Budgets:
@@ -62,9 +75,12 @@ class Plan:
     @property
     def bytes(self) -> int:
         """Bytes of the whole model with the linears laid out at their ranks, and all else in 16 bits."""
-        layout = self.recipe.layout
-        stored = sum(layout.beside_bias(ref.has_bias).bytes(*ref.shape, self.ranks[ref.path]) for ref in self.linears)
+        stored = sum(self.bytes_of(ref) for ref in self.linears)
         return stored + BYTES_PER_NUMBER * (self.parameters - sum(ref.size for ref in self.linears))
+
+    def bytes_of(self, ref: LinearRef) -> int:
+        """Return the bytes that a linear is stored in, without a bias that it had before."""
+        return self.layout(ref.path).beside_bias(ref.has_bias).bytes(*ref.shape, self.ranks[ref.path])
 
 
 def check_keep(keep: float) -> None:
@@ -212,16 +228,11 @@ def _uniform_plan(model: PreTrainedModel, targets: Targets, recipe: Recipe) -> P
         raise UnsupportedModelError(
             f"The blocks of {type(model).__name__} run no linear layer that can be factored{found}."
         )
-    allocation = recipe.allocation
-    # Uniform ranks under the same constraints: known at once, so that what cannot be done is refused at once.
-    first = Uniform(
-        multiple=allocation.multiple,
-        floor=allocation.floor,
-        fused_groups=allocation.fused_groups,
-        fill_budget=allocation.fill_budget,
-    )
-    ranks = first.ranks_within(linears, targets.budgets, recipe.layout)
+    # Known at once, so that what cannot be done is refused at once.
+    first = recipe.allocation.unmeasured(linears, targets.budgets, recipe.layout)
     unsaved = set(model._keys_to_ignore_on_save or ())  # what is computed where the model is made, such as sinusoids
     parameters = sum(parameter.numel() for name, parameter in model.named_parameters() if name not in unsaved)
     budgets = targets.budgets
-    return Plan(recipe, budgets.keep, targets.blocks, ranks, parameters, budgets.own, targets.left)
+    return Plan(
+        recipe, budgets.keep, targets.blocks, first.ranks, parameters, budgets.own, targets.left, bases=first.bases
+    )

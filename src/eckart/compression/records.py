@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, SerializerFunctionWrapHandler, model_serializer
 from torch import Tensor
 
 from eckart.compression.drift import BlockDrift
 from eckart.files.field_types import Count, Label, Size
 from eckart.methods.distillation.record import DistillationRecord
 from eckart.methods.layout import dense_bytes
+from eckart.methods.precision import AnyBase
 from eckart.methods.refinement.record import RefinementRecord
 
 SPECTRUM_POINTS = 512  # of a layer that are kept, at most
@@ -40,7 +41,8 @@ class LayerRecord(BaseModel):
     for an objective without data it is ``||W - W'|| / ||W||``. ``unresolved`` is the share of ``||T||^2``, at most,
     that no rank could explain, since its inputs cannot be told from rounding. ``in_order``: whether the layer is
     pivoted and computes its outputs in order, so that no index is stored. ``sketch``: of a layer whose equation was
-    solved from one.
+    solved from one. ``base``: how the weight beside the factors is stored, or the weight itself if it is not factored,
+    where the allocation chose that for each layer.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -54,11 +56,12 @@ class LayerRecord(BaseModel):
     unresolved: float = 0.0
     in_order: bool = False
     sketch: SketchRecord | None = None
+    base: Annotated[AnyBase, Discriminator("name")] | None = None
 
     @model_serializer(mode="wrap")
     def _without_what_is_not_there(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # As before there were sketches: records of layers without one stay the same to the byte.
-        return {k: v for k, v in write(self).items() if v is not None or k != "sketch"}
+        # As before there were such: records of layers without them stay the same to the byte.
+        return {k: v for k, v in write(self).items() if v is not None or k not in ("sketch", "base")}
 
     @property
     def dense_bytes(self) -> int:

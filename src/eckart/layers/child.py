@@ -12,7 +12,8 @@ from eckart.layers.linear import empty_linear
 from eckart.layers.quantized import QuantizedLinear
 from eckart.layers.rows import empty_rows_linear
 from eckart.layers.sparse import SparseLinear
-from eckart.maths.quantization import QuantScheme, cast_with_feedback, find_scales, round_to_scheme, round_with_feedback
+from eckart.maths.feedback import cast_with_feedback, quantize
+from eckart.maths.quantization import QuantScheme, find_scales, round_to_scheme
 from eckart.maths.sparsity import pack_places, prune
 
 Child = nn.Linear | QuantizedLinear | SparseLinear
@@ -84,6 +85,8 @@ def fill_child(
     bias: Tensor | None,
     stored: torch.dtype | None = None,
     second_moment: Tensor | None = None,
+    metric: Tensor | None = None,
+    sweeps: int = 0,
 ) -> None:
     """Set the numbers of a layer, rounded to those that will be stored.
 
@@ -94,16 +97,18 @@ def fill_child(
         stored: dtype of all that is not codes; by default that of the layer.
         second_moment: of the layer's inputs, (in features, in features) float64: numbers of 16 bits or
             fewer then make up for one another, and of numbers those stay that inputs make large.
+        metric: of the layer's outputs, (out features, out features) float64: codes of different rows then make up
+            for one another, too; None for the identity.
+        sweeps: over the codes once they are there, each followed by new scales; with a second moment only.
     """
     with torch.no_grad():
         if isinstance(child, QuantizedLinear):
             stored = stored or child.scale.dtype
-            importance = None if second_moment is None else second_moment.diagonal()
-            scales = find_scales(weight, child.scheme, importance, stored)
             if second_moment is None:
+                scales = find_scales(weight, child.scheme, None, stored)
                 codes = round_to_scheme(weight, scales, child.scheme)
             else:
-                codes = round_with_feedback(weight, scales, child.scheme, second_moment)
+                codes, scales = quantize(weight, child.scheme, second_moment, metric, stored, sweeps)
             child.scale.copy_(scales)
             child.set_codes(codes)
         elif isinstance(child, SparseLinear):

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from eckart.maths.quantization import QuantScheme, from_codes, unpack
+from eckart.maths.packing import unpack
+from eckart.maths.quantization import QuantScheme, from_codes
 
 MOST_TOKENS = 8  # at once for which the products of few bits are faster, measured
 WIDTH = 16  # that the 8-bit product needs the inner dimension in multiples of, and packing the outer one
@@ -34,6 +35,8 @@ def serves(inputs: Tensor, scale: Tensor, scheme: QuantScheme, out_features: int
         or torch.compiler.is_exporting()  # other runtimes have no such products
     ):
         return False
+    if scheme.bits < 4:
+        return False  # PyTorch has none
     if scheme.bits == 8:
         return scheme.group is None and columns % WIDTH == 0
     size = scheme.group_size(columns)
@@ -55,7 +58,7 @@ def full_product(inputs: Tensor, codes: Tensor, scale: Tensor, scheme: QuantSche
         scheme: of the codes.
         bias: (out features,).
     """
-    codes = unpack(codes, inputs.shape[-1]) if scheme.bits == 4 else codes
+    codes = unpack(codes, scheme.bits, inputs.shape[-1])
     if scheme.group is not None:
         return functional.linear(inputs, from_codes(codes, scale, scheme).to(inputs.dtype), bias)
     # One scale a row: it may come after the product, and then the weight is never made.
@@ -125,7 +128,7 @@ def product_in_graph(
     else:
         state = codes._version, scale.data_ptr(), scale._version
         if codes not in _PACKED or _PACKED[codes][0] != state:
-            _PACKED[codes] = state, pack_for_product(unpack(codes, inputs.shape[-1]), scale)
+            _PACKED[codes] = state, pack_for_product(unpack(codes, bits, inputs.shape[-1]), scale)
         outputs = multiply_4_bit(inputs, _PACKED[codes][1], scheme.group_size(inputs.shape[-1]))
     return outputs if bias is None else outputs + bias
 

@@ -11,14 +11,15 @@ from torch.nn import functional
 from eckart.layers import kernels
 from eckart.layers.linear import bias_vector, dense_like, weight_matrix
 from eckart.layers.rows import RowsLayer
-from eckart.maths.quantization import QuantScheme, from_codes, pack, unpack
+from eckart.maths.packing import pack, unpack
+from eckart.maths.quantization import QuantScheme, from_codes
 
 
 class QuantizedLinear(RowsLayer):
-    """``y = (scale * codes) x + b``, the codes whole numbers of 8 or 4 bits.
+    """``y = (scale * codes) x + b``, the codes whole numbers of 8, 4, 3 or 2 bits.
 
     Attributes:
-        codes: (out features, in features) int8, or for 4 bits (out features, in features / 2 rounded up) uint8.
+        codes: (out features, in features) int8, or below 8 bits packed, (out features, bytes of a row) uint8.
         scale: (out features, groups), in the dtype of the layer; a parameter, so that it can be trained.
         bias: (out features,) or None.
         replaced: class of the layer that this one stands for, restored by :meth:`to_dense`.
@@ -41,9 +42,8 @@ class QuantizedLinear(RowsLayer):
         super().__init__()
         self.in_features, self.out_features, self.scheme, self.replaced = in_features, out_features, scheme, replaced
         self._packed: tuple[object, tuple[Tensor, Tensor]] | None = None
-        self.register_buffer(
-            "codes", _storage(torch.zeros(out_features, in_features, dtype=torch.int8), scheme, device)
-        )
+        zeros = pack(torch.zeros(1, in_features, dtype=torch.int8), scheme.bits)
+        self.register_buffer("codes", zeros.to(device).repeat(out_features, 1))
         self.scale = nn.Parameter(torch.ones(out_features, scheme.groups(in_features), device=device, dtype=dtype))
         self.register_parameter(
             "bias", nn.Parameter(torch.zeros(out_features, device=device, dtype=dtype)) if bias else None
@@ -66,7 +66,7 @@ class QuantizedLinear(RowsLayer):
 
     def set_codes(self, codes: Tensor) -> None:
         """Set the codes, (out features, in features) int8."""
-        self.codes.copy_(_storage(codes, self.scheme))
+        self.codes.copy_(pack(codes, self.scheme.bits))
 
     def forward(self, inputs: Tensor, rows: slice | None = None) -> Tensor:
         """Map (..., in features) to (..., out features), or to those outputs that ``rows`` are."""
@@ -89,7 +89,7 @@ class QuantizedLinear(RowsLayer):
         if few and self.scheme.bits == 8 and kernels.serves(inputs, scale, self.scheme, len(codes)):
             outputs = kernels.multiply_8_bit(inputs, kernels.aligned(codes), scale)
             return outputs if bias is None else outputs + bias
-        codes = unpack(codes, self.in_features) if self.scheme.bits == 4 else codes
+        codes = unpack(codes, self.scheme.bits, self.in_features)
         return functional.linear(inputs, from_codes(codes, scale, self.scheme).to(inputs.dtype), bias)
 
     def _product_of_few_bits(self, inputs: Tensor) -> Tensor:
@@ -128,8 +128,4 @@ class QuantizedLinear(RowsLayer):
         return f"in_features={self.in_features}, out_features={self.out_features}, bits={self.scheme.bits}{group}"
 
     def _codes(self) -> Tensor:
-        return unpack(self.codes, self.in_features) if self.scheme.bits == 4 else self.codes
-
-
-def _storage(codes: Tensor, scheme: QuantScheme, device: torch.device | str | None = None) -> Tensor:
-    return (pack(codes) if scheme.bits == 4 else codes).to(device or codes.device)
+        return unpack(self.codes, self.scheme.bits, self.in_features)

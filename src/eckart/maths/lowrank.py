@@ -184,6 +184,21 @@ def refit(second: Tensor, first: Tensor, target: Tensor, second_moment: Tensor) 
     return second + (missing @ inverse.T) @ inverse
 
 
+def unseen_moment(first: Tensor, second_moment: Tensor) -> Tensor:
+    """Return ``S - S A^T (A S A^T)^+ A S``, (n, n) float64: what errors cost that no ``second`` can make up for.
+
+    For an error E of the weight, ``min over B of || (E - B A) R ||^2 = tr(E H E^T)`` with that matrix H, whatever the
+    output metric is. Errors in the rows of A cost nothing.
+
+    Args:
+        first: A, (r, n), as it is stored.
+        second_moment: ``S = R R^T``, (n, n).
+    """
+    inverse = whiten(first @ second_moment @ first.T, floor=FLOAT32_FLOOR).inverse
+    seen = inverse @ first @ second_moment
+    return second_moment - seen.T @ seen
+
+
 def minimum_loss(solution: Solution, rank: int, target_energy: Tensor) -> Tensor:
     """Return ``||T - W' Z||^2 = ||T||^2 - sum_{i<=rank} s_i^2`` of the truncated solution (a 0-d tensor)."""
     return target_energy - solution.singular_values[:rank].square().sum()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from eckart.maths.quantization import pack, unpack
+from eckart.maths.packing import pack, unpack
 
 GROUP = 4  # neighbours, of which half stay
 SMALLEST_IMPORTANCE = 1e-6  # of the largest: columns that no input reaches are told apart by their numbers
@@ -53,12 +53,12 @@ def prune(weight: Tensor, second_moment: Tensor | None = None) -> tuple[Tensor, 
 
 def pack_places(places: Tensor) -> Tensor:
     """Return places, (rows, 2 groups) from 0 to 3, in 2 bits each: (rows, groups / 2 rounded up) uint8."""
-    return pack((places[:, ::2] + 4 * places[:, 1::2] - 8).to(torch.int8))
+    return pack((places[:, ::2] + 4 * places[:, 1::2] - 8).to(torch.int8), bits=4)
 
 
 def from_pruned(kept: Tensor, packed: Tensor, columns: int) -> Tensor:
     """Return the matrix, (rows, columns), of numbers that stay, (rows, 2 groups), and their packed places."""
-    both = unpack(packed, group_count(columns)).to(torch.int64) + 8
+    both = unpack(packed, 4, group_count(columns)).to(torch.int64) + 8
     starts = GROUP * torch.arange(both.shape[1], device=both.device)
     places = torch.stack([starts + both % 4, starts + both // 4], dim=-1).flatten(1)
     return kept.new_zeros(len(kept), GROUP * both.shape[1]).scatter(1, places, kept)[:, :columns]

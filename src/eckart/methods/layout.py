@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from eckart.errors import RecipeError
 from eckart.layers import FactoredLinear, QuantizedLinear, bias_vector, fill_child
-from eckart.methods.precision import Bits16, Precision
+from eckart.methods.precision import AnyBase, Bits16, Precision
 from eckart.methods.structure import Structure, TwoFactor
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class Layout:
         structure: of a weight of low rank.
         precision: of all numbers, of weights that are not factored too.
         affine: whether every factored linear has a bias; its bytes are counted.
+        whole: precision of weights that are not factored, if it is another one.
 
     Raises:
         RecipeError: the structure has a precision of its own, and another one is asked for.
@@ -41,6 +42,16 @@ class Layout:
     structure: Structure = field(default_factory=TwoFactor)
     precision: Precision = field(default_factory=Bits16)
     affine: bool = False
+    whole: Precision | None = None
+
+    @property
+    def unfactored_precision(self) -> Precision:
+        """How a weight is stored that is not factored."""
+        return self.whole or self.precision
+
+    def based_on(self, base: AnyBase) -> Layout:
+        """Return the layout of a hybrid with that base, and of the base alone in place of a weight without factors."""
+        return replace(self, structure=self.structure.model_copy(update={"base": base}), whole=base)
 
     def beside_bias(self, has_bias: bool) -> Layout:
         """Return the layout by which the bytes of a linear are counted that has a bias already, or has none.
@@ -60,7 +71,7 @@ class Layout:
     def bytes(self, out_features: int, in_features: int, rank: int | None) -> int:
         """Return the stored bytes of a weight of ``rank``; they rise with it."""
         if rank is None:
-            return self.precision.bytes(out_features, in_features)
+            return self.unfactored_precision.bytes(out_features, in_features)
         matrices = self.structure.matrices(out_features, in_features, rank)
         numbers = sum((m.precision or self.precision).bytes(m.rows, m.columns) for m in matrices)
         bias = BYTES_PER_NUMBER * out_features if self.affine else 0
@@ -102,17 +113,18 @@ class Layout:
         """Return the layer that takes the place of ``linear``, its numbers not yet set."""
         if rank is not None:
             return self.structure.empty_like(linear, rank, self.precision, affine=self.affine)
-        scheme = self.precision.scheme
+        scheme = self.unfactored_precision.scheme
         return linear if scheme is None else QuantizedLinear.empty_like(linear, scheme)
 
     def changes(self, rank: int | None) -> bool:
         """Return whether a linear of that rank becomes another layer."""
-        return rank is not None or self.precision.scheme is not None
+        return rank is not None or self.unfactored_precision.scheme is not None
 
     @property
     def looks_at_inputs(self) -> bool:
         """Whether a layer's numbers depend on the inputs beyond its factors: on how rounding them is made up for."""
-        return self.affine or self.precision.scheme is not None or not self.structure.rounds_to_nearest
+        few_bits = self.precision.scheme is not None or self.unfactored_precision.scheme is not None
+        return self.affine or few_bits or not self.structure.rounds_to_nearest
 
     def factored(
         self, linear: nn.Module, second: Tensor, first: Tensor, stored: torch.dtype, fit: Fit
@@ -150,9 +162,10 @@ class Layout:
             stored: dtype of scales and bias.
             fit: as for :meth:`factored`.
         """
-        scheme = self.precision.scheme
-        assert scheme is not None
-        layer = QuantizedLinear.empty_like(linear, scheme)
-        moment = fit.second_moment if self.precision.feeds_back else None
-        fill_child(layer, weight, bias_vector(linear), stored, moment)
+        precision = self.unfactored_precision
+        assert precision.scheme is not None
+        layer = QuantizedLinear.empty_like(linear, precision.scheme)
+        moment = fit.second_moment if precision.feeds_back else None
+        metric = fit.output_moment if precision.two_sided else None
+        fill_child(layer, weight, bias_vector(linear), stored, moment, metric, precision.sweeps)
         return layer

@@ -163,6 +163,11 @@ class Recipe(BaseModel):
                 f"{structure.name!r} a rank truncates only what the base lacks. Use another allocation, such as "
                 "uniform or curvature."
             )
+        if allocation.chooses_bases and not structure.adds_to_base:
+            yield (
+                f"Allocation {allocation.label} chooses a base for each layer, and structure {structure.name!r} has "
+                "none. Use structure=hybrid."
+            )
         if structure.adds_to_base and objective.observes_outputs:
             yield (
                 f"Objective {objective.name!r} gives a projection and no loss of a weight, which structure "

@@ -279,11 +279,11 @@ class _Probe:
 
     def _factored(self, block: nn.Module, number: int) -> nn.Module:
         """Return a copy of a block with factors of the planned ranks, their numbers without meaning."""
-        sample, layout = copy.deepcopy(block), self.recipe.layout
+        sample = copy.deepcopy(block)
         for ref in self.plan.blocks[number].linears:
-            rank = self.plan.ranks[ref.path]
-            if layout.changes(rank):
-                layer = layout.empty_like(sample.get_submodule(ref.name), rank)
+            if self.plan.changes(ref.path):
+                linear, layout = sample.get_submodule(ref.name), self.plan.layout(ref.path)
+                layer = layout.empty_like(linear, self.plan.ranks[ref.path])
                 with torch.no_grad():
                     for parameter in layer.parameters():
                         parameter.fill_(0.01)

@@ -36,9 +36,9 @@ def factorisation_seconds(block: Block, plan: Plan, device: torch.device) -> flo
     """
     factoriser = Factoriser(plan.recipe, plan, moment_device(device))
     timed = _Timed(plan.recipe, factoriser.device)
-    layout, seconds = plan.recipe.layout, 0.0
+    seconds = 0.0
     for group in block.groups:
-        refs = [ref for ref in group.linears if layout.changes(plan.ranks[ref.path])]
+        refs = [ref for ref in group.linears if plan.changes(ref.path)]
         seconds += timed.seconds(refs, partial(_factor, factoriser))
     return seconds
 

@@ -42,6 +42,7 @@ def empty_layer(
     linear = nn.Linear(in_features, out_features, bias=bias, device="meta", dtype=dtype)
     if not plan.is_replaced:
         return linear
+    layout = plan.layout or layout
     highest = layout.highest_rank(out_features, in_features)
     if plan.rank is not None and not 1 <= plan.rank <= highest:
         raise ServingError(

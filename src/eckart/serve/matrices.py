@@ -15,7 +15,8 @@ from eckart.errors import ServingError
 from eckart.layers.child import Child
 from eckart.layers.quantized import QuantizedLinear
 from eckart.layers.sparse import SparseLinear
-from eckart.maths.quantization import QuantScheme, pack, unpack
+from eckart.maths.packing import pack, unpack
+from eckart.maths.quantization import QuantScheme
 from eckart.maths.sparsity import GROUP, group_count
 
 SMALLEST_GROUP = 8  # of numbers with one scale that a cut may leave; with fewer, scales take more than codes
@@ -51,15 +52,14 @@ def take_columns(matrix: Child, columns: slice) -> Child:
                 f"size by which the {matrix.in_features} inputs fall into multiples of {GROUP}, or 1."
             )
         first, last = start // GROUP, math.ceil(stop / GROUP)
-        places = unpack(matrix.places, group_count(matrix.in_features))[:, first:last]
-        return _sparse(stop - start, matrix.values[:, 2 * first : 2 * last], pack(places))
+        places = unpack(matrix.places, 4, group_count(matrix.in_features))[:, first:last]
+        return _sparse(stop - start, matrix.values[:, 2 * first : 2 * last], pack(places, 4))
     return _dense(matrix.weight[:, columns])
 
 
 def _columns_of_codes(matrix: QuantizedLinear, start: int, stop: int) -> QuantizedLinear:
     scheme, width = matrix.scheme, stop - start
-    codes = unpack(matrix.codes, matrix.in_features) if scheme.bits == 4 else matrix.codes
-    codes = codes[:, start:stop]
+    codes = unpack(matrix.codes, scheme.bits, matrix.in_features)[:, start:stop]
     scale: Tensor = matrix.scale
     if scheme.group is not None:
         size = scheme.group_size(matrix.in_features)
@@ -73,7 +73,7 @@ def _columns_of_codes(matrix: QuantizedLinear, start: int, stop: int) -> Quantiz
             )
         scheme = QuantScheme(scheme.bits, part)
         scale = scale[:, torch.arange(start, stop, part, device=scale.device) // size]
-    return _quantized(width, scheme, pack(codes) if scheme.bits == 4 else codes, scale)
+    return _quantized(width, scheme, pack(codes, scheme.bits), scale)
 
 
 def kind_of(matrix: Child) -> tuple[object, ...]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from eckart.checkpoint.config import EckartConfig
 from eckart.errors import ServingError
+from eckart.methods.layout import Layout
 
 JOINT = "joint"  # what a fused layer calls the one linear that it stands for
 
@@ -25,6 +26,7 @@ class PartPlan:
         shards: which of the fused linears it gives the outputs of, one behind another.
         rank: of it, or None.
         is_replaced: whether config.json names it: else it is a plain linear.
+        layout: how it is stored, if not as most are.
     """
 
     path: str
@@ -33,6 +35,7 @@ class PartPlan:
     shards: tuple[int, ...]
     rank: int | None
     is_replaced: bool
+    layout: Layout | None = None
 
 
 class ServedConfig:
@@ -40,6 +43,9 @@ class ServedConfig:
 
     Args:
         config: of the compressed model.
+
+    Attributes:
+        layouts: how those linears are stored whose base is not that of all, by path.
     """
 
     def __init__(self, config: EckartConfig) -> None:
@@ -53,6 +59,7 @@ class ServedConfig:
         self.ranks = dict(config.ranks)
         self.groups = [tuple(paths) for paths in config.joint]
         self.ordered = set(config.ordered)
+        self.layouts: dict[str, Layout] = {}
         self.asked: set[str] = set()
 
     def rename(self, name_of: Callable[[str], str | None]) -> None:
@@ -64,6 +71,7 @@ class ServedConfig:
         self.ranks = {renamed(path): rank for path, rank in self.ranks.items()}
         self.groups = [tuple(map(renamed, paths)) for paths in self.groups]
         self.ordered = set(map(renamed, self.ordered))
+        self.layouts = {renamed(path): layout for path, layout in self.layouts.items()}
 
     def plan(self, prefix: str, fused: Mapping[str, Sequence[str]], shards: int) -> list[PartPlan] | None:
         """Return the parts of an engine's layer, or None if no linear of it is replaced.
@@ -111,7 +119,7 @@ class ServedConfig:
             self.asked.update(group[0] for group in self.groups if path == group[0])
         path = f"{path}.{prefix}".rstrip(".")
         self.asked.add(path)
-        return PartPlan(path, prefix, arrival, shards, self.ranks.get(path), path in self.ranks)
+        return PartPlan(path, prefix, arrival, shards, self.ranks.get(path), path in self.ranks, self.layouts.get(path))
 
     def check_all_asked(self, *, all_blocks: bool = True) -> None:
         """Raise if the engine has not asked for a linear that was replaced: it would run another one in its place.

@@ -10,7 +10,7 @@ from vllm.model_executor.layers.linear import LinearBase
 from vllm.model_executor.layers.quantization.base_config import QuantizeMethodBase
 
 from eckart.checkpoint.config import EckartConfig
-from eckart.checkpoint.quantizer import layout_of
+from eckart.checkpoint.quantizer import layout_of, layouts_of
 from eckart.errors import ServingError
 from eckart.serve.files import check_weight_files
 from eckart.serve.plan import OTHERWISE, ServedConfig
@@ -32,6 +32,7 @@ class VllmConfig(MethodConfig):
         super().__init__()
         self.served = ServedConfig(config)
         self.layout = layout_of(config)
+        self.served.layouts = layouts_of(config, self.layout)
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> VllmConfig:

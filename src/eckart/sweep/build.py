@@ -15,9 +15,10 @@ from eckart.compression.callback import Callback
 from eckart.compression.plan import make_plan
 from eckart.compression.result import CompressionResult
 from eckart.compression.walk import compress_blocks
+from eckart.methods.allocation import Storage
 from eckart.methods.recipe import Recipe
 from eckart.sweep.case import Way, way_of
-from eckart.sweep.statistics import Ranks, Statistics
+from eckart.sweep.statistics import Statistics
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Compressed:
     """
 
     model: PreTrainedModel
-    ranks: Ranks
+    ranks: dict[str, int | None]
     kept: float
 
 
@@ -41,7 +42,7 @@ def build(
     keep: float,
     statistics: Statistics,
     *,
-    ranks: Ranks | None = None,
+    storage: Storage | None = None,
     memory_holds_streams: bool = True,
     callback: Callback | None = None,
 ) -> Compressed:
@@ -52,7 +53,7 @@ def build(
         recipe: what to do.
         keep: bytes to keep, as a share.
         statistics: that were collected for the recipe.
-        ranks: from :meth:`Statistics.ranks`, if they are known already. Not for what is made alone.
+        storage: from :meth:`Statistics.storage`, if it is known already. Not for what is made alone.
         memory_holds_streams: whether the streams of a walk of its own are held in memory, or in temporary files.
         callback: of that walk.
 
@@ -60,12 +61,12 @@ def build(
         EckartError: this recipe cannot be applied at this size, or to this model.
     """
     listener = callback or Callback()
-    if ranks is None and way_of(recipe) is not Way.ALONE:
-        ranks = statistics.ranks(recipe, keep, listener.on_measurement)
+    if storage is None and way_of(recipe) is not Way.ALONE:
+        storage = statistics.storage(recipe, keep, listener.on_measurement)
     candidate = copy.deepcopy(model)
     scratch = ScratchSpace(memory_holds_streams)
     try:
-        report = _walked(candidate, recipe, keep, statistics, ranks, scratch, listener)
+        report = _walked(candidate, recipe, keep, statistics, storage, scratch, listener)
     finally:
         scratch.close()
     return Compressed(candidate, {layer.path: layer.rank for layer in report.layers}, report.keep)
@@ -76,21 +77,22 @@ def _walked(
     recipe: Recipe,
     keep: float,
     statistics: Statistics,
-    ranks: Ranks | None,
+    storage: Storage | None,
     scratch: ScratchSpace,
     callback: Callback,
 ) -> CompressionResult:
-    """Compress a copy by a walk, after a measurement of its own if it has no ranks.
+    """Compress a copy by a walk, after a measurement of its own if it is not known how linears are stored.
 
     Where all that the walk looks at was kept, it passes over no token, and nobody is told of it: that takes no time.
     """
     original, shared = statistics.original, way_of(recipe) is Way.TRUNCATED
     plan = make_plan(candidate, recipe, keep, None, statistics.original.calibration)
     own = BlockwiseModel(candidate, plan.blocks, ResidentWeights(), original.device, scratch, original.calibration)
-    if ranks is None:
+    if storage is None:
         allocated = allocate(own, plan, callback.on_measurement)
     else:
-        allocated = Allocated(own, replace(plan, ranks=dict(ranks)), statistics.measurements(recipe))
+        plan = replace(plan, ranks=storage.ranks, bases=storage.bases)
+        allocated = Allocated(own, plan, statistics.measurements(recipe))
     return compress_blocks(
         allocated.model,
         allocated.plan,

@@ -23,7 +23,7 @@ from eckart.compression.targets import Targets, choose_targets, named_outside, w
 from eckart.data.calibration import Calibration
 from eckart.device import free_memory
 from eckart.errors import EckartError
-from eckart.methods.allocation.base import OwnMeasurement, Wanted
+from eckart.methods.allocation.base import OwnMeasurement, Storage, Wanted
 from eckart.methods.recipe import Recipe
 from eckart.methods.sensitivity.layer_statistics import shapes_of
 from eckart.methods.sensitivity.measure import Progress, measure_all
@@ -31,7 +31,6 @@ from eckart.methods.sensitivity.measurements import Measurements
 from eckart.methods.sensitivity.request import Request, merge
 from eckart.sweep.case import request_for
 
-Ranks = Mapping[str, int | None]
 FLOAT32, FLOAT64 = 4, 8
 SHARE_OF_MEMORY = 0.5  # that what is kept may take; models that are made of it, and their evaluation, take some too
 
@@ -77,8 +76,8 @@ class Statistics:
             raise self.errors[request]
         return self.measured[request]
 
-    def ranks(self, recipe: Recipe, keep: float, progress: Progress = lambda done, total: None) -> Ranks:
-        """Return the ranks that ``eckart compress`` would choose; trials of a search are made for all sizes at once.
+    def storage(self, recipe: Recipe, keep: float, progress: Progress = lambda done, total: None) -> Storage:
+        """Return how ``eckart compress`` would store linears; trials of a search are made for all sizes at once.
 
         Args:
             recipe: one of those that statistics were collected for.
@@ -94,7 +93,7 @@ class Statistics:
         measured = replace(measured, linears=tuple(x for x in measured.linears if x.path in targets.paths))
         if targets.budgets.chooses and allocation.own_measurement is not OwnMeasurement.NONE:
             measured = self._measured_alone(recipe, targets, measured, progress)
-        return allocation.ranks_within(measured.linears, targets.budgets, recipe.layout)
+        return allocation.storage_within(measured.linears, targets.budgets, recipe.layout)
 
     def _measured_alone(
         self, recipe: Recipe, targets: Targets, measured: Measurements, progress: Progress

@@ -266,7 +266,7 @@ def test_a_sweep_measures_as_often_as_it_says(
 ) -> None:
     recipe, sizes = recipe_with(kind(multiple=1)), [0.6, 0.8]
     statistics = collect(llama, {recipe: sizes}, Calibration(tokens[:4], "token ids", 0), CPU)
-    ranks = [statistics.ranks(recipe, keep) for keep in (*sizes, 1.0)]
+    ranks = [statistics.storage(recipe, keep).ranks for keep in (*sizes, 1.0)]
     assert kind.calls == sizes[:times]
     assert ranks[0] != ranks[1]
     assert set(ranks[2].values()) == {None}

@@ -84,8 +84,9 @@ def put_layers(block: Block, layers: Mapping[str, LayerRecord], layout: Layout) 
     for ref in block.linears:
         record = layers[ref.path]
         linear: nn.Module = block.module.get_submodule(ref.name)
-        if layout.changes(record.rank):
-            layer = layout.empty_like(linear, record.rank)
+        own = layout if record.base is None else layout.based_on(record.base)
+        if own.changes(record.rank):
+            layer = own.empty_like(linear, record.rank)
             if record.in_order:
                 assert isinstance(layer, PivotedLinear)
                 layer.index = None

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from eckart.methods.allocation.base import Allocation, OwnMeasurement, Wanted, gain_per_byte_of_shares
+from eckart.methods.allocation.base import Allocation, OwnMeasurement, Storage, Wanted, gain_per_byte_of_shares
 from eckart.methods.allocation.budgets import Budgets
 from eckart.methods.allocation.curvature import Curvature
 from eckart.methods.allocation.energy import Energy
 from eckart.methods.allocation.fit_to_budget import GainPerByte
+from eckart.methods.allocation.formats import Formats
 from eckart.methods.allocation.importance import Importance
 from eckart.methods.allocation.learned import Learned
 from eckart.methods.allocation.rank_budget import RankBudget, Ranks
@@ -25,6 +26,7 @@ __all__ = [
     "Budgets",
     "Curvature",
     "Energy",
+    "Formats",
     "GainPerByte",
     "Importance",
     "LayerStatistics",
@@ -36,6 +38,7 @@ __all__ = [
     "Ranks",
     "Request",
     "Search",
+    "Storage",
     "TruncationLoss",
     "Uniform",
     "Wanted",
@@ -46,5 +49,5 @@ __all__ = [
 ALLOCATIONS: Registry[Allocation] = Registry(
     "allocations",
     Allocation,
-    (Uniform, TruncationLoss, Importance, Search, Learned, ZeroSum, Energy, Curvature),
+    (Uniform, TruncationLoss, Importance, Search, Learned, ZeroSum, Energy, Curvature, Formats),
 )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import ClassVar
 
@@ -18,11 +18,29 @@ from eckart.methods.allocation.rank_budget import RankBudget, Ranks
 from eckart.methods.choice import Choice
 from eckart.methods.layout import Layout
 from eckart.methods.metric import Fisher
+from eckart.methods.precision import AnyBase
 from eckart.methods.sensitivity.cost import StepSeconds
 from eckart.methods.sensitivity.layer_statistics import LayerStatistics, Needs
 from eckart.methods.sensitivity.measure import Progress
 from eckart.methods.sensitivity.measurements import Measurements
 from eckart.methods.sensitivity.request import Request
+
+Choose = Callable[[RankBudget], Ranks]
+Worth = Callable[[RankBudget], GainPerByte]
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How each linear is stored.
+
+    Attributes:
+        ranks: by path; None where it is not factored.
+        bases: how the weight beside the factors is stored, or the weight itself, by path; of linears for which that is
+            not what the recipe says for all.
+    """
+
+    ranks: dict[str, int | None]
+    bases: dict[str, AnyBase] = field(default_factory=dict)
 
 
 class OwnMeasurement(Enum):
@@ -68,6 +86,7 @@ class Allocation(Choice):
     """
 
     needs: ClassVar[Needs] = Needs.NONE
+    chooses_bases: ClassVar[bool] = False  # whether it says how the weight beside the factors is stored
 
     multiple: int = Field(8, ge=1)
     floor: float = Field(0.0, ge=0.0, le=1.0)
@@ -160,6 +179,26 @@ class Allocation(Choice):
         """Return how many copies of the hidden states of all tokens :meth:`measure` keeps, with so many linears."""
         return 0
 
+    def unmeasured(self, linears: tuple[LayerStatistics, ...], budgets: Budgets, layout: Layout) -> Storage:
+        """Return how linears are stored as far as it is known without a measurement: uniformly, by the same rules.
+
+        Args:
+            linears: their shapes.
+            budgets: of all of them, and of those that have a size of their own.
+            layout: what a rank costs, and a weight that is not factored.
+
+        Raises:
+            EckartError: the smallest ranks allowed exceed a budget.
+        """
+        return Storage(self._within(linears, budgets, layout, uniform_choice, uniform_worth))
+
+    def storage_within(self, linears: tuple[LayerStatistics, ...], budgets: Budgets, layout: Layout) -> Storage:
+        """Return how linears are stored within several budgets; arguments and errors of :meth:`ranks_within`.
+
+        A class that chooses more than ranks says so here.
+        """
+        return Storage(self.ranks_within(linears, budgets, layout))
+
     def ranks_within(
         self, linears: tuple[LayerStatistics, ...], budgets: Budgets, layout: Layout
     ) -> dict[str, int | None]:
@@ -175,10 +214,15 @@ class Allocation(Choice):
         Raises:
             EckartError: the smallest ranks allowed exceed a budget.
         """
+        return self._within(linears, budgets, layout, self.choose, self.worth)
+
+    def _within(
+        self, linears: tuple[LayerStatistics, ...], budgets: Budgets, layout: Layout, choose: Choose, worth: Worth
+    ) -> dict[str, int | None]:
         found: dict[str, int | None] = {}
         for size, members in budgets.split(linears):
             if size.keep is not None:
-                found |= self.ranks(tuple(members), size.keep, layout, size.option)
+                found |= self._fitted(self.problem(tuple(members), size.keep, layout, size.option), choose, worth)
             elif size.rank is not None:
                 found |= {linear.path: rank_within(linear, size.rank, layout) for linear in members}
         return {linear.path: found[linear.path] for linear in linears}
@@ -199,11 +243,19 @@ class Allocation(Choice):
         Raises:
             EckartError: the smallest ranks allowed exceed the budget.
         """
-        problem = RankBudget(linears, keep, layout, self.multiple, self.floor, self.fused_groups, option)
+        return self._fitted(self.problem(linears, keep, layout, option), self.choose, self.worth)
+
+    def problem(
+        self, linears: tuple[LayerStatistics, ...], keep: float, layout: Layout, option: str = "--keep"
+    ) -> RankBudget:
+        """Return what :meth:`choose` sees; arguments as for :meth:`ranks`."""
+        return RankBudget(linears, keep, layout, self.multiple, self.floor, self.fused_groups, option)
+
+    def _fitted(self, problem: RankBudget, choose: Choose, worth: Worth) -> dict[str, int | None]:
         if problem.budget >= problem.whole_bytes:
-            return {linear.path: None for linear in linears}
+            return {linear.path: None for linear in problem.linears}
         problem.check()
-        return fit_to_budget(problem, self.choose(problem), self.worth(problem), fill=self.fill_budget)
+        return fit_to_budget(problem, choose(problem), worth(problem), fill=self.fill_budget)
 
     @abstractmethod
     def choose(self, problem: RankBudget) -> Ranks:
@@ -221,6 +273,16 @@ class Allocation(Choice):
             linear.path: problem.cost(linear, ranks[linear.path]) / linear.dense_bytes for linear in problem.linears
         }
         return gain_per_byte_of_shares(problem, shares)
+
+
+def uniform_choice(problem: RankBudget) -> Ranks:
+    """Return the rank of the same share for all."""
+    return {linear.path: problem.rank_of_share(linear, problem.keep) for linear in problem.linears}
+
+
+def uniform_worth(problem: RankBudget) -> GainPerByte:
+    """Return how far a step starts below that share."""
+    return gain_per_byte_of_shares(problem, {linear.path: problem.keep for linear in problem.linears})
 
 
 def relative_energy(linear: LayerStatistics) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from eckart.methods.allocation.base import Allocation, gain_per_byte_of_shares
+from eckart.methods.allocation.base import Allocation, uniform_choice, uniform_worth
 from eckart.methods.allocation.fit_to_budget import GainPerByte
 from eckart.methods.allocation.rank_budget import RankBudget, Ranks
 
@@ -20,8 +20,8 @@ class Uniform(Allocation):
 
     def choose(self, problem: RankBudget) -> Ranks:
         """Return the rank of the same share for all."""
-        return {linear.path: problem.rank_of_share(linear, problem.keep) for linear in problem.linears}
+        return uniform_choice(problem)
 
     def worth(self, problem: RankBudget) -> GainPerByte:
         """Return how far a step starts below the share."""
-        return gain_per_byte_of_shares(problem, {linear.path: problem.keep for linear in problem.linears})
+        return uniform_worth(problem)

@@ -23,6 +23,16 @@ class Precision(Choice):
         """Whether what rounding loses is made up for where it can be, with the moments of the inputs."""
         return False
 
+    @property
+    def two_sided(self) -> bool:
+        """Whether rows make up for one another, too, by the metric of the outputs."""
+        return False
+
+    @property
+    def sweeps(self) -> int:
+        """How often codes and scales are made better in turn, once they are there."""
+        return 0
+
     def numbers(self, rows: int, columns: int) -> int:
         """Return how many numbers of a matrix are stored."""
         return rows * columns

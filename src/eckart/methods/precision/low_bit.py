@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from eckart.maths.quantization import QuantScheme
 from eckart.methods.precision.base import Precision
@@ -17,12 +17,24 @@ class LowBit(Precision):
         group: numbers that share a scale, halved where that does not divide a row; None for a whole row.
         feedback: whether what rounding loses is made up for by the numbers behind (GPTQ, arXiv 2210.17323), and what
             rounding the first factor loses by the second, which is solved for again in closed form.
+        rows: whether rows make up for what those in front of them lost, where the outputs of a whole weight have a
+            metric (YAQA, arXiv 2505.22988).
+        descent: with feedback, how often all codes are then set to the best for the others, one after another
+            (QuantEase, arXiv 2309.01885), and the scales to the best for the codes.
     """
 
     bits: ClassVar[int]
 
     group: int | None = Field(None, ge=1)
     feedback: bool = True
+    rows: bool = False
+    descent: int = Field(0, ge=0)
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_said(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # As before there were these: files of runs without them stay the same to the byte.
+        unsaid = {name for name in ("rows", "descent") if not getattr(self, name)}
+        return {name: value for name, value in write(self).items() if name not in unsaid}
 
     @property
     def scheme(self) -> QuantScheme:
@@ -33,6 +45,16 @@ class LowBit(Precision):
     def feeds_back(self) -> bool:
         """See :attr:`Precision.feeds_back`."""
         return self.feedback
+
+    @property
+    def two_sided(self) -> bool:
+        """See :attr:`Precision.two_sided`."""
+        return self.feedback and self.rows
+
+    @property
+    def sweeps(self) -> int:
+        """See :attr:`Precision.sweeps`."""
+        return self.descent if self.feedback else 0
 
 
 class Bits8(LowBit):
@@ -49,3 +71,21 @@ class Bits4(LowBit):
     bits: ClassVar[int] = 4
 
     group: int | None = Field(32, ge=1)
+
+
+class Bits3(LowBit):
+    """3 bits a number, by default a scale for each 64 numbers."""
+
+    name: Literal["3-bit"] = "3-bit"
+    bits: ClassVar[int] = 3
+
+    group: int | None = Field(64, ge=1)
+
+
+class Bits2(LowBit):
+    """2 bits a number, by default a scale for each 64 numbers."""
+
+    name: Literal["2-bit"] = "2-bit"
+    bits: ClassVar[int] = 2
+
+    group: int | None = Field(64, ge=1)

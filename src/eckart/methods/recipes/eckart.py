@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from eckart.methods.allocation import Curvature, Uniform
+from eckart.methods.allocation import Curvature, Formats, Uniform
 from eckart.methods.distillation import LogitDistillation
 from eckart.methods.metric import Fisher
 from eckart.methods.objectives import Blended, InputAware, Weight
@@ -49,7 +49,17 @@ TRAINED = CLOSED.model_copy(
     }
 )
 
+AUTO = Recipe(
+    name="auto",
+    reference="Eckart's own: 8 to 2 bits and factors beside them, layer by layer as predicted from both curvatures",
+    objective=InputAware(metric=Fisher()),
+    allocation=Formats(),
+    structure=Hybrid(base=Bits4(group=64)),
+    precision=Bits8(),
+)
+
 BY_BUDGET: dict[str, ByBudget] = {
+    "auto": ((0.0, AUTO),),
     "eckart": ((0.9, CLOSED.model_copy(update={"name": "eckart"})), (0.0, TRAINED)),
     "eckart-fast": (
         (0.65, CLOSED),

@@ -43,6 +43,7 @@ class Request:
         structure: says what of a weight its components are those of.
         keep_inputs: whether what the objective makes of each linear's inputs is kept.
         keep_moments: whether the moments that it makes that of are.
+        keep_metrics: whether gradients' moments are kept, also if the objective has no metric.
     """
 
     objective: Objective
@@ -53,6 +54,7 @@ class Request:
     structure: Structure = field(default_factory=TwoFactor)
     keep_inputs: bool = False
     keep_moments: bool = False
+    keep_metrics: bool = False
 
     @property
     def is_empty(self) -> bool:
@@ -108,6 +110,7 @@ class Request:
             keep_bases=self.keep_bases or other.keep_bases,
             keep_inputs=self.keep_inputs or other.keep_inputs,
             keep_moments=self.keep_moments or other.keep_moments,
+            keep_metrics=self.keep_metrics or other.keep_metrics,
         )
 
 

@@ -69,7 +69,8 @@ class Solver:
         def cache(name: str, dtype: torch.dtype) -> TensorCache:
             return original.scratch.cache(f"{name}-{number}", dtype)
 
-        self.metrics = None if self.objective.output_metric is None else CachedTensors(cache("metric", torch.float32))
+        kept = self.objective.output_metric is not None or request.keep_metrics
+        self.metrics = CachedTensors(cache("metric", torch.float32)) if kept else None
         self.block_metrics: dict[str, Tensor] = {}
         self.bases = self.whitenings = self.means = self.kept = None
         if request.keep_bases:

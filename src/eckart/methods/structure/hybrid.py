@@ -9,7 +9,7 @@ from torch import nn
 
 from eckart.layers import FactoredLinear, HybridLinear, Pattern
 from eckart.methods.choice import expand_name
-from eckart.methods.precision import Bits4, Bits8, Precision, SemiStructured
+from eckart.methods.precision import AnyBase, Bits4, Precision, SemiStructured
 from eckart.methods.structure.base import Matrix, Structure
 
 if TYPE_CHECKING:
@@ -22,18 +22,19 @@ class Hybrid(Structure):
     The rank says how much is spent on what Q lacks; the least that a linear can take is Q and rank 1.
 
     Attributes:
-        base: how Q is stored: in 4 or 8 bits, whose ``feedback`` is GPTQ's, or with 2 of 4 numbers.
-        alternations: how often Q and the factors are found again for what the other leaves; 0 is EoRA.
+        base: how Q is stored: in 2 to 8 bits, whose ``feedback`` is GPTQ's, or with 2 of 4 numbers.
+        alternations: how often Q and then the factors are found again for what the other leaves, the first time from
+            the best factors of the weight on; 0 is EoRA: Q is the weight rounded, and the factors for what that lost.
     """
 
     name: Literal["hybrid"] = "hybrid"
     layer: ClassVar[type[FactoredLinear]] = HybridLinear
     adds_to_base: ClassVar[bool] = True
 
-    base: Annotated[Bits4 | Bits8 | SemiStructured, Discriminator("name"), BeforeValidator(expand_name)] = Field(
+    base: Annotated[AnyBase, Discriminator("name"), BeforeValidator(expand_name)] = Field(
         default_factory=lambda: Bits4(group=128)
     )
-    alternations: int = Field(2, ge=0)
+    alternations: int = Field(3, ge=0)
 
     def matrices(self, out_features: int, in_features: int, rank: int) -> list[Matrix]:
         """Return both factors and the base."""

@@ -9,7 +9,7 @@ from functools import cached_property
 from torch import Tensor
 
 from eckart.maths.lowrank import Solve
-from eckart.maths.whitening import FLOAT32_FLOOR, OutputRoot, Whitening, blockwise, whiten
+from eckart.maths.whitening import FLOAT32_FLOOR, BlockRoot, OutputRoot, Whitening, blockwise, whiten
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,18 @@ class Fit:
     def whitening(self) -> Whitening:
         """R and its inverse."""
         return whiten(self.inputs, floor=FLOAT32_FLOOR) if isinstance(self.inputs, Tensor) else self.inputs
+
+    @property
+    def output_moment(self) -> Tensor | None:
+        """G of the outputs, (m, m) float64; None for the identity."""
+        if isinstance(self.metric, BlockRoot):
+            blocks = self.metric.root @ self.metric.root.mT
+            count, size = blocks.shape[:2]
+            whole = blocks.new_zeros(count, size, count, size)
+            for number, block in enumerate(blocks):
+                whole[number, :, number] = block
+            return whole.flatten(2).flatten(0, 1)
+        return None if self.metric is None else self.metric.second_moment
 
     def loss(self, weight: Tensor) -> float:
         """Return what a weight, (m, n) float64, loses."""

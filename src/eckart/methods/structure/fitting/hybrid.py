@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from eckart.layers import HybridLinear, dense_weight_of, fill_child
-from eckart.maths.lowrank import solve, truncate
+from eckart.maths.lowrank import solve, truncate, unseen_moment
 from eckart.maths.quantization import find_scales, from_codes, round_to_scheme
 from eckart.maths.sparsity import from_pruned, pack_places, prune
 from eckart.maths.whitening import Whitening
-from eckart.methods.precision import Bits4, Bits8, Precision, SemiStructured
+from eckart.methods.precision import AnyBase, Precision, SemiStructured
 from eckart.methods.structure.fitting.base import MODEL_DTYPE, Fitter, Laid, set_bias
 from eckart.methods.structure.fitting.fit import Fit
+
+# Share of the mean energy of the inputs that errors cost also where the factors see them: sums are of samples.
+SEEN = 0.01
+FINER = 4  # bits by which factors must be finer than the base to be found first
 
 
 class LaidHybrid(Laid, Protocol):
     """What is asked of :class:`eckart.methods.structure.Hybrid`."""
 
     @property
-    def base(self) -> Bits4 | Bits8 | SemiStructured:
+    def base(self) -> AnyBase:
         """How the base is stored."""
         ...
 
@@ -74,9 +79,13 @@ class HybridFitter(Fitter[HybridLinear]):
     ) -> float:
         """Set all weights to minimise ``|| C^T (T - base - second first) R ||^2``, and return what is lost.
 
-        First the base is the target rounded, and the factors are the best of their rank for what rounding left: that
-        is EoRA. An alternation rounds anew what the factors leave, and solves for the factors again. Rounding is no
-        projection, so that an alternation can lose more than it wins; the best state, as it is stored, is kept.
+        Without alternations the base is the target rounded, and the factors are the best of their rank for what
+        rounding left: that is EoRA. With them the factors come first, and each alternation rounds what they leave, and
+        solves for them again; since that will be done, rounding minds only the errors that ``second`` cannot make up
+        for. Factors hardly finer than the base would lose too much of what they then hold: they begin as EoRA's.
+        Rounding is no projection, so that an alternation can lose more than it wins: the best state, as it is stored,
+        is kept, and the next one goes on from there. Codes are swept over in the last one alone, which gives nearly
+        all that sweeps in each would.
 
         Args:
             layer: is changed in place.
@@ -84,22 +93,53 @@ class HybridFitter(Fitter[HybridLinear]):
             stored: dtype of what is no code; by default that of the layer.
             feedback: whether ``second`` makes up for the rounding of ``first``; of use below 16 bits.
         """
-        least, best = float("inf"), dict[str, Tensor]()
+        least, best, count = float("inf"), dict[str, Tensor](), self.structure.alternations
+        if not count or self._factors_are_coarse(layer):
+            self._round(layer, fit, stored, None, last=not count)
+            least, best = self._fit_factors(layer, fit, stored, feedback=feedback), _copied(layer)
+        else:
+            self._set_low_rank(layer, fit, stored, feedback=feedback)
+        for number in range(1, count + 1):
+            self._round(layer, fit, stored, dense_weight_of(layer.first).to(fit.target.device), last=number == count)
+            loss = self._fit_factors(layer, fit, stored, feedback=feedback)
+            if not best or loss < least:
+                least, best = loss, _copied(layer)
+            else:
+                layer.load_state_dict(best)
+        return least
+
+    def _factors_are_coarse(self, layer: HybridLinear) -> bool:
+        scheme = self.structure.base.scheme
+        return layer.scheme is not None and (scheme is None or layer.scheme.bits < scheme.bits + FINER)
+
+    def _round(
+        self, layer: HybridLinear, fit: Fit, stored: torch.dtype | None, first: Tensor | None, *, last: bool
+    ) -> None:
+        """Set the base to what the factors leave of a target; with ``first`` (r, n), minding what it does not see."""
+        target, moment, base = fit.target, None, self.structure.base
+        if first is not None:
+            target = target - layer.low_rank_weight().to(target)
         # With the inputs, numbers of the base make up for what those before them in the row lost (GPTQ), and of pruned
         # ones those stay that the inputs make large (Wanda).
-        moment = fit.second_moment if self.structure.base.feeds_back else None
-        low_rank = torch.zeros_like(fit.target)
-        for _ in range(self.structure.alternations + 1):
-            fill_child(layer.base, fit.target - low_rank, None, stored, moment)
-            rest = Fit(fit.target - dense_weight_of(layer.base).to(fit.target.device), fit.inputs, fit.metric)
-            if fit.solver is None:
-                solution = solve(fit.whitening, None, rest.target, fit.metric)
-            else:
-                solution = fit.solver(fit.whitening, None, rest.target, fit.metric, layer.rank)
-            self.set_factors(layer, *truncate(solution, layer.rank), stored, rest if feedback else None)
-            low_rank = layer.low_rank_weight().to(fit.target.device)
-            loss = rest.loss(low_rank)
-            if not best or loss < least:
-                least, best = loss, {name: tensor.clone() for name, tensor in layer.state_dict().items()}
-        layer.load_state_dict(best)
-        return least
+        if base.feeds_back:
+            moment = fit.second_moment
+            if first is not None:
+                mean = moment.diagonal().mean()
+                moment = unseen_moment(first, moment) + SEEN * mean * torch.eye(len(moment)).to(moment)
+        metric = fit.output_moment if base.two_sided else None
+        fill_child(layer.base, target, None, stored, moment, metric, base.sweeps if last else 0)
+
+    def _fit_factors(self, layer: HybridLinear, fit: Fit, stored: torch.dtype | None, *, feedback: bool) -> float:
+        """Set the factors to the best for what the base leaves of a target, and return what is lost."""
+        rest = replace(fit, target=fit.target - dense_weight_of(layer.base).to(fit.target))
+        self._set_low_rank(layer, rest, stored, feedback=feedback)
+        return rest.loss(layer.low_rank_weight().to(rest.target))
+
+    def _set_low_rank(self, layer: HybridLinear, fit: Fit, stored: torch.dtype | None, *, feedback: bool) -> None:
+        """Set the factors to the best for a target."""
+        solution = (fit.solver or solve)(fit.whitening, None, fit.target, fit.metric, layer.rank)
+        self.set_factors(layer, *truncate(solution, layer.rank), stored, fit if feedback else None)
+
+
+def _copied(layer: HybridLinear) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in layer.state_dict().items()}

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from eckart.layers import RemappedLinear, dense_weight_of, fill_child
+from eckart.maths.feedback import DAMPING
 from eckart.maths.lowrank import refit
-from eckart.maths.quantization import DAMPING
 from eckart.methods.precision import Precision
 from eckart.methods.structure.fitting.base import Fitter, Laid
 from eckart.methods.structure.fitting.fit import Fit

@@ -1,0 +1,62 @@
+"""Codes of 2, 3, 4 and 8 bits in bytes: a row is a stream of bits, from the lowest bit of its first byte on.
+
+Below 8 bits each code is stored with half of its range added, and a row is filled up to whole bytes. These are the
+bytes of the words of the format ``pack-quantized`` of compressed-tensors.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+WIDTHS = (2, 3, 4, 8)  # bits of a code
+UNITS = {2: (4, 1), 3: (8, 3), 4: (2, 1)}  # codes that end with a byte, and their bytes
+
+
+def packed_width(columns: int, bits: int) -> int:
+    """Return the bytes of a row of ``columns`` codes."""
+    return math.ceil(columns * bits / 8)
+
+
+def pack(codes: Tensor, bits: int) -> Tensor:
+    """Return codes, (rows, columns) int8, as bytes: (rows, :func:`packed_width`) uint8; of 8 bits as they are."""
+    if bits == 8:
+        return codes
+    rows, columns = codes.shape
+    together, size = UNITS[bits]
+    half = 2 ** (bits - 1)
+    # What fills a row up is zero, like the codes: its bits are those of the middle of the range.
+    units = functional.pad(codes, (0, -columns % together)).reshape(rows, -1, together).to(torch.int32) + half
+    words = sum(units[..., place] << bits * place for place in range(together))
+    assert isinstance(words, Tensor)
+    parts = [(words >> 8 * place) & 255 for place in range(size)]
+    return torch.stack(parts, dim=-1).to(torch.uint8).flatten(1)[:, : packed_width(columns, bits)].contiguous()
+
+
+def unpack(packed: Tensor, bits: int, columns: int) -> Tensor:
+    """Return what :func:`pack` packed, (rows, columns) int8."""
+    if bits == 8:
+        return packed
+    together, size = UNITS[bits]
+    words = packed
+    if size > 1:
+        units = functional.pad(packed, (0, -packed.shape[1] % size)).reshape(len(packed), -1, size).to(torch.int32)
+        words = units[..., 0]
+        for place in range(1, size):
+            words = words + units[..., place] * 256**place
+    codes = [_shifted(words, bits * place) & (2**bits - 1) for place in range(together)]
+    return torch.stack(codes, dim=-1).flatten(1)[:, :columns].to(torch.int8) - int(2 ** (bits - 1))
+
+
+def _shifted(words: Tensor, places: int) -> Tensor:
+    # A shift takes a hundredth of the time of a division, and not all runtimes that graphs are exported to have one.
+    if not places:
+        return words
+    if torch.compiler.is_exporting():
+        divided: Tensor = torch.div(words, 2**places, rounding_mode="floor")
+        return divided
+    shifted: Tensor = words >> places
+    return shifted

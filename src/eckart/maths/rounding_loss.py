@@ -1,0 +1,85 @@
+r"""What rounding a weight will cost, told before it is rounded.
+
+Rounding with feedback (:mod:`eckart.maths.feedback`) leaves errors of the numbers as they come to be rounded, of which
+each is as good as independent of the others. With the pivots d of the inputs' second moment, ``d_j`` being the part of
+input j that the inputs behind it do not tell, and the diagonal of the metric G of the outputs, the loss is
+
+    1/2 sum_ij G_ii d_j e_ij^2
+
+with ``e^2`` the mean squared error of the grid (the identity of LDLQ, arXiv 2307.13304, with the output metric of YAQA,
+arXiv 2505.22988). Beside factors of rank r what they leave of the weight is rounded, and the moment is what ``first``
+does not see (:func:`eckart.maths.lowrank.unseen_moment`).
+
+Everything here is a pure function of float64 tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from eckart.maths.feedback import damped
+from eckart.maths.lowrank import Solution, unseen_moment
+from eckart.maths.quantization import QuantScheme, find_scales, from_codes, round_to_scheme
+
+
+def pivots(second_moment: Tensor) -> Tensor:
+    """Return what of each input those behind it do not tell, (n,), of a moment (n, n) that may be singular."""
+    if second_moment.diagonal().mean() <= 0:
+        return torch.zeros_like(second_moment[0])
+    root: Tensor = torch.linalg.cholesky(damped(second_moment).flip(0, 1))
+    return root.diagonal().flip(0).square()
+
+
+def predicted_losses(
+    solution: Solution,
+    second_moment: Tensor,
+    output_weights: Tensor,
+    schemes: Sequence[QuantScheme],
+    ranks: Sequence[int],
+) -> list[list[float]]:
+    """Return the loss for each scheme at each rank of the factors beside it.
+
+    Args:
+        solution: of the equation for the weight (m, n).
+        second_moment: S of the inputs, a token, (n, n).
+        output_weights: diagonal of G, (m,).
+        schemes: in which the weight may be rounded.
+        ranks: 0 for no factors.
+    """
+    weight = solution.least_squares
+    errors = [_relative_errors(weight, scheme, second_moment, output_weights) for scheme in schemes]
+    found: list[list[float]] = [[] for _ in schemes]
+    for rank in ranks:
+        left, unseen = weight, second_moment
+        if rank:
+            first = solution.dual[:, :rank].T @ weight
+            left, unseen = weight - solution.basis[:, :rank] @ first, unseen_moment(first, second_moment)
+        known: dict[int, float] = {}
+        for losses, scheme, error in zip(found, schemes, errors, strict=True):
+            size = scheme.group_size(weight.shape[1])
+            if size not in known:
+                known[size] = float(_weighed(left.square(), unseen, output_weights, size))
+            losses.append(error * known[size] / 2)
+    return found
+
+
+def _relative_errors(weight: Tensor, scheme: QuantScheme, second_moment: Tensor, output_weights: Tensor) -> float:
+    """Return the squared error of a grid, relative to the mean square of the numbers that share a scale."""
+    scales = find_scales(weight, scheme, second_moment.diagonal())
+    error = weight - from_codes(round_to_scheme(weight, scales, scheme), scales, scheme)
+    size = scheme.group_size(weight.shape[1])
+    whole = _weighed(weight.square(), second_moment, output_weights, size)
+    return float(_weighed(error.square(), second_moment, output_weights, size) / whole) if whole > 0 else 0.0
+
+
+def _weighed(squares: Tensor, second_moment: Tensor, output_weights: Tensor, size: int) -> Tensor:
+    """Return ``sum G_ii d_j e_ij^2`` with the mean of each group of a row in the place of its squares."""
+    columns = squares.shape[1]
+    padding = (0, -columns % size)
+    known = torch.nn.functional.pad(pivots(second_moment), padding).reshape(-1, size).sum(dim=1)
+    counts = torch.nn.functional.pad(torch.ones_like(squares[0]), padding).reshape(-1, size).sum(dim=1)
+    sums = torch.nn.functional.pad(squares, padding).reshape(len(squares), -1, size).sum(dim=2)
+    return output_weights @ (sums / counts @ known)
