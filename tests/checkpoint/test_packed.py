@@ -39,7 +39,7 @@ def test_codes_come_back(bits: int, columns: int) -> None:
 def test_what_the_operation_is_handed() -> None:
     codes = torch.arange(-8, 8, dtype=torch.int8)[None]
     packed, shape = pack_to_int32(codes, 8), torch.tensor([1, 16])
-    found = FromPacked(8).convert({"a": [packed], "b": [shape]}, [], [], full_layer_name="layer.codes")
+    found = FromPacked({"layer": 8}).convert({"a": [packed], "b": [shape]}, [], [], full_layer_name="layer.codes")
     assert torch.equal(found["layer.codes"], codes)
     for wrong in (
         {"a": [packed]},
@@ -48,7 +48,18 @@ def test_what_the_operation_is_handed() -> None:
         {"a": packed, "b": shape[:1]},
     ):
         with pytest.raises(CheckpointError, match=r"lack weight_packed or weight_shape where layer\.codes is"):
-            FromPacked(8).convert(wrong, [], [], full_layer_name="layer.codes")
+            FromPacked({"layer": 8}).convert(wrong, [], [], full_layer_name="layer.codes")
+
+
+def test_each_layer_has_bits_of_its_own() -> None:
+    bits = {"model.a": 2, "model.b": 8, "c": 4}
+    for name, path in (("model.a", "model.a"), ("b", "model.b"), ("model.c", "c")):
+        codes = torch.tensor([[-2, 1, 0, -1]], dtype=torch.int8)
+        given = {"a": [pack_to_int32(codes, bits[path])], "b": [torch.tensor([1, 4])]}
+        found = FromPacked(bits).convert(given, [], [], full_layer_name=f"{name}.codes")
+        assert torch.equal(found[f"{name}.codes"], pack(codes, bits[path]))
+    with pytest.raises(CheckpointError, match=r"codes of model\.d, which eckart/quantization\.json does not name"):
+        FromPacked(bits).convert(given, [], [], full_layer_name="model.d.codes")
 
 
 def test_what_the_files_hold() -> None:
@@ -66,7 +77,7 @@ def test_what_the_files_hold() -> None:
 
 
 def test_names_are_those_of_our_layers() -> None:
-    rename, convert = conversions(4)
+    rename, convert = conversions({"a.b": 4})
     assert rename.rename_source_key("a.b.weight_scale")[0] == "a.b.scale"
     assert rename.rename_source_key("a.b.weight")[0] == "a.b.weight"
     assert convert.rename_source_key("a.b.weight_packed")[0] == "a.b.codes"

@@ -26,6 +26,8 @@ LAYOUTS = [
     for pair in itertools.product(STRUCTURES, PRECISIONS)
     # In a 4-bit model of this size the factors beside a base would cost more than they could save.
     if pair not in (("two-factor", "16-bit"), ("hybrid", "4-bit"), ("remapped", "8-bit"), ("remapped", "4-bit"))
+    # Codes of fewer bits are laid out alike: one structure each.
+    and (pair[1] not in ("3-bit", "2-bit") or pair in (("two-factor", "3-bit"), ("pivoted", "2-bit")))
 ]
 layouts = pytest.mark.parametrize(("structure", "precision"), LAYOUTS)
 
@@ -52,7 +54,7 @@ def keep_of(structure: str, precision: str) -> float:
     """A size at which something must be factored."""
     if (structure, precision) == ("hybrid", "8-bit"):
         return 0.46  # between the 4-bit base with factors of rank 1 and the 8-bit weight
-    return {"16-bit": 0.6, "8-bit": 0.45, "4-bit": 0.27}[precision]
+    return {"16-bit": 0.6, "8-bit": 0.45, "4-bit": 0.27, "3-bit": 0.21, "2-bit": 0.15}[precision]
 
 
 @layouts
@@ -61,7 +63,8 @@ def test_bytes_on_disk_are_at_most_the_budget_and_hardly_less(
 ) -> None:
     AutoModelForCausalLM.from_pretrained(model_folder).bfloat16().save_pretrained(model_folder)
     # A base takes a third of the bytes by itself.
-    for keep in (keep_of(structure, precision), 0.4 if structure == "hybrid" else 0.2):
+    usual = keep_of(structure, precision)
+    for keep in (usual, 0.4 if structure == "hybrid" else min(0.2, 0.9 * usual)):
         out = tmp_path / f"out-{keep}"
         report = compress_checkpoint(
             model_folder,
@@ -85,7 +88,7 @@ def test_bytes_on_disk_are_at_most_the_budget_and_hardly_less(
         assert written == sum(layer.bytes for layer in report.layers)
         # The budget is met with an index for each layer, some of which then need none.
         spared = sum(2 * layer.out_features for layer in report.layers if layer.in_order)
-        assert bool(spared) == (structure == "pivoted" and precision != "4-bit")
+        assert bool(spared) == (structure == "pivoted" and precision in ("16-bit", "8-bit"))
         assert keep - 0.005 < (written + spared) / dense <= keep
 
 
@@ -227,7 +230,10 @@ def test_misshapen_numbers_raise(quantized: Path, part: str, ignore: bool) -> No
 
 @pytest.mark.parametrize(
     ("precision", "message"),
-    [({"name": "3-bit"}, "knows 16-bit, 8-bit, 4-bit"), ({"name": "8-bit", "group": 0}, "a precision that cannot be")],
+    [
+        ({"name": "5-bit"}, "knows 16-bit, 8-bit, 4-bit, 3-bit, 2-bit"),
+        ({"name": "8-bit", "group": 0}, "a precision that cannot be"),
+    ],
 )
 def test_a_precision_that_cannot_be_raises(quantized: Path, precision: dict[str, object], message: str) -> None:
     path = quantized / "config.json"
@@ -255,3 +261,71 @@ def test_zero_weights_and_equal_rows_are_stored(tmp_path: Path, tokens: torch.Te
         )
         assert torch.isfinite(logits(model, tokens)).all()
         assert not model.model.layers[0].mlp.up_proj.dense_weight().any()
+
+
+FEW = ["8-bit", *({"name": f"{bits}-bit", "group": 16} for bits in (4, 3, 2))]
+MIXED = ["allocation.multiple=1", f"allocation.bases={json.dumps(FEW)}"]
+
+
+@pytest.fixture(params=[0.42, 0.24], ids=["with factors", "codes alone"])
+def mixed(request: pytest.FixtureRequest, llama: PreTrainedModel, tmp_path: Path, tokens: torch.Tensor) -> Path:
+    """A folder of a model whose layers have bases of their own; with the fewest bytes no layer has factors."""
+    with torch.no_grad():  # some layers matter more than others
+        for number, parameter in enumerate(llama.parameters()):
+            parameter.mul_(1 + number % 3)
+    report = eckart.compress(llama, "auto", request.param, tokens, overrides=MIXED)
+    assert len({layer.base for layer in report.layers}) > 1
+    assert bool(report.ranks) == (request.param == 0.42)
+    eckart.save(llama, report, tmp_path / "mixed")
+    torch.save(logits(llama, tokens), tmp_path / "logits.pt")
+    return tmp_path / "mixed"
+
+
+def test_layers_have_bases_of_their_own_on_disk(mixed: Path, tokens: torch.Tensor) -> None:
+    loaded, info = AutoModelForCausalLM.from_pretrained(mixed, output_loading_info=True)
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    expected = torch.load(mixed.parent / "logits.pt")
+    torch.testing.assert_close(logits(loaded, tokens), expected, rtol=1e-3, atol=1e-3)
+    ours = eckart.load_model(mixed)
+    torch.testing.assert_close(logits(ours, tokens), expected, rtol=1e-3, atol=1e-3)
+    ours.save_pretrained(mixed.parent / "again")
+    found = AutoModelForCausalLM.from_pretrained(mixed.parent / "again")
+    torch.testing.assert_close(logits(found, tokens), expected, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(logits(ours.dequantize(), tokens), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_bases_that_cannot_be_raise(mixed: Path) -> None:
+    path = next(p for p in (mixed / "eckart/quantization.json", mixed / "config.json") if p.exists())
+    whole = json.loads(path.read_text())
+    ours = whole if path.name == "quantization.json" else whole["quantization_config"]
+    known = next(iter(ours["bases"]))
+    for bases, message in (
+        ({known: {"name": "5-bit"}}, "names the base '5-bit'; this version of eckart knows 8-bit, 4-bit, 3-bit, 2-bit"),
+        ({known: {"name": "3-bit", "group": 0}}, "a base that cannot be"),
+        ({known: 3}, "bases"),
+        ({"model.layers.9": "3-bit"}, r"has a base for 'model\.layers\.9', which has no rank there"),
+    ):
+        ours["bases"] = bases
+        path.write_text(json.dumps(whole))
+        with pytest.raises(CheckpointError, match=message):
+            eckart.load_model(mixed)
+    ours["structure"], ours["bases"] = {"name": "two-factor"}, {known: "3-bit"}
+    path.write_text(json.dumps(whole))
+    with pytest.raises(CheckpointError, match="bases for layers of the structure 'two-factor', which has none"):
+        eckart.load_model(mixed)
+
+
+@pytest.mark.parametrize("keep", [0.42, 0.24])
+def test_a_stopped_run_goes_on_to_the_same_bases(
+    keep: float, model_folder: Path, text_file: Path, tmp_path: Path
+) -> None:
+    def run(out: Path, **options: Any) -> dict[str, str]:
+        compress_checkpoint(
+            model_folder, out, "auto", keep, str(text_file), samples=4, length=24, overrides=MIXED, **options
+        )
+        return contents(out)
+
+    expected = run(tmp_path / "whole")
+    with pytest.raises(InterruptedRun, match="1 finished blocks are kept"):
+        run(tmp_path / "stopped", callback=Stop(1, KeyboardInterrupt()))
+    assert run(tmp_path / "stopped", resume=True) == expected

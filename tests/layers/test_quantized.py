@@ -8,7 +8,8 @@ from transformers.pytorch_utils import Conv1D
 from eckart.layers import QuantizedLinear, bias_vector, fill_child, weight_matrix
 from eckart.maths.quantization import QuantScheme
 
-GRIDS = [QuantScheme(8), QuantScheme(8, 4), QuantScheme(4, 4), QuantScheme(4)]
+GRIDS = [*(QuantScheme(8), QuantScheme(8, 4), QuantScheme(4, 4), QuantScheme(4)), QuantScheme(3, 4), QuantScheme(2, 4)]
+BYTES = {8: 66, 4: 36, 3: 30, 2: 18}  # of 6 rows of 11 codes
 
 
 def make(scheme: QuantScheme, linear: nn.Module | None = None) -> tuple[nn.Module, QuantizedLinear]:
@@ -29,7 +30,8 @@ def test_it_is_the_linear_layer_with_its_rounded_weight(scheme: QuantScheme, kin
     torch.testing.assert_close(layer(x), dense(x))
     torch.testing.assert_close(weight_matrix(dense), layer.weight)
     torch.testing.assert_close(layer.dense_weight().float(), layer.weight)
-    assert (layer.weight - weight_matrix(linear)).norm() < 0.2 * weight_matrix(linear).norm()
+    most = 0.2 if scheme.bits >= 4 else 0.3
+    assert (layer.weight - weight_matrix(linear)).norm() < most * weight_matrix(linear).norm()
     assert "bits=" in repr(layer)
 
 
@@ -37,7 +39,7 @@ def test_it_is_the_linear_layer_with_its_rounded_weight(scheme: QuantScheme, kin
 def test_few_bits_are_held_in_memory_and_survive_a_change_of_dtype(scheme: QuantScheme) -> None:
     _, layer = make(scheme)
     codes = layer.codes.clone()
-    assert layer.codes.nbytes == (66 if scheme.bits == 8 else 36)
+    assert layer.codes.nbytes == BYTES[scheme.bits]
     layer.bfloat16()
     assert layer.scale.dtype is torch.bfloat16
     assert torch.equal(layer.codes, codes)

@@ -27,7 +27,7 @@ CHOICES = {
     "allocation": list(ALLOCATIONS),
     "structure": list(STRUCTURES),
     "sharing": ["separate", "shared", "experts", "by-loss"],
-    "precision": ["16-bit", "8-bit", "4-bit"],
+    "precision": ["16-bit", "8-bit", "4-bit", "3-bit", "2-bit"],
     "solver": ["exact", "randomized"],
     "refinement": ["none", "block"],
     "distillation": ["none", "logits"],
@@ -45,7 +45,8 @@ def test_what_goes_together_is_written_and_read_as_it_was(names: dict[str, str])
     first = ALLOCATIONS[names["allocation"]].model_validate({}).solves_first and names["sharing"] == "separate"
     once = first and names["structure"] != "hybrid" and OBJECTIVES[names["objective"]].input_source.name == "ORIGINAL"
     unsolved = names["solver"] == "randomized" and (once or names["objective"] == "principal-outputs")
-    if beside or remapped or unsolved or (whole and names["sharing"] == "experts"):
+    based = names["allocation"] == "formats" and names["structure"] != "hybrid"
+    if beside or based or remapped or unsolved or (whole and names["sharing"] == "experts"):
         with pytest.raises(RecipeError, match="Use "):
             Recipe.model_validate(names)
         return

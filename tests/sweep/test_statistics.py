@@ -121,7 +121,7 @@ def test_what_does_not_fit_goes_to_files_that_are_given_back(llama: PreTrainedMo
     folder = scratch.folder
     assert folder is not None
     assert folder.exists()
-    assert outside.ranks(recipe, 0.6) == inside.ranks(recipe, 0.6)
+    assert outside.storage(recipe, 0.6) == inside.storage(recipe, 0.6)
     outside.close()
     assert not folder.exists()
 

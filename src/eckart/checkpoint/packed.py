@@ -92,8 +92,18 @@ def codes_of(packed: Tensor, bits: int, columns: int) -> Tensor:
 class FromPacked(ConversionOps):  # type: ignore[misc]
     """Turns the tensors of a layer in the standard format into its codes, while it is loaded."""
 
-    def __init__(self, bits: int) -> None:
+    def __init__(self, bits: Mapping[str, int]) -> None:
         self.bits = bits
+
+    def _bits_of(self, name: str | None) -> int:
+        """Return the bits of the codes of a tensor; its layer may be called by a longer or a shorter path."""
+        path = str(name).rpartition(".")[0]
+        if path in self.bits:
+            return self.bits[path]
+        for known, bits in self.bits.items():
+            if path.endswith(f".{known}") or known.endswith(f".{path}"):
+                return bits
+        raise CheckpointError(f"The weight files hold codes of {path}, which {STANDARD_NAME} does not name.")
 
     def convert(
         self,
@@ -112,11 +122,15 @@ class FromPacked(ConversionOps):  # type: ignore[misc]
                 f"The weight files lack {PACKED} or {SHAPE} where {full_layer_name} is, or hold something else there. "
                 "They are damaged: copy or download the folder again."
             )
-        return {str(full_layer_name): codes_of(packed, self.bits, int(shape[1]))}
+        return {str(full_layer_name): codes_of(packed, self._bits_of(full_layer_name), int(shape[1]))}
 
 
-def conversions(bits: int) -> list[Any]:
-    """Return what transformers does to the tensors of a model in the standard format while it reads them."""
+def conversions(bits: Mapping[str, int]) -> list[Any]:
+    """Return what transformers does to the tensors of a model in the standard format while it reads them.
+
+    Args:
+        bits: of the codes of each layer, by path.
+    """
     return [
         WeightRenaming(rf"\.{SCALE}$", f".{OUR_SCALE}"),
         WeightConverter([f"{PACKED}$", f"{SHAPE}$"], CODES, [FromPacked(bits)]),

@@ -107,8 +107,12 @@ class EckartQuantizer(HfQuantizer):  # type: ignore[misc]
         no model is handed over.
         """
         if self.quantization_config.stored is not None:
-            scheme = layout_of(self.quantization_config).precision.scheme
-            return conversions(scheme.bits) if scheme else []
+            layout = layout_of(self.quantization_config)
+            own = layouts_of(self.quantization_config, layout)
+            schemes = {
+                path: own.get(path, layout).unfactored_precision.scheme for path in self.quantization_config.ranks
+            }
+            return conversions({path: scheme.bits for path, scheme in schemes.items() if scheme})
         return [] if self.quantization_config.own_names else weight_conversions
 
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:

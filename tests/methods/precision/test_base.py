@@ -8,14 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eckart.layers import QuantizedLinear
-from eckart.methods.precision import PRECISIONS, Bits4, Bits8, Bits16
+from eckart.methods.precision import PRECISIONS, AnyPrecision, Bits2, Bits3, Bits4, Bits8, Bits16
 
-ALL: list[Bits16 | Bits8 | Bits4] = [Bits16(), Bits8(), Bits8(group=5), Bits4(), Bits4(group=None), Bits4(group=6)]
+ALL: list[AnyPrecision] = [
+    *(Bits16(), Bits8(), Bits8(group=5), Bits4(), Bits4(group=None), Bits4(group=6)),
+    *(Bits3(), Bits3(group=6), Bits2(), Bits2(group=None)),
+]
 
 
 @pytest.mark.parametrize("precision", ALL, ids=str)
 @given(rows=st.integers(1, 40), columns=st.integers(1, 70))
-def test_bytes_are_those_of_the_layer(precision: Bits16 | Bits8 | Bits4, rows: int, columns: int) -> None:
+def test_bytes_are_those_of_the_layer(precision: AnyPrecision, rows: int, columns: int) -> None:
     """Its scales are kept in 16 bits, whatever they are computed in."""
     assert precision.numbers(rows, columns) == rows * columns
     if precision.scheme is None:
@@ -31,7 +34,9 @@ def test_bytes_on_numbers_that_can_be_followed_by_hand() -> None:
     assert Bits8(group=32).bytes(10, 33) == 330 + 40
     assert Bits4(group=32).bytes(10, 33) == 170 + 40
     assert Bits4(group=None).bytes(10, 33) == 170 + 20
+    assert Bits3(group=32).bytes(10, 33) == 130 + 40
+    assert Bits2(group=32).bytes(10, 33) == 90 + 40
 
 
 def test_every_precision_has_its_name() -> None:
-    assert {"16-bit": Bits16, "8-bit": Bits8, "4-bit": Bits4} == PRECISIONS
+    assert {"16-bit": Bits16, "8-bit": Bits8, "4-bit": Bits4, "3-bit": Bits3, "2-bit": Bits2} == PRECISIONS

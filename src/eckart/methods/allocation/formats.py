@@ -149,7 +149,7 @@ class Formats(Allocation):
         return found
 
     def ways(self, linear: LayerStatistics, layout: Layout) -> list[Stored]:
-        """Return the ways to store a linear, by rising bytes."""
+        """Return the ways to store a linear."""
         own, shape = layout.beside_bias(linear.has_bias), linear.shape
         ranks, found = _predicted_ranks(shape), []
         for base, losses in zip(self.bases, linear.own, strict=True):
@@ -159,7 +159,7 @@ class Formats(Allocation):
                 for rank in range(self.multiple * (low // self.multiple + 1), high + 1, self.multiple):
                     loss = _between(before, behind, (rank - low) / (high - low))
                     found.append(Stored(base, rank, based.bytes(*shape, rank), loss))
-        return sorted(found, key=lambda way: way.bytes)
+        return found
 
     def choose(self, problem: RankBudget) -> Ranks:
         """Return the ranks alone."""
@@ -181,12 +181,14 @@ def best_within(ways: dict[str, list[Stored]], budget: int) -> dict[str, Stored]
     """Return a way for each layer so that all lose least together for at most so many bytes.
 
     Args:
-        ways: of each layer, by rising bytes; the first ones of all fit.
+        ways: of each layer; those with the fewest bytes fit together.
         budget: of bytes.
     """
     chosen: dict[str, Stored] = {}
     segments: list[tuple[float, int, str, Stored, Stored]] = []
-    for path, known in ways.items():
+    for path, given in ways.items():
+        # Of ways with the same bytes the best one: a corner has one size.
+        known = list({way.bytes: way for way in sorted(given, key=lambda way: (way.bytes, -way.loss))}.values())
         corners = [known[c] for c in lower_hull([way.bytes for way in known], [way.loss for way in known])]
         chosen[path] = corners[0]
         for before, behind in pairwise(corners):

@@ -17,8 +17,8 @@ class LowBit(Precision):
         group: numbers that share a scale, halved where that does not divide a row; None for a whole row.
         feedback: whether what rounding loses is made up for by the numbers behind (GPTQ, arXiv 2210.17323), and what
             rounding the first factor loses by the second, which is solved for again in closed form.
-        rows: whether rows make up for what those in front of them lost, where the outputs of a whole weight have a
-            metric (YAQA, arXiv 2505.22988).
+        output_feedback: whether rows make up for what those in front of them lost, where the outputs of a whole weight
+            have a metric (YAQA, arXiv 2505.22988).
         descent: with feedback, how often all codes are then set to the best for the others, one after another
             (QuantEase, arXiv 2309.01885), and the scales to the best for the codes.
     """
@@ -27,13 +27,13 @@ class LowBit(Precision):
 
     group: int | None = Field(None, ge=1)
     feedback: bool = True
-    rows: bool = False
+    output_feedback: bool = False
     descent: int = Field(0, ge=0)
 
     @model_serializer(mode="wrap")
     def _without_what_is_not_said(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # As before there were these: files of runs without them stay the same to the byte.
-        unsaid = {name for name in ("rows", "descent") if not getattr(self, name)}
+        unsaid = {name for name in ("output_feedback", "descent") if not getattr(self, name)}
         return {name: value for name, value in write(self).items() if name not in unsaid}
 
     @property
@@ -49,7 +49,7 @@ class LowBit(Precision):
     @property
     def two_sided(self) -> bool:
         """See :attr:`Precision.two_sided`."""
-        return self.feedback and self.rows
+        return self.feedback and self.output_feedback
 
     @property
     def sweeps(self) -> int:
