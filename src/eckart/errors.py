@@ -39,6 +39,10 @@ class UnsupportedModelError(EckartError):
     """A model that cannot be compressed, or not yet."""
 
 
+class ModelFitsError(EckartError):
+    """A model that is no larger than was asked for, as it is."""
+
+
 class NonFiniteError(EckartError):
     """A weight or an activation that is NaN or infinite."""
 

@@ -8,6 +8,10 @@ from typing import Annotated
 import typer
 
 from eckart import processes
+from eckart.checkpoint import load_model
+from eckart.checkpoint.processor import copy_processor
+from eckart.checkpoint.save import check_new_folder, new_folder
+from eckart.checkpoint.tokenizer import copy_tokenizer
 from eckart.cli.console import (
     Ignore,
     Only,
@@ -26,10 +30,12 @@ from eckart.compression.result import CompressionResult
 from eckart.data.calibration import DEFAULT_LENGTH, DEFAULT_SAMPLES, MAX_SEED
 from eckart.data.text import PYTHON_DOCS
 from eckart.device import peak_device_memory, peak_host_memory, resolve_device
+from eckart.errors import ModelFitsError
 from eckart.methods.recipes.loader import load_recipe
-from eckart.methods.recipes.published import DEFAULT_KEEP, DEFAULT_RECIPE
+from eckart.methods.recipes.published import DEFAULT_KEEP, DEFAULT_RECIPE, SIZE_RECIPE
 from eckart.methods.targets import overrides_for
 from eckart.run.compress_checkpoint import compress_checkpoint
+from eckart.runtimes.dense import bytes_of, write_dense
 
 EPILOG = """
 Examples:
@@ -37,6 +43,8 @@ Examples:
     eckart compress HuggingFaceTB/SmolLM2-135M -o smaller --keep 0.8
 
     eckart compress model.gguf -o smaller --recipe aa-svd --calibration texts.jsonl:text --samples 256
+
+    eckart compress HuggingFaceTB/SmolLM2-135M -o smaller --size 80MB
 
     eckart compress large -o smaller --memory 8GB --resume
 
@@ -48,8 +56,23 @@ Examples:
 def compress(
     model: Annotated[str, typer.Argument(help="A local folder, a hub id, or a .gguf file.", show_default=False)],
     out: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.", show_default=False)],
-    recipe: Annotated[str, typer.Option(help="Name of a recipe, or a YAML file.")] = DEFAULT_RECIPE,
-    keep: Annotated[float, typer.Option(help="Bytes of the linear layers to keep, in (0, 1].")] = DEFAULT_KEEP,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Name of a recipe, or a YAML file.  [default: {DEFAULT_RECIPE}; with --size {SIZE_RECIPE}]",
+            show_default=False,
+        ),
+    ] = None,
+    keep: Annotated[
+        float | None,
+        typer.Option(
+            help=f"Bytes of the linear layers to keep, in (0, 1].  [default: {DEFAULT_KEEP}]", show_default=False
+        ),
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(help="Bytes of all weights in place of --keep, such as 80MB.", show_default=False),
+    ] = None,
     calibration: Annotated[
         str,
         typer.Option(
@@ -102,34 +125,42 @@ def compress(
 ) -> None:
     """Make a model smaller, and write it as a folder that loads with from_pretrained."""
     quiet = quiet or not processes.first_to_speak()
-    check_keep(keep)
+    recipe = recipe or (DEFAULT_RECIPE if size is None else SIZE_RECIPE)
+    check_keep(DEFAULT_KEEP if keep is None else keep)
     overrides = [*(override or []), *overrides_for(only or [], ignore or [])]
-    chosen = load_recipe(recipe, overrides, keep)  # now, for the progress bar
+    chosen = load_recipe(recipe, overrides, DEFAULT_KEEP if keep is None else keep)  # now, for the progress bar
+    whole = size_in_bytes("--size", size)
     limit, shard = size_in_bytes("--memory", memory), size_in_bytes("--max-shard-size", max_shard_size)
     asked = dtype_called(dtype)
-    with progress_bar(quiet=quiet) as progress:
-        bar = ProgressBar(chosen, progress, quiet=quiet)
-        report = compress_checkpoint(
-            model,
-            out,
-            recipe,
-            keep,
-            calibration,
-            overrides=overrides,
-            samples=samples,
-            length=length,
-            seed=seed,
-            chat=chat,
-            device=device,
-            memory=limit,
-            dtype=asked,
-            max_shard_size=shard,
-            resume=resume,
-            overwrite=overwrite,
-            allow_partial=allow_partial,
-            trust_remote_code=trust_remote_code,
-            callback=bar,
-        )
+    try:
+        with progress_bar(quiet=quiet) as progress:
+            bar = ProgressBar(chosen, progress, quiet=quiet)
+            report = compress_checkpoint(
+                model,
+                out,
+                recipe,
+                keep,
+                calibration,
+                size=whole,
+                overrides=overrides,
+                samples=samples,
+                length=length,
+                seed=seed,
+                chat=chat,
+                device=device,
+                memory=limit,
+                dtype=asked,
+                max_shard_size=shard,
+                resume=resume,
+                overwrite=overwrite,
+                allow_partial=allow_partial,
+                trust_remote_code=trust_remote_code,
+                callback=bar,
+            )
+    except ModelFitsError as fits:
+        _copy(model, out, overwrite=overwrite, trust_remote_code=trust_remote_code)
+        output.print(f"{fits} Copied it to {out}.", soft_wrap=True)
+        return
     if quiet:
         return
     if bar.cost is None:
@@ -145,6 +176,17 @@ def compress(
     _print_costs(report, bar, device)
     written = sum(path.stat().st_size for path in out.glob("*.safetensors"))
     output.print(f"Wrote {out}: {megabytes(written)} of weights.", soft_wrap=True)
+
+
+def _copy(model: str, out: Path, *, overwrite: bool, trust_remote_code: bool) -> None:
+    """Write a model as it is."""
+    reads = [Path(model)]
+    check_new_folder(out, overwrite=overwrite, reads=reads)
+    dense = load_model(model, trust_remote_code=trust_remote_code)
+    with new_folder(out, overwrite=overwrite, needed=bytes_of(dense), reads=reads) as partial:
+        write_dense(dense, partial)
+        copy_tokenizer(model, partial)
+        copy_processor(model, partial)
 
 
 def _print_costs(report: CompressionResult, bar: ProgressBar, device: str) -> None:

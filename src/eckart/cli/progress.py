@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TextIO
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
@@ -50,7 +51,7 @@ class ProgressBar(Callback):
 
     def on_start(self, plan: Plan, cost: Estimate, finished: int) -> None:
         """Print what is expected, and start the bar."""
-        self.cost = cost
+        self.cost, self.recipe = cost, plan.recipe
         blocks = len(plan.blocks)
         self.expected_seconds = (
             cost.allocation_seconds + cost.block_seconds * (blocks - finished) + cost.distillation_seconds
@@ -79,6 +80,19 @@ class ProgressBar(Callback):
     def on_measurement(self, done: int, total: int) -> None:
         """Show how far the measurement for the ranks has come."""
         self.progress.update(self.task, description=f"measuring for ranks: {done} of {total}")
+
+    def on_allocation(self, plan: Plan) -> None:
+        """Print what was chosen, if the allocation chose more than ranks, and what is expected of it."""
+        if self.quiet or plan.outlook is None:
+            return
+        counts = Counter(base.name for base in plan.bases.values())
+        chosen = ", ".join(f"{count} in {name}" for name, count in sorted(counts.items(), reverse=True))
+        factors = sum(plan.ranks[path] is not None for path in plan.bases)
+        outlook = plan.outlook
+        messages.print(
+            f"Chose by the predicted loss a byte: {chosen}; {factors} of them with factors. Predicted rise of the "
+            f"loss: {outlook.loss:.2g} nats a token; with {outlook.more:.0%} more bytes {outlook.loss_at_more:.2g}."
+        )
 
     def on_layer(self, record: LayerRecord) -> None:
         """Advance by one layer."""

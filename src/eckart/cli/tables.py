@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 from rich import box
@@ -31,7 +32,7 @@ def layer_kinds(layers: Sequence[LayerRecord]) -> Table:
             kind,
             str(len(members)),
             " ".join(sorted({_shape(layer) for layer in members})),
-            _range([layer.rank for layer in members]),
+            _stored(members),
             f"{kept:.1%}",
             f"{sum(errors) / len(errors):.3f}",
             f"{max(errors):.3f}",
@@ -60,8 +61,7 @@ def all_layers(layers: Sequence[LayerRecord]) -> Table:
         size = sum(layer.bytes for layer in members)
         share = f"{size / sum(layer.dense_bytes for layer in members):.1%}"
         error = sum(layer.error for layer in members) / len(members)
-        ranks = _range([layer.rank for layer in members])
-        table.add_row(path, _shape(members[0]), ranks, f"{size:,}", share, f"{error:.3f}")
+        table.add_row(path, _shape(members[0]), _stored(members), f"{size:,}", share, f"{error:.3f}")
     return table
 
 
@@ -124,6 +124,18 @@ def distillation(record: DistillationRecord) -> Table:
 
 def _shape(layer: LayerRecord) -> str:
     return f"{layer.out_features}x{layer.in_features}"
+
+
+def _stored(layers: Sequence[LayerRecord]) -> str:
+    """Return the ranks of some layers, or where each has a base of its own, how many have which, and its ranks."""
+    bases = Counter(layer.base.name for layer in layers if layer.base is not None)
+    if not bases:
+        return _range([layer.rank for layer in layers])
+    words = []
+    for name, count in sorted(bases.items(), reverse=True):
+        ranks = [layer.rank for layer in layers if layer.base is not None and layer.base.name == name and layer.rank]
+        words.append(f"{count} in {name}" + (f" + {_range(ranks)}" if ranks else ""))
+    return ", ".join(words)
 
 
 def _range(ranks: Sequence[int | None]) -> str:

@@ -63,7 +63,8 @@ def allocate(model: BlockwiseModel, plan: Plan, progress: Progress = lambda done
     others = {path: weight for path, weight in measured.weights.items() if chosen.ranks[path] is not None}
     if others:
         model = replace(model, weights=OverriddenWeights(model.weights, model.model, others))
-    return Allocated(model, replace(plan, ranks=chosen.ranks, bases=chosen.bases), measured)
+    plan = replace(plan, ranks=chosen.ranks, bases=chosen.bases, outlook=chosen.outlook)
+    return Allocated(model, plan, measured)
 
 
 def needs_measurement(plan: Plan) -> bool:

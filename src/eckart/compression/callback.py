@@ -33,6 +33,9 @@ class Callback:
     def on_measurement(self, done: int, total: int) -> None:
         """Hear how far the measurement of the original model has come, which the ranks follow from."""
 
+    def on_allocation(self, plan: Plan) -> None:
+        """Hear what the ranks are, and what is expected of them."""
+
     def on_layer(self, record: LayerRecord) -> None:
         """Hear that a linear layer is factored."""
 

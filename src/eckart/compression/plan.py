@@ -20,7 +20,7 @@ from eckart.data.calibration import Calibration
 from eckart.data.samples import IDS, LABELS
 from eckart.errors import EckartError, UnsupportedModelError
 from eckart.layers import fused_layers
-from eckart.methods.allocation import Budgets, Needs
+from eckart.methods.allocation import Budgets, Needs, Outlook
 from eckart.methods.layout import BYTES_PER_NUMBER, Layout
 from eckart.methods.precision import AnyBase
 from eckart.methods.recipe import Recipe
@@ -42,6 +42,7 @@ class Plan:
         left: paths of the linears that the recipe leaves as they are.
         bases: how the weight beside the factors is stored, or the weight itself if it is not factored, by path; of
             linears for which the allocation chose that.
+        outlook: what the allocation expects of its choice, if anything.
     """
 
     recipe: Recipe
@@ -52,6 +53,7 @@ class Plan:
     own: Mapping[str, Size] = field(default_factory=dict)
     left: frozenset[str] = frozenset()
     bases: Mapping[str, AnyBase] = field(default_factory=dict)
+    outlook: Outlook | None = None
 
     def layout(self, path: str) -> Layout:
         """Return how a linear is stored."""

@@ -50,36 +50,46 @@ def predicted_losses(
         ranks: 0 for no factors.
     """
     weight = solution.least_squares
-    errors = [_relative_errors(weight, scheme, second_moment, output_weights) for scheme in schemes]
+    whole = pivots(second_moment)
+    errors = [_relative_error(weight, scheme, second_moment, whole, output_weights) for scheme in schemes]
     found: list[list[float]] = [[] for _ in schemes]
     for rank in ranks:
-        left, unseen = weight, second_moment
+        left, unseen = weight, whole
         if rank:
             first = solution.dual[:, :rank].T @ weight
-            left, unseen = weight - solution.basis[:, :rank] @ first, unseen_moment(first, second_moment)
-        known: dict[int, float] = {}
+            left, unseen = weight - solution.basis[:, :rank] @ first, pivots(unseen_moment(first, second_moment))
+        squares, known = left.square(), dict[int, float]()
         for losses, scheme, error in zip(found, schemes, errors, strict=True):
             size = scheme.group_size(weight.shape[1])
             if size not in known:
-                known[size] = float(_weighed(left.square(), unseen, output_weights, size))
+                known[size] = float(_weighed(squares, unseen, output_weights, size))
             losses.append(error * known[size] / 2)
     return found
 
 
-def _relative_errors(weight: Tensor, scheme: QuantScheme, second_moment: Tensor, output_weights: Tensor) -> float:
+def _relative_error(
+    weight: Tensor, scheme: QuantScheme, second_moment: Tensor, known: Tensor, output_weights: Tensor
+) -> float:
     """Return the squared error of a grid, relative to the mean square of the numbers that share a scale."""
     scales = find_scales(weight, scheme, second_moment.diagonal())
     error = weight - from_codes(round_to_scheme(weight, scales, scheme), scales, scheme)
     size = scheme.group_size(weight.shape[1])
-    whole = _weighed(weight.square(), second_moment, output_weights, size)
-    return float(_weighed(error.square(), second_moment, output_weights, size) / whole) if whole > 0 else 0.0
+    whole = _weighed(weight.square(), known, output_weights, size)
+    return float(_weighed(error.square(), known, output_weights, size) / whole) if whole > 0 else 0.0
 
 
-def _weighed(squares: Tensor, second_moment: Tensor, output_weights: Tensor, size: int) -> Tensor:
-    """Return ``sum G_ii d_j e_ij^2`` with the mean of each group of a row in the place of its squares."""
-    columns = squares.shape[1]
-    padding = (0, -columns % size)
-    known = torch.nn.functional.pad(pivots(second_moment), padding).reshape(-1, size).sum(dim=1)
-    counts = torch.nn.functional.pad(torch.ones_like(squares[0]), padding).reshape(-1, size).sum(dim=1)
-    sums = torch.nn.functional.pad(squares, padding).reshape(len(squares), -1, size).sum(dim=2)
-    return output_weights @ (sums / counts @ known)
+def _weighed(squares: Tensor, known: Tensor, output_weights: Tensor, size: int) -> Tensor:
+    """Return ``sum G_ii d_j e_ij^2`` with the mean of each group of a row in the place of its squares.
+
+    Args:
+        squares: (m, n).
+        known: the pivots d, (n,).
+        output_weights: diagonal of G, (m,).
+        size: of a group.
+    """
+
+    def grouped(values: Tensor) -> Tensor:
+        padded = torch.nn.functional.pad(values, (0, -values.shape[-1] % size))
+        return padded.reshape(*values.shape[:-1], -1, size).sum(dim=-1)
+
+    return output_weights @ (grouped(squares) / grouped(torch.ones_like(known)) @ grouped(known))

@@ -218,6 +218,7 @@ class Job:
             measured_on = replace(in_parts(self.model), scratch=scratch.measurements)
             allocated = allocate(measured_on, self.plan, callback.on_measurement)
             seconds = perf_counter() - start
+            callback.on_allocation(allocated.plan)
             report = compress_blocks(
                 replace(allocated.model, scratch=scratch.streams),
                 allocated.plan,

@@ -56,6 +56,7 @@ from eckart.run.random_state import random_state_kept
 from eckart.run.renamed import renamed
 from eckart.run.requirements import check_requirements
 from eckart.run.scratch import Scratch
+from eckart.run.whole_size import keep_for_size
 
 
 @renamed(observer="callback")
@@ -65,9 +66,10 @@ def compress_checkpoint(
     source: str | Path,
     output: str | Path,
     recipe: str | Path | Recipe = DEFAULT_RECIPE,
-    keep: float = DEFAULT_KEEP,
+    keep: float | None = None,
     calibration: str | Sequence[Sample] = PYTHON_DOCS,
     *,
+    size: int | None = None,
     samples: int = DEFAULT_SAMPLES,
     length: int | None = None,
     seed: int = 0,
@@ -95,8 +97,9 @@ def compress_checkpoint(
         source: a local folder, a hub id, or a ``.gguf`` file (which is converted first, in memory).
         output: the folder to make.
         recipe: as for :func:`eckart.compress`, like all that follow up to ``overrides``.
-        keep: bytes to keep.
+        keep: bytes to keep; 0.8 by default.
         calibration: text to calibrate on, or samples.
+        size: bytes that the files of weights may take, in place of ``keep``.
         samples: how many calibration samples to draw.
         length: tokens in each.
         seed: of the draw, and of the order of training.
@@ -120,17 +123,22 @@ def compress_checkpoint(
 
     Raises:
         EckartError: with a message that says what to do. The source is never touched.
+        ModelFitsError: the model is not larger than ``size`` as it is.
         InterruptedRun: Ctrl-C; says what is kept.
     """
     check_requirements()
-    check_keep(keep)
+    if keep is not None and size is not None:
+        raise EckartError("A model has a size or a share of its bytes to keep; found both. Give one of them.")
+    asked = DEFAULT_KEEP if keep is None else keep
+    check_keep(asked)
     if not isinstance(calibration, str | list | tuple):
         raise CalibrationError(
             "Calibration of a model on disk is the name of a text, 'self', or a list of samples; found "
             f"{type(calibration).__name__}. Token ids are taken by eckart.compress only."
         )
     text = calibration if isinstance(calibration, str) else None
-    chosen = load_recipe(recipe, [*overrides, *overrides_for(only, ignore)], keep)
+    changes = [*overrides, *overrides_for(only, ignore)]
+    chosen = load_recipe(recipe, changes, asked)
     place = resolve_device(device, processes.turn())
     output = placed(output)
     path = Path(source)
@@ -143,6 +151,17 @@ def compress_checkpoint(
         with _what_is_kept_is_said(folder):
             files, model_folder = _as_folder(source, folder)
             model, weights = open_model(model_folder, folder.offload, dtype=dtype, trust_remote_code=trust_remote_code)
+            if size is not None and model.dtype.itemsize > BYTES_PER_NUMBER:
+                if dtype is not None:
+                    raise EckartError(
+                        f"A size is met with 16-bit numbers, and dtype asks for {dtype}. Use bfloat16 or float16, or "
+                        "keep in place of the size."
+                    )
+                warn("The model is in float32. Since a size was asked for, what is no code is written in bfloat16.")
+                dtype = torch.bfloat16
+                model, weights = open_model(
+                    model_folder, folder.offload, dtype=dtype, trust_remote_code=trust_remote_code
+                )
             check_compressible(model)
             reads_text = chosen.needs_data and text not in (None, SELF)
             tokenizer = _tokenizer(source, needed=reads_text, trust_remote_code=trust_remote_code)
@@ -153,12 +172,15 @@ def compress_checkpoint(
                 tokens = _calibrate(
                     calibration, model_folder, model, reader, samples, length, seed, chat, limit, trust_remote_code
                 )
-            plan = make_plan(model, chosen, keep, weights, tokens)
+            if size is not None:
+                asked = keep_for_size(model, chosen, size, weights, tokens)
+                chosen = load_recipe(recipe, changes, asked)
+            plan = make_plan(model, chosen, asked, weights, tokens)
             tokens = tokens if chosen.needs_data else None
             blockwise = BlockwiseModel(model, plan.blocks, weights, place, ScratchSpace(), tokens).settled()
             check = check_model(blockwise, plan, allow_partial=allow_partial)
             files = files or weights.files
-            identity = identity_of_run(chosen, keep, tokens, model, files.hashes(), place)
+            identity = identity_of_run(chosen, asked, tokens, model, files.hashes(), place)
             check_alike(identity | {"options": {"output": str(output), "resume": resume, "overwrite": overwrite}})
             if finished_before and (found := finished_report(output, identity, overwrite)):
                 return found

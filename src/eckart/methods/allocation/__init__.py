@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from eckart.methods.allocation.base import Allocation, OwnMeasurement, Storage, Wanted, gain_per_byte_of_shares
+from eckart.methods.allocation.base import Allocation, Outlook, OwnMeasurement, Storage, Wanted, gain_per_byte_of_shares
 from eckart.methods.allocation.budgets import Budgets
 from eckart.methods.allocation.curvature import Curvature
 from eckart.methods.allocation.energy import Energy
@@ -33,6 +33,7 @@ __all__ = [
     "Learned",
     "Measurements",
     "Needs",
+    "Outlook",
     "OwnMeasurement",
     "RankBudget",
     "Ranks",

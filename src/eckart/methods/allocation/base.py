@@ -30,6 +30,21 @@ Worth = Callable[[RankBudget], GainPerByte]
 
 
 @dataclass(frozen=True)
+class Outlook:
+    """What an allocation expects of its choice.
+
+    Attributes:
+        loss: rise of the model's loss, in nats a token.
+        more: share of bytes by which the next larger size is larger.
+        loss_at_more: the rise at that size.
+    """
+
+    loss: float
+    more: float
+    loss_at_more: float
+
+
+@dataclass(frozen=True)
 class Storage:
     """How each linear is stored.
 
@@ -37,10 +52,12 @@ class Storage:
         ranks: by path; None where it is not factored.
         bases: how the weight beside the factors is stored, or the weight itself, by path; of linears for which that is
             not what the recipe says for all.
+        outlook: what is expected of it; None if nothing is.
     """
 
     ranks: dict[str, int | None]
     bases: dict[str, AnyBase] = field(default_factory=dict)
+    outlook: Outlook | None = None
 
 
 class OwnMeasurement(Enum):

@@ -18,7 +18,7 @@ from eckart.maths.lowrank import solve
 from eckart.maths.rounding_loss import predicted_losses
 from eckart.maths.stopwatch import random_matrix, seconds_of
 from eckart.maths.whitening import FLOAT32_FLOOR, whiten
-from eckart.methods.allocation.base import Allocation, OwnMeasurement, Storage, Wanted
+from eckart.methods.allocation.base import Allocation, Outlook, OwnMeasurement, Storage, Wanted
 from eckart.methods.allocation.budgets import Budgets, rank_within
 from eckart.methods.allocation.hull import lower_hull
 from eckart.methods.allocation.rank_budget import RankBudget, Ranks
@@ -33,6 +33,7 @@ from eckart.methods.sensitivity.request import Request
 
 FewBits = Bits8 | Bits4 | Bits3 | Bits2
 PREDICTED = (0.0, 0.03, 0.06, 0.1, 0.16, 0.25)  # ranks whose loss is predicted, as shares of the shorter side
+MORE = 0.1  # by which the size is larger whose loss is told beside that of the one asked for
 TIMED_SIDE = 512  # of a matrix whose factorisation is timed
 
 
@@ -136,7 +137,7 @@ class Formats(Allocation):
 
     def storage_within(self, linears: tuple[LayerStatistics, ...], budgets: Budgets, layout: Layout) -> Storage:
         """Return the ways that lose least within the budgets, by the hulls."""
-        found = Storage({}, {})
+        found, loss, larger = Storage({}, {}), 0.0, 0.0
         for size, members in budgets.split(linears):
             if size.keep is None:
                 found.ranks.update({linear.path: rank_within(linear, size.rank or 1, layout) for linear in members})
@@ -144,9 +145,12 @@ class Formats(Allocation):
             self._check(members, size.keep, layout, size.option)
             budget = math.floor(size.keep * sum(linear.dense_bytes for linear in members) + 1e-6)
             ways = {linear.path: self.ways(linear, layout) for linear in members}
-            for path, way in best_within(ways, budget).items():
-                found.ranks[path], found.bases[path] = way.rank, way.base
-        return found
+            chosen = best_within(ways, budget)
+            found.ranks.update({path: way.rank for path, way in chosen.items()})
+            found.bases.update({path: way.base for path, way in chosen.items()})
+            loss += sum(way.loss for way in chosen.values())
+            larger += sum(way.loss for way in best_within(ways, math.floor((1 + MORE) * budget)).values())
+        return replace(found, outlook=Outlook(loss, MORE, larger))
 
     def ways(self, linear: LayerStatistics, layout: Layout) -> list[Stored]:
         """Return the ways to store a linear."""

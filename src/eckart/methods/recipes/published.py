@@ -234,3 +234,4 @@ RECIPES: dict[str, Recipe] = {
 }
 
 DEFAULT_RECIPE = "eckart"
+SIZE_RECIPE = "auto"  # where a size is asked for and no recipe

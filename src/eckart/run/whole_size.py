@@ -1,0 +1,80 @@
+"""From the bytes that a whole model may take to the share of its linear layers' bytes that is kept."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from transformers import PreTrainedModel
+
+from eckart.blocks.onload import WeightSource
+from eckart.compression.plan import Plan, make_plan, take_back
+from eckart.data.calibration import Calibration
+from eckart.errors import EckartError, ModelFitsError
+from eckart.methods.layout import BYTES_PER_NUMBER
+from eckart.methods.recipe import Recipe
+from eckart.methods.sensitivity.layer_statistics import shapes_of
+
+HEADER_BYTES = 128  # of a tensor in a file, at most: its name, shape and place
+TENSORS_OF_A_LINEAR = 6  # at most, of a base and two factors with scales
+HALVINGS = 20  # of the range in which the least share is looked for
+
+
+def keep_for_size(
+    model: PreTrainedModel, recipe: Recipe, size: int, weights: WeightSource, calibration: Calibration | None
+) -> float:
+    """Return the share of the linear layers' bytes that leaves the files of weights at most so large.
+
+    Args:
+        model: to be compressed; is left as it is.
+        recipe: says which layers are compressed, and how small they can become.
+        size: bytes of all files of weights.
+        weights: where the model's tensors are.
+        calibration: shows how the model calls its blocks, if it takes no rows of tokens.
+
+    Raises:
+        ModelFitsError: the model is no larger as it is.
+        EckartError: it cannot become so small; says how small.
+    """
+    plan = make_plan(model, recipe, 1.0, weights, calibration)
+    try:
+        own = [ref for ref in plan.linears if ref.path in plan.own]
+        shared = [ref for ref in plan.linears if ref.path not in plan.own]
+        dense = BYTES_PER_NUMBER * sum(ref.size for ref in shared)
+        others = BYTES_PER_NUMBER * (plan.parameters - sum(ref.size for ref in plan.linears))
+        count = sum(1 for _ in model.parameters()) + TENSORS_OF_A_LINEAR * len(plan.linears)
+        fixed = others + sum(plan.bytes_of(ref) for ref in own) + HEADER_BYTES * count
+        if size >= BYTES_PER_NUMBER * plan.parameters + HEADER_BYTES * count:
+            raise ModelFitsError(
+                f"The model takes {_megabytes(BYTES_PER_NUMBER * plan.parameters)} in 16 bits, which is within "
+                f"{_megabytes(size)}: there is nothing to compress. Ask for less, or take it as it is."
+            )
+        least = fixed + _least_share(plan) * dense
+        if size < least:
+            raise EckartError(
+                f"With recipe {recipe.name!r} the model cannot take less than {_megabytes(math.ceil(least))}, of them "
+                f"{_megabytes(fixed)} for all that is no linear layer or has a size of its own; found "
+                f"{_megabytes(size)}. Ask for that size or more. Recipe auto goes down to 2 bits."
+            )
+        return min((size - fixed) / dense, 1.0)
+    finally:
+        take_back(model, weights)
+
+
+def _least_share(plan: Plan) -> float:
+    """Return the smallest share that the allocation can meet, about."""
+    linears = tuple(x for x in shapes_of(plan.blocks) if x.path not in plan.own)
+    low, high = 0.0, 1.0
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        try:
+            plan.recipe.allocation.unmeasured(linears, replace(plan.budgets, keep=middle), plan.recipe.layout)
+        except EckartError:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def _megabytes(number: int) -> str:
+    return f"{number / 1e6:.3g} MB"

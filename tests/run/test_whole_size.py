@@ -1,0 +1,86 @@
+"""Sizes of whole models, against the bytes of the files that come of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tests.conftest import make_model
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+import eckart
+from eckart.blocks.onload import ResidentWeights
+from eckart.errors import EckartError, EckartWarning, ModelFitsError
+from eckart.methods.recipes.loader import load_recipe
+from eckart.run.whole_size import keep_for_size
+
+
+def size_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+
+def wide(folder: Path) -> PreTrainedModel:
+    """Return a model of the kind that is in a folder, with larger layers."""
+    config = AutoConfig.from_pretrained(folder)
+    config.hidden_size, config.intermediate_size, config.head_dim = 64, 128, 16
+    torch.manual_seed(0)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    return model
+
+
+@pytest.fixture
+def dense(model_folder: Path) -> Path:
+    """A model of 16 bits on disk, the most of which is in its linear layers."""
+    wide(model_folder).bfloat16().save_pretrained(model_folder)
+    return model_folder
+
+
+@pytest.mark.parametrize(("recipe", "size"), [("auto", 130_000), ("auto", 180_000), ("svd-llm", 250_000)])
+def test_files_are_at_most_so_large_and_hardly_smaller(
+    recipe: str, size: int, dense: Path, text_file: Path, tmp_path: Path
+) -> None:
+    assert size < size_of(dense)
+    report = eckart.compress_checkpoint(
+        dense, tmp_path / "out", recipe, None, str(text_file), size=size, samples=8, length=24
+    )
+    assert 0.8 * size < size_of(tmp_path / "out") <= size
+    assert report.keep <= report.requested_keep
+
+
+def test_a_model_in_float32_is_written_in_16_bits(dense: Path, text_file: Path, tmp_path: Path) -> None:
+    wide(dense).float().save_pretrained(dense)
+    options = {"size": 200_000, "samples": 8, "length": 24}
+    with pytest.warns(EckartWarning, match="what is no code is written in bfloat16"):
+        eckart.compress_checkpoint(dense, tmp_path / "out", "auto", None, str(text_file), **options)
+    assert size_of(tmp_path / "out") <= 200_000
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").dtype is torch.bfloat16
+    with pytest.raises(EckartError, match=r"dtype asks for torch\.float32\. Use bfloat16"):
+        eckart.compress_checkpoint(
+            dense, tmp_path / "other", "auto", None, str(text_file), dtype=torch.float32, **options
+        )
+
+
+def test_sizes_that_cannot_be(dense: Path, text_file: Path, tmp_path: Path) -> None:
+    for size, error, message in (
+        (20_000, EckartError, r"'auto' the model cannot take less than .* MB, of them .* MB for all that is no linear"),
+        (10**9, ModelFitsError, r"which is within 1e\+03 MB: there is nothing to compress"),
+    ):
+        with pytest.raises(error, match=message):
+            eckart.compress_checkpoint(
+                dense, tmp_path / "out", "auto", None, str(text_file), size=size, samples=8, length=24
+            )
+        assert not (tmp_path / "out").exists()
+    with pytest.raises(EckartError, match="found both"):
+        eckart.compress_checkpoint(dense, tmp_path / "out", "auto", 0.5, str(text_file), size=10**5)
+
+
+def test_the_model_stays_as_it_is_and_own_sizes_count() -> None:
+    model = make_model("llama").bfloat16()
+    before = [type(module) for module in model.modules()]
+    recipe = load_recipe("svd-llm", ["sharing=shared"])
+    whole = 2 * sum(parameter.numel() for parameter in model.parameters())
+    keep = keep_for_size(model, recipe, int(0.9 * whole), ResidentWeights(), None)
+    assert [type(module) for module in model.modules()] == before
+    less = load_recipe("svd-llm", ["targets.*.mlp.*.keep=0.3"])
+    assert keep_for_size(model, less, int(0.9 * whole), ResidentWeights(), None) > keep
