@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -50,7 +51,7 @@ def test_files_are_at_most_so_large_and_hardly_smaller(
 
 def test_a_model_in_float32_is_written_in_16_bits(dense: Path, text_file: Path, tmp_path: Path) -> None:
     wide(dense).float().save_pretrained(dense)
-    options = {"size": 200_000, "samples": 8, "length": 24}
+    options: dict[str, Any] = {"size": 200_000, "samples": 8, "length": 24}
     with pytest.warns(EckartWarning, match="what is no code is written in bfloat16"):
         eckart.compress_checkpoint(dense, tmp_path / "out", "auto", None, str(text_file), **options)
     assert size_of(tmp_path / "out") <= 200_000

@@ -92,6 +92,7 @@ def test_less_than_all_layers_in_the_fewest_bits_is_refused() -> None:
 
 
 def test_fields_that_cannot_be() -> None:
+    wrong: dict[str, Any]
     for wrong in ({"floor": 0.5}, {"fused_groups": True}, {"bases": []}, {"bases": ["16-bit"]}, {"bases": ["2-of-4"]}):
         with pytest.raises(ValidationError):
             Formats.model_validate(wrong)
