@@ -26,7 +26,7 @@ from eckart.maths.packing import pack
 
 
 @pytest.mark.parametrize("columns", [1, 7, 8, 30, 32, 65])
-@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
 def test_codes_come_back(bits: int, columns: int) -> None:
     torch.manual_seed(columns)
     codes = torch.randint(-(2 ** (bits - 1)), 2 ** (bits - 1), (5, columns), dtype=torch.int8)

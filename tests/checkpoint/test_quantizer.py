@@ -243,7 +243,7 @@ def test_a_structure_by_its_name_alone_is_read(tmp_path: Path, llama: PreTrained
 @pytest.mark.parametrize(
     ("structure", "message"),
     [
-        ({"name": "hybrid", "base": {"name": "5-bit"}}, r"a structure that cannot be: .*'5-bit'"),
+        ({"name": "hybrid", "base": {"name": "7-bit"}}, r"a structure that cannot be: .*'7-bit'"),
         ({"name": "hybrid", "base": {"name": "4-bit", "group": 0}}, "a structure that cannot be"),
         ({"name": "hybrid", "pivots": 3}, "a structure that cannot be"),
         ({"base": "4-bit"}, "names the structure None"),

@@ -21,13 +21,14 @@ from eckart.methods.structure import STRUCTURES
 from eckart.run.compress_checkpoint import compress_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore::eckart.errors.EckartWarning")
+FEWER = ("6-bit", "5-bit", "3-bit", "2-bit")
 LAYOUTS = [
     pair
     for pair in itertools.product(STRUCTURES, PRECISIONS)
     # In a 4-bit model of this size the factors beside a base would cost more than they could save.
     if pair not in (("two-factor", "16-bit"), ("hybrid", "4-bit"), ("remapped", "8-bit"), ("remapped", "4-bit"))
     # Codes of fewer bits are laid out alike: one structure each.
-    and (pair[1] not in ("3-bit", "2-bit") or pair in (("two-factor", "3-bit"), ("pivoted", "2-bit")))
+    and (pair[1] not in FEWER or pair in (("two-factor", "3-bit"), ("pivoted", "2-bit"), ("two-factor", "5-bit")))
 ]
 layouts = pytest.mark.parametrize(("structure", "precision"), LAYOUTS)
 
@@ -54,7 +55,7 @@ def keep_of(structure: str, precision: str) -> float:
     """A size at which something must be factored."""
     if (structure, precision) == ("hybrid", "8-bit"):
         return 0.46  # between the 4-bit base with factors of rank 1 and the 8-bit weight
-    return {"16-bit": 0.6, "8-bit": 0.45, "4-bit": 0.27, "3-bit": 0.21, "2-bit": 0.15}[precision]
+    return {"16-bit": 0.6, "8-bit": 0.45, "5-bit": 0.33, "4-bit": 0.27, "3-bit": 0.21, "2-bit": 0.15}[precision]
 
 
 @layouts
@@ -231,7 +232,7 @@ def test_misshapen_numbers_raise(quantized: Path, part: str, ignore: bool) -> No
 @pytest.mark.parametrize(
     ("precision", "message"),
     [
-        ({"name": "5-bit"}, "knows 16-bit, 8-bit, 4-bit, 3-bit, 2-bit"),
+        ({"name": "7-bit"}, "knows 16-bit, 8-bit, 6-bit, 5-bit, 4-bit, 3-bit, 2-bit"),
         ({"name": "8-bit", "group": 0}, "a precision that cannot be"),
     ],
 )
@@ -300,7 +301,7 @@ def test_bases_that_cannot_be_raise(mixed: Path) -> None:
     ours = whole if path.name == "quantization.json" else whole["quantization_config"]
     known = next(iter(ours["bases"]))
     for bases, message in (
-        ({known: {"name": "5-bit"}}, "names the base '5-bit'; this version of eckart knows 8-bit, 4-bit, 3-bit, 2-bit"),
+        ({known: {"name": "7-bit"}}, "names the base '7-bit'; this version of eckart knows 8-bit, 6-bit, 5-bit"),
         ({known: {"name": "3-bit", "group": 0}}, "a base that cannot be"),
         ({known: 3}, "bases"),
         ({"model.layers.9": "3-bit"}, r"has a base for 'model\.layers\.9', which has no rank there"),

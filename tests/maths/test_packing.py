@@ -26,7 +26,7 @@ def test_nothing_is_lost_and_bytes_are_as_few_as_can_be(bits: int, rows: int, co
     assert torch.equal(unpack(packed, bits, columns), codes)
 
 
-@pytest.mark.parametrize("bits", [2, 3, 4])
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6])
 def test_the_bits_of_a_row_one_by_one(bits: int) -> None:
     codes = codes_of(bits, 1, 21)
     stream = [int(code) + 2 ** (bits - 1) >> place & 1 for code in codes[0] for place in range(bits)]
@@ -35,7 +35,7 @@ def test_the_bits_of_a_row_one_by_one(bits: int) -> None:
 
 
 @pytest.mark.parametrize("columns", [32, 64, 40])
-@pytest.mark.parametrize("bits", [2, 3, 4])
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6])
 def test_bytes_are_those_of_compressed_tensors(bits: int, columns: int) -> None:
     codes = codes_of(bits, 3, columns)
     words = pack_to_int32(codes, bits)
@@ -44,7 +44,7 @@ def test_bytes_are_those_of_compressed_tensors(bits: int, columns: int) -> None:
     assert torch.equal(pack(codes, bits)[:, :whole], theirs[:, :whole])
 
 
-@pytest.mark.parametrize("bits", [2, 3, 4])
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6])
 def test_an_exported_graph_unpacks_the_same(bits: int) -> None:
     class Unpack(torch.nn.Module):
         def forward(self, packed: torch.Tensor) -> torch.Tensor:

@@ -27,7 +27,7 @@ CHOICES = {
     "allocation": list(ALLOCATIONS),
     "structure": list(STRUCTURES),
     "sharing": ["separate", "shared", "experts", "by-loss"],
-    "precision": ["16-bit", "8-bit", "4-bit", "3-bit", "2-bit"],
+    "precision": ["16-bit", "8-bit", "6-bit", "5-bit", "4-bit", "3-bit", "2-bit"],
     "solver": ["exact", "randomized"],
     "refinement": ["none", "block"],
     "distillation": ["none", "logits"],

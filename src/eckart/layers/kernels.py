@@ -35,7 +35,7 @@ def serves(inputs: Tensor, scale: Tensor, scheme: QuantScheme, out_features: int
         or torch.compiler.is_exporting()  # other runtimes have no such products
     ):
         return False
-    if scheme.bits < 4:
+    if scheme.bits not in (4, 8):
         return False  # PyTorch has none
     if scheme.bits == 8:
         return scheme.group is None and columns % WIDTH == 0

@@ -16,7 +16,7 @@ from eckart.maths.quantization import QuantScheme, from_codes
 
 
 class QuantizedLinear(RowsLayer):
-    """``y = (scale * codes) x + b``, the codes whole numbers of 8, 4, 3 or 2 bits.
+    """``y = (scale * codes) x + b``, the codes whole numbers of few bits.
 
     Attributes:
         codes: (out features, in features) int8, or below 8 bits packed, (out features, bytes of a row) uint8.

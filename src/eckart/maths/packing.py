@@ -1,4 +1,4 @@
-"""Codes of 2, 3, 4 and 8 bits in bytes: a row is a stream of bits, from the lowest bit of its first byte on.
+"""Codes of 2 to 6 and of 8 bits in bytes: a row is a stream of bits, from the lowest bit of its first byte on.
 
 Below 8 bits each code is stored with half of its range added, and a row is filled up to whole bytes. These are the
 bytes of the words of the format ``pack-quantized`` of compressed-tensors.
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-WIDTHS = (2, 3, 4, 8)  # bits of a code
-UNITS = {2: (4, 1), 3: (8, 3), 4: (2, 1)}  # codes that end with a byte, and their bytes
+WIDTHS = (2, 3, 4, 5, 6, 8)  # bits of a code
+UNITS = {2: (4, 1), 3: (8, 3), 4: (2, 1), 5: (8, 5), 6: (4, 3)}  # codes that end with a byte, and their bytes
 
 
 def packed_width(columns: int, bits: int) -> int:
@@ -29,7 +29,7 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     together, size = UNITS[bits]
     half = 2 ** (bits - 1)
     # What fills a row up is zero, like the codes: its bits are those of the middle of the range.
-    units = functional.pad(codes, (0, -columns % together)).reshape(rows, -1, together).to(torch.int32) + half
+    units = functional.pad(codes, (0, -columns % together)).reshape(rows, -1, together).to(_words(size)) + half
     words = sum(units[..., place] << bits * place for place in range(together))
     assert isinstance(words, Tensor)
     parts = [(words >> 8 * place) & 255 for place in range(size)]
@@ -43,12 +43,16 @@ def unpack(packed: Tensor, bits: int, columns: int) -> Tensor:
     together, size = UNITS[bits]
     words = packed
     if size > 1:
-        units = functional.pad(packed, (0, -packed.shape[1] % size)).reshape(len(packed), -1, size).to(torch.int32)
+        units = functional.pad(packed, (0, -packed.shape[1] % size)).reshape(len(packed), -1, size).to(_words(size))
         words = units[..., 0]
         for place in range(1, size):
             words = words + units[..., place] * 256**place
     codes = [_shifted(words, bits * place) & (2**bits - 1) for place in range(together)]
     return torch.stack(codes, dim=-1).flatten(1)[:, :columns].to(torch.int8) - int(2 ** (bits - 1))
+
+
+def _words(size: int) -> torch.dtype:
+    return torch.int32 if size < 4 else torch.int64
 
 
 def _shifted(words: Tensor, places: int) -> Tensor:

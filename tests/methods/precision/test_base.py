@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eckart.layers import QuantizedLinear
-from eckart.methods.precision import PRECISIONS, AnyPrecision, Bits2, Bits3, Bits4, Bits8, Bits16
+from eckart.methods.precision import PRECISIONS, AnyPrecision, Bits2, Bits3, Bits4, Bits5, Bits6, Bits8, Bits16
 
 ALL: list[AnyPrecision] = [
     *(Bits16(), Bits8(), Bits8(group=5), Bits4(), Bits4(group=None), Bits4(group=6)),
-    *(Bits3(), Bits3(group=6), Bits2(), Bits2(group=None)),
+    *(Bits3(), Bits3(group=6), Bits2(), Bits2(group=None), Bits5(), Bits6(group=7)),
 ]
 
 
@@ -39,4 +39,5 @@ def test_bytes_on_numbers_that_can_be_followed_by_hand() -> None:
 
 
 def test_every_precision_has_its_name() -> None:
-    assert {"16-bit": Bits16, "8-bit": Bits8, "4-bit": Bits4, "3-bit": Bits3, "2-bit": Bits2} == PRECISIONS
+    few = {"8-bit": Bits8, "6-bit": Bits6, "5-bit": Bits5, "4-bit": Bits4, "3-bit": Bits3, "2-bit": Bits2}
+    assert {"16-bit": Bits16, **few} == PRECISIONS

@@ -37,7 +37,7 @@ def test_what_is_fed_back_is_a_choice() -> None:
     assert not load_recipe("svd-llm", ["precision=4-bit", "precision.feedback=false"]).precision.feeds_back
 
 
-@pytest.mark.parametrize(("override", "message"), [("precision=5-bit", "8-bit"), ("precision.group=0", "precision")])
+@pytest.mark.parametrize(("override", "message"), [("precision=7-bit", "8-bit"), ("precision.group=0", "precision")])
 def test_a_precision_that_cannot_be_is_refused(override: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         load_recipe("svd-llm", ["precision=8-bit", override] if "group" in override else [override])

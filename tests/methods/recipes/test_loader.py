@@ -115,7 +115,11 @@ def test_structures_have_fields() -> None:
         ("dobi-svd", ["structure=hybrid", "allocation=uniform"], r"Objective 'principal-outputs' gives a projection"),
         ("svd-llm", ["structure=hybrid", "allocation=learned"], r"Allocation 'learned'"),
         ("zs-svd-staged", ["structure=hybrid"], r"Allocation 'zero-sum' in stages"),
-        ("eora", ["structure.base=16-bit"], r"Unknown base '16-bit'.*Choices: 2-bit, 2-of-4, 3-bit, 4-bit, 8-bit"),
+        (
+            "eora",
+            ["structure.base=16-bit"],
+            r"Unknown base '16-bit'.*Choices: 2-bit, 2-of-4, 3-bit, 4-bit",
+        ),
         ("eora", ["structure.alternations=-1"], r"greater than or equal to 0, found -1"),
         ("eora", ["structure.base.grup=1"], r"no field 'structure.base.grup'"),
     ],

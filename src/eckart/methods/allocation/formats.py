@@ -25,13 +25,12 @@ from eckart.methods.allocation.rank_budget import RankBudget, Ranks
 from eckart.methods.choice import expand_name
 from eckart.methods.layout import Layout, dense_bytes
 from eckart.methods.metric import Fisher
-from eckart.methods.precision import Bits2, Bits3, Bits4, Bits8
+from eckart.methods.precision import Bits2, Bits3, Bits4, Bits5, Bits6, Bits8, FewBits
 from eckart.methods.sensitivity.cost import StepSeconds
 from eckart.methods.sensitivity.layer_statistics import LayerStatistics, Needs
 from eckart.methods.sensitivity.measurements import Measurements
 from eckart.methods.sensitivity.request import Request
 
-FewBits = Bits8 | Bits4 | Bits3 | Bits2
 PREDICTED = (0.0, 0.03, 0.06, 0.1, 0.16, 0.25)  # ranks whose loss is predicted, as shares of the shorter side
 MORE = 0.1  # by which the size is larger whose loss is told beside that of the one asked for
 TIMED_SIDE = 512  # of a matrix whose factorisation is timed
@@ -71,7 +70,7 @@ class Formats(Allocation):
     chooses_bases: ClassVar[bool] = True
 
     bases: tuple[Annotated[FewBits, Discriminator("name"), BeforeValidator(expand_name)], ...] = Field(
-        (Bits8(), Bits4(group=64), Bits3(), Bits2()), min_length=1
+        (Bits8(), Bits6(), Bits5(), Bits4(group=64), Bits3(), Bits2()), min_length=1
     )
     metric: Fisher = Fisher()
 

@@ -64,6 +64,24 @@ class Bits8(LowBit):
     bits: ClassVar[int] = 8
 
 
+class Bits6(LowBit):
+    """6 bits a number, by default a scale for each 64 numbers."""
+
+    name: Literal["6-bit"] = "6-bit"
+    bits: ClassVar[int] = 6
+
+    group: int | None = Field(64, ge=1)
+
+
+class Bits5(LowBit):
+    """5 bits a number, by default a scale for each 64 numbers."""
+
+    name: Literal["5-bit"] = "5-bit"
+    bits: ClassVar[int] = 5
+
+    group: int | None = Field(64, ge=1)
+
+
 class Bits4(LowBit):
     """4 bits a number, by default a scale for each 32 numbers."""
 

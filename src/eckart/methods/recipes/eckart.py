@@ -6,7 +6,7 @@ from eckart.methods.allocation import Curvature, Formats, Uniform
 from eckart.methods.distillation import LogitDistillation
 from eckart.methods.metric import Fisher
 from eckart.methods.objectives import Blended, InputAware, Weight
-from eckart.methods.precision import Bits2, Bits3, Bits4, Bits8
+from eckart.methods.precision import Bits2, Bits3, Bits4, Bits5, Bits6, Bits8
 from eckart.methods.recipe import Recipe
 from eckart.methods.refinement import BlockRefinement
 from eckart.methods.structure import Hybrid, Pivoted
@@ -53,8 +53,13 @@ AUTO = Recipe(
     name="auto",
     reference="Eckart's own: 8 to 2 bits and factors beside them, layer by layer as predicted from both curvatures",
     objective=InputAware(metric=Fisher()),
-    allocation=Formats(bases=(Bits8(), Bits4(group=64, descent=2), Bits3(descent=2), Bits2(descent=2))),
-    structure=Hybrid(base=Bits4(group=64)),
+    allocation=Formats(
+        bases=(
+            *(Bits8(), Bits6(descent=2), Bits5(descent=2)),
+            *(Bits4(group=64, descent=2), Bits3(descent=2), Bits2(descent=2)),
+        )
+    ),
+    structure=Hybrid(base=Bits4(group=64), alternations=3),
     precision=Bits8(),
 )
 

@@ -34,7 +34,7 @@ class Hybrid(Structure):
     base: Annotated[AnyBase, Discriminator("name"), BeforeValidator(expand_name)] = Field(
         default_factory=lambda: Bits4(group=128)
     )
-    alternations: int = Field(3, ge=0)
+    alternations: int = Field(2, ge=0)
 
     def matrices(self, out_features: int, in_features: int, rank: int) -> list[Matrix]:
         """Return both factors and the base."""
