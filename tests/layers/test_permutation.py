@@ -13,7 +13,13 @@ from eckart.layers.permutation import inputs_permutable, outputs_permutable, per
 from eckart.maths.quantization import QuantScheme
 
 OUT, IN, RANK = 12, 10, 4
-GRIDS = {"16-bit": None, "8-bit": QuantScheme(8), "8-bit-groups": QuantScheme(8, 5), "4-bit": QuantScheme(4, 5)}
+GRIDS = {
+    "16-bit": None,
+    "8-bit": QuantScheme(8),
+    "8-bit-groups": QuantScheme(8, 5),
+    "4-bit": QuantScheme(4, 5),
+    "3-bit": QuantScheme(3, 5),
+}
 
 
 def make(kind: str, scheme: QuantScheme | None) -> Any:

@@ -9,7 +9,7 @@ from eckart.layers import FactoredLinear, Pattern, PivotedLinear, bias_vector
 from eckart.layers.child import ChildShape, make_child
 from eckart.maths.quantization import QuantScheme
 from eckart.methods.layout import Layout
-from eckart.methods.precision import Bits4, Bits8, SemiStructured
+from eckart.methods.precision import Bits2, Bits3, Bits4, Bits8, SemiStructured
 from eckart.methods.structure import Hybrid, Pivoted, Remapped
 from eckart.serve.part import Part
 from eckart.serve.product import Product
@@ -22,10 +22,15 @@ LAYOUTS: dict[str, Layout] = {
     "pivoted-4": Layout(Pivoted(), Bits4(group=16)),
     "hybrid": Layout(Hybrid(base=Bits4(group=16))),
     "hybrid-8": Layout(Hybrid(base=Bits8())),
+    "hybrid-3": Layout(Hybrid(base=Bits3(group=16)), Bits8()),
     "hybrid-sparse": Layout(Hybrid(base=SemiStructured())),
     "remapped": Layout(Remapped()),
 }
-WHOLE: dict[str, Layout] = {"8-bit": Layout(precision=Bits8()), "4-bit": Layout(precision=Bits4(group=16))}
+WHOLE: dict[str, Layout] = {
+    "8-bit": Layout(precision=Bits8()),
+    "4-bit": Layout(precision=Bits4(group=16)),
+    "2-bit": Layout(precision=Bits2(group=16)),
+}
 ALL = {**LAYOUTS, **WHOLE, "dense": Layout()}
 
 

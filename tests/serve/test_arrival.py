@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,8 @@ from tests.serve.helpers import ALL, LAYOUTS, inputs_of, random_layer, run
 from torch import Tensor, nn
 
 from eckart.errors import ServingError
-from eckart.layers import PivotedLinear
+from eckart.layers import HybridLinear, PivotedLinear, QuantizedLinear
+from eckart.methods.precision import Bits2
 from eckart.serve.arrival import Arrival, empty_layer
 from eckart.serve.plan import PartPlan
 
@@ -46,6 +48,19 @@ def test_all_tensors_make_the_layer(layout: str, bias: bool) -> None:
         assert found.bias is not None
         outputs = outputs + found.bias
     assert torch.allclose(outputs, layer(inputs_of()), rtol=1e-9, atol=1e-9)
+
+
+def test_a_part_with_a_base_of_its_own() -> None:
+    own = replace(plan("hybrid"), layout=ALL["hybrid"].based_on(Bits2(group=16)))
+    layer = empty_layer(own, ALL["hybrid"], (24, 32), bias=False, ordered=False, dtype=torch.float64)
+    assert isinstance(layer, HybridLinear)
+    assert isinstance(layer.base, QuantizedLinear)
+    assert layer.base.scheme.bits == 2
+    whole = empty_layer(
+        replace(own, rank=None), ALL["hybrid"], (24, 32), bias=False, ordered=False, dtype=torch.float64
+    )
+    assert isinstance(whole, QuantizedLinear)
+    assert whole.scheme == layer.base.scheme
 
 
 def test_a_device_keeps_its_share_alone() -> None:

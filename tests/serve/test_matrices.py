@@ -21,7 +21,8 @@ def test_rows(kind: str) -> None:
     rows = torch.tensor([7, 0, 3])
     taken = take_rows(matrix, rows)
     assert torch.equal(dense_weight_of(taken), dense_weight_of(matrix)[rows])
-    assert torch.equal(taken(inputs_of()), matrix(inputs_of())[:, rows])
+    # Not to the last bit: a product of fewer rows may be summed in another order.
+    torch.testing.assert_close(taken(inputs_of()), matrix(inputs_of())[:, rows], rtol=1e-12, atol=1e-12)
     assert (taken.in_features, taken.out_features) == (32, 3)
 
 

@@ -8,6 +8,9 @@ import pytest
 
 from eckart.checkpoint.config import EckartConfig
 from eckart.errors import ServingError
+from eckart.methods.layout import Layout
+from eckart.methods.precision import Bits2
+from eckart.methods.structure import Hybrid
 from eckart.serve.plan import PartPlan, ServedConfig
 
 FUSED = {"qkv": ["q", "k", "v"], "gate_up": ["gate", "up"], "query_key_value": ["query_key_value"]}
@@ -36,6 +39,16 @@ def test_a_layer_without_compressed_linears_is_the_engines_own() -> None:
 
 def test_a_whole_weight_of_few_bits_is_replaced() -> None:
     assert served({"m.0.o": None}).plan("m.0.o", FUSED, 1) == [PartPlan("m.0.o", "", None, (0,), None, True)]
+
+
+def test_a_base_of_its_own_goes_with_its_layer_under_the_engines_names() -> None:
+    config = served({"m.0.q": 7, "m.0.k": None})
+    own = Layout(Hybrid(base=Bits2()))
+    config.layouts = {"m.0.q": own}
+    config.rename(lambda path: path.replace("m.", "engine."))
+    parts = config.plan("engine.0.qkv", FUSED, 3)
+    assert parts is not None
+    assert [part.layout for part in parts] == [own, None, None]
 
 
 def test_a_shared_basis() -> None:

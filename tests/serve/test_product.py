@@ -16,6 +16,7 @@ MIXTURES = [
     ("pivoted", "dense", "8-bit"),
     ("hybrid", "hybrid", "dense"),
     ("remapped", "two-factor-4", "4-bit"),
+    ("hybrid-8", "hybrid-3", "2-bit"),  # as an allocation leaves q, k and v that chose a base for each
 ]
 
 
