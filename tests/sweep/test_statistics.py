@@ -34,12 +34,15 @@ def collected(
 def held(found: Measurements) -> int:
     """Return the bytes of all matrices that a measurement keeps."""
     pairs = [tensor for pair in (*found.solutions.values(), *found.whitenings.values()) for tensor in pair]
-    tensors = [*pairs, *found.metrics.values(), *found.means.values()]
+    sums = [(m.second_moment, m.absolute, m.sum) for m in found.moments.values()]
+    moments = [tensor.float() for three in sums for tensor in three if tensor is not None]
+    tensors = [*pairs, *found.metrics.values(), *found.means.values(), *moments]
     return sum({tensor.data_ptr(): tensor.nbytes for tensor in tensors}.values())
 
 
 @pytest.mark.parametrize(
-    "label", ["svd-llm", "svd-llm-v2", "io-svd", "io-svd+structure=pivoted", "svd-llm+objective.affine=true", "asvd"]
+    "label",
+    ["svd-llm", "svd-llm-v2", "io-svd", "io-svd+structure=pivoted", "svd-llm+objective.affine=true", "asvd", "auto"],
 )
 def test_what_is_kept_is_no_more_than_was_expected_and_not_much_less(
     label: str, llama: PreTrainedModel, tokens: Tensor

@@ -181,7 +181,8 @@ def _measurement_bytes(plan: Plan, numbers: int, stored: int) -> int:
     streams = stored * numbers * (len(plan.blocks) + 1)
     kinds = (Needs.FIRST_ORDER in request.needs) + (request.metric is not None)
     gradients = FLOAT32 * numbers * (kinds + 1 if kinds else 0)
-    metrics = FLOAT32 * sum(t.out_features**2 // t.runs for t in plan.linears) if recipe.objective.output_metric else 0
+    has_metrics = request.keep_metrics or recipe.objective.output_metric is not None
+    metrics = FLOAT32 * sum(t.out_features**2 // t.runs for t in plan.linears) if has_metrics else 0
     pair = 2 if recipe.objective.output_metric else 1
     bases = FLOAT32 * pair * sum(t.out_features * min(t.shape) for t in plan.linears) if request.keep_bases else 0
     groups = [group for block in plan.blocks for group in block.groups] if request.keep_moments else []

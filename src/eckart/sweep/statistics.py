@@ -212,7 +212,13 @@ def kept_bytes(request: Request, blocks: Sequence[Block]) -> int:
     bases = sum(t.out_features * min(t.shape) for t in refs) * FLOAT32 * (2 if metric else 1)
     metrics = sum(t.out_features**2 // t.runs for t in refs) * FLOAT32
     inputs = sum(2 * width**2 + width for width in widths) * FLOAT64
-    return (bases if request.keep_bases else 0) + (metrics if metric else 0) + (inputs if request.keep_inputs else 0)
+    moments = sum(width**2 + 2 * width for width in widths) * FLOAT32
+    return (
+        (bases if request.keep_bases else 0)
+        + (metrics if metric or request.keep_metrics else 0)
+        + (inputs if request.keep_inputs else 0)
+        + (moments if request.keep_moments else 0)
+    )
 
 
 def stream_bytes(

@@ -8,11 +8,14 @@ from tests.conftest import make_model
 from transformers import PreTrainedModel
 
 import eckart
+from eckart.data.calibration import Calibration
 from eckart.errors import RecipeError
 from eckart.methods.recipes.eckart import BY_BUDGET, for_budget
 from eckart.methods.recipes.loader import load_recipe
 from eckart.methods.recipes.published import DEFAULT_KEEP, RECIPES
+from eckart.sweep.build import build
 from eckart.sweep.case import cases_of
+from eckart.sweep.statistics import collect
 
 
 @pytest.mark.parametrize("name", BY_BUDGET)
@@ -94,3 +97,23 @@ def test_all_that_is_kept_is_kept_as_it_was(llama: PreTrainedModel, tokens: torc
     assert report.keep == 1.0
     for ours, theirs in zip(llama.parameters(), before.parameters(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_sizes_of_auto_share_one_collection_and_equal_single_runs(tokens: torch.Tensor) -> None:
+    settings = ["allocation.multiple=1", f"allocation.bases={[{'name': f'{b}-bit', 'group': 16} for b in (8, 4, 2)]}"]
+    sizes = (0.5, 0.36, 0.3, 0.25, 0.2)
+    model = make_model("llama")
+    label = "auto+" + "+".join(settings)
+    cases = [case for case in cases_of([label], sizes, [16]) if case.recipe is not None]
+    calibration = Calibration(tokens, "token ids", 0)
+    recipes = {case.recipe: list(sizes) for case in cases if case.recipe is not None}
+    collection = collect(model, recipes, calibration, torch.device("cpu"))
+    assert len(recipes) == len(collection.measured) == 1
+    for case in cases:
+        assert case.recipe is not None
+        made = build(model, case.recipe, case.keep, collection)
+        alone = make_model("llama")
+        report = eckart.compress(alone, "auto", case.keep, tokens, overrides=settings)
+        assert made.kept == report.keep <= case.keep
+        with torch.no_grad():
+            torch.testing.assert_close(made.model(tokens).logits, alone(tokens).logits, rtol=1e-4, atol=1e-4)
