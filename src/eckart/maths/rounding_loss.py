@@ -24,6 +24,8 @@ from eckart.maths.feedback import damped
 from eckart.maths.lowrank import Solution, unseen_moment
 from eckart.maths.quantization import QuantScheme, find_scales, from_codes, round_to_scheme
 
+SAMPLED_ROWS = 64  # on which the error of a grid is measured
+
 
 def pivots(second_moment: Tensor) -> Tensor:
     """Return what of each input those behind it do not tell, (n,), of a moment (n, n) that may be singular."""
@@ -51,7 +53,9 @@ def predicted_losses(
     """
     weight = solution.least_squares
     whole = pivots(second_moment)
-    errors = [_relative_error(weight, scheme, second_moment, whole, output_weights) for scheme in schemes]
+    some = torch.linspace(0, len(weight) - 1, min(len(weight), SAMPLED_ROWS), device=weight.device).long()
+    costs = second_moment.diagonal(), whole, output_weights[some]
+    errors = [_relative_error(weight[some], scheme, *costs) for scheme in schemes]
     found: list[list[float]] = [[] for _ in schemes]
     for rank in ranks:
         left, unseen = weight, whole
@@ -68,10 +72,10 @@ def predicted_losses(
 
 
 def _relative_error(
-    weight: Tensor, scheme: QuantScheme, second_moment: Tensor, known: Tensor, output_weights: Tensor
+    weight: Tensor, scheme: QuantScheme, energies: Tensor, known: Tensor, output_weights: Tensor
 ) -> float:
     """Return the squared error of a grid, relative to the mean square of the numbers that share a scale."""
-    scales = find_scales(weight, scheme, second_moment.diagonal())
+    scales = find_scales(weight, scheme, energies)
     error = weight - from_codes(round_to_scheme(weight, scales, scheme), scales, scheme)
     size = scheme.group_size(weight.shape[1])
     whole = _weighed(weight.square(), known, output_weights, size)
