@@ -82,6 +82,23 @@ def test_before_anything_is_measured_all_get_the_same_share() -> None:
     assert "c" not in found.bases
 
 
+def test_a_layer_of_which_nothing_is_known_gets_its_share() -> None:
+    unknown = LayerStatistics("d", (256, 256), 0, "d")
+    found = Formats().storage_within((*LINEARS, unknown), Budgets(0.3), LAYOUT)
+    assert (found.bases["d"], found.ranks["d"]) == (Bits4(group=64), None)
+    assert found.outlook is not None
+    assert 0 < found.outlook.loss_at_more < found.outlook.loss
+
+
+def test_a_layer_that_no_gradient_reaches_is_unknown(llama: PreTrainedModel, tokens: torch.Tensor) -> None:
+    with torch.no_grad():
+        llama.model.layers[1].mlp.down_proj.weight.zero_()  # nor does any come to what is in front of it
+    report = eckart.compress(llama, "auto", 0.33, tokens, overrides=SMALL)
+    found = {layer.path: layer.base for layer in report.layers}
+    assert found["model.layers.1.mlp.up_proj"] == found["model.layers.1.mlp.gate_proj"] == FEW[1]
+    assert report.keep <= 0.33
+
+
 def test_less_than_all_layers_in_the_fewest_bits_is_refused() -> None:
     with pytest.raises(
         EckartError, match=r"keep 0\.1 allows 65,536 bytes, but all layers in 2-bit take 92,160 .*--keep 0\.141"

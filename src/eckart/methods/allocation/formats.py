@@ -108,7 +108,8 @@ class Formats(Allocation):
                         schemes = [base.scheme for base in self.bases]
                         ranks = _predicted_ranks(ref.shape)
                         losses = predicted_losses(solution, second, diagonal, schemes, ranks)
-                        known[ref.path] = replace(known[ref.path], own=losses)
+                        # Where no token or no gradient came nothing is known, and not that nothing is lost.
+                        known[ref.path] = replace(known[ref.path], own=losses if losses[0][0] > 0 else None)
             wanted.progress(number + 1, len(model.blocks))
         return replace(measured, linears=tuple(known[linear.path] for linear in measured.linears))
 
@@ -127,11 +128,8 @@ class Formats(Allocation):
                 found.ranks.update({linear.path: rank_within(linear, size.rank or 1, layout) for linear in members})
                 continue
             self._check(members, size.keep, layout, size.option)
-            for linear in members:
-                sizes = {layout.based_on(base).bytes(*linear.shape, None): base for base in self.bases}
-                fitting = [s for s in sizes if s <= size.keep * linear.dense_bytes]
-                found.ranks[linear.path] = None
-                found.bases[linear.path] = sizes[max(fitting, default=min(sizes))]
+            found.ranks.update({linear.path: None for linear in members})
+            found.bases.update({linear.path: self._by_share(linear, size.keep, layout) for linear in members})
         return found
 
     def storage_within(self, linears: tuple[LayerStatistics, ...], budgets: Budgets, layout: Layout) -> Storage:
@@ -142,8 +140,13 @@ class Formats(Allocation):
                 found.ranks.update({linear.path: rank_within(linear, size.rank or 1, layout) for linear in members})
                 continue
             self._check(members, size.keep, layout, size.option)
+            ways = {
+                linear.path: self.ways(linear, layout)
+                if linear.own is not None
+                else [self._alone(linear, self._by_share(linear, size.keep, layout), layout)]
+                for linear in members
+            }
             budget = math.floor(size.keep * sum(linear.dense_bytes for linear in members) + 1e-6)
-            ways = {linear.path: self.ways(linear, layout) for linear in members}
             chosen = best_within(ways, budget)
             found.ranks.update({path: way.rank for path, way in chosen.items()})
             found.bases.update({path: way.base for path, way in chosen.items()})
@@ -163,6 +166,14 @@ class Formats(Allocation):
                     loss = _between(before, behind, (rank - low) / (high - low))
                     found.append(Stored(base, rank, based.bytes(*shape, rank), loss))
         return found
+
+    def _alone(self, linear: LayerStatistics, base: FewBits, layout: Layout) -> Stored:
+        return Stored(base, None, layout.based_on(base).bytes(*linear.shape, None), 0.0)
+
+    def _by_share(self, linear: LayerStatistics, keep: float, layout: Layout) -> FewBits:
+        """Return the base with the most bytes within a share of a linear's, or the smallest one."""
+        sizes = {self._alone(linear, base, layout).bytes: base for base in self.bases}
+        return sizes[max((size for size in sizes if size <= keep * linear.dense_bytes), default=min(sizes))]
 
     def choose(self, problem: RankBudget) -> Ranks:
         """Return the ranks alone."""
