@@ -7,11 +7,13 @@ import torch
 from tests.layers.test_hybrid import BASES, IN, OUT, fit_of, make, moment, solved
 
 from eckart.layers import QuantizedLinear, fill_child
+from eckart.maths.lowrank import refit, unseen_moment
 from eckart.maths.quantization import QuantScheme
 from eckart.maths.whitening import Whitening, whiten
 from eckart.methods.layout import Layout
 from eckart.methods.precision import Bits4, Bits8, SemiStructured
 from eckart.methods.structure import Hybrid
+from eckart.methods.structure.fitting import Fit
 
 
 def test_the_remainder_of_a_pruned_base_is_what_is_left_out() -> None:
@@ -41,10 +43,16 @@ def test_without_alternation_it_is_the_published_formula() -> None:
     fill_child(quantized, weight, module.bias.detach())
     assert torch.equal(layer.base.codes, quantized.codes)
     values, vectors = torch.linalg.eigh(second_moment)
-    projection = vectors @ values.sqrt().diag()
-    u, s, vt = torch.linalg.svd((weight - quantized.dense_weight()) @ projection, full_matrices=False)
-    expected = (u[:, :4] * s[:4]) @ (vt[:4] @ torch.linalg.inv(projection))
-    torch.testing.assert_close(layer.second.weight @ layer.first.weight, expected)
+    roots = {
+        "EoRA": vectors @ values.sqrt().diag(),
+        "QERA-exact (arXiv 2410.06040)": vectors @ values.sqrt().diag() @ vectors.T,
+        "CALDERA (arXiv 2405.18886)": torch.linalg.cholesky(second_moment),
+    }
+    for name, projection in roots.items():  # one minimiser, whatever the root
+        u, s, vt = torch.linalg.svd((weight - quantized.dense_weight()) @ projection, full_matrices=False)
+        expected = (u[:, :4] * s[:4]) @ (vt[:4] @ torch.linalg.inv(projection))
+        found = layer.second.weight @ layer.first.weight
+        torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-8, msg=name)
 
 
 @pytest.mark.parametrize("with_metric", [False, True])
@@ -64,6 +72,38 @@ def test_it_loses_no_more_than_the_base_alone_and_less_with_every_alternation(
     assert losses == sorted(losses, reverse=True)
     if scheme is None and base.bits == 4 and not with_metric:
         assert losses[3] < losses[0]
+
+
+def test_what_the_factors_cannot_make_up_for() -> None:
+    """The loss that is left when ``second`` is solved for again, with and without a metric of the outputs."""
+    second_moment, generator = moment(), torch.Generator().manual_seed(3)
+    first = torch.randn(5, IN, dtype=torch.float64, generator=generator)
+    error = torch.randn(OUT, IN, dtype=torch.float64, generator=generator)
+    unseen = unseen_moment(first, second_moment)
+    refitted = error - refit(torch.zeros(OUT, 5, dtype=torch.float64), first, error, second_moment) @ first
+    gradients = torch.randn(OUT, 60, dtype=torch.float64, generator=generator)
+    for metric in (torch.eye(OUT, dtype=torch.float64), gradients @ gradients.T):
+        left = (metric @ refitted @ second_moment * refitted).sum()
+        torch.testing.assert_close((metric @ error @ unseen * error).sum(), left, rtol=1e-9, atol=1e-9)
+    assert unseen_moment(torch.zeros_like(first), second_moment).equal(second_moment)
+    whole = unseen_moment(torch.eye(IN, dtype=torch.float64), second_moment)
+    assert whole.norm() < 1e-9 * second_moment.norm()
+
+
+def test_factors_first_lose_less_than_eora_on_inputs_that_were_not_summed() -> None:
+    generator = torch.Generator().manual_seed(5)
+
+    def inputs(tokens: int) -> torch.Tensor:
+        mixed = torch.randn(IN, tokens, dtype=torch.float64, generator=generator)
+        return (torch.logspace(0, -1.5, IN, dtype=torch.float64)[:, None] * mixed).flip(0)
+
+    module, summed, others = make().double(), inputs(2000), inputs(2000)
+    fit = Fit(module.weight.detach(), whiten(summed @ summed.T))
+    losses = []
+    for alternations in (0, 3):
+        layer, _ = solved(module, fit, 4, QuantScheme(3, 7), QuantScheme(8), alternations=alternations)
+        losses.append(float(((fit.target - layer.dense_weight()) @ others).square().sum()))
+    assert losses[1] < 0.9 * losses[0]
 
 
 def test_feedback_loses_less() -> None:
