@@ -23,6 +23,7 @@ from eckart.methods.recipes.loader import load_recipe
 from eckart.run.compress_checkpoint import compress_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore::eckart.errors.EckartWarning")
+RANKS = [name for name, kind in ALLOCATIONS.items() if not kind.chooses_bases]  # and nothing else are chosen
 QUICK = {"learned": ["allocation.epochs=1"], "search": ["allocation.trial_samples=2"]}
 
 
@@ -63,11 +64,12 @@ def test_bytes_on_disk_are_at_most_the_budget_and_hardly_less(
         saved = sum(
             report.recipe.structure.index_bytes(layer.out_features) for layer in report.layers if layer.in_order
         )
-        filled = report.recipe.allocation.fill_budget
+        # Nor are bytes spent that would bring next to nothing.
+        filled = report.recipe.allocation.fill_budget and not report.recipe.allocation.chooses_bases
         assert (written + saved) / dense > keep - 0.005 or not report.ranks or not filled
 
 
-@pytest.mark.parametrize("allocation", ALLOCATIONS)
+@pytest.mark.parametrize("allocation", RANKS)
 def test_any_objective_takes_any_allocation(allocation: str, tokens: torch.Tensor) -> None:
     for objective in OBJECTIVES:
         report = eckart.compress(
@@ -77,7 +79,7 @@ def test_any_objective_takes_any_allocation(allocation: str, tokens: torch.Tenso
         assert all(layer.error < 1 for layer in report.layers)
 
 
-@pytest.mark.parametrize("allocation", [name for name in ALLOCATIONS if name not in ("search", "learned")])
+@pytest.mark.parametrize("allocation", [name for name in RANKS if name not in ("search", "learned")])
 def test_allocations_that_look_at_spectra_share_out_what_a_base_leaves(
     allocation: str, llama: PreTrainedModel, tokens: torch.Tensor
 ) -> None:
@@ -92,7 +94,7 @@ def test_a_budget_below_the_bases_says_what_they_take(llama: PreTrainedModel, to
         eckart.compress(llama, "eora", 0.25, tokens)
 
 
-@pytest.mark.parametrize("allocation", ALLOCATIONS)
+@pytest.mark.parametrize("allocation", RANKS)
 def test_any_allocation_can_be_refined(allocation: str, llama: PreTrainedModel, tokens: torch.Tensor) -> None:
     refinement = ["refinement=block", "refinement.epochs=1", "refinement.batch=2"]
     report = eckart.compress(llama, "svd-llm", 0.6, tokens, overrides=[*overrides_for(allocation), *refinement])
@@ -108,7 +110,7 @@ def test_every_architecture_is_measured(recipe: str, kind: str, tokens: torch.Te
     assert torch.isfinite(model(tokens[:2]).logits).all()
 
 
-@pytest.mark.parametrize("recipe", eckart.RECIPES)
+@pytest.mark.parametrize("recipe", [name for name in eckart.RECIPES if name != "auto"])  # of 8 bits at most
 def test_all_is_kept_where_all_may_be(recipe: str, llama: PreTrainedModel, tokens: torch.Tensor) -> None:
     with torch.no_grad():
         before = llama(tokens).logits
@@ -172,7 +174,7 @@ def test_what_was_solved_for_the_ranks_is_not_summed_again_and_gives_the_same(
 
 
 def test_one_target_linear_only(tokens: torch.Tensor) -> None:
-    for allocation in ALLOCATIONS:
+    for allocation in RANKS:
         model = make_model("llama")
         for layer in model.model.layers:
             layer.self_attn = Passing()

@@ -46,11 +46,13 @@ def test_one_metric_is_measured_whoever_asks(
 @pytest.mark.parametrize("objective", [Weight(), InputAware(), Anchored()], ids=lambda choice: choice.name)
 def test_every_allocator_gets_what_it_needs_of_the_recipe_s_own_components(name: str, objective: Objective) -> None:
     allocation = ALLOCATIONS[name].model_validate({})
-    found = request_of(Recipe(objective=objective, allocation=allocation, structure=Pivoted(), precision=Bits8()))
+    structure = Hybrid() if allocation.chooses_bases else Pivoted()
+    found = request_of(Recipe(objective=objective, allocation=allocation, structure=structure, precision=Bits8()))
     assert found.objective == objective
-    assert found.structure == Pivoted()
+    assert found.structure == structure
     assert found.needs == allocation.needs
-    assert (found.metric is not None) == (Needs.CURVATURE in allocation.needs)
+    assert (found.metric is not None) == (Needs.CURVATURE in allocation.needs or allocation.chooses_bases)
+    assert found.keep_metrics == found.keep_moments == allocation.chooses_bases
     assert not found.keep_inputs  # which is for models that are made of what was measured
     assert found.keep_bases == isinstance(allocation, Search | ZeroSum) or not found.keep_bases
 

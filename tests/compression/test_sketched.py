@@ -49,7 +49,8 @@ def test_it_is_nearly_as_good_as_exact(recipe: str, tokens: Tensor) -> None:
     assert not exact.spectra or not found.spectra
     for layer, other in zip(found.layers, exact.layers, strict=True):
         assert other.sketch is None
-        assert layer.error == pytest.approx(other.error, rel=0.1)
+        # Alternations go other ways from there, and may end lower.
+        assert (0.8 if recipe == "hybrid-anchored" else 0.9) * other.error < layer.error < 1.1 * other.error
         if layer.rank is not None:
             assert layer.sketch is not None
             assert 0 < layer.sketch.loss < 1

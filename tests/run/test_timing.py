@@ -90,7 +90,7 @@ def test_roots_are_counted_where_a_walk_asks_for_them(
     [
         ("svd-llm", ["solve 4", "error"]),
         ("svd-llm+solver=randomized+solver.limit=1", ["solve 4", "sketch", "error"]),
-        ("io-svd+structure=hybrid", ["solve None"] * 3 + ["error"]),
+        ("io-svd+structure=hybrid", ["solve 4"] * 3 + ["error"]),
         ("io-svd", ["error"]),  # it was solved for the ranks
     ],
 )

@@ -125,7 +125,8 @@ def compress(
 ) -> None:
     """Make a model smaller, and write it as a folder that loads with from_pretrained."""
     quiet = quiet or not processes.first_to_speak()
-    recipe = recipe or (DEFAULT_RECIPE if size is None else SIZE_RECIPE)
+    if recipe is None:
+        recipe = DEFAULT_RECIPE if size is None else SIZE_RECIPE
     check_keep(DEFAULT_KEEP if keep is None else keep)
     overrides = [*(override or []), *overrides_for(only or [], ignore or [])]
     chosen = load_recipe(recipe, overrides, DEFAULT_KEEP if keep is None else keep)  # now, for the progress bar

@@ -11,7 +11,7 @@ from eckart.compression.plan import Plan
 from eckart.compression.request import request_for_walk, request_of
 from eckart.compression.share_by_loss import share_by_loss
 from eckart.errors import CalibrationError
-from eckart.methods.allocation.base import OwnMeasurement, Wanted
+from eckart.methods.allocation.base import OwnMeasurement, Storage, Wanted
 from eckart.methods.sensitivity.layer_statistics import shapes_of
 from eckart.methods.sensitivity.measure import Progress, measure
 from eckart.methods.sensitivity.measurements import Measurements
@@ -58,7 +58,8 @@ def allocate(model: BlockwiseModel, plan: Plan, progress: Progress = lambda done
         measured = measure(model, request, lambda done, total: progress(done, total * allocation.walks))
     if plan.budgets.chooses:
         measured = allocation.measure(model, measured, Wanted(plan.budgets, recipe.layout, request, progress))
-    chosen = processes.give(allocation.storage_within(measured.linears, plan.budgets, recipe.layout))
+    storage = allocation.storage_within(measured.linears, plan.budgets, recipe.layout)
+    chosen = Storage.model_validate(processes.give(storage.model_dump(mode="json")))
     # What stays dense goes back to its original weight.
     others = {path: weight for path, weight in measured.weights.items() if chosen.ranks[path] is not None}
     if others:

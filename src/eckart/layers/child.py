@@ -12,7 +12,6 @@ from eckart.layers.linear import empty_linear
 from eckart.layers.quantized import QuantizedLinear
 from eckart.layers.rows import empty_rows_linear
 from eckart.layers.sparse import SparseLinear
-from eckart.maths.feedback import cast_with_feedback, quantize
 from eckart.maths.quantization import QuantScheme, find_scales, round_to_scheme
 from eckart.maths.sparsity import pack_places, prune
 
@@ -108,6 +107,9 @@ def fill_child(
                 scales = find_scales(weight, child.scheme, None, stored)
                 codes = round_to_scheme(weight, scales, child.scheme)
             else:
+                # Imported when a model is compressed: who loads one rounds nothing.
+                from eckart.maths.feedback import quantize
+
                 codes, scales = quantize(weight, child.scheme, second_moment, metric, stored, sweeps)
             child.scale.copy_(scales)
             child.set_codes(codes)
@@ -121,6 +123,8 @@ def fill_child(
             if second_moment is None or stored.itemsize > 2:
                 child.weight.copy_(weight.to(stored))
             else:
+                from eckart.maths.feedback import cast_with_feedback
+
                 child.weight.copy_(cast_with_feedback(weight, stored, second_moment))
         if bias is not None:
             assert child.bias is not None

@@ -30,7 +30,7 @@ from eckart.methods.metric import Fisher
 from eckart.methods.objectives import InputAware
 from eckart.methods.sensitivity.request import Request
 
-KINDS = tuple(ALLOCATIONS.values())
+KINDS = tuple(kind for kind in ALLOCATIONS.values() if not kind.chooses_bases)
 OWN: dict[type[Allocation], tuple[LayerStatistics, ...]] = {
     Search: TRIED,
     Learned: TRAINED,

@@ -117,7 +117,9 @@ def test_on_samples_of_all_that_it_takes(kind: str, recipe: str, tmp_path: Path)
     loaded = type(model).from_pretrained(tmp_path / "smaller").eval()
     inputs = forward_inputs(model, samples[0])
     with torch.no_grad():
-        assert all(map(torch.equal, tensors_of(loaded(**inputs)), tensors_of(model(**inputs))))
+        for found, expected in zip(tensors_of(loaded(**inputs)), tensors_of(model(**inputs)), strict=True):
+            # To the last bit but for processors whose products depend on where a tensor begins.
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def tensors_of(output: object) -> list[torch.Tensor]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import Enum, auto
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field
 from torch import Tensor
 
 from eckart.blocks.blockwise_model import BlockwiseModel
@@ -29,8 +29,7 @@ Choose = Callable[[RankBudget], Ranks]
 Worth = Callable[[RankBudget], GainPerByte]
 
 
-@dataclass(frozen=True)
-class Outlook:
+class Outlook(BaseModel):
     """What an allocation expects of its choice.
 
     Attributes:
@@ -39,13 +38,14 @@ class Outlook:
         loss_at_more: the rise at that size.
     """
 
+    model_config = ConfigDict(frozen=True)
+
     loss: float
     more: float
     loss_at_more: float
 
 
-@dataclass(frozen=True)
-class Storage:
+class Storage(BaseModel):
     """How each linear is stored.
 
     Attributes:
@@ -55,8 +55,10 @@ class Storage:
         outlook: what is expected of it; None if nothing is.
     """
 
+    model_config = ConfigDict(frozen=True)
+
     ranks: dict[str, int | None]
-    bases: dict[str, AnyBase] = field(default_factory=dict)
+    bases: dict[str, Annotated[AnyBase, Discriminator("name")]] = {}
     outlook: Outlook | None = None
 
 
@@ -207,14 +209,14 @@ class Allocation(Choice):
         Raises:
             EckartError: the smallest ranks allowed exceed a budget.
         """
-        return Storage(self._within(linears, budgets, layout, uniform_choice, uniform_worth))
+        return Storage(ranks=self._within(linears, budgets, layout, uniform_choice, uniform_worth))
 
     def storage_within(self, linears: tuple[LayerStatistics, ...], budgets: Budgets, layout: Layout) -> Storage:
         """Return how linears are stored within several budgets; arguments and errors of :meth:`ranks_within`.
 
         A class that chooses more than ranks says so here.
         """
-        return Storage(self.ranks_within(linears, budgets, layout))
+        return Storage(ranks=self.ranks_within(linears, budgets, layout))
 
     def ranks_within(
         self, linears: tuple[LayerStatistics, ...], budgets: Budgets, layout: Layout

@@ -33,6 +33,7 @@ from eckart.methods.sensitivity.request import Request
 
 PREDICTED = (0.0, 0.03, 0.06, 0.1, 0.16, 0.25)  # ranks whose loss is predicted, as shares of the shorter side
 MORE = 0.1  # by which the size is larger whose loss is told beside that of the one asked for
+NEGLIGIBLE = 1e-4  # nats a token, for which no bytes are spent
 TIMED_SIDE = 512  # of a matrix whose factorisation is timed
 
 
@@ -122,7 +123,7 @@ class Formats(Allocation):
 
     def unmeasured(self, linears: tuple[LayerStatistics, ...], budgets: Budgets, layout: Layout) -> Storage:
         """Return for each linear the base with the most bytes that are within its share; see the base class."""
-        found = Storage({}, {})
+        found = Storage(ranks={}, bases={})
         for size, members in budgets.split(linears):
             if size.keep is None:
                 found.ranks.update({linear.path: rank_within(linear, size.rank or 1, layout) for linear in members})
@@ -134,7 +135,7 @@ class Formats(Allocation):
 
     def storage_within(self, linears: tuple[LayerStatistics, ...], budgets: Budgets, layout: Layout) -> Storage:
         """Return the ways that lose least within the budgets, by the hulls."""
-        found, loss, larger = Storage({}, {}), 0.0, 0.0
+        found, loss, larger = Storage(ranks={}, bases={}), 0.0, 0.0
         for size, members in budgets.split(linears):
             if size.keep is None:
                 found.ranks.update({linear.path: rank_within(linear, size.rank or 1, layout) for linear in members})
@@ -152,7 +153,7 @@ class Formats(Allocation):
             found.bases.update({path: way.base for path, way in chosen.items()})
             loss += sum(way.loss for way in chosen.values())
             larger += sum(way.loss for way in best_within(ways, math.floor((1 + MORE) * budget)).values())
-        return replace(found, outlook=Outlook(loss, MORE, larger))
+        return found.model_copy(update={"outlook": Outlook(loss=loss, more=MORE, loss_at_more=larger)})
 
     def ways(self, linear: LayerStatistics, layout: Layout) -> list[Stored]:
         """Return the ways to store a linear."""
@@ -175,9 +176,15 @@ class Formats(Allocation):
         sizes = {self._alone(linear, base, layout).bytes: base for base in self.bases}
         return sizes[max((size for size in sizes if size <= keep * linear.dense_bytes), default=min(sizes))]
 
+    def ranks_within(
+        self, linears: tuple[LayerStatistics, ...], budgets: Budgets, layout: Layout
+    ) -> dict[str, int | None]:
+        """Return the ranks alone."""
+        return self.storage_within(linears, budgets, layout).ranks
+
     def choose(self, problem: RankBudget) -> Ranks:
         """Return the ranks alone."""
-        return self.storage_within(problem.linears, Budgets(problem.keep), problem.layout).ranks
+        return self.ranks_within(problem.linears, Budgets(problem.keep), problem.layout)
 
     def _check(self, linears: Sequence[LayerStatistics], keep: float, layout: Layout, option: str) -> None:
         least = sum(min(layout.based_on(base).bytes(*linear.shape, None) for base in self.bases) for linear in linears)
@@ -194,6 +201,8 @@ class Formats(Allocation):
 def best_within(ways: dict[str, list[Stored]], budget: int) -> dict[str, Stored]:
     """Return a way for each layer so that all lose least together for at most so many bytes.
 
+    Bytes by which all layers together would win next to nothing are left.
+
     Args:
         ways: of each layer; those with the fewest bytes fit together.
         budget: of bytes.
@@ -209,7 +218,11 @@ def best_within(ways: dict[str, list[Stored]], budget: int) -> dict[str, Stored]
             slope = (before.loss - behind.loss) / (behind.bytes - before.bytes)
             segments.append((-slope, len(segments), path, before, behind))
     total = sum(way.bytes for way in chosen.values())
+    left = sum(before.loss - behind.loss for _, _, _, before, behind in segments)
     for _, _, path, before, behind in sorted(segments, key=lambda segment: segment[:2]):
+        if left < NEGLIGIBLE:  # by all that is to come
+            break
+        left -= before.loss - behind.loss
         extra = behind.bytes - before.bytes
         # A layer whose segment did not fit climbs no further: its next one starts where it is not.
         if chosen[path] is before and total + extra <= budget:
