@@ -150,7 +150,7 @@ def test_what_is_predicted_is_near_what_is_lost(llama: PreTrainedModel, tokens: 
     """The sum of the predictions, against the divergence from the original model's predictions."""
     with torch.no_grad():
         expected = llama(tokens).logits.log_softmax(-1)
-    report = eckart.compress(llama, "auto", 0.6, tokens, overrides=SMALL)
+    eckart.compress(llama, "auto", 0.6, tokens, overrides=SMALL)
     with torch.no_grad():
         found = llama(tokens).logits.log_softmax(-1)
     assert float((expected.exp() * (expected - found)).sum(-1).mean()) < 1e-3
