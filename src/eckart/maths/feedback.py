@@ -50,7 +50,7 @@ def quantize(
         rows = left[start:end]
         found = find_scales(rows, scheme, second_moment.diagonal(), stored)
         kept = _fed_back(rows, found, scheme, spread)
-        if sweeps:
+        if sweeps and spread is not None:
             kept, found = descend(rows, kept, found, scheme, regular, sweeps)
         codes.append(kept)
         scales.append(found)
