@@ -37,7 +37,7 @@ def dense(model_folder: Path) -> Path:
     return model_folder
 
 
-@pytest.mark.parametrize(("recipe", "size"), [("auto", 130_000), ("auto", 180_000), ("svd-llm", 250_000)])
+@pytest.mark.parametrize(("recipe", "size"), [("auto", 130_000), ("eckart-q", 180_000), ("svd-llm", 250_000)])
 def test_files_are_at_most_so_large_and_hardly_smaller(
     recipe: str, size: int, dense: Path, text_file: Path, tmp_path: Path
 ) -> None:

@@ -36,10 +36,7 @@ class ProgressBar(Callback):
     def __init__(self, recipe: Recipe, progress: Progress, *, quiet: bool) -> None:
         self.recipe, self.progress, self.quiet = recipe, progress, quiet
         self.task = progress.add_task("preparing", total=None, error="-", start=False)
-        refinement = recipe.refinement.training
-        self.epochs = refinement.epochs if refinement else 0
-        distillation = recipe.distillation.training
-        self.last_epochs = distillation.epochs if distillation else 0
+        self.epochs = self.last_epochs = 0
         self.cost: Estimate | None = None
         self.expected_seconds = 0.0
 
@@ -51,7 +48,10 @@ class ProgressBar(Callback):
 
     def on_start(self, plan: Plan, cost: Estimate, finished: int) -> None:
         """Print what is expected, and start the bar."""
-        self.cost, self.recipe = cost, plan.recipe
+        self.cost, self.recipe = cost, plan.recipe  # which may have been chosen by a size meanwhile
+        refinement, distillation = plan.recipe.refinement.training, plan.recipe.distillation.training
+        self.epochs = refinement.epochs if refinement else 0
+        self.last_epochs = distillation.epochs if distillation else 0
         blocks = len(plan.blocks)
         self.expected_seconds = (
             cost.allocation_seconds + cost.block_seconds * (blocks - finished) + cost.distillation_seconds

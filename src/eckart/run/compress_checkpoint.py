@@ -163,10 +163,12 @@ def compress_checkpoint(
                     model_folder, folder.offload, dtype=dtype, trust_remote_code=trust_remote_code
                 )
             check_compressible(model)
-            reads_text = chosen.needs_data and text not in (None, SELF)
+            # Which of several recipes a size asks for is not known yet.
+            needs_data = chosen.needs_data or size is not None
+            reads_text = needs_data and text not in (None, SELF)
             tokenizer = _tokenizer(source, needed=reads_text, trust_remote_code=trust_remote_code)
             tokens = None
-            if chosen.needs_data or text is None:
+            if needs_data or text is None:
                 limit = memory if memory is not None else host_memory() + free_memory(torch.device("cpu"))
                 reader = _reader(source, tokenizer, trust_remote_code=trust_remote_code) if reads_text else None
                 tokens = _calibrate(
