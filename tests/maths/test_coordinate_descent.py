@@ -7,7 +7,7 @@ import torch
 from tests.maths.test_quantization import DOUBLE, matrix, moment
 
 from eckart.maths.coordinate_descent import descend, refit_scales, sweep
-from eckart.maths.feedback import damped, round_with_feedback
+from eckart.maths.feedback import damped, round_with_feedback, spread_of
 from eckart.maths.quantization import QuantScheme, find_scales, from_codes
 
 
@@ -15,7 +15,7 @@ from eckart.maths.quantization import QuantScheme, find_scales, from_codes
 def test_scales_are_refitted_by_least_squares(scheme: QuantScheme) -> None:
     weight, second = matrix(5, 30), damped(moment(30, 200))
     scales = find_scales(weight, scheme)
-    codes = round_with_feedback(weight, scales, scheme, second)
+    codes = round_with_feedback(weight, scales, scheme, spread_of(second))
     found = refit_scales(weight, codes, scales, scheme, second)
     root, groups, size = torch.linalg.cholesky(second), scheme.groups(30), scheme.group_size(30)
     for row in range(5):
@@ -29,7 +29,7 @@ def test_scales_are_refitted_by_least_squares(scheme: QuantScheme) -> None:
 def test_refitted_scales_never_lose_more_as_they_are_stored() -> None:
     weight, second, scheme = matrix(40, 64), damped(moment(64, 300)), QuantScheme(3, 16)
     scales = find_scales(weight, scheme, stored=torch.float16)
-    codes = round_with_feedback(weight, scales, scheme, second)
+    codes = round_with_feedback(weight, scales, scheme, spread_of(second))
     found = refit_scales(weight, codes, scales, scheme, second)
     assert found.dtype is torch.float16
     before, after = (weight - from_codes(codes, s.double(), scheme) for s in (scales, found))
@@ -45,7 +45,7 @@ def test_refitted_scales_never_lose_more_as_they_are_stored() -> None:
 def test_a_sweep_equals_one_number_after_another(columns: int) -> None:
     weight, second, scheme = matrix(4, columns), damped(moment(columns, 3 * columns)), QuantScheme(3, 8)
     scales = find_scales(weight, scheme)
-    codes = round_with_feedback(weight, scales, scheme, second)
+    codes = round_with_feedback(weight, scales, scheme, spread_of(second))
     found = sweep(weight, codes, scales, scheme, second)
     scale, expected = scheme.per_column(scales, columns), codes.double()
     for column in range(columns):
@@ -62,7 +62,7 @@ def test_a_sweep_equals_one_number_after_another(columns: int) -> None:
 def test_it_never_loses_more_and_ends_where_nothing_changes() -> None:
     weight, second, scheme = matrix(20, 64), damped(moment(64, 400)), QuantScheme(2, 16)
     scales = find_scales(weight, scheme, stored=torch.bfloat16)
-    codes = round_with_feedback(weight, scales, scheme, second)
+    codes = round_with_feedback(weight, scales, scheme, spread_of(second))
     losses = []
     for _ in range(6):
         error = weight - from_codes(codes, scales.double(), scheme)

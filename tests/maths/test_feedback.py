@@ -13,6 +13,7 @@ from eckart.maths.feedback import (
     damped,
     quantize,
     round_with_feedback,
+    spread_of,
 )
 from eckart.maths.quantization import QuantScheme, find_scales, from_codes, round_to_scheme
 
@@ -38,7 +39,7 @@ def literal_feedback(
 def test_feedback_equals_a_literal_implementation(scheme: QuantScheme, columns: int) -> None:
     weight, second = matrix(5, columns), moment(columns, 3 * columns)
     scales = find_scales(weight, scheme)
-    found = round_with_feedback(weight, scales, scheme, second)
+    found = round_with_feedback(weight, scales, scheme, spread_of(second))
     expected = literal_feedback(weight, scales, scheme, second)
     # A number half-way between two codes may fall to either side.
     assert (found != expected).double().mean() < 0.01
@@ -56,7 +57,7 @@ def test_feedback_loses_less_also_where_inputs_are_few(tokens: int) -> None:
 
         plain, fed_back = (
             loss(round_to_scheme(weight, scales, scheme)),
-            loss(round_with_feedback(weight, scales, scheme, second)),
+            loss(round_with_feedback(weight, scales, scheme, spread_of(second))),
         )
         assert fed_back < 0.8 * plain
 
@@ -65,7 +66,9 @@ def test_without_any_input_it_is_plain_rounding() -> None:
     weight, scheme = matrix(4, 6), QuantScheme(4)
     scales = find_scales(weight, scheme)
     expected = round_to_scheme(weight, scales, scheme)
-    assert torch.equal(round_with_feedback(weight, scales, scheme, torch.zeros(6, 6, dtype=DOUBLE)), expected)
+    assert torch.equal(
+        round_with_feedback(weight, scales, scheme, spread_of(torch.zeros(6, 6, dtype=DOUBLE))), expected
+    )
 
 
 def test_a_cast_with_feedback_loses_less_than_the_nearest_numbers() -> None:

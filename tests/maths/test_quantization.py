@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eckart.maths.feedback import round_with_feedback
+from eckart.maths.feedback import round_with_feedback, spread_of
 from eckart.maths.quantization import QuantScheme, find_scales, from_codes, round_to_scheme
 
 DOUBLE = torch.float64
@@ -82,7 +82,10 @@ def test_scales_as_they_are_stored_are_neither_zero_nor_infinite(
     assert (scales != 0).all()
     assert torch.isfinite(scales).all()
     second = torch.eye(64, dtype=DOUBLE) + 0.3
-    for codes in (round_to_scheme(weight, scales, scheme), round_with_feedback(weight, scales, scheme, second)):
+    for codes in (
+        round_to_scheme(weight, scales, scheme),
+        round_with_feedback(weight, scales, scheme, spread_of(second)),
+    ):
         found = from_codes(codes, scales.double(), scheme)
         # The other row never depends on what is odd in this one.
         assert (weight[1] - found[1]).norm() < 0.3 * weight[1].norm()
@@ -108,7 +111,7 @@ def test_a_scale_of_zero_feeds_nothing_back() -> None:
     scheme = QuantScheme(4, 32)
     scales = find_scales(weight, scheme)
     scales[0, 0] = 0
-    codes = round_with_feedback(weight, scales, scheme, torch.eye(64, dtype=DOUBLE) + 0.3)
+    codes = round_with_feedback(weight, scales, scheme, spread_of(torch.eye(64, dtype=DOUBLE) + 0.3))
     assert not codes[0, :32].any()
     assert codes[0, 32:].any()
 
@@ -120,7 +123,7 @@ def test_zeros_stay_zeros() -> None:
         assert torch.isfinite(scales).all()
         assert (scales > 0).all()
         assert not round_to_scheme(weight, scales, scheme).any()
-        assert not round_with_feedback(weight, scales, scheme, moment(10, 50)).any()
+        assert not round_with_feedback(weight, scales, scheme, spread_of(moment(10, 50))).any()
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from eckart.maths.coordinate_descent import descend
+from eckart.maths.coordinate_descent import COLUMNS, descend
 from eckart.maths.quantization import QuantScheme, codes_of, divisors, find_scales, from_codes
 
 DAMPING = 0.01  # of the mean diagonal, added to the diagonal; as published
-COLUMNS = 128  # whose updates of the columns behind them are made at once
 ROW_BLOCKS = 8  # that a matrix is cut into where its outputs have a metric
 
 
@@ -49,7 +48,7 @@ def quantize(
         end = min(start + size, len(weight))
         rows = left[start:end]
         found = find_scales(rows, scheme, second_moment.diagonal(), stored)
-        kept = _fed_back(rows, found, scheme, spread)
+        kept = round_with_feedback(rows, found, scheme, spread)
         if sweeps and spread is not None:
             kept, found = descend(rows, kept, found, scheme, regular, sweeps)
         codes.append(kept)
@@ -62,19 +61,15 @@ def quantize(
     return torch.cat(codes), torch.cat(scales)
 
 
-def round_with_feedback(weight: Tensor, scales: Tensor, scheme: QuantScheme, second_moment: Tensor) -> Tensor:
+def round_with_feedback(weight: Tensor, scales: Tensor, scheme: QuantScheme, spread: Tensor | None) -> Tensor:
     """Return a code for each number, (rows, columns) int8, so that the products with the inputs change little.
 
     Args:
         weight: (rows, columns) float64.
         scales: (rows, groups), as they will be stored.
         scheme: the groups and codes.
-        second_moment: S of the inputs, (columns, columns) float64; may be singular.
+        spread: of :func:`spread_of`; None to round to what is nearest.
     """
-    return _fed_back(weight, scales, scheme, spread_of(second_moment))
-
-
-def _fed_back(weight: Tensor, scales: Tensor, scheme: QuantScheme, spread: Tensor | None) -> Tensor:
     scale = scheme.per_column(scales.to(weight), weight.shape[1])
     divided_by, codes = divisors(scale), torch.empty_like(weight, dtype=torch.int8)
 

@@ -116,7 +116,14 @@ def test_less_than_all_layers_in_the_fewest_bits_is_refused() -> None:
 
 def test_fields_that_cannot_be() -> None:
     wrong: dict[str, Any]
-    for wrong in ({"floor": 0.5}, {"fused_groups": True}, {"bases": []}, {"bases": ["16-bit"]}, {"bases": ["2-of-4"]}):
+    for wrong in (
+        {"floor": 0.5},
+        {"fused_groups": True},
+        {"fill_budget": False},
+        {"bases": []},
+        {"bases": ["16-bit"]},
+        {"bases": ["2-of-4"]},
+    ):
         with pytest.raises(ValidationError):
             Formats.model_validate(wrong)
     assert Formats.model_validate({"bases": ["3-bit"]}).bases == (Bits3(),)

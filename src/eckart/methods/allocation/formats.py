@@ -77,8 +77,8 @@ class Formats(Allocation):
 
     @model_validator(mode="after")
     def _rules_that_it_has(self) -> Self:
-        if self.floor or self.fused_groups:
-            raise ValueError("allocation formats has no floor and no fused_groups")
+        if self.floor or self.fused_groups or not self.fill_budget:
+            raise ValueError("allocation formats has no floor and no fused_groups, and fills its budget")
         return self
 
     @property
