@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eckart.maths.feedback import round_with_feedback, spread_of
-from eckart.maths.quantization import QuantScheme, find_scales, from_codes, round_to_scheme
+from eckart.maths.quantization import QuantScheme, as_stored, find_scales, from_codes, round_to_scheme, scale_codes
 
 DOUBLE = torch.float64
 GRIDS = [
     *(QuantScheme(8), QuantScheme(8, 5), QuantScheme(4, 8), QuantScheme(4), QuantScheme(4, 1000)),
-    *(QuantScheme(3, 8), QuantScheme(3), QuantScheme(2, 4)),
+    *(QuantScheme(3, 8), QuantScheme(3), QuantScheme(2, 4), QuantScheme(3, 4, scale_bits=8)),
 ]
 
 
@@ -145,3 +145,45 @@ def test_a_group_is_halved_until_it_divides_a_row(group: int | None, columns: in
     scales = find_scales(torch.randn(3, columns, dtype=torch.float64), scheme)
     assert scales.shape == (3, scheme.groups(columns)) == (3, -(-columns // size))
     assert scheme.per_column(scales, columns).shape == (3, columns)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@given(power=st.integers(-12, 4), spread=st.floats(0, 4), seed=st.integers(0, 100))
+@settings(max_examples=25, deadline=None)
+def test_scales_of_8_bits(dtype: torch.dtype, power: int, spread: float, seed: int) -> None:
+    scales = matrix(5, 7, seed).sign() * (spread * matrix(5, 7, seed + 1).tanh()).exp() * 2.0**power
+    scales[0, 2] = 0  # that of a group of zeros
+    scheme = QuantScheme(3, 8, scale_bits=8)
+    stored = as_stored(scales, dtype, scheme)
+    assert stored.dtype == dtype
+    assert (stored.sign() == scales.sign())[scales != 0].all()
+    assert (stored != 0).all()
+    # Half a step at most, the step being a 63rd of the largest of a row or less; and one step stands for zero.
+    largest = scales.abs().amax(dim=1, keepdim=True)
+    assert ((stored.double() - scales).abs() <= largest / 63).all()
+    assert ((stored.double() - scales).abs() <= largest / 126)[scales.abs() >= largest / 63].all()
+    assert torch.equal(as_stored(stored.double(), dtype, scheme), stored)
+    codes, unit = scale_codes(stored)
+    assert torch.equal(codes.to(dtype) * unit, stored)
+    assert codes.dtype is torch.int8
+
+
+def test_a_group_of_zeros_takes_nothing_from_its_neighbours() -> None:
+    weight = 0.01 * matrix(4, 64)
+    weight[:, :32] = 0
+    scheme = QuantScheme(4, 32, scale_bits=8)
+    scales = find_scales(weight, scheme)
+    found = from_codes(round_to_scheme(weight, scales, scheme), scales, scheme)
+    assert not found[:, :32].any()
+    assert (found - weight).norm() < 0.1 * weight.norm()
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_scales_of_8_bits_lose_hardly_more(bits: int) -> None:
+    weight = matrix(200, 256) * (1 + matrix(1, 256, 5).abs())
+
+    def loss(scheme: QuantScheme) -> float:
+        scales = find_scales(weight, scheme, stored=torch.bfloat16).double()
+        return float((weight - from_codes(round_to_scheme(weight, scales, scheme), scales, scheme)).square().sum())
+
+    assert loss(QuantScheme(bits, 32, scale_bits=8)) < 1.01 * loss(QuantScheme(bits, 32))

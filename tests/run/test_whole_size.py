@@ -14,7 +14,7 @@ import eckart
 from eckart.blocks.onload import ResidentWeights
 from eckart.errors import EckartError, EckartWarning, ModelFitsError
 from eckart.methods.recipes.loader import load_recipe
-from eckart.run.whole_size import keep_for_size
+from eckart.run.whole_size import within_size
 
 
 def size_of(folder: Path) -> int:
@@ -81,7 +81,34 @@ def test_the_model_stays_as_it_is_and_own_sizes_count() -> None:
     before = [type(module) for module in model.modules()]
     recipe = load_recipe("svd-llm", ["sharing=shared"])
     whole = 2 * sum(parameter.numel() for parameter in model.parameters())
-    keep = keep_for_size(model, recipe, int(0.9 * whole), ResidentWeights(), None)
+    keep = within_size(model, recipe, int(0.9 * whole), ResidentWeights(), None).keep
     assert [type(module) for module in model.modules()] == before
     less = load_recipe("svd-llm", ["targets.*.mlp.*.keep=0.3"])
-    assert keep_for_size(model, less, int(0.9 * whole), ResidentWeights(), None) > keep
+    assert within_size(model, less, int(0.9 * whole), ResidentWeights(), None).keep > keep
+
+
+def test_a_precision_of_the_embedding_leaves_more_for_the_rest() -> None:
+    model = make_model("llama").bfloat16()
+    whole = 2 * sum(parameter.numel() for parameter in model.parameters())
+    keeps = [
+        within_size(model, load_recipe("svd-llm", overrides), int(0.9 * whole), ResidentWeights(), None)
+        for overrides in ([], ["embedding=8-bit"], ["embedding=4-bit"])
+    ]
+    assert keeps[0].keep < keeps[1].keep < keeps[2].keep
+    assert not any(room.shares for room in keeps)
+
+
+def test_an_allocation_has_a_share_for_each_precision_that_fits() -> None:
+    model = make_model("llama").bfloat16()
+    whole = 2 * sum(parameter.numel() for parameter in model.parameters())
+    recipe = load_recipe("auto")
+    rooms = [within_size(model, recipe, int(share * whole), ResidentWeights(), None) for share in (0.6, 0.95)]
+    names = [[precision.name for precision, _ in room.shares] for room in rooms]
+    assert names[1] == ["16-bit", "8-bit", "6-bit", "5-bit", "4-bit", "3-bit"]
+    assert names[0] == names[1][-len(names[0]) :]
+    for room in rooms:
+        shares = [share for _, share in room.shares]
+        assert shares == sorted(shares)
+        assert room.keep == shares[0]
+    said = load_recipe("auto", ["embedding=8-bit"])
+    assert not within_size(model, said, int(0.95 * whole), ResidentWeights(), None).shares

@@ -17,7 +17,7 @@ FORMAT_VERSION = 1
 # library ends there, with a message that holds the name, instead of filling layers that it does not know with random
 # numbers. This library never looks for it.
 GUARD = "this-model-needs-import-eckart.safetensors.index.json"
-LATER = ("bases", "joint_runs", "stored")  # fields that the first folders of this format do not have
+LATER = ("bases", "embedding", "joint_runs", "stored")  # fields that the first folders of this format do not have
 DEFAULT_STRUCTURE = TwoFactor().name
 DAMAGED = "The file was changed or damaged: copy or download the folder again."
 
@@ -44,6 +44,24 @@ class ExpandedParameter(BaseModel):
     transposed: bool
 
 
+class RoundedEmbedding(BaseModel):
+    """The tables of a vocabulary that are stored in another precision than the model's dtype.
+
+    Attributes:
+        path: of the embedding.
+        head: path of a head over the same vocabulary; None if there is none.
+        tied: whether that is the same table, stored once.
+        precision: the name and the fields of one of :data:`eckart.methods.precision.PRECISIONS`, or its name alone.
+    """
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    path: str
+    head: str | None
+    tied: bool
+    precision: str | dict[str, Any]
+
+
 class _Fields(BaseModel):
     """Types of the fields as they are stored; see :class:`EckartConfig`. Those of the choices are checked later."""
 
@@ -55,6 +73,7 @@ class _Fields(BaseModel):
     structure: str | dict[str, Any] | list[Any]
     precision: str | dict[str, Any] | None
     bases: dict[str, str | dict[str, Any]]
+    embedding: RoundedEmbedding | None
     affine: bool
     ordered: list[str] | None
     recipe: dict[str, Any] | None
@@ -81,6 +100,7 @@ class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
             for the model's dtype.
         bases: by path, the precision of the weight beside the factors, or of the weight itself where there are none; of
             layers whose base is another one than the structure says.
+        embedding: the embedding and the head if they are stored in few bits (:class:`RoundedEmbedding`), or None.
         affine: whether every factored layer has a bias, those too whose model class gives them none.
         ordered: paths of the pivoted layers that give their outputs in order without an index.
         recipe: what was done, as :class:`eckart.Recipe` writes it.
@@ -109,6 +129,7 @@ class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
         structure: str | dict[str, Any] = DEFAULT_STRUCTURE,
         precision: str | dict[str, Any] | None = None,
         bases: dict[str, str | dict[str, Any]] | None = None,
+        embedding: dict[str, Any] | None = None,
         affine: bool = False,
         ordered: list[str] | None = None,
         expanded: dict[str, dict[str, Any]] | None = None,
@@ -125,6 +146,7 @@ class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
         self.structure = structure
         self.precision = precision
         self.bases = bases or {}
+        self.embedding = embedding
         self.affine = affine
         self.ordered = [] if ordered is None else ordered
         self.recipe = recipe

@@ -19,8 +19,9 @@ from transformers.quantizers import register_quantization_config, register_quant
 from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 from transformers.quantizers.base import HfQuantizer
 
+from eckart.blocks.vocabulary import Vocabulary, place_tables, take_tables_back
 from eckart.checkpoint.biases import biases_without_a_place, lost_biases
-from eckart.checkpoint.config import DAMAGED, GUARD, METHOD, EckartConfig
+from eckart.checkpoint.config import DAMAGED, GUARD, METHOD, EckartConfig, RoundedEmbedding
 from eckart.checkpoint.folder import check_folder
 from eckart.checkpoint.library_hooks import wrap_library
 from eckart.checkpoint.ordered import check_ordered
@@ -145,6 +146,8 @@ class EckartQuantizer(HfQuantizer):  # type: ignore[misc]
             if isinstance(layer, PivotedLinear) and path in config.ordered:
                 layer.index = None
             model.set_submodule(name, layer)
+        if config.embedding is not None:
+            _round_tables(model, config, RoundedEmbedding(**config.embedding))
         stored = stored_tensors(kwargs.get("checkpoint_files") or ())
         if config.stored is not None:
             check_packed(config.ranks, stored)
@@ -186,6 +189,7 @@ class EckartQuantizer(HfQuantizer):  # type: ignore[misc]
                 EckartWarning,
                 stacklevel=2,
             )
+        take_tables_back(model)
         for name, layer in _replaced_layers(model):
             model.set_submodule(name, layer.to_dense())
         for paths in fused_layers(model).values():
@@ -200,6 +204,31 @@ def _join(model: PreTrainedModel, paths: list[str], runs: int) -> None:
         fuse_modules(model, paths, runs)
     except ValueError as error:
         raise CheckpointError(f"config.json says that {', '.join(paths)} were fused, but {error}.") from error
+
+
+def _round_tables(model: PreTrainedModel, config: EckartConfig, stored: RoundedEmbedding) -> None:
+    """Put tables of codes into a model whose weights are not there yet."""
+    made_with = (config.provenance or {}).get("versions", {})
+    scheme = _choice("precision", stored.precision, PRECISIONS, made_with).scheme
+    modules = dict(model.named_modules())
+    path = next((name for name in _spellings(model, stored.path) if name in modules), None)
+    embedding = None if path is None else modules[path]
+    if scheme is None or path is None or not isinstance(embedding, nn.Embedding):
+        raise CheckpointError(
+            f"config.json says that the embedding {stored.path!r} is stored in few bits, but {type(model).__name__} "
+            f"has no embedding of that name, or the precision has none. {OTHER_CLASS}"
+        )
+    # A class without a head leaves the one that is stored.
+    head = None
+    if stored.head is not None:
+        head = next((name for name in _spellings(model, stored.head) if name in modules), None)
+    shape = embedding.weight.shape
+    if head is not None and (not is_linear(modules[head]) or weight_matrix(modules[head]).shape != shape):
+        raise CheckpointError(
+            f"config.json says that the head {stored.head!r} is stored in few bits, and {type(model).__name__} has "
+            f"there no linear layer over {shape[0]} tokens of width {shape[1]}. {OTHER_CLASS}"
+        )
+    place_tables(model, Vocabulary(path, head, stored.tied, (shape[0], shape[1])), scheme)
 
 
 def layout_of(config: EckartConfig) -> Layout:

@@ -24,6 +24,7 @@ from eckart.checkpoint.run_folder import RunFolder
 from eckart.checkpoint.saveable import check_saveable, records_beside
 from eckart.checkpoint.source import FileWeights
 from eckart.checkpoint.standard import nothing_is_factored, standardise, why_not_standard
+from eckart.compression.embedding import EmbeddingRecord
 from eckart.compression.result import CompressionResult
 from eckart.errors import CheckpointError, warn
 from eckart.layers import fused_layers
@@ -172,6 +173,8 @@ def standardised(folder: Path, model: PreTrainedModel, shards: str = f"{PREFIX}*
     reason = why_not_standard(model, config)
     if reason is None:
         return standardise(folder, model, config, shards)
+    if config.bases:  # an allocation that chooses them could as well have chosen factors
+        return []
     warn(
         f"Nothing is factored, but compressed-tensors cannot hold this model: {reason}. It is written in Eckart's own "
         "format, and loads where eckart is imported."
@@ -236,6 +239,7 @@ def description(
         bases={layer.path: layer.base.model_dump(mode="json") for layer in report.layers if layer.base},
         joint=list(fused_layers(model).values()),
         joint_runs={path: runs for path in fused_layers(model) if (runs := runs_of(model, f"{path}.joint")) > 1},
+        embedding=None if report.embedding is None else embedding_of(report.embedding),
         # How singular values were split is seen in the factors; what is stored is the same layout.
         structure=recipe.structure.model_dump(mode="json", exclude={"split"}),
         precision=None if recipe.precision == Bits16() else recipe.precision.model_dump(mode="json"),
@@ -254,6 +258,16 @@ def description(
             **({PROCESSES: identity[PROCESSES]} if identity and PROCESSES in identity else {}),
         },
     )
+
+
+def embedding_of(record: EmbeddingRecord) -> dict[str, Any]:
+    """Return what is written into the model's config of its embedding."""
+    return {
+        "path": record.embedding,
+        "head": record.head,
+        "tied": record.tied,
+        "precision": record.precision.model_dump(mode="json"),
+    }
 
 
 @contextmanager

@@ -33,16 +33,21 @@ FORMAT = "pack-quantized"  # of compressed-tensors
 
 def nothing_is_factored(config: EckartConfig) -> bool:
     """Return whether all layers of a compressed model that were changed were only rounded, each on its own."""
-    return bool(config.ranks) and not config.joint and all(rank is None for rank in config.ranks.values())
+    factored = config.joint or any(rank is not None for rank in config.ranks.values())
+    return bool(config.ranks) and not factored
 
 
 def why_not_standard(model: PreTrainedModel, config: EckartConfig) -> str | None:
     """Return why compressed-tensors cannot hold a model in which nothing is factored, or None if it can."""
+    if config.embedding is not None:
+        return "its embedding is in few bits"
     if config.expanded:
         return "its experts are one tensor in the class of the model"
     if get_model_conversion_mapping(model, add_legacy=False):
         return f"files of {type(model).__name__} have other names for its tensors than the class has"
     for name, layer in _quantized(model).items():
+        if layer.scheme.scale_bits != 16:
+            return f"scales of {name} have {layer.scheme.scale_bits} bits"
         if layer.replaced is not nn.Linear:
             return f"{name} is a {layer.replaced.__name__} in the class of the model"
         if _group(layer) is not None and layer.in_features % layer.scheme.group_size(layer.in_features):

@@ -17,9 +17,8 @@ def warn_of_codes(model: nn.Module) -> bool:
     Returns:
         Whether there was something to say.
     """
-    trained = [
-        module for module in model.modules() if isinstance(module, QuantizedLinear) and module.scale.requires_grad
-    ]
+    layers = [module for module in model.modules() if isinstance(module, QuantizedLinear)]
+    trained = [layer for layer in layers if layer.scale_parameter.requires_grad]
     if trained:
         warn(
             f"{len(trained)} weights of this {type(model).__name__} are held in few bits: training changes their "

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from eckart import processes
 from eckart.blocks.blockwise_model import BlockwiseModel
 from eckart.blocks.overridden_weights import OverriddenWeights
+from eckart.compression.embedding import losses_of_tables
 from eckart.compression.plan import Plan
 from eckart.compression.request import request_for_walk, request_of
 from eckart.compression.share_by_loss import share_by_loss
@@ -58,14 +59,35 @@ def allocate(model: BlockwiseModel, plan: Plan, progress: Progress = lambda done
         measured = measure(model, request, lambda done, total: progress(done, total * allocation.walks))
     if plan.budgets.chooses:
         measured = allocation.measure(model, measured, Wanted(plan.budgets, recipe.layout, request, progress))
+    if plan.shares:
+        plan = _with_tables(model, plan, measured, progress)
     storage = allocation.storage_within(measured.linears, plan.budgets, recipe.layout)
     chosen = Storage.model_validate(processes.give(storage.model_dump(mode="json")))
     # What stays dense goes back to its original weight.
     others = {path: weight for path, weight in measured.weights.items() if chosen.ranks[path] is not None}
     if others:
         model = replace(model, weights=OverriddenWeights(model.weights, model.model, others))
-    plan = replace(plan, ranks=chosen.ranks, bases=chosen.bases, outlook=chosen.outlook)
+    outlook = chosen.outlook
+    if outlook is not None and plan.embedding_loss is not None:
+        outlook = outlook.beside(plan.embedding_loss)
+    plan = replace(plan, ranks=chosen.ranks, bases=chosen.bases, outlook=outlook)
     return Allocated(model, plan, measured)
+
+
+def _with_tables(model: BlockwiseModel, plan: Plan, measured: Measurements, progress: Progress) -> Plan:
+    """Return the plan with that precision of the tables with which all of the model loses least in its size."""
+    assert plan.vocabulary is not None
+    precisions = [precision for precision, _ in plan.shares]
+    losses = losses_of_tables(model, plan.vocabulary, precisions, progress)
+    best: tuple[float, Plan] | None = None
+    for (precision, keep), loss in zip(plan.shares, losses, strict=True):
+        tried = replace(plan, keep=keep, embedding=precision, embedding_loss=loss)
+        found = plan.recipe.allocation.storage_within(measured.linears, tried.budgets, plan.recipe.layout)
+        total = loss + (0.0 if found.outlook is None else found.outlook.loss)
+        if best is None or total < best[0]:
+            best = total, tried
+    assert best is not None
+    return best[1]
 
 
 def needs_measurement(plan: Plan) -> bool:

@@ -15,6 +15,8 @@ from eckart.blocks.discovery import find_blocks
 from eckart.blocks.expert_stacks import contract, expand
 from eckart.blocks.fuse import Fusion, fusable, fusable_experts, fuse, unfuse
 from eckart.blocks.onload import ResidentWeights, WeightSource
+from eckart.blocks.vocabulary import Vocabulary, vocabulary_of
+from eckart.compression.embedding import bytes_of_tables
 from eckart.compression.targets import Targets, choose_targets, named_outside, together
 from eckart.data.calibration import Calibration
 from eckart.data.samples import IDS, LABELS
@@ -22,7 +24,7 @@ from eckart.errors import EckartError, UnsupportedModelError
 from eckart.layers import fused_layers
 from eckart.methods.allocation import Budgets, Needs, Outlook
 from eckart.methods.layout import BYTES_PER_NUMBER, Layout
-from eckart.methods.precision import AnyBase
+from eckart.methods.precision import AnyBase, AnyPrecision, Bits16
 from eckart.methods.recipe import Recipe
 from eckart.methods.sensitivity.layer_statistics import shapes_of
 from eckart.methods.targets import Size
@@ -43,6 +45,11 @@ class Plan:
         bases: how the weight beside the factors is stored, or the weight itself if it is not factored, by path; of
             linears for which the allocation chose that.
         outlook: what the allocation expects of its choice, if anything.
+        vocabulary: the tables of the embedding and the head; None if the model has none that could be rounded.
+        embedding: how they are stored.
+        embedding_loss: what that costs, in nats a token; None if it was not measured.
+        shares: ``keep`` for each precision of the tables among which the allocation chooses for a size of the whole
+            model.
     """
 
     recipe: Recipe
@@ -54,6 +61,10 @@ class Plan:
     left: frozenset[str] = frozenset()
     bases: Mapping[str, AnyBase] = field(default_factory=dict)
     outlook: Outlook | None = None
+    vocabulary: Vocabulary | None = None
+    embedding: AnyPrecision = field(default_factory=Bits16)
+    embedding_loss: float | None = None
+    shares: tuple[tuple[AnyPrecision, float], ...] = ()
 
     def layout(self, path: str) -> Layout:
         """Return how a linear is stored."""
@@ -76,9 +87,20 @@ class Plan:
 
     @property
     def bytes(self) -> int:
-        """Bytes of the whole model with the linears laid out at their ranks, and all else in 16 bits."""
-        stored = sum(self.bytes_of(ref) for ref in self.linears)
-        return stored + BYTES_PER_NUMBER * (self.parameters - sum(ref.size for ref in self.linears))
+        """Bytes of the whole model with the linears laid out at their ranks, its tables, and all else in 16 bits."""
+        stored = sum(self.bytes_of(ref) for ref in self.linears) + self.embedding_bytes
+        return stored + BYTES_PER_NUMBER * self.other_parameters
+
+    @property
+    def other_parameters(self) -> int:
+        """Numbers of the model that are in none of its linears and tables."""
+        tables = 0 if self.vocabulary is None else self.vocabulary.parameters
+        return self.parameters - tables - sum(ref.size for ref in self.linears)
+
+    @property
+    def embedding_bytes(self) -> int:
+        """Bytes of the tables of the vocabulary."""
+        return 0 if self.vocabulary is None else bytes_of_tables(self.vocabulary, self.embedding)
 
     def bytes_of(self, ref: LinearRef) -> int:
         """Return the bytes that a linear is stored in, without a bias that it had before."""
@@ -185,7 +207,7 @@ def make_plan(
         if fusions:
             fuse(model, fusions, weights)
             targets = targets_for(recipe, keep, model, weights, calibration)
-        return _uniform_plan(model, targets, recipe)
+        return _uniform_plan(model, targets, recipe, vocabulary_of(model))
     except EckartError:
         take_back(model, weights)
         raise
@@ -222,7 +244,7 @@ def take_back(model: PreTrainedModel, weights: WeightSource) -> None:
     contract(model, weights)
 
 
-def _uniform_plan(model: PreTrainedModel, targets: Targets, recipe: Recipe) -> Plan:
+def _uniform_plan(model: PreTrainedModel, targets: Targets, recipe: Recipe, vocabulary: Vocabulary | None) -> Plan:
     linears = shapes_of(targets.blocks)
     if not linears:
         left = Counter(why for block in targets.blocks for why in block.left.values())
@@ -236,5 +258,14 @@ def _uniform_plan(model: PreTrainedModel, targets: Targets, recipe: Recipe) -> P
     parameters = sum(parameter.numel() for name, parameter in model.named_parameters() if name not in unsaved)
     budgets = targets.budgets
     return Plan(
-        recipe, budgets.keep, targets.blocks, first.ranks, parameters, budgets.own, targets.left, bases=first.bases
+        recipe,
+        budgets.keep,
+        targets.blocks,
+        first.ranks,
+        parameters,
+        budgets.own,
+        targets.left,
+        bases=first.bases,
+        vocabulary=None if vocabulary is None else vocabulary.without({linear.path for linear in linears}),
+        embedding=recipe.embedding,
     )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from eckart.compression.costs import Costs, Timings
+from eckart.compression.embedding import EmbeddingRecord
 from eckart.compression.model_check import ModelCheck
 from eckart.compression.records import Records
 from eckart.data.calibration import CalibrationRecord
@@ -28,6 +29,7 @@ class CompressionResult(Records):
         parameters: of the whole model as it was.
         check: what was known of it before anything was measured; None in reports of the first versions.
         warnings: what the user was told.
+        embedding: the tables of the vocabulary that were rounded; None if they are in 16 bits.
         costs: what this run took. Saved in a file of its own, so that the same run writes the same bytes.
     """
 
@@ -38,7 +40,13 @@ class CompressionResult(Records):
     parameters: Size
     check: ModelCheck | None = None
     warnings: list[str] = Field(default_factory=list)
+    embedding: EmbeddingRecord | None = None
     costs: Costs = Field(default_factory=lambda: Costs(timings=Timings(), memory=None), exclude=True)
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_there(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # As before there was such a record: those of runs without it stay the same to the byte.
+        return {k: v for k, v in write(self).items() if v is not None or k != "embedding"}
 
     @property
     def keep(self) -> float:
@@ -53,8 +61,9 @@ class CompressionResult(Records):
 
     @property
     def whole_bytes_after(self) -> int:
-        """Stored bytes of the target linears, and of all else in 16-bit numbers."""
-        return self.whole_bytes + sum(layer.bytes - layer.dense_bytes for layer in self.layers)
+        """Stored bytes of the target linears and of rounded tables, and of all else in 16-bit numbers."""
+        tables = 0 if self.embedding is None else self.embedding.bytes - self.embedding.dense_bytes
+        return self.whole_bytes + tables + sum(layer.bytes - layer.dense_bytes for layer in self.layers)
 
     @property
     def keep_whole_model(self) -> float:

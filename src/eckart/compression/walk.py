@@ -36,6 +36,7 @@ from eckart.compression.drift import (
     original_weights,
     outputs_of,
 )
+from eckart.compression.embedding import RoundedTables
 from eckart.compression.factorise import Factoriser
 from eckart.compression.owners import give_layer, own_of
 from eckart.compression.plan import Plan
@@ -94,7 +95,9 @@ def compress_blocks(
         inputs_kept=inputs_kept,
         callback=callback or Callback(),
     )
-    return walk.run()
+    tables = RoundedTables.of(model, plan.vocabulary, plan.embedding, plan.embedding_loss)
+    report = walk.run()
+    return report if tables is None else report.model_copy(update={"embedding": tables.put_into(model)})
 
 
 @dataclass

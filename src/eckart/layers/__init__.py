@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from eckart.layers.child import Pattern, dense_weight_of, fill_child
+from eckart.layers.embedding import QuantizedEmbedding, TiedHead, fill_table
 from eckart.layers.factored import FactoredLinear
 from eckart.layers.fused import FusedLinear, fuse_modules, fused_layers, unfuse_modules
 from eckart.layers.hybrid import HybridLinear
@@ -22,12 +23,15 @@ __all__ = [
     "LowRankLinear",
     "Pattern",
     "PivotedLinear",
+    "QuantizedEmbedding",
     "QuantizedLinear",
     "RemappedLinear",
     "SparseLinear",
+    "TiedHead",
     "bias_vector",
     "dense_weight_of",
     "fill_child",
+    "fill_table",
     "fuse_modules",
     "fused_layers",
     "input_of",

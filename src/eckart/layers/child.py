@@ -102,7 +102,7 @@ def fill_child(
     """
     with torch.no_grad():
         if isinstance(child, QuantizedLinear):
-            stored = stored or child.scale.dtype
+            stored = stored or child.scale_parameter.dtype
             if second_moment is None:
                 scales = find_scales(weight, child.scheme, None, stored)
                 codes = round_to_scheme(weight, scales, child.scheme)
@@ -111,7 +111,7 @@ def fill_child(
                 from eckart.maths.feedback import quantize
 
                 codes, scales = quantize(weight, child.scheme, second_moment, metric, stored, sweeps)
-            child.scale.copy_(scales)
+            child.set_scales(scales)
             child.set_codes(codes)
         elif isinstance(child, SparseLinear):
             stored = stored or child.values.dtype

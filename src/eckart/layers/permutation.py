@@ -41,7 +41,7 @@ def permute_outputs(layer: nn.Module, order: Tensor) -> None:
         permute_outputs(layer.second, order)
     else:
         bias = bias_vector(layer)
-        rows = [layer.codes, layer.scale] if isinstance(layer, QuantizedLinear) else [weight_matrix(layer)]
+        rows = layer.by_rows if isinstance(layer, QuantizedLinear) else [weight_matrix(layer)]
         for tensor in rows if bias is None else [*rows, bias]:
             tensor.copy_(tensor[order])
 

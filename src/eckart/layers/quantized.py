@@ -12,7 +12,7 @@ from eckart.layers import kernels
 from eckart.layers.linear import bias_vector, dense_like, weight_matrix
 from eckart.layers.rows import RowsLayer
 from eckart.maths.packing import pack, unpack
-from eckart.maths.quantization import QuantScheme, from_codes
+from eckart.maths.quantization import QuantScheme, from_codes, scale_codes
 
 
 class QuantizedLinear(RowsLayer):
@@ -20,12 +20,18 @@ class QuantizedLinear(RowsLayer):
 
     Attributes:
         codes: (out features, in features) int8, or below 8 bits packed, (out features, bytes of a row) uint8.
-        scale: (out features, groups), in the dtype of the layer; a parameter, so that it can be trained.
+        scale: (out features, groups), in the dtype of the layer; a parameter, so that it can be trained. Not where
+            scales have 8 bits:
+        scale_codes: (out features, groups) int8, and
+        row_scale: (out features, 1), in the dtype of the layer, the number that all of a row are multiplied by.
         bias: (out features,) or None.
         replaced: class of the layer that this one stands for, restored by :meth:`to_dense`.
     """
 
     codes: Tensor
+    scale: nn.Parameter
+    scale_codes: Tensor
+    row_scale: nn.Parameter
     bias: nn.Parameter | None
 
     def __init__(
@@ -44,7 +50,12 @@ class QuantizedLinear(RowsLayer):
         self._packed: tuple[object, tuple[Tensor, Tensor]] | None = None
         zeros = pack(torch.zeros(1, in_features, dtype=torch.int8), scheme.bits)
         self.register_buffer("codes", zeros.to(device).repeat(out_features, 1))
-        self.scale = nn.Parameter(torch.ones(out_features, scheme.groups(in_features), device=device, dtype=dtype))
+        groups = scheme.groups(in_features)
+        if scheme.scale_bits == 16:
+            self.scale = nn.Parameter(torch.ones(out_features, groups, device=device, dtype=dtype))
+        else:
+            self.register_buffer("scale_codes", torch.ones(out_features, groups, device=device, dtype=torch.int8))
+            self.row_scale = nn.Parameter(torch.ones(out_features, 1, device=device, dtype=dtype))
         self.register_parameter(
             "bias", nn.Parameter(torch.zeros(out_features, device=device, dtype=dtype)) if bias else None
         )
@@ -68,22 +79,50 @@ class QuantizedLinear(RowsLayer):
         """Set the codes, (out features, in features) int8."""
         self.codes.copy_(pack(codes, self.scheme.bits))
 
+    def scales(self, rows: slice | Tensor = slice(None)) -> Tensor:
+        """Return the scales of all rows or some, (rows, groups), in the dtype of the layer."""
+        if self.scheme.scale_bits == 16:
+            return self.scale[rows]
+        return self.scale_codes[rows].to(self.row_scale.dtype) * self.row_scale[rows]
+
+    def set_scales(self, scales: Tensor) -> None:
+        """Set the scales, (out features, groups), as they are stored."""
+        if self.scheme.scale_bits == 16:
+            self.scale.copy_(scales)
+        else:
+            codes, unit = scale_codes(scales)
+            self.scale_codes.copy_(codes)
+            self.row_scale.copy_(unit)
+
+    @property
+    def scale_parameter(self) -> nn.Parameter:
+        """What of the scales can be trained."""
+        return self.scale if self.scheme.scale_bits == 16 else self.row_scale
+
+    @property
+    def by_rows(self) -> list[Tensor]:
+        """The tensors that have a row for each output, without the bias."""
+        if self.scheme.scale_bits == 16:
+            return [self.codes, self.scale]
+        return [self.codes, self.scale_codes, self.row_scale]
+
     def forward(self, inputs: Tensor, rows: slice | None = None) -> Tensor:
         """Map (..., in features) to (..., out features), or to those outputs that ``rows`` are."""
         if rows is not None:
             return self._some(inputs, rows)
-        if kernels.serves(inputs, self.scale, self.scheme, self.out_features):
+        scale = self.scales()
+        if kernels.serves(inputs, scale, self.scheme, self.out_features):
             if torch.compiler.is_compiling():
-                given = inputs, self.codes, self.scale, self.bias, self.scheme.bits, self.scheme.group
+                given = inputs, self.codes, scale, self.bias, self.scheme.bits, self.scheme.group
                 return cast(Tensor, kernels.product_in_graph(*given))
             if kernels.are_few(inputs):
-                outputs = self._product_of_few_bits(inputs)
+                outputs = self._product_of_few_bits(inputs, scale)
                 return outputs if self.bias is None else outputs + self.bias
-        return kernels.full_product(inputs, self.codes, self.scale, self.scheme, self.bias)
+        return kernels.full_product(inputs, self.codes, scale, self.scheme, self.bias)
 
     def _some(self, inputs: Tensor, rows: slice) -> Tensor:
         """Return some of the outputs, (..., those that ``rows`` are)."""
-        codes, scale = self.codes[rows], self.scale[rows]
+        codes, scale = self.codes[rows], self.scales(rows)
         bias = None if self.bias is None else self.bias[rows]
         few = not torch.compiler.is_compiling() and kernels.are_few(inputs)
         if few and self.scheme.bits == 8 and kernels.serves(inputs, scale, self.scheme, len(codes)):
@@ -92,14 +131,14 @@ class QuantizedLinear(RowsLayer):
         codes = unpack(codes, self.scheme.bits, self.in_features)
         return functional.linear(inputs, from_codes(codes, scale, self.scheme).to(inputs.dtype), bias)
 
-    def _product_of_few_bits(self, inputs: Tensor) -> Tensor:
+    def _product_of_few_bits(self, inputs: Tensor, scale: Tensor) -> Tensor:
         if self.scheme.bits == 8:
             self.codes = kernels.aligned(self.codes)
-            return kernels.multiply_8_bit(inputs, self.codes, self.scale)
+            return kernels.multiply_8_bit(inputs, self.codes, scale)
         # Another order of the same bits, made at the first run and held beside them until they change.
-        state = tuple((tensor.data_ptr(), tensor._version) for tensor in (self.codes, self.scale))
+        state = tuple((tensor.data_ptr(), tensor._version) for tensor in self.by_rows)
         if self._packed is None or self._packed[0] != state:
-            self._packed = state, kernels.pack_for_product(self._codes(), self.scale)
+            self._packed = state, kernels.pack_for_product(self._codes(), scale)
         return kernels.multiply_4_bit(inputs, self._packed[1], self.scheme.group_size(self.in_features))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -112,11 +151,11 @@ class QuantizedLinear(RowsLayer):
 
         A new tensor: writing to it changes nothing.
         """
-        return from_codes(self._codes(), self.scale, self.scheme)
+        return from_codes(self._codes(), self.scales(), self.scheme)
 
     def dense_weight(self) -> Tensor:
         """Return :attr:`weight` in float64, detached."""
-        return from_codes(self._codes(), self.scale.detach().double(), self.scheme)
+        return from_codes(self._codes(), self.scales().detach().double(), self.scheme)
 
     def to_dense(self) -> nn.Module:
         """Return a layer of the replaced class with those numbers."""

@@ -88,7 +88,7 @@ def refit_scales(weight: Tensor, codes: Tensor, scales: Tensor, scheme: QuantSch
         matrix[:, :, group] = summed(numbers * (numbers[:, of_group] @ second_moment[of_group]))
     ridge = RIDGE * matrix.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(torch.finfo(weight.dtype).tiny)
     matrix.diagonal(dim1=1, dim2=2).add_(ridge[:, None])
-    found = as_stored(present + torch.linalg.solve(matrix, wanted[..., None])[..., 0], scales.dtype)
+    found = as_stored(present + torch.linalg.solve(matrix, wanted[..., None])[..., 0], scales.dtype, scheme)
 
     def loss(tried: Tensor) -> Tensor:
         missing = weight - numbers * scheme.per_column(tried.to(weight), columns)

@@ -25,15 +25,14 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     """Return codes, (rows, columns) int8, as bytes: (rows, :func:`packed_width`) uint8; of 8 bits as they are."""
     if bits == 8:
         return codes
-    rows, columns = codes.shape
     together, size = UNITS[bits]
     half = 2 ** (bits - 1)
     # What fills a row up is zero, like the codes: its bits are those of the middle of the range.
-    units = functional.pad(codes, (0, -columns % together)).reshape(rows, -1, together).to(_words(size)) + half
+    units = functional.pad(codes, (0, -codes.shape[1] % together)).unflatten(1, (-1, together)).to(_words(size)) + half
     words = sum(units[..., place] << bits * place for place in range(together))
     assert isinstance(words, Tensor)
     parts = [(words >> 8 * place) & 255 for place in range(size)]
-    return torch.stack(parts, dim=-1).to(torch.uint8).flatten(1)[:, : packed_width(columns, bits)].contiguous()
+    return torch.stack(parts, dim=-1).to(torch.uint8).flatten(1)[:, : packed_width(codes.shape[1], bits)].contiguous()
 
 
 def unpack(packed: Tensor, bits: int, columns: int) -> Tensor:
@@ -43,7 +42,7 @@ def unpack(packed: Tensor, bits: int, columns: int) -> Tensor:
     together, size = UNITS[bits]
     words = packed
     if size > 1:
-        units = functional.pad(packed, (0, -packed.shape[1] % size)).reshape(len(packed), -1, size).to(_words(size))
+        units = functional.pad(packed, (0, -packed.shape[1] % size)).unflatten(1, (-1, size)).to(_words(size))
         words = units[..., 0]
         for place in range(1, size):
             words = words + units[..., place] * 256**place

@@ -13,6 +13,7 @@ from torch import Tensor
 
 # Scales that are tried for few bits, as shares of the one whose smallest code is the group's number furthest from zero.
 SHARES = (1.1, 0.5, 17)  # from the first to the second, so many
+LARGEST_SCALE = 127  # that 8 bits hold, with its sign
 SMALLEST_GROUP = 32  # that a group is halved to
 
 
@@ -23,10 +24,13 @@ class QuantScheme:
     Attributes:
         bits: of a number.
         group: how many neighbours, at most; None for a whole row.
+        scale_bits: of a scale: 16 for those of a float, or 8 for whole numbers times a power of two that all scales
+            of a row share.
     """
 
     bits: int
     group: int | None = None
+    scale_bits: int = 16
 
     @property
     def largest(self) -> int:
@@ -49,6 +53,11 @@ class QuantScheme:
     def groups(self, columns: int) -> int:
         """Return how many scales a row of ``columns`` numbers has."""
         return 1 if self.group is None else math.ceil(columns / self.group_size(columns))
+
+    def scale_bytes(self, columns: int) -> int:
+        """Return the stored bytes of the scales of a row of ``columns`` numbers."""
+        count = self.groups(columns)
+        return 2 * count if self.scale_bits == 16 else count + 2
 
     def per_column(self, scales: Tensor, columns: int) -> Tensor:
         """Return the scale of each number, (rows, columns), from those of the groups, (rows, groups)."""
@@ -78,7 +87,7 @@ def find_scales(
     padding = scheme.groups(columns) * size - columns
     groups = torch.nn.functional.pad(weight, (0, padding)).reshape(rows, -1, size)
     if scheme.bits >= 8:
-        return as_stored(groups.abs().amax(dim=-1) / scheme.largest, stored)
+        return as_stored(groups.abs().amax(dim=-1) / scheme.largest, stored, scheme)
     furthest = groups.gather(-1, groups.abs().argmax(dim=-1, keepdim=True))[..., 0]
     scales = furthest / -(scheme.largest + 1)
     scales = torch.where(scales == 0, torch.ones_like(scales), scales)
@@ -91,14 +100,41 @@ def find_scales(
         loss = ((groups - rounded).square() * costs).sum(dim=-1)
         best = torch.where(loss < least, tried, best)
         least = torch.minimum(loss, least)
-    return as_stored(best, stored)
+    return as_stored(torch.where(furthest == 0, furthest, best), stored, scheme)
 
 
-def as_stored(scales: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return scales in ``dtype``, 1 for zero; those it is too narrow for become the smallest or largest that it has."""
+def as_stored(scales: Tensor, dtype: torch.dtype, scheme: QuantScheme) -> Tensor:
+    """Return scales, (rows, groups), as they are stored, in ``dtype``: none of them is zero or infinite.
+
+    Those that a float is too narrow for become the smallest or largest that it has, and 1 stands for zero, or of 8 bits
+    the smallest that there is beside the others of the row.
+    """
     limits = torch.finfo(dtype)
     sizes = scales.abs().clamp(limits.smallest_normal * limits.eps, limits.max)
-    return torch.where(scales == 0, torch.ones_like(scales), sizes.copysign(scales)).to(dtype)
+    if scheme.scale_bits == 16:
+        return torch.where(scales == 0, torch.ones_like(scales), sizes.copysign(scales)).to(dtype)
+    # Of a row with others, a scale of zero must not be the largest.
+    codes, unit = scale_codes(torch.where(scales == 0, scales, sizes.copysign(scales)), dtype)
+    return codes.to(dtype) * unit
+
+
+def scale_codes(scales: Tensor, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+    """Return 8-bit codes of scales, (rows, groups) int8 and not zero, and the power of two of each row, (rows, 1).
+
+    Of scales that are products of such codes and a power of two, exactly those products.
+
+    Args:
+        scales: (rows, groups).
+        dtype: of the powers of two; by default that of the scales.
+    """
+    dtype = dtype or scales.dtype
+    limits = torch.finfo(dtype)
+    mantissa, exponent = torch.frexp(scales.double().abs().amax(dim=1, keepdim=True) / LARGEST_SCALE)
+    exponent = torch.where(mantissa == 0.5, exponent - 1, exponent)  # the smallest power that is not below it
+    unit = torch.exp2(exponent.double()).clamp(limits.smallest_normal * limits.eps, limits.max / 128)
+    codes = (scales.double() / unit).round()
+    codes = codes.abs().clamp(1, LARGEST_SCALE).copysign(scales.double())
+    return codes.to(torch.int8), unit.to(dtype)
 
 
 def round_to_scheme(weight: Tensor, scales: Tensor, scheme: QuantScheme) -> Tensor:

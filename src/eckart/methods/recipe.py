@@ -51,6 +51,7 @@ class Recipe(BaseModel):
         sharing: which linears share a basis.
         structure: how a weight of some rank is laid out.
         precision: how its numbers are stored.
+        embedding: how the rows of the embedding are, and those of a head over the same vocabulary.
         solver: how the equation is solved for a linear whose rank is known.
         refinement: how a block is trained once its linears are factored.
         distillation: how the model is trained once all blocks are.
@@ -83,6 +84,9 @@ class Recipe(BaseModel):
     precision: Annotated[AnyPrecision, Discriminator("name"), BeforeValidator(expand_name)] = Field(
         default_factory=Bits16
     )
+    embedding: Annotated[AnyPrecision, Discriminator("name"), BeforeValidator(expand_name)] = Field(
+        default_factory=Bits16
+    )
     solver: Annotated[AnySolver, Discriminator("name"), BeforeValidator(expand_name)] = Field(default_factory=Exact)
     refinement: Annotated[AnyRefinement, Discriminator("name"), BeforeValidator(expand_name)] = Field(
         default_factory=NoRefinement
@@ -105,10 +109,9 @@ class Recipe(BaseModel):
 
     @model_serializer(mode="wrap")
     def _without_what_is_not_said(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # As before there were targets, and a choice of the solver: files of runs without stay the same to the byte.
+        # As before there were these: files of runs without them stay the same to the byte.
         unsaid = {k for k in ("targets", "towers") if not getattr(self, k)}
-        if self.solver == Exact():
-            unsaid.add("solver")
+        unsaid |= {k for k, default in (("solver", Exact()), ("embedding", Bits16())) if getattr(self, k) == default}
         return {k: v for k, v in write(self).items() if k not in unsaid}
 
     @model_validator(mode="after")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ from eckart.run.random_state import random_state_kept
 from eckart.run.renamed import renamed
 from eckart.run.requirements import check_requirements
 from eckart.run.scratch import Scratch
-from eckart.run.whole_size import keep_for_size
+from eckart.run.whole_size import within_size
 
 
 @renamed(observer="callback")
@@ -174,10 +175,14 @@ def compress_checkpoint(
                 tokens = _calibrate(
                     calibration, model_folder, model, reader, samples, length, seed, chat, limit, trust_remote_code
                 )
+            room = None
             if size is not None:
-                asked = keep_for_size(model, chosen, size, weights, tokens)
+                room = within_size(model, chosen, size, weights, tokens)
+                asked = room.keep
                 chosen = load_recipe(recipe, changes, asked)
             plan = make_plan(model, chosen, asked, weights, tokens)
+            if room is not None:
+                plan = replace(plan, shares=room.shares)
             tokens = tokens if chosen.needs_data else None
             blockwise = BlockwiseModel(model, plan.blocks, weights, place, ScratchSpace(), tokens).settled()
             check = check_model(blockwise, plan, allow_partial=allow_partial)

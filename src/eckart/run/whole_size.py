@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from transformers import PreTrainedModel
 
 from eckart.blocks.onload import WeightSource
+from eckart.compression.embedding import bytes_of_tables
 from eckart.compression.plan import Plan, make_plan, take_back
 from eckart.data.calibration import Calibration
 from eckart.errors import EckartError, ModelFitsError
 from eckart.methods.layout import BYTES_PER_NUMBER
+from eckart.methods.precision import AnyPrecision, Bits16
 from eckart.methods.recipe import Recipe
 from eckart.methods.sensitivity.layer_statistics import shapes_of
 
@@ -20,10 +22,23 @@ TENSORS_OF_A_LINEAR = 6  # at most, of a base and two factors with scales
 HALVINGS = 20  # of the range in which the least share is looked for
 
 
-def keep_for_size(
+@dataclass(frozen=True)
+class WholeSize:
+    """What a size of the whole model leaves for its linear layers.
+
+    Attributes:
+        keep: the share of their bytes; the smallest one where there are several.
+        shares: the share for each precision of the embedding among which an allocation chooses.
+    """
+
+    keep: float
+    shares: tuple[tuple[AnyPrecision, float], ...] = ()
+
+
+def within_size(
     model: PreTrainedModel, recipe: Recipe, size: int, weights: WeightSource, calibration: Calibration | None
-) -> float:
-    """Return the share of the linear layers' bytes that leaves the files of weights at most so large.
+) -> WholeSize:
+    """Return the shares of the linear layers' bytes that leave the files of weights at most so large.
 
     Args:
         model: to be compressed; is left as it is.
@@ -41,7 +56,7 @@ def keep_for_size(
         own = [ref for ref in plan.linears if ref.path in plan.own]
         shared = [ref for ref in plan.linears if ref.path not in plan.own]
         dense = BYTES_PER_NUMBER * sum(ref.size for ref in shared)
-        others = BYTES_PER_NUMBER * (plan.parameters - sum(ref.size for ref in plan.linears))
+        others = BYTES_PER_NUMBER * plan.other_parameters
         count = sum(1 for _ in model.parameters()) + TENSORS_OF_A_LINEAR * len(plan.linears)
         fixed = others + sum(plan.bytes_of(ref) for ref in own) + HEADER_BYTES * count
         if size >= BYTES_PER_NUMBER * plan.parameters + HEADER_BYTES * count:
@@ -49,14 +64,23 @@ def keep_for_size(
                 f"The model takes {_megabytes(BYTES_PER_NUMBER * plan.parameters)} in 16 bits, which is within "
                 f"{_megabytes(size)}: there is nothing to compress. Ask for less, or take it as it is."
             )
-        least = fixed + _least_share(plan) * dense
+        # Said by the recipe, or for its allocation to choose.
+        free = plan.vocabulary is not None and recipe.embedding == Bits16() and recipe.allocation.embeddings
+        tables: dict[AnyPrecision, int] = {recipe.embedding: plan.embedding_bytes}
+        if free and plan.vocabulary is not None:
+            tables = {choice: bytes_of_tables(plan.vocabulary, choice) for choice in recipe.allocation.embeddings}
+        least_share = _least_share(plan)
+        smallest = min(tables.values())
+        least = fixed + smallest + least_share * dense
         if size < least:
             raise EckartError(
                 f"With recipe {recipe.name!r} the model cannot take less than {_megabytes(math.ceil(least))}, of them "
-                f"{_megabytes(fixed)} for all that is no linear layer or has a size of its own; found "
+                f"{_megabytes(fixed + smallest)} for all that is no linear layer or has a size of its own; found "
                 f"{_megabytes(size)}. Ask for that size or more. Recipe auto goes down to 2 bits."
             )
-        return min((size - fixed) / dense, 1.0)
+        shares = [(choice, min((size - fixed - bytes_of) / dense, 1.0)) for choice, bytes_of in tables.items()]
+        shares = [(choice, share) for choice, share in shares if share >= least_share]
+        return WholeSize(min(share for _, share in shares), tuple(shares) if free else ())
     finally:
         take_back(model, weights)
 

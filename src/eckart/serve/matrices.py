@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +31,7 @@ def take_rows(matrix: Child, rows: Tensor) -> Child:
         rows: numbers of outputs, (outputs,) int64, in any order.
     """
     if isinstance(matrix, QuantizedLinear):
-        return _quantized(matrix.in_features, matrix.scheme, matrix.codes[rows], matrix.scale[rows])
+        return _quantized(matrix.in_features, matrix.scheme, matrix.codes[rows], matrix.scales(rows))
     if isinstance(matrix, SparseLinear):
         return _sparse(matrix.in_features, matrix.values[rows], matrix.places[rows])
     return _dense(matrix.weight[rows])
@@ -60,7 +61,7 @@ def take_columns(matrix: Child, columns: slice) -> Child:
 def _columns_of_codes(matrix: QuantizedLinear, start: int, stop: int) -> QuantizedLinear:
     scheme, width = matrix.scheme, stop - start
     codes = unpack(matrix.codes, scheme.bits, matrix.in_features)[:, start:stop]
-    scale: Tensor = matrix.scale
+    scale = matrix.scales()
     if scheme.group is not None:
         size = scheme.group_size(matrix.in_features)
         # A group that is cut becomes several with one scale: the same numbers.
@@ -71,7 +72,7 @@ def _columns_of_codes(matrix: QuantizedLinear, start: int, stop: int) -> Quantiz
                 f"a tensor parallel size by which the {matrix.in_features} inputs fall into multiples of "
                 f"{SMALLEST_GROUP}, or 1."
             )
-        scheme = QuantScheme(scheme.bits, part)
+        scheme = replace(scheme, group=part)
         scale = scale[:, torch.arange(start, stop, part, device=scale.device) // size]
     return _quantized(width, scheme, pack(codes, scheme.bits), scale)
 
@@ -79,7 +80,7 @@ def _columns_of_codes(matrix: QuantizedLinear, start: int, stop: int) -> Quantiz
 def kind_of(matrix: Child) -> tuple[object, ...]:
     """Return what matrices have in common that :func:`stack` can make one of."""
     if isinstance(matrix, QuantizedLinear):
-        return QuantizedLinear, matrix.in_features, matrix.scheme, matrix.scale.dtype
+        return QuantizedLinear, matrix.in_features, matrix.scheme, matrix.scale_parameter.dtype
     if isinstance(matrix, SparseLinear):
         return SparseLinear, matrix.in_features, None, matrix.values.dtype
     return nn.Linear, matrix.in_features, None, matrix.weight.dtype
@@ -89,7 +90,8 @@ def stack(matrices: Sequence[Child]) -> Child:
     """Return one matrix with the outputs of several of one :func:`kind_of`, one behind another."""
     first = matrices[0]
     if isinstance(first, QuantizedLinear):
-        codes, scales = _all(matrices, "codes"), _all(matrices, "scale")
+        scales = torch.cat([matrix.scales() for matrix in matrices if isinstance(matrix, QuantizedLinear)])
+        codes = _all(matrices, "codes")
         return _quantized(first.in_features, first.scheme, codes, scales)
     if isinstance(first, SparseLinear):
         return _sparse(first.in_features, _all(matrices, "values"), _all(matrices, "places"))
@@ -99,7 +101,7 @@ def stack(matrices: Sequence[Child]) -> Child:
 def without_bias(matrix: Child) -> Child:
     """Return a matrix with the same numbers in memory, and no bias."""
     if isinstance(matrix, QuantizedLinear):
-        return _quantized(matrix.in_features, matrix.scheme, matrix.codes, matrix.scale)
+        return _quantized(matrix.in_features, matrix.scheme, matrix.codes, matrix.scales())
     if isinstance(matrix, SparseLinear):
         return _sparse(matrix.in_features, matrix.values, matrix.places)
     return _dense(matrix.weight)
@@ -108,7 +110,7 @@ def without_bias(matrix: Child) -> Child:
 def moved(matrix: Child, device: torch.device) -> Child:
     """Return a copy of a matrix on a device: what came from a file is then no longer a part of it."""
     if isinstance(matrix, QuantizedLinear):
-        codes, scale = matrix.codes.to(device, copy=True), matrix.scale.to(device, copy=True)
+        codes, scale = matrix.codes.to(device, copy=True), matrix.scales().to(device, copy=True)
         return _quantized(matrix.in_features, matrix.scheme, codes, scale)
     if isinstance(matrix, SparseLinear):
         values, places = matrix.values.to(device, copy=True), matrix.places.to(device, copy=True)
@@ -128,6 +130,8 @@ def _dense(weight: Tensor) -> nn.Linear:
 
 
 def _quantized(in_features: int, scheme: QuantScheme, codes: Tensor, scale: Tensor) -> QuantizedLinear:
+    # Scales of 8 bits are held as what they stand for: engines know no others.
+    scheme = replace(scheme, scale_bits=16)
     matrix = QuantizedLinear(in_features, len(codes), scheme, bias=False, device="meta", dtype=scale.dtype)
     matrix.codes, matrix.scale = codes.contiguous(), _fixed(scale)
     return matrix

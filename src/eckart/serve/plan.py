@@ -55,6 +55,11 @@ class ServedConfig:
                 f"{name} holds experts of a mixture that were compressed, which no engine can serve yet. Use "
                 "transformers, or compress again with the experts left whole: --ignore '*.experts.*'."
             )
+        if config.embedding is not None:
+            raise ServingError(
+                "The embedding of this model is stored in few bits, which no engine can serve yet. Use transformers, "
+                "or compress again with --set embedding=16-bit."
+            )
         self.config = config
         self.ranks = dict(config.ranks)
         self.groups = [tuple(paths) for paths in config.joint]

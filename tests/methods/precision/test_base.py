@@ -13,6 +13,7 @@ from eckart.methods.precision import PRECISIONS, AnyPrecision, Bits2, Bits3, Bit
 ALL: list[AnyPrecision] = [
     *(Bits16(), Bits8(), Bits8(group=5), Bits4(), Bits4(group=None), Bits4(group=6)),
     *(Bits3(), Bits3(group=6), Bits2(), Bits2(group=None), Bits5(), Bits6(group=7)),
+    *(Bits3(group=6, scale_bits=8), Bits4(scale_bits=8), Bits8(scale_bits=8)),
 ]
 
 
@@ -36,6 +37,7 @@ def test_bytes_on_numbers_that_can_be_followed_by_hand() -> None:
     assert Bits4(group=None).bytes(10, 33) == 170 + 20
     assert Bits3(group=32).bytes(10, 33) == 130 + 40
     assert Bits2(group=32).bytes(10, 33) == 90 + 40
+    assert Bits2(group=32, scale_bits=8).bytes(10, 33) == 90 + 20 + 20
 
 
 def test_every_precision_has_its_name() -> None:

@@ -18,7 +18,7 @@ from eckart.methods.allocation.rank_budget import RankBudget, Ranks
 from eckart.methods.choice import Choice
 from eckart.methods.layout import Layout
 from eckart.methods.metric import Fisher
-from eckart.methods.precision import AnyBase
+from eckart.methods.precision import AnyBase, AnyPrecision
 from eckart.methods.sensitivity.cost import StepSeconds
 from eckart.methods.sensitivity.layer_statistics import LayerStatistics, Needs
 from eckart.methods.sensitivity.measure import Progress
@@ -43,6 +43,10 @@ class Outlook(BaseModel):
     loss: float
     more: float
     loss_at_more: float
+
+    def beside(self, loss: float) -> Outlook:
+        """Return what is expected if something else costs the model a loss, too, at either size."""
+        return self.model_copy(update={"loss": self.loss + loss, "loss_at_more": self.loss_at_more + loss})
 
 
 class Storage(BaseModel):
@@ -106,6 +110,7 @@ class Allocation(Choice):
 
     needs: ClassVar[Needs] = Needs.NONE
     chooses_bases: ClassVar[bool] = False  # whether it says how the weight beside the factors is stored
+    embeddings: ClassVar[tuple[AnyPrecision, ...]] = ()  # for that of a whole model, if it chooses among some
 
     multiple: int = Field(8, ge=1)
     floor: float = Field(0.0, ge=0.0, le=1.0)

@@ -25,7 +25,7 @@ from eckart.methods.allocation.rank_budget import RankBudget, Ranks
 from eckart.methods.choice import expand_name
 from eckart.methods.layout import Layout, dense_bytes
 from eckart.methods.metric import Fisher
-from eckart.methods.precision import Bits2, Bits3, Bits4, Bits5, Bits6, Bits8, FewBits
+from eckart.methods.precision import AnyPrecision, Bits2, Bits3, Bits4, Bits5, Bits6, Bits8, Bits16, FewBits
 from eckart.methods.sensitivity.cost import StepSeconds
 from eckart.methods.sensitivity.layer_statistics import LayerStatistics, Needs
 from eckart.methods.sensitivity.measurements import Measurements
@@ -69,6 +69,10 @@ class Formats(Allocation):
     name: Literal["formats"] = "formats"
     needs: ClassVar[Needs] = Needs.NONE
     chooses_bases: ClassVar[bool] = True
+    embeddings: ClassVar[tuple[AnyPrecision, ...]] = (
+        *(Bits16(), Bits8(), Bits6(scale_bits=8), Bits5(scale_bits=8)),
+        *(Bits4(group=64, scale_bits=8), Bits3(scale_bits=8)),
+    )
 
     bases: tuple[Annotated[FewBits, Discriminator("name"), BeforeValidator(expand_name)], ...] = Field(
         (Bits8(), Bits6(), Bits5(), Bits4(group=64), Bits3(), Bits2()), min_length=1

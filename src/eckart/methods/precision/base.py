@@ -7,8 +7,6 @@ import math
 from eckart.maths.quantization import QuantScheme
 from eckart.methods.choice import Choice
 
-SCALE_BYTES = 2  # scales are stored in the model's 16-bit dtype
-
 
 class Precision(Choice):
     """A choice of how the numbers of a matrix are stored."""
@@ -42,4 +40,4 @@ class Precision(Choice):
         if self.scheme is None:
             return 2 * rows * columns
         codes = math.ceil(columns * self.scheme.bits / 8) * rows
-        return codes + SCALE_BYTES * rows * self.scheme.groups(columns)
+        return codes + rows * self.scheme.scale_bytes(columns)

@@ -21,6 +21,7 @@ class LowBit(Precision):
             have a metric (YAQA, arXiv 2505.22988).
         descent: with feedback, how often all codes are then set to the best for the others, one after another
             (QuantEase, arXiv 2309.01885), and the scales to the best for the codes.
+        scale_bits: of a scale: those of the model's dtype, or 8 and one number of that dtype for a row.
     """
 
     bits: ClassVar[int]
@@ -29,17 +30,19 @@ class LowBit(Precision):
     feedback: bool = True
     output_feedback: bool = False
     descent: int = Field(0, ge=0)
+    scale_bits: Literal[16, 8] = 16
 
     @model_serializer(mode="wrap")
     def _without_what_is_not_said(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # As before there were these: files of runs without them stay the same to the byte.
         unsaid = {name for name in ("output_feedback", "descent") if not getattr(self, name)}
+        unsaid |= {"scale_bits"} if self.scale_bits == 16 else set()
         return {name: value for name, value in write(self).items() if name not in unsaid}
 
     @property
     def scheme(self) -> QuantScheme:
         """See :attr:`Precision.scheme`."""
-        return QuantScheme(self.bits, self.group)
+        return QuantScheme(self.bits, self.group, self.scale_bits)
 
     @property
     def feeds_back(self) -> bool:

@@ -55,8 +55,9 @@ AUTO = Recipe(
     objective=InputAware(metric=Fisher()),
     allocation=Formats(
         bases=(
-            *(Bits8(), Bits6(descent=2), Bits5(descent=2)),
-            *(Bits4(group=64, descent=2), Bits3(descent=2), Bits2(descent=2)),
+            *(Bits8(), Bits6(descent=2, scale_bits=8), Bits5(descent=2, scale_bits=8)),
+            *(Bits4(group=64, descent=2, scale_bits=8), Bits3(descent=2, scale_bits=8)),
+            Bits2(descent=2, scale_bits=8),
         )
     ),
     structure=Hybrid(base=Bits4(group=64), alternations=3),

@@ -57,8 +57,12 @@ def load_recipe(source: str | Path | Recipe, overrides: Iterable[str] = (), keep
 
 
 def _all_of(recipe: Recipe) -> dict[str, Any]:
-    """Return a recipe's data, with the choice that its files do not name where it is the usual one."""
-    return {**recipe.model_dump(), "solver": recipe.solver.model_dump()}
+    """Return a recipe's data, with the choices that its files do not name where they are the usual ones."""
+    return {
+        **recipe.model_dump(),
+        "solver": recipe.solver.model_dump(),
+        "embedding": recipe.embedding.model_dump(),
+    }
 
 
 def _find(source: str, keep: float | None) -> Recipe:
@@ -173,6 +177,7 @@ def _fields_beside(path: list[str], data: dict[str, Any]) -> list[str]:
         "sharing": _by_name(AnySharing.__args__),
         "structure": STRUCTURES,
         "precision": _by_name(AnyPrecision.__args__),
+        "embedding": _by_name(AnyPrecision.__args__),
         "solver": _by_name(AnySolver.__args__),
         "refinement": _by_name(AnyRefinement.__args__),
         "distillation": _by_name(AnyDistillation.__args__),
