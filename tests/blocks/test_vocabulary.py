@@ -16,7 +16,7 @@ from transformers import (
     ViTConfig,
 )
 
-from eckart.blocks.vocabulary import Vocabulary, original_tables, place_tables, take_tables_back, vocabulary_of
+from eckart.blocks.vocabulary import Vocabulary, find_vocabulary, original_tables, place_tables, take_tables_back
 from eckart.layers import QuantizedEmbedding, QuantizedLinear, TiedHead, fill_table
 from eckart.maths.quantization import QuantScheme
 
@@ -24,7 +24,7 @@ SMALL = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "nu
 
 
 def rounded(model: PreTrainedModel, bits: int = 8) -> Vocabulary:
-    found = vocabulary_of(model)
+    found = find_vocabulary(model)
     assert found is not None
     weights = [model.get_submodule(path).weight for path in found.paths]
     for table, weight in zip(
@@ -63,7 +63,7 @@ def test_any_decoder_s_tables_are_found_rounded_and_taken_back(kind: str, tokens
 
 def test_what_is_tried_leaves_no_trace(tokens: torch.Tensor) -> None:
     model = make_model("gemma3")
-    found = vocabulary_of(model)
+    found = find_vocabulary(model)
     assert found is not None
     assert found.tied
     modules, ties = dict(model.named_modules()), dict(model.all_tied_weights_keys)
@@ -90,21 +90,21 @@ def test_heads_with_a_bias_and_models_without_a_head() -> None:
         after = masked(ids).logits
     assert 0 < (after - before).norm() < 0.05 * before.norm()
     base = AutoModel.from_config(BertConfig(vocab_size=40, **SMALL))
-    alone = vocabulary_of(base)
+    alone = find_vocabulary(base)
     assert alone is not None
     assert alone.head is None
     assert not alone.tied
 
 
 def test_tables_that_others_share_or_that_are_none_stay() -> None:
-    assert vocabulary_of(AutoModel.from_config(ViTConfig(image_size=16, patch_size=8, **SMALL))) is None
+    assert find_vocabulary(AutoModel.from_config(ViTConfig(image_size=16, patch_size=8, **SMALL))) is None
     config = T5Config(vocab_size=40, d_model=16, d_ff=16, d_kv=8, num_layers=1, num_heads=2)
-    assert vocabulary_of(T5ForConditionalGeneration(config)) is None
+    assert find_vocabulary(T5ForConditionalGeneration(config)) is None
     model = make_model("llama")
     embedding = model.get_input_embeddings()
     assert isinstance(embedding, nn.Embedding)
     embedding.max_norm = 1.0
-    assert vocabulary_of(model) is None
+    assert find_vocabulary(model) is None
 
 
 def test_numbers_are_counted_once_for_each_table() -> None:

@@ -15,7 +15,7 @@ import eckart
 from eckart.blocks.blockwise_model import BlockwiseModel
 from eckart.blocks.onload import ResidentWeights
 from eckart.blocks.tensor_cache import ScratchSpace
-from eckart.blocks.vocabulary import original_tables, vocabulary_of
+from eckart.blocks.vocabulary import find_vocabulary, original_tables
 from eckart.checkpoint.records import read_records
 from eckart.compression.embedding import RoundedTables, head_moment, losses_of_tables
 from eckart.compression.plan import make_plan
@@ -33,7 +33,7 @@ def blockwise(model: PreTrainedModel, tokens: torch.Tensor | None) -> BlockwiseM
 @pytest.mark.parametrize("kind", ["llama", "gemma3", "gpt2"])
 def test_the_loss_is_how_far_predictions_move(kind: str, tokens: torch.Tensor) -> None:
     model = make_model(kind)
-    found = vocabulary_of(model)
+    found = find_vocabulary(model)
     assert found is not None
     run = blockwise(model, tokens[:4])
     modules = dict(model.named_modules())
@@ -52,7 +52,7 @@ def test_the_loss_is_how_far_predictions_move(kind: str, tokens: torch.Tensor) -
 
 def test_the_moment_is_that_of_what_the_head_is_handed(tokens: torch.Tensor) -> None:
     model = make_model("llama")
-    found = vocabulary_of(model)
+    found = find_vocabulary(model)
     assert found is not None
     with torch.no_grad():
         hidden = model.model(tokens)[0].flatten(0, 1).double()

@@ -52,7 +52,7 @@ class Vocabulary:
         return [self.embedding, self.head] if self.head is not None and not self.tied else [self.embedding]
 
 
-def vocabulary_of(model: PreTrainedModel) -> Vocabulary | None:
+def find_vocabulary(model: PreTrainedModel) -> Vocabulary | None:
     """Return the tables of a model, or None if it has none, or one that something else than a head shares."""
     try:
         embedding, head = model.get_input_embeddings(), model.get_output_embeddings()

@@ -24,15 +24,15 @@ from eckart.cli.console import (
     size_in_bytes,
 )
 from eckart.cli.progress import ProgressBar, progress_bar
-from eckart.cli.tables import distillation, layer_kinds, refinements, sketches
+from eckart.cli.tables import distillation, layer_kinds, refinements, rounded_tables, sketches
 from eckart.compression.plan import check_keep
 from eckart.compression.result import CompressionResult
 from eckart.data.calibration import DEFAULT_LENGTH, DEFAULT_SAMPLES, MAX_SEED
 from eckart.data.text import PYTHON_DOCS
 from eckart.device import peak_device_memory, peak_host_memory, resolve_device
-from eckart.errors import ModelFitsError
+from eckart.errors import ModelFitsError, RecipeError, suggest
 from eckart.methods.recipes.loader import load_recipe
-from eckart.methods.recipes.published import DEFAULT_KEEP, DEFAULT_RECIPE, SIZE_RECIPE
+from eckart.methods.recipes.published import DEFAULT_KEEP, DEFAULT_RECIPE, GOALS
 from eckart.methods.targets import overrides_for
 from eckart.run.compress_checkpoint import compress_checkpoint
 from eckart.runtimes.dense import bytes_of, write_dense
@@ -59,7 +59,16 @@ def compress(
     recipe: Annotated[
         str | None,
         typer.Option(
-            help=f"Name of a recipe, or a YAML file.  [default: {DEFAULT_RECIPE}; with --size {SIZE_RECIPE}]",
+            help=f"Name of a recipe, or a YAML file.  [default: {DEFAULT_RECIPE}]",
+            show_default=False,
+        ),
+    ] = None,
+    goal: Annotated[
+        str | None,
+        typer.Option(
+            help="What to be good at, in place of --recipe: "
+            + ", ".join(f"{goal} ({recipe})" for goal, recipe in GOALS.items())
+            + ".",
             show_default=False,
         ),
     ] = None,
@@ -125,8 +134,7 @@ def compress(
 ) -> None:
     """Make a model smaller, and write it as a folder that loads with from_pretrained."""
     quiet = quiet or not processes.first_to_speak()
-    if recipe is None:
-        recipe = DEFAULT_RECIPE if size is None else SIZE_RECIPE
+    recipe = recipe_for(recipe, goal)
     check_keep(DEFAULT_KEEP if keep is None else keep)
     overrides = [*(override or []), *overrides_for(only or [], ignore or [])]
     chosen = load_recipe(recipe, overrides, DEFAULT_KEEP if keep is None else keep)  # now, for the progress bar
@@ -174,9 +182,26 @@ def compress(
         output.print(refinements(report.refinements))
     if report.distillation:
         output.print(distillation(report.distillation))
+    if report.embedding:
+        output.print(rounded_tables(report.embedding), markup=False)
     _print_costs(report, bar, device)
     written = sum(path.stat().st_size for path in out.glob("*.safetensors"))
     output.print(f"Wrote {out}: {megabytes(written)} of weights.", soft_wrap=True)
+
+
+def recipe_for(recipe: str | None, goal: str | None) -> str:
+    """Return the recipe that was asked for, by its name or by what it is for.
+
+    Raises:
+        RecipeError: both were given, or there is no such goal.
+    """
+    if goal is None:
+        return DEFAULT_RECIPE if recipe is None else recipe
+    if recipe is not None:
+        raise RecipeError("A goal stands for a recipe; found --goal and --recipe. Give one of them.")
+    if goal not in GOALS:
+        raise RecipeError(f"No goal is called {goal!r}{suggest(goal, GOALS)}")
+    return GOALS[goal]
 
 
 def _copy(model: str, out: Path, *, overwrite: bool, trust_remote_code: bool) -> None:

@@ -14,7 +14,7 @@ from eckart.checkpoint.output import IMAGE, MAKER, check_output
 from eckart.checkpoint.records import read_report
 from eckart.cli.console import command, megabytes, output
 from eckart.cli.rank_map import figure, terminal_map
-from eckart.cli.tables import all_layers, distillation, left_alone, refinements, targets
+from eckart.cli.tables import all_layers, distillation, left_alone, refinements, rounded_tables, targets
 from eckart.compression.result import CompressionResult
 from eckart.errors import CheckpointError, EckartError
 
@@ -62,6 +62,8 @@ def inspect(
         output.print(targets(report.recipe))
     if report.check and any(found.what for found in report.check.left):
         output.print(left_alone(report.check))
+    if report.embedding:
+        output.print(rounded_tables(report.embedding), markup=False)
     output.print(
         f"Recipe {report.recipe.name}. Kept {report.keep:.2%} of the bytes of the linear layers and "
         f"{report.keep_whole_model:.2%} of the whole model's; {megabytes(written)} on disk.",

@@ -88,9 +88,11 @@ class ProgressBar(Callback):
         counts = Counter(base.name for base in plan.bases.values())
         chosen = ", ".join(f"{count} in {name}" for name, count in sorted(counts.items(), reverse=True))
         factors = sum(plan.ranks[path] is not None for path in plan.bases)
+        if plan.embedding.scheme is not None:
+            chosen += f"; the embedding in {plan.embedding.name}"
         outlook = plan.outlook
         messages.print(
-            f"Chose by the predicted loss a byte: {chosen}; {factors} of them with factors. Predicted rise of the "
+            f"Chose by the predicted loss a byte: {chosen}; {factors} layers with factors. Predicted rise of the "
             f"loss: {outlook.loss:.2g} nats a token; with {outlook.more:.0%} more bytes {outlook.loss_at_more:.2g}."
         )
 

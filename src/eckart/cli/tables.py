@@ -10,6 +10,7 @@ from rich import box
 from rich.table import Table
 
 from eckart.cli.console import megabytes
+from eckart.compression.embedding import EmbeddingRecord
 from eckart.compression.model_check import LEAST_SHOWN, ModelCheck
 from eckart.compression.records import LayerRecord, SketchRecord
 from eckart.methods.distillation.record import DistillationRecord
@@ -63,6 +64,16 @@ def all_layers(layers: Sequence[LayerRecord]) -> Table:
         error = sum(layer.error for layer in members) / len(members)
         table.add_row(path, _shape(members[0]), _stored(members), f"{size:,}", share, f"{error:.3f}")
     return table
+
+
+def rounded_tables(record: EmbeddingRecord) -> str:
+    """Return a sentence about an embedding and a head that were rounded."""
+    head = "" if record.head is None else f" and {record.head}, {'one table' if record.tied else 'a table each'}"
+    cost = "" if record.loss is None else f"; alone that costs {record.loss:.2g} nats a token"
+    return (
+        f"The embedding {record.embedding}{head}, {record.tokens}x{record.width}, is in {record.precision.name}: "
+        f"{megabytes(record.bytes)} in place of {megabytes(record.dense_bytes)}{cost}."
+    )
 
 
 def left_alone(check: ModelCheck) -> Table:

@@ -15,7 +15,7 @@ from eckart.blocks.discovery import find_blocks
 from eckart.blocks.expert_stacks import contract, expand
 from eckart.blocks.fuse import Fusion, fusable, fusable_experts, fuse, unfuse
 from eckart.blocks.onload import ResidentWeights, WeightSource
-from eckart.blocks.vocabulary import Vocabulary, vocabulary_of
+from eckart.blocks.vocabulary import Vocabulary, find_vocabulary
 from eckart.compression.embedding import bytes_of_tables
 from eckart.compression.targets import Targets, choose_targets, named_outside, together
 from eckart.data.calibration import Calibration
@@ -96,6 +96,12 @@ class Plan:
         """Numbers of the model that are in none of its linears and tables."""
         tables = 0 if self.vocabulary is None else self.vocabulary.parameters
         return self.parameters - tables - sum(ref.size for ref in self.linears)
+
+    @property
+    def rounded_tables(self) -> list[str]:
+        """Paths of the tables that are rounded, or may be once that is chosen."""
+        may_be = self.embedding.scheme is not None or self.shares
+        return self.vocabulary.paths if self.vocabulary is not None and may_be else []
 
     @property
     def embedding_bytes(self) -> int:
@@ -207,7 +213,7 @@ def make_plan(
         if fusions:
             fuse(model, fusions, weights)
             targets = targets_for(recipe, keep, model, weights, calibration)
-        return _uniform_plan(model, targets, recipe, vocabulary_of(model))
+        return _uniform_plan(model, targets, recipe, find_vocabulary(model))
     except EckartError:
         take_back(model, weights)
         raise

@@ -28,7 +28,7 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     together, size = UNITS[bits]
     half = 2 ** (bits - 1)
     # What fills a row up is zero, like the codes: its bits are those of the middle of the range.
-    units = functional.pad(codes, (0, -codes.shape[1] % together)).unflatten(1, (-1, together)).to(_words(size)) + half
+    units = _in_units(codes, together).to(_words(size)) + half
     words = sum(units[..., place] << bits * place for place in range(together))
     assert isinstance(words, Tensor)
     parts = [(words >> 8 * place) & 255 for place in range(size)]
@@ -42,12 +42,18 @@ def unpack(packed: Tensor, bits: int, columns: int) -> Tensor:
     together, size = UNITS[bits]
     words = packed
     if size > 1:
-        units = functional.pad(packed, (0, -packed.shape[1] % size)).unflatten(1, (-1, size)).to(_words(size))
+        units = _in_units(packed, size).to(_words(size))
         words = units[..., 0]
         for place in range(1, size):
             words = words + units[..., place] * 256**place
     codes = [_shifted(words, bits * place) & (2**bits - 1) for place in range(together)]
     return torch.stack(codes, dim=-1).flatten(1)[:, :columns].to(torch.int8) - int(2 ** (bits - 1))
+
+
+def _in_units(rows: Tensor, size: int) -> Tensor:
+    """Return rows, filled up with zeros, as (rows, units, size)."""
+    filled = functional.pad(rows, (0, -rows.shape[1] % size))
+    return filled.reshape(len(rows), filled.shape[1] // size, size)
 
 
 def _words(size: int) -> torch.dtype:

@@ -63,6 +63,7 @@ class Formats(Allocation):
 
     Attributes:
         bases: precisions to choose from.
+        factors: whether a layer may have factors beside its base; without them its products are fewer, and faster.
         metric: how gradients of outputs are measured, if the objective has no metric.
     """
 
@@ -77,6 +78,7 @@ class Formats(Allocation):
     bases: tuple[Annotated[FewBits, Discriminator("name"), BeforeValidator(expand_name)], ...] = Field(
         (Bits8(), Bits6(), Bits5(), Bits4(group=64), Bits3(), Bits2()), min_length=1
     )
+    factors: bool = True
     metric: Fisher = Fisher()
 
     @model_validator(mode="after")
@@ -111,7 +113,7 @@ class Formats(Allocation):
                         diagonal = gradients.diagonal(dim1=-2, dim2=-1).flatten()
                         solution = solve(whitening, None, weight, root)
                         schemes = [base.scheme for base in self.bases]
-                        ranks = _predicted_ranks(ref.shape)
+                        ranks = _predicted_ranks(ref.shape) if self.factors else [0]
                         losses = predicted_losses(solution, second, diagonal, schemes, ranks)
                         # Where no token or no gradient came nothing is known, and not that nothing is lost.
                         known[ref.path] = replace(known[ref.path], own=losses if losses[0][0] > 0 else None)
@@ -166,6 +168,8 @@ class Formats(Allocation):
         for base, losses in zip(self.bases, linear.own, strict=True):
             based = own.based_on(base)
             found.append(Stored(base, None, based.bytes(*shape, None), losses[0]))
+            if not self.factors:
+                continue
             for (low, before), (high, behind) in pairwise(zip(ranks, losses, strict=True)):
                 for rank in range(self.multiple * (low // self.multiple + 1), high + 1, self.multiple):
                     loss = _between(before, behind, (rank - low) / (high - low))

@@ -64,8 +64,19 @@ AUTO = Recipe(
     precision=Bits8(),
 )
 
+SPEED = Recipe(
+    name="auto-speed",
+    reference="Eckart's own: 8 or 4 bits, layer by layer as predicted from both curvatures; for decoding on CPUs",
+    objective=InputAware(metric=Fisher()),
+    # Those that there are products for, on most machines.
+    allocation=Formats(bases=(Bits8(), Bits4(group=64, descent=2)), factors=False),
+    structure=Hybrid(base=Bits4(group=64)),
+    precision=Bits8(),
+)
+
 BY_BUDGET: dict[str, ByBudget] = {
     "auto": ((0.0, AUTO),),
+    "auto-speed": ((0.0, SPEED),),
     "eckart": ((0.9, CLOSED.model_copy(update={"name": "eckart"})), (0.0, TRAINED)),
     "eckart-fast": (
         (0.65, CLOSED),

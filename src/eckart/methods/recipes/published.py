@@ -233,5 +233,6 @@ RECIPES: dict[str, Recipe] = {
     )
 }
 
-DEFAULT_RECIPE = "eckart"
-SIZE_RECIPE = "auto"  # where a size is asked for and no recipe
+DEFAULT_RECIPE = "auto"
+# What a user may want, and the recipe for it.
+GOALS = {"size": "auto", "speed": "auto-speed", "16-bit": "eckart"}

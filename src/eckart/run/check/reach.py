@@ -29,13 +29,16 @@ class Reach:
     towers: list[str]
 
 
-def reach_of(model: PreTrainedModel, blocks: Sequence[Block], ignored: Collection[str] = ()) -> Reach:
+def reach_of(
+    model: PreTrainedModel, blocks: Sequence[Block], ignored: Collection[str] = (), tables: Collection[str] = ()
+) -> Reach:
     """Return what is reached of a model, its tensors in memory or not.
 
     Args:
         model: to look at.
         blocks: of it, with the linears that are compressed.
         ignored: paths of linears that could be and that the user leaves as they are.
+        tables: paths of an embedding and a head that are rounded.
     """
     refs = {ref.path for block in blocks for ref in block.linears}
     paths = {block.path for block in blocks}
@@ -52,6 +55,8 @@ def reach_of(model: PreTrainedModel, blocks: Sequence[Block], ignored: Collectio
         in_blocks += size * inside
         if place in refs and leaf == "weight":
             reached += size
+            continue
+        if place in tables and leaf == "weight":
             continue
         # In a block, the module that holds it; outside, the largest part of the model without blocks.
         part = in_all_blocks(place) if inside else _part_beside(place, paths)

@@ -40,7 +40,7 @@ def check_model(blockwise: BlockwiseModel, plan: Plan, *, allow_partial: bool = 
         UnsupportedModelError: too little is reached, or the recipe looks at predictions and there are none.
     """
     model, blocks = blockwise.model, blockwise.blocks
-    check = check_reach(model, plan.blocks, plan.left, allow_partial=allow_partial)
+    check = check_reach(model, plan.blocks, plan.left, plan.rounded_tables, allow_partial=allow_partial)
     if blockwise.calibration is None:
         return check
     known = blockwise.known
@@ -65,7 +65,12 @@ def check_model(blockwise: BlockwiseModel, plan: Plan, *, allow_partial: bool = 
 
 
 def check_reach(
-    model: PreTrainedModel, blocks: Sequence[Block], left: Collection[str] = (), *, allow_partial: bool
+    model: PreTrainedModel,
+    blocks: Sequence[Block],
+    left: Collection[str] = (),
+    tables: Collection[str] = (),
+    *,
+    allow_partial: bool,
 ) -> ModelCheck:
     """Return what is known without data.
 
@@ -73,12 +78,13 @@ def check_reach(
         model: may be without its tensors.
         blocks: of it.
         left: paths of the linears that the user leaves as they are; they count as reached.
+        tables: paths of an embedding and a head that are rounded.
         allow_partial: whether less than half of the blocks' bytes may be reached.
 
     Raises:
         UnsupportedModelError: too little is reached.
     """
-    check = ModelCheck(vocabulary=vocabulary_of(model), **vars(reach_of(model, blocks, left)))
+    check = ModelCheck(vocabulary=vocabulary_of(model), **vars(reach_of(model, blocks, left, tables)))
     if check.share_that_could_be < LEAST_SHARE and not allow_partial:
         raise UnsupportedModelError(
             f"Compression of {type(model).__name__} {check.reach} Expected at least {LEAST_SHARE:.0%} of the bytes "
