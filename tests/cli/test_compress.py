@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -238,14 +239,16 @@ def test_numbers_and_files_that_cannot_be(
 def test_a_size_of_the_whole_model(model_folder: Path, text_file: Path, tmp_path: Path) -> None:
     whole = (model_folder / "model.safetensors").stat().st_size
     options = ("--calibration", text_file, "--samples", 8, "--length", 24)
-    asked = f"{0.45 * whole:.0f}B"
+    asked = f"{0.25 * whole:.0f}B"
     result = run("compress", model_folder, "-o", tmp_path / "out", "--size", asked, *options)
     assert result.exit_code == 0, result.output
     text = words(result.output)
     assert "recipe auto" in text
     assert "Chose by the predicted loss a byte:" in text
     assert "nats a token; with 10% more bytes" in text
-    assert sum(path.stat().st_size for path in (tmp_path / "out").glob("*.safetensors")) <= 0.45 * whole
+    assert "; the embedding in " in text
+    assert "The embedding model.embed_tokens and lm_head, a table each, 256x32, is in " in text
+    assert sum(path.stat().st_size for path in (tmp_path / "out").glob("*.safetensors")) <= 0.25 * whole
     small = run("compress", model_folder, "-o", tmp_path / "small", "--size", "1KB", *options)
     assert small.exit_code == 2
     assert "the model cannot take less than" in words(small.output)
@@ -254,6 +257,18 @@ def test_a_size_of_the_whole_model(model_folder: Path, text_file: Path, tmp_path
     assert "Give one of them" in words(both.output)
     assert not (tmp_path / "small").exists()
     assert not (tmp_path / "both").exists()
+
+
+def test_a_goal_stands_for_a_recipe(model_folder: Path, text_file: Path, tmp_path: Path) -> None:
+    options = ("--calibration", text_file, "--samples", 8, "--length", 24, "--keep", 0.45)
+    result = run("compress", model_folder, "-o", tmp_path / "out", "--goal", "speed", *options)
+    assert result.exit_code == 0, result.output
+    text = words(result.output)
+    assert "recipe auto-speed" in text
+    assert "0 layers with factors" in text
+    ranks = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]["ranks"]
+    assert set(ranks.values()) == {None}
+    assert "The embedding" not in words(run("inspect", tmp_path / "out").output)
 
 
 def test_a_size_above_that_of_the_model_copies_it(model_folder: Path, text_file: Path, tmp_path: Path) -> None:

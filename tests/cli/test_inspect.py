@@ -10,7 +10,9 @@ from tests.cli.helpers import run, words
 from tests.report.helpers import report
 
 from eckart.checkpoint.records import write_records
+from eckart.compression.embedding import EmbeddingRecord
 from eckart.compression.result import CompressionResult
+from eckart.methods.precision import Bits4
 
 
 @pytest.fixture
@@ -46,6 +48,20 @@ def test_the_page_for_people(folder: Path) -> None:
     assert "0.0 MB on disk" in text
     assert "Calibrated on 4,096 tokens of text.txt (64 x 64, seed 0, SHA-256 0000000000000000)." in text
     assert "Warning: [bold]Few tokens" in text
+
+
+def test_tables_that_were_rounded(tmp_path: Path) -> None:
+    record = EmbeddingRecord(
+        embedding="model.embed_tokens", head="lm_head", tied=True, tokens=1000, width=500, precision=Bits4(group=100)
+    )
+    for made, sentence in (
+        (record, "The embedding model.embed_tokens and lm_head, one table, 1000x500, is in 4-bit: 0.3 MB in place of"),
+        (record.model_copy(update={"head": None, "loss": 0.0123}), "1.0 MB; alone that costs 0.012 nats a token."),
+    ):
+        folder = tmp_path / str(made.loss)
+        folder.mkdir()
+        write_records(folder, report().model_copy(update={"embedding": made}))
+        assert sentence in words(run("inspect", folder).stdout)
 
 
 def test_the_map_stands_in_place_of_the_table(folder: Path) -> None:

@@ -93,6 +93,13 @@ compress model -o out --keep inf
 compress model -o out --keep 1e400
 compress model -o out --keep 1e-9
 compress model -o out --keep 0,8
+compress model -o out --goal
+compress model -o out --goal fast
+compress model -o out --goal ''
+compress model -o out --goal speed --recipe svd
+compress model -o out --set embedding=9-bit
+compress model -o out --set embedding.group=0
+compress model -o out --set embedding={name: 4-bit, scale_bits: 4}
 compress model -o out --samples 0
 compress model -o out --samples -1
 compress model -o out --samples 1.5

@@ -16,6 +16,7 @@ from eckart.compression.plan import make_plan
 from eckart.compression.result import CompressionResult
 from eckart.compression.walk import compress_blocks
 from eckart.methods.allocation import Storage
+from eckart.methods.precision import AnyPrecision
 from eckart.methods.recipe import Recipe
 from eckart.sweep.case import Way, way_of
 from eckart.sweep.statistics import Statistics
@@ -43,6 +44,7 @@ def build(
     statistics: Statistics,
     *,
     storage: Storage | None = None,
+    embedding: AnyPrecision | None = None,
     memory_holds_streams: bool = True,
     callback: Callback | None = None,
 ) -> Compressed:
@@ -54,6 +56,7 @@ def build(
         keep: bytes to keep, as a share.
         statistics: that were collected for the recipe.
         storage: from :meth:`Statistics.storage`, if it is known already. Not for what is made alone.
+        embedding: how the tables of the vocabulary are stored, if not as the recipe says.
         memory_holds_streams: whether the streams of a walk of its own are held in memory, or in temporary files.
         callback: of that walk.
 
@@ -66,7 +69,7 @@ def build(
     candidate = copy.deepcopy(model)
     scratch = ScratchSpace(memory_holds_streams)
     try:
-        report = _walked(candidate, recipe, keep, statistics, storage, scratch, listener)
+        report = _walked(candidate, recipe, keep, statistics, storage, embedding, scratch, listener)
     finally:
         scratch.close()
     return Compressed(candidate, {layer.path: layer.rank for layer in report.layers}, report.keep)
@@ -78,6 +81,7 @@ def _walked(
     keep: float,
     statistics: Statistics,
     storage: Storage | None,
+    embedding: AnyPrecision | None,
     scratch: ScratchSpace,
     callback: Callback,
 ) -> CompressionResult:
@@ -87,6 +91,7 @@ def _walked(
     """
     original, shared = statistics.original, way_of(recipe) is Way.TRUNCATED
     plan = make_plan(candidate, recipe, keep, None, statistics.original.calibration)
+    plan = replace(plan, embedding=embedding or plan.embedding)
     own = BlockwiseModel(candidate, plan.blocks, ResidentWeights(), original.device, scratch, original.calibration)
     if storage is None:
         allocated = allocate(own, plan, callback.on_measurement)
