@@ -14,7 +14,9 @@ from transformers.exporters import AutoHfExporter
 
 import eckart
 from eckart.errors import ExportError
-from eckart.layers import LowRankLinear
+from eckart.layers import LowRankLinear, QuantizedLinear, fill_child
+from eckart.maths.packing import WIDTHS
+from eckart.maths.quantization import QuantScheme
 from eckart.runtimes.graphs import write_graphs
 from eckart.runtimes.samples import samples_for
 from eckart.runtimes.targets import target_of
@@ -61,6 +63,24 @@ def test_executorch_gives_the_logits_of_two_factors(tmp_path: Path) -> None:
     pytest.importorskip("executorch")
     done = eckart.export(compressed(encoder(), "two-factor"), "executorch", tmp_path / "out")
     assert done.difference <= 1e-4 * done.largest
+
+
+@pytest.mark.filterwarnings("ignore::eckart.errors.EckartWarning")
+def test_codes_of_all_widths_in_any_number_of_tokens(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    model = decoder()
+    ids = torch.randint(10, 200, (8, 16), generator=torch.Generator().manual_seed(1))
+    eckart.compress(model, "svd", 0.9, ids, overrides=["embedding={name: 5-bit, group: 8, scale_bits: 8}"])
+    factored = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, LowRankLinear)]
+    for number, (name, layer) in enumerate(factored):
+        scheme = QuantScheme(WIDTHS[number % len(WIDTHS)], 8, scale_bits=8 if number % 2 else 16)
+        coded = QuantizedLinear(layer.in_features, layer.out_features, scheme, bias=False)
+        fill_child(coded, layer.dense_weight().double(), None)
+        model.set_submodule(name, coded)
+    assert {layer.scheme.bits for layer in model.modules() if isinstance(layer, QuantizedLinear)} == set(WIDTHS)
+    done = eckart.export(model, "onnx", tmp_path / "out")
+    assert done.difference <= 1e-5 * done.largest
 
 
 def test_a_decoder_is_one_graph_for_prompt_and_tokens(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ class QuantizedEmbedding(nn.Module):
         rows = self.rows(input.flatten())
         if type(self.lookup) is nn.Embedding:
             return rows.view(*input.shape, self.embedding_dim)
-        places = torch.arange(len(rows), device=input.device).view(input.shape)
+        places = torch.arange(rows.shape[0], device=input.device).view(input.shape)
         return cast(Tensor, functional_call(self.lookup, {"weight": rows}, (places,)))
 
     def to_dense(self) -> nn.Embedding:

@@ -40,20 +40,22 @@ def unpack(packed: Tensor, bits: int, columns: int) -> Tensor:
     if bits == 8:
         return packed
     together, size = UNITS[bits]
-    words = packed
-    if size > 1:
-        units = _in_units(packed, size).to(_words(size))
-        words = units[..., 0]
-        for place in range(1, size):
-            words = words + units[..., place] * 256**place
-    codes = [_shifted(words, bits * place) & (2**bits - 1) for place in range(together)]
+    units = _in_units(packed, size)
+    if size > 1:  # codes lie over the ends of bytes
+        units = units.to(torch.int32)
+    codes = []
+    for place in range(together):
+        byte, shift = divmod(bits * place, 8)
+        # No more than two bytes at once: some runtimes divide in floats.
+        word = units[..., byte] if shift + bits <= 8 else units[..., byte] + units[..., byte + 1] * 256
+        codes.append(_shifted(word, shift) & (2**bits - 1))
     return torch.stack(codes, dim=-1).flatten(1)[:, :columns].to(torch.int8) - int(2 ** (bits - 1))
 
 
 def _in_units(rows: Tensor, size: int) -> Tensor:
     """Return rows, filled up with zeros, as (rows, units, size)."""
     filled = functional.pad(rows, (0, -rows.shape[1] % size))
-    return filled.reshape(len(rows), filled.shape[1] // size, size)
+    return filled.reshape(rows.shape[0], filled.shape[1] // size, size)  # and no len(): of a graph, that is a number
 
 
 def _words(size: int) -> torch.dtype:
