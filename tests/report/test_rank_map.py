@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from eckart.compression.records import LayerRecord
+from eckart.methods.precision import Bits3, Bits4, Bits8
 from eckart.report.rank_map import rank_map
 
 
@@ -72,3 +73,16 @@ def test_the_scale_is_never_so_narrow_that_roundings_look_like_differences(
     ranks: tuple[int | None, ...], scale: tuple[float, float]
 ) -> None:
     assert rank_map([layer(f"h.{place}.q", rank) for place, rank in enumerate(ranks)]).scale == scale
+
+
+def test_bases_that_were_chosen_stand_in_the_cells() -> None:
+    bases = [Bits3(), Bits4(), Bits8()]
+    layers = [
+        layer(f"h.{n}.up", rank).model_copy(update={"base": base})
+        for n, (rank, base) in enumerate(zip((None, 16, None), bases, strict=True))
+    ]
+    assert [cell.label for cell in rank_map(layers).cells] == ["3-bit", "4-bit + 16", "8-bit"]
+    experts = [layer(f"h.0.experts.{n}.up", None).model_copy(update={"base": bases[n % 2]}) for n in range(6)] + [
+        layer("h.1.up")
+    ]
+    assert [cell.label for cell in rank_map(experts).cells] == ["3-bit to 4-bit", "30"]

@@ -3,6 +3,9 @@
 They read the codes as they are, where a product of floats would first have to make a 16-bit weight of them: on a CPU a
 token then takes less time than with 16 bits, not several times more. They serve no gradients and exist for bfloat16
 inputs; for many tokens at once they are slower than a product of floats. torchao runs the same ones.
+
+There is one for 8 bits and one for 4. Codes of 3 and 2 bits are codes of 4 bits too, and a code of 6 or 5 bits is a sum
+of two: 16 times one of 4 bits and another.
 """
 
 from __future__ import annotations
@@ -16,11 +19,15 @@ from torch.nn import functional
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from eckart.maths.packing import unpack
-from eckart.maths.quantization import QuantScheme, from_codes
+from eckart.maths.quantization import QuantScheme, expanded_scales, from_codes
 
 MOST_TOKENS = 8  # at once for which the products of few bits are faster, measured
 WIDTH = 16  # that the 8-bit product needs the inner dimension in multiples of, and packing the outer one
 GROUPS = (32, 64, 128, 256)  # that the 4-bit product knows
+UPPER = 16  # what the upper of two 4-bit codes counts
+Packed = tuple[tuple[Tensor, Tensor], ...]
+"""Codes and scales as the 4-bit product wants them, of one or two codes for each number."""
+
 ALIGNMENT = 64  # bytes; the 8-bit product ends the process if its operands begin between the places of whole vectors
 
 
@@ -35,8 +42,6 @@ def serves(inputs: Tensor, scale: Tensor, scheme: QuantScheme, out_features: int
         or torch.compiler.is_exporting()  # other runtimes have no such products
     ):
         return False
-    if scheme.bits not in (4, 8):
-        return False  # PyTorch has none
     if scheme.bits == 8:
         return scheme.group is None and columns % WIDTH == 0
     size = scheme.group_size(columns)
@@ -66,8 +71,18 @@ def full_product(inputs: Tensor, codes: Tensor, scale: Tensor, scheme: QuantSche
     return outputs if bias is None else outputs + bias
 
 
-def pack_for_product(codes: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """Return 4-bit codes, (rows, columns) int8, and their scales as the product wants them."""
+def pack_for_product(codes: Tensor, scale: Tensor, bits: int) -> Packed:
+    """Return codes of 6 bits or fewer, (rows, columns) int8, and their scales, (rows, groups), as the product wants.
+
+    Those of 6 and 5 bits are two codes for each number.
+    """
+    if bits <= 4:
+        return (_pack_four(codes, scale),)
+    upper = (codes + UPPER // 2) >> 4  # the lower one is then within 4 bits with their sign
+    return _pack_four(upper, UPPER * scale), _pack_four(codes - UPPER * upper, scale)
+
+
+def _pack_four(codes: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes.to(torch.int32) + 8, 1)
     scales = scale.detach().T
     return packed, torch.stack([scales, torch.zeros_like(scales)], dim=-1).contiguous()
@@ -96,17 +111,17 @@ def multiply_8_bit(inputs: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
     )
 
 
-def multiply_4_bit(inputs: Tensor, packed: tuple[Tensor, Tensor], group: int) -> Tensor:
+def multiply_packed(inputs: Tensor, packed: Packed, group: int) -> Tensor:
     """Return the product, (..., out features), of ``inputs`` and what :func:`pack_for_product` returned."""
     flat = inputs.reshape(-1, inputs.shape[-1]).contiguous()
-    codes, scales = packed
-    product = torch.ops.aten._weight_int4pack_mm_for_cpu(flat, codes, group, scales)
+    products = [torch.ops.aten._weight_int4pack_mm_for_cpu(flat, codes, group, scales) for codes, scales in packed]
+    product = products[0] if len(products) == 1 else products[0] + products[1]
     return cast(Tensor, product).reshape(*inputs.shape[:-1], -1)
 
 
 @torch.library.custom_op("eckart::few_bits_product", mutates_args=())
 def product_in_graph(
-    inputs: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None, bits: int, group: int | None
+    inputs: Tensor, codes: Tensor, scales: list[Tensor], bias: Tensor | None, bits: int, group: int | None
 ) -> Tensor:
     """Do one product or the other, as a step of a compiled graph that a compiler does not look into.
 
@@ -115,28 +130,29 @@ def product_in_graph(
     Args:
         inputs: (..., in features), for which there is a product (:func:`serves`).
         codes: as :class:`eckart.layers.QuantizedLinear` holds them.
-        scale: (out features, groups).
+        scales: (out features, groups), or what those of 8 bits are made of.
         bias: (out features,).
         bits: of the codes.
         group: how many of a row have a scale in common; None for all.
     """
     scheme = QuantScheme(bits, group)
+    scale = scales[0] if len(scales) == 1 else expanded_scales(scales[0], scales[1])
     if not are_few(inputs):
         return full_product(inputs, codes, scale, scheme, bias)
     if bits == 8:
         outputs = multiply_8_bit(inputs, aligned(codes), scale)
     else:
-        state = codes._version, scale.data_ptr(), scale._version
+        state = codes._version, *((tensor.data_ptr(), tensor._version) for tensor in scales)
         if codes not in _PACKED or _PACKED[codes][0] != state:
-            _PACKED[codes] = state, pack_for_product(unpack(codes, bits, inputs.shape[-1]), scale)
-        outputs = multiply_4_bit(inputs, _PACKED[codes][1], scheme.group_size(inputs.shape[-1]))
+            _PACKED[codes] = state, pack_for_product(unpack(codes, bits, inputs.shape[-1]), scale, bits)
+        outputs = multiply_packed(inputs, _PACKED[codes][1], scheme.group_size(inputs.shape[-1]))
     return outputs if bias is None else outputs + bias
 
 
 @product_in_graph.register_fake
-def _(inputs: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None, bits: int, group: int | None) -> Tensor:
+def _(inputs: Tensor, codes: Tensor, scales: list[Tensor], bias: Tensor | None, bits: int, group: int | None) -> Tensor:
     return inputs.new_empty(*inputs.shape[:-1], len(codes))
 
 
 # Of graphs: the state of codes, and the order that the product wants.
-_PACKED: MutableMapping[Tensor, tuple[object, tuple[Tensor, Tensor]]] = WeakTensorKeyDictionary()
+_PACKED: MutableMapping[Tensor, tuple[object, Packed]] = WeakTensorKeyDictionary()

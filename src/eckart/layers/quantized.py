@@ -12,7 +12,7 @@ from eckart.layers import kernels
 from eckart.layers.linear import bias_vector, dense_like, weight_matrix
 from eckart.layers.rows import RowsLayer
 from eckart.maths.packing import pack, unpack
-from eckart.maths.quantization import QuantScheme, from_codes, scale_codes
+from eckart.maths.quantization import QuantScheme, expanded_scales, from_codes, scale_codes
 
 
 class QuantizedLinear(RowsLayer):
@@ -47,7 +47,7 @@ class QuantizedLinear(RowsLayer):
     ) -> None:
         super().__init__()
         self.in_features, self.out_features, self.scheme, self.replaced = in_features, out_features, scheme, replaced
-        self._packed: tuple[object, tuple[Tensor, Tensor]] | None = None
+        self._packed: tuple[object, kernels.Packed] | None = None
         zeros = pack(torch.zeros(1, in_features, dtype=torch.int8), scheme.bits)
         self.register_buffer("codes", zeros.to(device).repeat(out_features, 1))
         groups = scheme.groups(in_features)
@@ -83,7 +83,7 @@ class QuantizedLinear(RowsLayer):
         """Return the scales of all rows or some, (rows, groups), in the dtype of the layer."""
         if self.scheme.scale_bits == 16:
             return self.scale[rows]
-        return self.scale_codes[rows].to(self.row_scale.dtype) * self.row_scale[rows]
+        return expanded_scales(self.scale_codes[rows], self.row_scale[rows])
 
     def set_scales(self, scales: Tensor) -> None:
         """Set the scales, (out features, groups), as they are stored."""
@@ -101,7 +101,7 @@ class QuantizedLinear(RowsLayer):
 
     @property
     def by_rows(self) -> list[Tensor]:
-        """The tensors that have a row for each output, without the bias."""
+        """The tensors that have a row for each output, without the bias: codes first, then what scales are made of."""
         if self.scheme.scale_bits == 16:
             return [self.codes, self.scale]
         return [self.codes, self.scale_codes, self.row_scale]
@@ -110,36 +110,35 @@ class QuantizedLinear(RowsLayer):
         """Map (..., in features) to (..., out features), or to those outputs that ``rows`` are."""
         if rows is not None:
             return self._some(inputs, rows)
-        scale = self.scales()
-        if kernels.serves(inputs, scale, self.scheme, self.out_features):
+        if kernels.serves(inputs, self.scale_parameter, self.scheme, self.out_features):
             if torch.compiler.is_compiling():
-                given = inputs, self.codes, scale, self.bias, self.scheme.bits, self.scheme.group
-                return cast(Tensor, kernels.product_in_graph(*given))
+                given = self.bias, self.scheme.bits, self.scheme.group
+                return cast(Tensor, kernels.product_in_graph(inputs, self.codes, self.by_rows[1:], *given))
             if kernels.are_few(inputs):
-                outputs = self._product_of_few_bits(inputs, scale)
+                outputs = self._product_of_few_bits(inputs)
                 return outputs if self.bias is None else outputs + self.bias
-        return kernels.full_product(inputs, self.codes, scale, self.scheme, self.bias)
+        return kernels.full_product(inputs, self.codes, self.scales(), self.scheme, self.bias)
 
     def _some(self, inputs: Tensor, rows: slice) -> Tensor:
         """Return some of the outputs, (..., those that ``rows`` are)."""
         codes, scale = self.codes[rows], self.scales(rows)
         bias = None if self.bias is None else self.bias[rows]
         few = not torch.compiler.is_compiling() and kernels.are_few(inputs)
-        if few and self.scheme.bits == 8 and kernels.serves(inputs, scale, self.scheme, len(codes)):
+        if few and self.scheme.bits == 8 and kernels.serves(inputs, self.scale_parameter, self.scheme, len(codes)):
             outputs = kernels.multiply_8_bit(inputs, kernels.aligned(codes), scale)
             return outputs if bias is None else outputs + bias
         codes = unpack(codes, self.scheme.bits, self.in_features)
         return functional.linear(inputs, from_codes(codes, scale, self.scheme).to(inputs.dtype), bias)
 
-    def _product_of_few_bits(self, inputs: Tensor, scale: Tensor) -> Tensor:
+    def _product_of_few_bits(self, inputs: Tensor) -> Tensor:
         if self.scheme.bits == 8:
             self.codes = kernels.aligned(self.codes)
-            return kernels.multiply_8_bit(inputs, self.codes, scale)
+            return kernels.multiply_8_bit(inputs, self.codes, self.scales())
         # Another order of the same bits, made at the first run and held beside them until they change.
         state = tuple((tensor.data_ptr(), tensor._version) for tensor in self.by_rows)
         if self._packed is None or self._packed[0] != state:
-            self._packed = state, kernels.pack_for_product(self._codes(), scale)
-        return kernels.multiply_4_bit(inputs, self._packed[1], self.scheme.group_size(self.in_features))
+            self._packed = state, kernels.pack_for_product(self._codes(), self.scales(), self.scheme.bits)
+        return kernels.multiply_packed(inputs, self._packed[1], self.scheme.group_size(self.in_features))
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what is copied: not what can be made again."""

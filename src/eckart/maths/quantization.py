@@ -115,7 +115,7 @@ def as_stored(scales: Tensor, dtype: torch.dtype, scheme: QuantScheme) -> Tensor
         return torch.where(scales == 0, torch.ones_like(scales), sizes.copysign(scales)).to(dtype)
     # Of a row with others, a scale of zero must not be the largest.
     codes, unit = scale_codes(torch.where(scales == 0, scales, sizes.copysign(scales)), dtype)
-    return codes.to(dtype) * unit
+    return expanded_scales(codes, unit)
 
 
 def scale_codes(scales: Tensor, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
@@ -135,6 +135,11 @@ def scale_codes(scales: Tensor, dtype: torch.dtype | None = None) -> tuple[Tenso
     codes = (scales.double() / unit).round()
     codes = codes.abs().clamp(1, LARGEST_SCALE).copysign(scales.double())
     return codes.to(torch.int8), unit.to(dtype)
+
+
+def expanded_scales(codes: Tensor, unit: Tensor) -> Tensor:
+    """Return the scales that :func:`scale_codes` gives codes for, (rows, groups), in the dtype of the powers of two."""
+    return codes.to(unit.dtype) * unit
 
 
 def round_to_scheme(weight: Tensor, scales: Tensor, scheme: QuantScheme) -> Tensor:

@@ -21,18 +21,22 @@ class Cell:
         rank: of the layer; the lowest of many; None if all are left dense.
         kept: share of its dense bytes that it keeps.
         highest: rank of many.
+        base: how the weight beside the factors is stored, or the weight itself, where that was chosen for each layer;
+            of many the fewest and the most bits.
     """
 
     rank: int | None
     kept: float
     highest: int | None = None
+    base: str = ""
 
     @property
     def label(self) -> str:
-        """The rank, ``dense``, or the lowest and the highest rank."""
+        """The rank, ``dense``, or the lowest and the highest rank; in front of it the base, if there is one."""
         if self.rank is None:
-            return "dense"
-        return str(self.rank) if self.highest in (None, self.rank) else f"{self.rank}-{self.highest}"
+            return self.base or "dense"
+        rank = str(self.rank) if self.highest in (None, self.rank) else f"{self.rank}-{self.highest}"
+        return f"{self.base} + {rank}" if self.base else rank
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,9 @@ def families(layers: Sequence[LayerRecord]) -> dict[str, list[LayerRecord]]:
 def _cell(layers: Sequence[LayerRecord]) -> Cell:
     ranks = [layer.rank for layer in layers if layer.rank is not None]
     kept = sum(layer.bytes for layer in layers) / sum(layer.dense_bytes for layer in layers)
-    return Cell(min(ranks, default=None), kept, max(ranks, default=None) if len(layers) > 1 else None)
+    bases = sorted({layer.base.name for layer in layers if layer.base is not None})
+    base = bases[0] if len(bases) == 1 else " to ".join(bases[:1] + bases[-1:])
+    return Cell(min(ranks, default=None), kept, max(ranks, default=None) if len(layers) > 1 else None, base)
 
 
 def _block_position(paths: Sequence[Sequence[str]]) -> int:

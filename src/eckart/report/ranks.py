@@ -54,7 +54,8 @@ def _heat(grid: RankMap, *, shares: bool) -> Trace:
     ]
     labels = [["" if cell is None else cell.label for cell in row] for row in cells]
     small = len(grid.blocks) > 60 or len(grid.kinds) > 16
-    hover = "block %{y}, %{x}<br>rank %{text}" + ("<br>%{z:.1f} % of the bytes" if shares else "")
+    of = "" if any(cell.base for cell in grid.cells) else "rank "
+    hover = f"block %{{y}}, %{{x}}<br>{of}%{{text}}" + ("<br>%{z:.1f} % of the bytes" if shares else "")
     trace: Trace = {
         "type": "heatmap",
         "x": [plain(label) for label in grid.kind_labels],
