@@ -19,13 +19,22 @@ from transformers.quantizers import register_quantization_config, register_quant
 from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 from transformers.quantizers.base import HfQuantizer
 
-from eckart.blocks.vocabulary import Vocabulary, place_tables, take_tables_back
+from eckart.blocks.vocabulary import take_tables_back
 from eckart.checkpoint.biases import biases_without_a_place, lost_biases
 from eckart.checkpoint.config import DAMAGED, GUARD, METHOD, EckartConfig, RoundedEmbedding
 from eckart.checkpoint.folder import check_folder
 from eckart.checkpoint.library_hooks import wrap_library
 from eckart.checkpoint.ordered import check_ordered
 from eckart.checkpoint.packed import check_packed, conversions
+from eckart.checkpoint.places import (
+    check_codes_have_a_place,
+    expand,
+    find_linear,
+    join,
+    linears_of,
+    round_tables,
+    spellings,
+)
 from eckart.checkpoint.tensors import check_dtypes, check_finite, stored_tensors
 from eckart.checkpoint.trained import warn_of_codes
 from eckart.errors import CheckpointError, EckartWarning, RecipeError
@@ -33,19 +42,16 @@ from eckart.layers import (
     FactoredLinear,
     PivotedLinear,
     QuantizedLinear,
-    fuse_modules,
     fused_layers,
-    is_linear,
     unfuse_modules,
     weight_matrix,
 )
-from eckart.layers.linear_stack import StackLayout, contract_parameter, expand_parameter, linear_stacks, owner_of
+from eckart.layers.linear_stack import contract_parameter, linear_stacks, owner_of
 from eckart.methods.choice import Choice, expand_name
 from eckart.methods.layout import Layout
 from eckart.methods.precision import BASES, PRECISIONS, Bits16
 from eckart.methods.structure import STRUCTURES, Hybrid, Pivoted
 
-OTHER_CLASS = "Load the model with the class that its 'architectures' names, or AutoModel."
 AnyChoice = TypeVar("AnyChoice", bound=Choice)
 
 
@@ -124,15 +130,15 @@ class EckartQuantizer(HfQuantizer):  # type: ignore[misc]
         pivoted = isinstance(layout.structure, Pivoted)
         check_ordered(config.ordered, config.ranks, pivoted=pivoted, files=kwargs.get("checkpoint_files"))
         for path, stack in config.expanded.items():
-            _expand(model, path, stack)
+            expand(model, path, stack)
         if config.joint:
-            linears = _linears(model)
+            linears = linears_of(model)
             for paths in config.joint:
                 runs = config.joint_runs.get(paths[0], 1)
-                _join(model, [_find_linear(model, linears, path) for path in paths], runs)
-        linears = _linears(model)
+                join(model, [find_linear(model, linears, path) for path in paths], runs)
+        linears = linears_of(model)
         for path, rank in config.ranks.items():
-            name = _find_linear(model, linears, path)
+            name = find_linear(model, linears, path)
             linear, own = linears[name], layouts.get(path, layout)
             shape = weight_matrix(linear).shape
             highest = own.highest_rank(*shape)
@@ -147,10 +153,12 @@ class EckartQuantizer(HfQuantizer):  # type: ignore[misc]
                 layer.index = None
             model.set_submodule(name, layer)
         if config.embedding is not None:
-            _round_tables(model, config, RoundedEmbedding(**config.embedding))
+            tables = RoundedEmbedding(**config.embedding)
+            round_tables(model, tables, _choice("precision", tables.precision, PRECISIONS, _made_with(config)).scheme)
         stored = stored_tensors(kwargs.get("checkpoint_files") or ())
         if config.stored is not None:
             check_packed(config.ranks, stored)
+        check_codes_have_a_place(model, stored)
         check_dtypes(model, stored)
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
@@ -199,45 +207,13 @@ class EckartQuantizer(HfQuantizer):  # type: ignore[misc]
         return model
 
 
-def _join(model: PreTrainedModel, paths: list[str], runs: int) -> None:
-    try:
-        fuse_modules(model, paths, runs)
-    except ValueError as error:
-        raise CheckpointError(f"config.json says that {', '.join(paths)} were fused, but {error}.") from error
-
-
-def _round_tables(model: PreTrainedModel, config: EckartConfig, stored: RoundedEmbedding) -> None:
-    """Put tables of codes into a model whose weights are not there yet."""
-    made_with = (config.provenance or {}).get("versions", {})
-    scheme = _choice("precision", stored.precision, PRECISIONS, made_with).scheme
-    modules = dict(model.named_modules())
-    path = next((name for name in _spellings(model, stored.path) if name in modules), None)
-    embedding = None if path is None else modules[path]
-    if scheme is None or path is None or not isinstance(embedding, nn.Embedding):
-        raise CheckpointError(
-            f"config.json says that the embedding {stored.path!r} is stored in few bits, but {type(model).__name__} "
-            f"has no embedding of that name, or the precision has none. {OTHER_CLASS}"
-        )
-    # A class without a head leaves the one that is stored.
-    head = None
-    if stored.head is not None:
-        head = next((name for name in _spellings(model, stored.head) if name in modules), None)
-    shape = embedding.weight.shape
-    if head is not None and (not is_linear(modules[head]) or weight_matrix(modules[head]).shape != shape):
-        raise CheckpointError(
-            f"config.json says that the head {stored.head!r} is stored in few bits, and {type(model).__name__} has "
-            f"there no linear layer over {shape[0]} tokens of width {shape[1]}. {OTHER_CLASS}"
-        )
-    place_tables(model, Vocabulary(path, head, stored.tied, (shape[0], shape[1])), scheme)
-
-
 def layout_of(config: EckartConfig) -> Layout:
     """Return how the linears that a config names are stored.
 
     Raises:
         CheckpointError: it names a structure or a precision that is not known here, or fields that cannot be.
     """
-    made_with = (config.provenance or {}).get("versions", {})
+    made_with = _made_with(config)
     structure = _choice("structure", config.structure, STRUCTURES, made_with)
     precision = _choice("precision", config.precision or Bits16().name, PRECISIONS, made_with)
     try:
@@ -261,13 +237,18 @@ def layouts_of(config: EckartConfig, layout: Layout) -> dict[str, Layout]:
         raise CheckpointError(
             f"config.json has bases for layers of the structure {layout.structure.name!r}, which has none. {DAMAGED}"
         )
-    made_with = (config.provenance or {}).get("versions", {})
+    made_with = _made_with(config)
     found = {
         path: layout.based_on(_choice("base", described, BASES, made_with)) for path, described in config.bases.items()
     }
     strangers = sorted(found.keys() - config.ranks.keys())
     if strangers:
         raise CheckpointError(f"config.json has a base for {strangers[0]!r}, which has no rank there. {DAMAGED}")
+    return found
+
+
+def _made_with(config: EckartConfig) -> Mapping[str, str]:
+    found: dict[str, str] = (config.provenance or {}).get("versions", {})
     return found
 
 
@@ -313,47 +294,7 @@ def _replaced_layers(model: nn.Module) -> list[tuple[str, FactoredLinear | Quant
 def missing_layers(model: PreTrainedModel, config: EckartConfig) -> list[str]:
     """Return the paths that a config gives a rank, and where the model has no compressed layer."""
     found = {name for name, _ in _replaced_layers(model)}
-    return [path for path in config.ranks if not found.intersection(_spellings(model, path))]
-
-
-def _linears(model: PreTrainedModel) -> dict[str, nn.Module]:
-    return {name: module for name, module in model.named_modules() if is_linear(module)}
-
-
-def _spellings(model: PreTrainedModel, path: str) -> tuple[str, str, str]:
-    """Return a path, also with and without the prefix by which a head's class holds its base model."""
-    prefix = f"{model.base_model_prefix}."
-    return path, path.removeprefix(prefix), prefix + path
-
-
-def _find_linear(model: PreTrainedModel, linears: Mapping[str, nn.Module], path: str) -> str:
-    """Return the name in the model of the linear at ``path``."""
-    for name in _spellings(model, path):
-        if name in linears:
-            return name
-    raise CheckpointError(
-        f"config.json names the linear layer {path!r}, but {type(model).__name__} has none of that name. {OTHER_CLASS}"
-    )
-
-
-def _expand(model: PreTrainedModel, path: str, described: dict[str, Any]) -> None:
-    """Put the linear layers that config.json describes in the place of a parameter."""
-    layout = StackLayout(**described)
-    for name in _spellings(model, path):
-        try:
-            module, leaf = owner_of(model, name)
-        except AttributeError:
-            continue
-        if leaf in module._parameters:
-            try:
-                expand_parameter(module, leaf, layout)
-            except ValueError as error:
-                raise CheckpointError(f"config.json says that {path} is expanded, but {error}. {DAMAGED}") from error
-            return
-    raise CheckpointError(
-        f"config.json says that the parameter {path!r} is expanded, but {type(model).__name__} has none of that name. "
-        f"{OTHER_CLASS}"
-    )
+    return [path for path in config.ranks if not found.intersection(spellings(model, path))]
 
 
 def attach(model: PreTrainedModel, config: EckartConfig) -> None:
@@ -374,7 +315,7 @@ def note_ranks(model: PreTrainedModel) -> None:
         return
     layers = dict(_replaced_layers(model))
     found = {
-        path: next((layers[name] for name in _spellings(model, path) if name in layers), None) for path in config.ranks
+        path: next((layers[name] for name in spellings(model, path) if name in layers), None) for path in config.ranks
     }
     for path, layer in found.items():
         if isinstance(layer, FactoredLinear):
