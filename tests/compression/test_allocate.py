@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,21 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 import eckart
+from eckart.blocks.blockwise_model import BlockwiseModel
+from eckart.blocks.onload import ResidentWeights
+from eckart.blocks.tensor_cache import ScratchSpace
+from eckart.compression.allocate import allocate
+from eckart.compression.embedding import losses_of_tables
+from eckart.compression.plan import make_plan
 from eckart.compression.request import request_of
+from eckart.data.calibration import calibrate
 from eckart.errors import CalibrationError, EckartError, InterruptedRun, NonFiniteError
 from eckart.layers import LowRankLinear
-from eckart.methods.allocation import ALLOCATIONS
+from eckart.methods.allocation import ALLOCATIONS, Budgets
 from eckart.methods.objectives import OBJECTIVES
 from eckart.methods.recipes.loader import load_recipe
 from eckart.run.compress_checkpoint import compress_checkpoint
+from eckart.run.whole_size import within_size
 
 pytestmark = pytest.mark.filterwarnings("ignore::eckart.errors.EckartWarning")
 RANKS = [name for name, kind in ALLOCATIONS.items() if not kind.chooses_bases]  # and nothing else are chosen
@@ -234,3 +243,29 @@ def test_an_allocation_that_looks_at_data_asks_for_some(model_folder: Path, tmp_
             model_folder, tmp_path / "out", "svd", 0.6, "nowhere.txt", overrides=["allocation=curvature"]
         )
     compress_checkpoint(model_folder, tmp_path / "out", "svd", 0.6, "nowhere.txt", overrides=["allocation=energy"])
+
+
+def test_the_embedding_that_goes_best_with_the_rest_is_taken(model_folder: Path, text_file: Path) -> None:
+    """Of those that fit, by the losses of both together."""
+    model = make_model("llama").bfloat16()
+    tokenizer = eckart.load_tokenizer(model_folder)
+    calibration = calibrate(str(text_file), samples=8, length=24, seed=0, tokenizer=tokenizer)
+    whole = 2 * sum(parameter.numel() for parameter in model.parameters())
+    recipe = load_recipe("auto", ["allocation.multiple=1"])
+    weights = ResidentWeights()
+    for share in (0.5, 0.6, 0.75):
+        room = within_size(model, recipe, int(share * whole), weights, calibration)
+        plan = replace(make_plan(model, recipe, room.keep, weights, calibration), shares=room.shares)
+        run = BlockwiseModel(model, plan.blocks, weights, torch.device("cpu"), ScratchSpace(), calibration)
+        found = allocate(run, plan)
+        assert found.plan.vocabulary is not None
+        losses = losses_of_tables(run, found.plan.vocabulary, [precision for precision, _ in room.shares])
+        totals = {}
+        for (precision, keep), loss in zip(room.shares, losses, strict=True):
+            outlook = recipe.allocation.storage_within(found.measurements.linears, Budgets(keep), recipe.layout).outlook
+            assert outlook is not None
+            totals[precision] = outlook.loss + loss
+        assert found.plan.embedding == min(totals, key=lambda precision: totals[precision])
+        assert found.plan.outlook is not None
+        assert found.plan.outlook.loss == pytest.approx(min(totals.values()))
+        assert found.plan.bytes <= share * whole

@@ -170,3 +170,15 @@ def test_a_hybrid_takes_any_base() -> None:
     assert based.bytes(256, 512, None) == Bits2().bytes(256, 512)
     assert based.bytes(256, 512, 8) == Bits2().bytes(256, 512) + Bits8().bytes(8, 512) + Bits8().bytes(256, 8)
     assert math.isclose(based.bytes(256, 512, None) / (2 * 256 * 512), 2.25 / 16)
+
+
+def test_without_factors_no_layer_has_a_rank_and_no_other_rank_is_predicted(tokens: torch.Tensor) -> None:
+    alone = Formats(factors=False)
+    ways = alone.ways(replace(LINEARS[0], own=[[loss] for loss, *_ in LINEARS[0].own]), LAYOUT)
+    assert [way.rank for way in ways] == [None] * len(alone.bases)
+    with_factors = Formats().ways(LINEARS[0], LAYOUT)
+    assert ways == [way for way in with_factors if way.rank is None]
+    model = make_model("llama")
+    report = eckart.compress(model, "auto-speed", 0.4, tokens)
+    assert {layer.rank for layer in report.layers} == {None}
+    assert {layer.base.name for layer in report.layers if layer.base} <= {"8-bit", "4-bit"}
