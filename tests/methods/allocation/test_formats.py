@@ -127,6 +127,10 @@ def test_fields_that_cannot_be() -> None:
         with pytest.raises(ValidationError):
             Formats.model_validate(wrong)
     assert Formats.model_validate({"bases": ["3-bit"]}).bases == (Bits3(),)
+    with pytest.raises(
+        RecipeError, match=r"\AUnknown element of bases '9-bit' after --set; did you mean '8-bit'[^\n]*\Z"
+    ):
+        load_recipe("auto", ["allocation.bases=[9-bit]"])
     with pytest.raises(RecipeError, match=r"chooses a base for each layer.*structure=hybrid"):
         load_recipe("svd-llm", ["allocation=formats"])
 

@@ -139,7 +139,11 @@ def _validate(data: dict[str, Any], where: str, context: dict[str, Any] | None =
     try:
         return Recipe.model_validate(data, context=context)
     except ValidationError as error:
-        problems = [_describe(item, data, where) for item in error.errors()]
+        found = error.errors()
+        inside = {item["loc"][:-1] for item in found}
+        # A list is too short, too, once what is wrong in it is left out.
+        found = [item for item in found if item["type"] != "too_short" or item["loc"] not in inside]
+        problems = [_describe(item, data, where) for item in found]
         if len(problems) > MOST_PROBLEMS:
             problems[MOST_PROBLEMS:] = [f"And {len(problems) - MOST_PROBLEMS} more."]
         raise RecipeError("\n".join(problems)) from error
@@ -148,6 +152,7 @@ def _validate(data: dict[str, Any], where: str, context: dict[str, Any] | None =
 def _describe(item: Any, data: dict[str, Any], where: str) -> str:
     """Turn one of pydantic's errors into a sentence with the nearest names."""
     path = [str(part) for part in item["loc"]]
+    what = f"element of {path[-2]}" if len(path) > 1 and path[-1].isdigit() else path[-1]
     if item["type"] == "extra_forbidden":
         unknown = path[-1]
         fields = Recipe.model_fields if len(path) == 1 else _fields_beside(path, data)
@@ -155,10 +160,10 @@ def _describe(item: Any, data: dict[str, Any], where: str) -> str:
     if item["type"] == "union_tag_invalid":
         choices = [choice.strip(" '") for choice in item["ctx"]["expected_tags"].split(",")]
         found = item["ctx"]["tag"]
-        return f"Unknown {path[-1]} {found!r} {where}{suggest(found, choices)}"
+        return f"Unknown {what} {found!r} {where}{suggest(found, choices)}"
     if item["type"] == "unknown_choice":
         found = item["ctx"]["found"]
-        return f"Unknown {path[-1]} {found!r} {where}{suggest(str(found), item['ctx']['known'])}"
+        return f"Unknown {what} {found!r} {where}{suggest(str(found), item['ctx']['known'])}"
     if item["type"] == "missing":
         return f"The recipe lacks the field {'.'.join(path)!r} {where}."
     return f"Recipe field {'.'.join(path)!r} {where}: {item['msg']}, found {_shown(item['input'])}."
