@@ -9,7 +9,7 @@ import pytest
 import torch
 from tests.conftest import make_model
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel, T5Config, T5ForConditionalGeneration
 
 import eckart
 from eckart.blocks.blockwise_model import BlockwiseModel
@@ -20,6 +20,7 @@ from eckart.checkpoint.records import read_records
 from eckart.compression.embedding import RoundedTables, head_moment, losses_of_tables
 from eckart.compression.plan import make_plan
 from eckart.data.calibration import Calibration
+from eckart.errors import EckartWarning
 from eckart.layers import QuantizedEmbedding
 from eckart.methods.precision import Bits4, Bits8, Bits16
 
@@ -107,3 +108,14 @@ def test_from_disk_it_is_the_same_and_its_bytes_are_counted(
     eckart.compress(model, "svd-llm", 0.8, overrides=["embedding=8-bit"], **options)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "codes")
     assert torch.equal(model.get_input_embeddings().weight, loaded.get_input_embeddings().weight)
+
+
+def test_an_embedding_that_cannot_be_rounded_stays_and_is_told() -> None:
+    torch.manual_seed(0)
+    config = T5Config(vocab_size=40, d_model=32, d_ff=64, d_kv=8, num_layers=1, num_heads=4)
+    model = T5ForConditionalGeneration(config)
+    before = model.shared.weight.clone()
+    with pytest.warns(EckartWarning, match="and the model has none, or one whose weight more than a head shares"):
+        report = eckart.compress(model, "svd", 0.8, overrides=["embedding=8-bit"])
+    assert report.embedding is None
+    assert torch.equal(model.shared.weight, before)

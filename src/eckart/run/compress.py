@@ -163,6 +163,7 @@ class Job:
         calibration = self.model.calibration
         return [
             *self.check.notes,
+            *embedding_warnings(self.plan),
             *token_warnings(self.model),
             *step_warnings(self.plan.recipe, calibration),
         ]
@@ -245,6 +246,16 @@ class Job:
             report.warnings.append(note)
         report.check = self.check
         return report
+
+
+def embedding_warnings(plan: Plan) -> list[str]:
+    """Return a warning if a recipe rounds the embedding, and the model has none that can be rounded."""
+    if plan.recipe.embedding.scheme is None or plan.vocabulary is not None:
+        return []
+    return [
+        f"The recipe stores the embedding in {plan.recipe.embedding.name}, and the model has none, or one whose weight "
+        "more than a head shares: it stays as it is. Leave embedding=16-bit."
+    ]
 
 
 def token_warnings(model: BlockwiseModel) -> list[str]:
