@@ -22,7 +22,7 @@ from eckart.maths.moments import Moments, ResidualMoments, relative_error
 from eckart.maths.shared_basis import relative_error_of_runs
 from eckart.maths.whitening import OutputRoot, Whitening
 from eckart.methods.layout import Layout
-from eckart.methods.objectives import TargetMoments
+from eckart.methods.objectives import InputSource, TargetMoments
 from eckart.methods.recipe import Recipe
 from eckart.methods.sensitivity.measurements import Measurements
 from eckart.methods.structure.fitting import Fit
@@ -260,14 +260,17 @@ class Factoriser:
         """
         layout, objective = layout or self.recipe.layout, self.recipe.objective
         if rank is None:
-            return layout.unfactored(linear, weight, stored, Fit(weight, inputs.for_fit, metric))
+            target = weight
+            if objective.input_source is InputSource.BOTH and layout.unfactored_precision.feeds_back:
+                target = self._least_squares(weight, inputs, min(weight.shape), residual)
+            return layout.unfactored(linear, target, stored, Fit(target, inputs.for_fit, metric))
         if layout.structure.adds_to_base:  # what is of low rank is known only when the base is
             assert inputs.whitening is not None
-            target = TargetMoments(mean=self._kept_target_mean(weight, inputs))
+            wanted = TargetMoments(mean=self._kept_target_mean(weight, inputs))
             if inputs.moments is not None:
-                target = objective.target(weight, inputs.moments, inputs.whitening, rank, residual)
-            least = least_squares(inputs.whitening, target.cross, weight)
-            fit = Fit(least, inputs.whitening, metric, _constant(target.mean, inputs), solver)
+                wanted = objective.target(weight, inputs.moments, inputs.whitening, rank, residual)
+            least = least_squares(inputs.whitening, wanted.cross, weight)
+            fit = Fit(least, inputs.whitening, metric, _constant(wanted.mean, inputs), solver)
             return layout.fitted(linear, rank, stored, fit)
         if solution is None:
             assert inputs.whitening is not None
@@ -283,6 +286,15 @@ class Factoriser:
             second, constant = refit_runs(objective, weight, second, first, inputs.moments)
             fit = replace(fit, target=second @ first, constant=constant)
         return layout.factored(linear, second, first, stored, fit)
+
+    def _least_squares(
+        self, weight: Tensor, inputs: InputStatistics, rank: int, residual: ResidualMoments | None
+    ) -> Tensor:
+        """Return the weight of any rank, (m, n), that gives on the compressed model's inputs what is aimed at."""
+        if inputs.moments is None or inputs.whitening is None:
+            return weight
+        target = self.recipe.objective.target(weight, inputs.moments, inputs.whitening, rank, residual)
+        return least_squares(inputs.whitening, target.cross, weight)
 
     def _unresolved(self, weight: Tensor, inputs: InputStatistics, output_energy: float) -> float:
         """Return the share of the outputs' energy that may lie where inputs cannot be told from rounding."""

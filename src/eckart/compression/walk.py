@@ -208,7 +208,7 @@ class _Walk:
         # Before the refinement, which may train what is between the linears so that units are no longer alike.
         layers, outputs = order_units(block, layers, outputs, self.recipe.structure)
         refinement = None
-        if any(layer.rank is not None for layer in (*state.records.layers, *layers)):
+        if any(self.plan.changes(layer.path) for layer in (*state.records.layers, *layers)):
             refinement = self._refine(state, seen.behind, block, onloaded)
         compressed = None
         with self.timings.measure("statistics"):
