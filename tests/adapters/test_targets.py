@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 import torch
 from tests.adapters.helpers import LAYOUTS, compressed, dense_twin, difference, fill
+from tests.conftest import make_model
 from transformers import AutoModelForCausalLM, MixtralConfig, PreTrainedModel
 
 import eckart
@@ -110,3 +112,15 @@ def test_experts_are_not_named_as_one_tensor(options: dict[str, Any]) -> None:
     message = r"tensors model\.layers\.0\.mlp\.experts\..*one compressed layer for each expert.*_proj\.0', or"
     with pytest.raises(AdapterError, match=message):
         peft.get_peft_model(mixture(), peft.LoraConfig(**options))
+
+
+def test_the_table_of_an_embedding_is_no_linear_layer() -> None:
+    model = make_model("llama")
+    ids = torch.randint(256, (4, 8), generator=torch.Generator().manual_seed(1))
+    plain, rounded = copy.deepcopy(model), copy.deepcopy(model)
+    eckart.compress(plain, "svd", 0.6)
+    eckart.compress(rounded, "svd", 0.6, overrides=["embedding=8-bit"])
+    tuned = peft.get_peft_model(rounded, peft.LoraConfig(target_modules="all-linear"))
+    assert set(tuned.base_model.targeted_module_names) == targeted(plain, "all-linear")
+    tuned(input_ids=ids, labels=ids).loss.backward()
+    assert any(parameter.grad is not None for parameter in tuned.parameters())

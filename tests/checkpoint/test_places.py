@@ -93,3 +93,29 @@ def test_damaged_descriptions_are_refused(saved: Path, changes: dict[str, Any], 
 def test_other_classes_take_what_they_have(saved: Path) -> None:
     model = AutoModelForSequenceClassification.from_pretrained(saved)
     assert isinstance(model.model.embed_tokens, QuantizedEmbedding)
+
+
+def test_a_head_of_another_class_has_the_table_that_it_is_tied_to(tmp_path: Path, tokens: torch.Tensor) -> None:
+    """A base model has no head, and its folder names none."""
+    whole = make_model("gemma3")
+    whole.model.save_pretrained(tmp_path / "base")
+    base = AutoModel.from_pretrained(tmp_path / "base")
+    report = eckart.compress(base, "svd-llm", 0.9, tokens, overrides=["embedding=8-bit"])
+    assert report.embedding is not None
+    assert report.embedding.head is None
+    eckart.save(base, report, tmp_path / "small")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "small")
+    assert isinstance(model.lm_head, TiedHead)
+    with torch.no_grad():
+        expected = base(tokens).last_hidden_state @ base.embed_tokens.weight.T
+        torch.testing.assert_close(model(tokens).logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_an_embedding_that_is_no_longer_described_is_refused(saved: Path) -> None:
+    path = saved / "config.json"
+    config = json.loads(path.read_text())
+    del config["quantization_config"]["embedding"]
+    path.write_text(json.dumps(config))
+    for kind in (AutoModel, AutoModelForCausalLM):
+        with pytest.raises(CheckpointError, match=r"hold .*\.codes, and by config\.json .* is not in few bits"):
+            kind.from_pretrained(saved)

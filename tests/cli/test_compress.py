@@ -284,3 +284,12 @@ def test_a_size_above_that_of_the_model_copies_it(model_folder: Path, text_file:
     again = run("compress", model_folder, "-o", tmp_path / "out", *options)
     assert again.exit_code == 2
     assert "exists" in words(again.output)
+
+
+def test_a_model_that_fits_in_16_bits_is_copied_in_16_bits(model_folder: Path, text_file: Path, tmp_path: Path) -> None:
+    whole = (model_folder / "model.safetensors").stat().st_size  # in float32
+    options = ("--size", f"{0.7 * whole:.0f}B", "--calibration", text_file, "--samples", 8, "--length", 24, "--quiet")
+    result = run("compress", model_folder, "-o", tmp_path / "out", *options)
+    assert result.exit_code == 0, result.output
+    assert result.stdout == ""
+    assert sum(path.stat().st_size for path in (tmp_path / "out").glob("*.safetensors")) <= 0.7 * whole

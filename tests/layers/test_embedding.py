@@ -7,6 +7,7 @@ import pickle
 
 import pytest
 import torch
+from accelerate import cpu_offload
 from torch import nn
 from transformers.models.gemma3.modeling_gemma3 import Gemma3TextScaledWordEmbedding
 
@@ -89,3 +90,17 @@ def test_many_rows_are_rounded_as_each_alone(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("eckart.layers.embedding.ROWS_AT_ONCE", 7)
     _, parts = make(QuantScheme(4, 8), embedding)
     assert torch.equal(whole.weight, parts.weight)
+
+
+def test_tables_that_are_elsewhere_come_when_they_are_called() -> None:
+    """As accelerate moves them, by what it hooks into each module that holds tensors."""
+    _, layer = make(QuantScheme(5, 8, scale_bits=8))
+    model = nn.ModuleDict({"embedding": layer, "head": TiedHead(layer, None, nn.Linear)})
+    tokens = torch.arange(12).view(3, 4)
+    with torch.no_grad():
+        rows = layer(tokens)
+        expected = model["head"](rows)
+        cpu_offload(model, offload_buffers=True)
+        assert layer.table.codes.is_meta
+        assert torch.equal(model["embedding"](tokens), rows)
+        torch.testing.assert_close(model["head"](rows), expected)

@@ -56,3 +56,13 @@ def test_fewer_bits_lose_more_and_nothing_loses_nothing() -> None:
         inputs = second if nothing is not weight else torch.zeros_like(second)
         solution = solve(whiten(inputs), None, nothing)
         assert predicted_losses(solution, inputs, ones, schemes, [0, 4]) == [[0.0, 0.0]] * 4
+
+
+def test_a_moment_that_its_own_rounding_made_indefinite_has_pivots() -> None:
+    """As what factors leave of a moment is where they see nearly all of it."""
+    basis = torch.linalg.qr(matrix(12, 12)).Q
+    sizes = torch.tensor([6e-7, *[1e-12] * 10, -4e-8], dtype=DOUBLE)
+    found = pivots(basis * sizes @ basis.T)
+    assert torch.isfinite(found).all()
+    assert (found > 0).all()
+    assert found.sum() < 2e-6

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import eckart
 from eckart.blocks.onload import ResidentWeights
 from eckart.errors import EckartError, EckartWarning, ModelFitsError
 from eckart.methods.recipes.loader import load_recipe
-from eckart.run.whole_size import within_size
+from eckart.run.whole_size import recipe_within_size, within_size
 
 
 def size_of(folder: Path) -> int:
@@ -64,7 +65,11 @@ def test_a_model_in_float32_is_written_in_16_bits(dense: Path, text_file: Path, 
 
 def test_sizes_that_cannot_be(dense: Path, text_file: Path, tmp_path: Path) -> None:
     for size, error, message in (
-        (20_000, EckartError, r"'auto' the model cannot take less than .* MB, of them .* MB for all that is no linear"),
+        (
+            20_000,
+            EckartError,
+            r"'auto' the model cannot take less than [0-9.]+ KB, of them [0-9.]+ KB for all that is no linear",
+        ),
         (10**9, ModelFitsError, r"which is within 1e\+03 MB: there is nothing to compress"),
     ):
         with pytest.raises(error, match=message):
@@ -112,3 +117,45 @@ def test_an_allocation_has_a_share_for_each_precision_that_fits() -> None:
         assert room.keep == shares[0]
     said = load_recipe("auto", ["embedding=8-bit"])
     assert not within_size(model, said, int(0.95 * whole), ResidentWeights(), None).shares
+
+
+@pytest.mark.parametrize("size", ["150KB", 1.5e5, float("nan"), True, 0, -5])
+def test_a_size_is_a_number_of_bytes(size: Any, tmp_path: Path) -> None:
+    with pytest.raises(EckartError, match=r"A size is a whole number of bytes, such as 80_000_000; found"):
+        eckart.compress_checkpoint(tmp_path / "none", tmp_path / "out", size=size)
+
+
+def test_the_least_size_that_is_named_can_be_had(dense: Path, text_file: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"calibration": str(text_file), "samples": 8, "length": 24}
+    with pytest.raises(EckartError, match="cannot take less than") as caught:
+        eckart.compress_checkpoint(dense, tmp_path / "out", size=20_000, **options)
+    least = re.search(r"less than ([0-9.]+) KB", str(caught.value))
+    assert least is not None
+    size = round(1000 * float(least.group(1)))
+    eckart.compress_checkpoint(dense, tmp_path / "out", size=size, **options)
+    assert size_of(tmp_path / "out") <= size
+
+
+def test_a_recipe_that_depends_on_the_share_is_the_one_of_the_share_that_is_left(dense: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(dense)
+    for size in (150_000, 180_000, 240_000):
+        recipe, room = recipe_within_size(
+            model, lambda share: load_recipe("eckart-q", keep=share), size, ResidentWeights(), None
+        )
+        assert recipe == load_recipe("eckart-q", keep=room.keep)
+
+
+def test_what_others_shall_read_keeps_its_embedding(dense: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(dense)
+    assert not within_size(model, load_recipe("auto-speed"), 200_000, ResidentWeights(), None).shares
+
+
+def test_a_finished_run_is_known_by_its_size(dense: Path, text_file: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"calibration": str(text_file), "samples": 8, "length": 24, "resume": True}
+    first = eckart.compress_checkpoint(dense, tmp_path / "out", size=150_000, **options)
+    before = (tmp_path / "out" / "eckart" / "timings.json").stat().st_mtime_ns
+    again = eckart.compress_checkpoint(dense, tmp_path / "out", size=150_000, **options)
+    assert again.layers == first.layers
+    assert (tmp_path / "out" / "eckart" / "timings.json").stat().st_mtime_ns == before
+    with pytest.raises(EckartError, match="size was 150000 and is 160000"):
+        eckart.compress_checkpoint(dense, tmp_path / "out", size=160_000, **options)

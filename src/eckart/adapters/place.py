@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from eckart.layers import FactoredLinear, FusedLinear, QuantizedLinear, SparseLinear, weight_matrix
+from eckart.layers import EmbeddingTable, FactoredLinear, FusedLinear, QuantizedLinear, SparseLinear, weight_matrix
 from eckart.layers.fused import JointPart
 
 # Layers that PEFT does not know, whose outputs are those of a linear. Children of few bits are among them.
@@ -72,6 +72,6 @@ def whole_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield the path and the layer of all of :data:`KINDS` in a model, without those inside them."""
     inside = "."
     for path, module in model.named_modules():
-        if not path.startswith(inside) and isinstance(module, KINDS):
+        if not path.startswith(inside) and isinstance(module, KINDS) and not isinstance(module, EmbeddingTable):
             inside = f"{path}." if path else ""
             yield path, module

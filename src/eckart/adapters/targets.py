@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from eckart.adapters.place import whole_layers
 from eckart.errors import AdapterError
+from eckart.layers import EmbeddingTable
 from eckart.layers.linear_stack import linear_stacks
 
 
@@ -30,7 +31,8 @@ def name_whole_layers(config: LoraConfig, model: nn.Module, matches: Callable[[L
     whole = [path for path, _ in whole_layers(model) if not _inside(path, tuned)]
     if pattern.lower() == INCLUDE_LINEAR_LAYERS_SHORTHAND:
         heads = _heads(config, model)
-        found = set(_maybe_include_all_linear_layers(config, model).target_modules)
+        tables = {path for path, module in model.named_modules() if isinstance(module, EmbeddingTable)}
+        found = set(_maybe_include_all_linear_layers(config, model).target_modules) - tables
         config.target_modules = {
             path for path in found.union(whole) if path not in heads and not _inside(path, [*whole, *tuned])
         }

@@ -109,7 +109,7 @@ def place_tables(
     embedding = model.get_submodule(vocabulary.embedding)
     assert isinstance(embedding, nn.Embedding)
     placed = QuantizedEmbedding.empty_like(embedding, scheme, device=device, dtype=dtype)
-    tables = [placed.table]
+    tables: list[QuantizedLinear] = [placed.table]
     model.set_submodule(vocabulary.embedding, placed)
     if vocabulary.head is not None:
         head = model.get_submodule(vocabulary.head)

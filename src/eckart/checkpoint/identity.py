@@ -32,6 +32,9 @@ def versions(recipe: Recipe | None) -> dict[str, str]:
     }
 
 
+SIZE = "size"  # what a run is told by that was asked for one
+
+
 def identity_of_run(
     recipe: Recipe,
     keep: float,
@@ -39,6 +42,7 @@ def identity_of_run(
     model: PreTrainedModel,
     files: Mapping[str, str],
     device: torch.device,
+    size: int | None = None,
 ) -> dict[str, Any]:
     """Return the identity of a run, as plain data.
 
@@ -49,6 +53,7 @@ def identity_of_run(
         model: that it is done to.
         files: SHA-256 of the files of the model's weights, by name.
         device: where blocks are run.
+        size: bytes of the whole model, if that was asked for; ``keep`` is then what follows from it.
     """
     return {
         "recipe": recipe.model_dump(mode="json"),
@@ -59,6 +64,7 @@ def identity_of_run(
             "config": hashlib.sha256(_configuration(model)).hexdigest(),
             "files": dict(files),
         },
+        **({} if size is None else {SIZE: size}),
         "compute": f"{compute_dtype(model.dtype, device)} on {device.type}".removeprefix("torch."),
         "versions": versions(recipe),
         # Sums over other parts are rounded in another way.

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from eckart.blocks.vocabulary import take_tables_back
 from eckart.checkpoint.config import GUARD, METHOD, EckartConfig
 from eckart.errors import warn
 from eckart.layers import QuantizedLinear
@@ -79,8 +80,34 @@ def with_codes(count: Callable[..., int]) -> Callable[..., int]:
     return num_parameters
 
 
+def with_dense_tables(resize: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that gives a model another number of tokens, with an embedding of codes made dense before.
+
+    Args:
+        resize: does so, as a method. Rows that are new have no codes.
+    """
+
+    @wraps(resize)
+    def resize_token_embeddings(model: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
+        config = getattr(model.config, "quantization_config", None)
+        if isinstance(config, EckartConfig) and config.embedding is not None and (args or kwargs):
+            warn(
+                "The embedding is held in few bits, which rows that are new do not have: it is in 16 bits from here "
+                "on, and a head over the same tokens too."
+            )
+            head = config.embedding["head"]
+            take_tables_back(model)
+            if head is not None and isinstance(own := model.get_output_embeddings(), QuantizedLinear):
+                model.set_output_embeddings(own.to_dense())
+            config.embedding = None
+        return resize(model, *args, **kwargs)
+
+    return resize_token_embeddings
+
+
 def wrap_library() -> None:
     """Put them into transformers. To be called once."""
     PreTrainedConfig.to_json_string = with_guard(PreTrainedConfig.to_json_string)
     PreTrainedModel._from_config = classmethod(with_note(PreTrainedModel._from_config.__func__))
     PreTrainedModel.num_parameters = with_codes(PreTrainedModel.num_parameters)
+    PreTrainedModel.resize_token_embeddings = with_dense_tables(PreTrainedModel.resize_token_embeddings)

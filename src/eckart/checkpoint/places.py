@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
-from eckart.blocks.vocabulary import Vocabulary, place_tables
+from eckart.blocks.vocabulary import Vocabulary, find_vocabulary, place_tables
 from eckart.checkpoint.config import DAMAGED, RoundedEmbedding
 from eckart.errors import CheckpointError
 from eckart.layers import TiedHead, fuse_modules, is_linear, weight_matrix
@@ -90,13 +90,17 @@ def round_tables(model: PreTrainedModel, stored: RoundedEmbedding, scheme: Quant
     head = None
     if stored.head is not None:
         head = next((name for name in spellings(model, stored.head) if name in modules), None)
+    else:  # of a model without a head, in a class whose head has the embedding's weight
+        known = find_vocabulary(model)
+        head = known.head if known is not None and known.tied and known.embedding == path else None
+    tied = stored.tied or stored.head is None
     shape = embedding.weight.shape
     if head is not None and (not is_linear(modules[head]) or weight_matrix(modules[head]).shape != shape):
         raise CheckpointError(
             f"config.json says that the head {stored.head!r} is stored in few bits, and {type(model).__name__} has "
             f"there no linear layer over {shape[0]} tokens of width {shape[1]}. {OTHER_CLASS}"
         )
-    place_tables(model, Vocabulary(path, head, stored.tied, (shape[0], shape[1])), scheme)
+    place_tables(model, Vocabulary(path, head, tied, (shape[0], shape[1])), scheme)
 
 
 def check_codes_have_a_place(model: PreTrainedModel, stored: Iterable[str]) -> None:
@@ -112,8 +116,10 @@ def check_codes_have_a_place(model: PreTrainedModel, stored: Iterable[str]) -> N
     modules = dict(model.named_modules())
     for name in stored:
         path, _, leaf = name.rpartition(".")
+        path = path.removesuffix(".table")  # of an embedding
         found = next((modules[other] for other in spellings(model, path) if other in modules), None)
-        if leaf == "codes" and (isinstance(found, TiedHead) or (found is not None and is_linear(found))):
+        plain = found is not None and (is_linear(found) or isinstance(found, nn.Embedding))
+        if leaf == "codes" and (isinstance(found, TiedHead) or plain):
             raise CheckpointError(
                 f"The weight files hold {name}, and by config.json {path} is "
                 f"{'the table of the embedding' if isinstance(found, TiedHead) else 'not in few bits'}. {DAMAGED}"

@@ -16,7 +16,7 @@ from eckart.blocks.block import Block
 from eckart.checkpoint.card import model_card
 from eckart.checkpoint.config import EckartConfig
 from eckart.checkpoint.files import INDEX_NAME, PART, PREFIX, rename_shards, repack, write_index, write_shard
-from eckart.checkpoint.identity import PROCESSES, versions
+from eckart.checkpoint.identity import PROCESSES, SIZE, versions
 from eckart.checkpoint.origin import CARD_NAME, copy_licences
 from eckart.checkpoint.output import check_apart, check_output
 from eckart.checkpoint.records import write_records
@@ -251,7 +251,8 @@ def description(
         calibration=report.calibration.model_dump() if report.calibration else None,
         provenance={
             "source": source,
-            "keep": report.requested_keep,
+            "keep": identity["keep"] if identity else report.requested_keep,
+            **({SIZE: identity[SIZE]} if identity and SIZE in identity else {}),
             "model": identity["model"] if identity else {"revision": getattr(model.config, "_commit_hash", None)},
             "compute": identity["compute"] if identity else None,
             "versions": versions(recipe),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 
 from eckart import processes
@@ -31,6 +32,7 @@ from eckart.data.calibration import DEFAULT_LENGTH, DEFAULT_SAMPLES, MAX_SEED
 from eckart.data.text import PYTHON_DOCS
 from eckart.device import peak_device_memory, peak_host_memory, resolve_device
 from eckart.errors import ModelFitsError, RecipeError, suggest
+from eckart.methods.layout import BYTES_PER_NUMBER
 from eckart.methods.recipes.loader import load_recipe
 from eckart.methods.recipes.published import DEFAULT_KEEP, DEFAULT_RECIPE, GOALS
 from eckart.methods.targets import overrides_for
@@ -167,8 +169,10 @@ def compress(
                 callback=bar,
             )
     except ModelFitsError as fits:
-        _copy(model, out, overwrite=overwrite, trust_remote_code=trust_remote_code)
-        output.print(f"{fits} Copied it to {out}.", soft_wrap=True)
+        if processes.first_to_speak():
+            _copy(model, out, asked, overwrite=overwrite, trust_remote_code=trust_remote_code)
+        if not quiet:
+            output.print(f"{fits} Copied it to {out}.", soft_wrap=True)
         return
     if quiet:
         return
@@ -204,11 +208,13 @@ def recipe_for(recipe: str | None, goal: str | None) -> str:
     return GOALS[goal]
 
 
-def _copy(model: str, out: Path, *, overwrite: bool, trust_remote_code: bool) -> None:
-    """Write a model as it is."""
+def _copy(model: str, out: Path, dtype: torch.dtype | None, *, overwrite: bool, trust_remote_code: bool) -> None:
+    """Write a model as it is, in 16 bits: in that dtype, or if it is None in its own or in bfloat16."""
     reads = [Path(model)]
     check_new_folder(out, overwrite=overwrite, reads=reads)
-    dense = load_model(model, trust_remote_code=trust_remote_code)
+    dense = load_model(model, dtype=dtype, trust_remote_code=trust_remote_code)
+    if dense.dtype.itemsize > BYTES_PER_NUMBER:
+        dense = dense.to(torch.bfloat16)
     with new_folder(out, overwrite=overwrite, needed=bytes_of(dense), reads=reads) as partial:
         write_dense(dense, partial)
         copy_tokenizer(model, partial)

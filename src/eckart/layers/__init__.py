@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from eckart.layers.child import Pattern, dense_weight_of, fill_child
-from eckart.layers.embedding import QuantizedEmbedding, TiedHead, fill_table
+from eckart.layers.embedding import EmbeddingTable, QuantizedEmbedding, TiedHead, fill_table
 from eckart.layers.factored import FactoredLinear
 from eckart.layers.fused import FusedLinear, fuse_modules, fused_layers, unfuse_modules
 from eckart.layers.hybrid import HybridLinear
@@ -17,6 +17,7 @@ from eckart.layers.sparse import SparseLinear
 from eckart.layers.two_factor import LowRankLinear
 
 __all__ = [
+    "EmbeddingTable",
     "FactoredLinear",
     "FusedLinear",
     "HybridLinear",

@@ -17,6 +17,22 @@ from eckart.maths.quantization import QuantScheme, find_scales, from_codes, roun
 ROWS_AT_ONCE = 8192  # that are rounded in float64; a vocabulary has up to some hundred thousand
 
 
+class EmbeddingTable(QuantizedLinear):
+    """The rows of an embedding: gives those of some tokens, or multiplies with all of them as a head does.
+
+    Both by being called, so that whoever moves a module's tensors when it is called moves them here, too.
+    """
+
+    def forward(self, inputs: Tensor, rows: slice | None = None) -> Tensor:
+        """Map tokens, (...) of whole numbers, to (..., width), or states, (..., width), to (..., tokens)."""
+        if inputs.is_floating_point():
+            return super().forward(inputs, rows)
+        tokens = inputs.flatten()
+        codes = unpack(self.codes[tokens], self.scheme.bits, self.in_features)
+        found = from_codes(codes, self.scales(tokens), self.scheme)
+        return found.view(*inputs.shape, self.in_features)
+
+
 class QuantizedEmbedding(nn.Module):
     """Gives the rows of a table of codes, each row with scales of its own.
 
@@ -30,7 +46,7 @@ class QuantizedEmbedding(nn.Module):
         padding_idx: of the replaced one; it says which row has no gradient, and no row here has one.
     """
 
-    def __init__(self, table: QuantizedLinear, lookup: nn.Embedding) -> None:
+    def __init__(self, table: EmbeddingTable, lookup: nn.Embedding) -> None:
         super().__init__()
         self.table, self.lookup = table, lookup
         self.num_embeddings, self.embedding_dim = table.out_features, table.in_features
@@ -55,7 +71,7 @@ class QuantizedEmbedding(nn.Module):
         """
         tokens, width = embedding.weight.shape
         device, dtype = device or embedding.weight.device, dtype or embedding.weight.dtype
-        table = QuantizedLinear(width, tokens, scheme, bias=False, device=device, dtype=dtype)
+        table = EmbeddingTable(width, tokens, scheme, bias=False, device=device, dtype=dtype)
         lookup = _double(embedding)
         del lookup._parameters["weight"]
         # Classes of transformers set the weight of each embedding that they find to something: here to nothing.
@@ -67,16 +83,11 @@ class QuantizedEmbedding(nn.Module):
         """All rows, (tokens, width): a new tensor, of which writing to it changes nothing."""
         return self.table.weight
 
-    def rows(self, tokens: Tensor) -> Tensor:
-        """Return the rows of some tokens, (tokens,) -> (tokens, width)."""
-        codes = unpack(self.table.codes[tokens], self.table.scheme.bits, self.embedding_dim)
-        return from_codes(codes, self.table.scales(tokens), self.table.scheme)
-
     def forward(self, input: Tensor) -> Tensor:
         """Map tokens, (...), to what the replaced embedding gives for them, (..., width)."""
-        rows = self.rows(input.flatten())
         if type(self.lookup) is nn.Embedding:
-            return rows.view(*input.shape, self.embedding_dim)
+            return cast(Tensor, self.table(input))
+        rows = self.table(input.flatten())
         places = torch.arange(rows.shape[0], device=input.device).view(input.shape)
         return cast(Tensor, functional_call(self.lookup, {"weight": rows}, (places,)))
 

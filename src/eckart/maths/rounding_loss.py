@@ -31,8 +31,13 @@ def pivots(second_moment: Tensor) -> Tensor:
     """Return what of each input those behind it do not tell, (n,), of a moment (n, n) that may be singular."""
     if second_moment.diagonal().mean() <= 0:
         return torch.zeros_like(second_moment[0])
-    root: Tensor = torch.linalg.cholesky(damped(second_moment).flip(0, 1))
-    return root.diagonal().flip(0).square()
+    regular = damped(second_moment).flip(0, 1)
+    root, failed = torch.linalg.cholesky_ex(regular)
+    if failed:  # what factors leave of a moment is so small that what is left of its rounding is as large
+        lowest = torch.linalg.eigvalsh(regular)[0].abs()
+        root = torch.linalg.cholesky(regular + 2 * lowest * torch.eye(len(regular)).to(regular))
+    found: Tensor = root.diagonal().flip(0).square()
+    return found
 
 
 def predicted_losses(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
+ALL_FIELDS = {"all-fields": True}  # the context in which fields are written that files leave out at their defaults
+
 
 def expand_name(value: object) -> object:
     """Let ``objective: anchored`` stand for ``objective: {name: anchored}``."""

@@ -12,6 +12,7 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    SerializationInfo,
     SerializeAsAny,
     SerializerFunctionWrapHandler,
     ValidationInfo,
@@ -22,7 +23,7 @@ from pydantic import (
 
 from eckart.errors import RecipeError
 from eckart.methods.allocation import ALLOCATIONS, Allocation, Uniform
-from eckart.methods.choice import expand_name
+from eckart.methods.choice import ALL_FIELDS, expand_name
 from eckart.methods.distillation import AnyDistillation, NoDistillation
 from eckart.methods.layout import Layout
 from eckart.methods.objectives import OBJECTIVES, InputSource, Objective
@@ -108,10 +109,14 @@ class Recipe(BaseModel):
         return {tower.pattern: tower.size if tower.keep is None else tower.keep for tower in towers}
 
     @model_serializer(mode="wrap")
-    def _without_what_is_not_said(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_what_is_not_said(
+        self, write: SerializerFunctionWrapHandler, info: SerializationInfo
+    ) -> dict[str, Any]:
         # As before there were these: files of runs without them stay the same to the byte.
         unsaid = {k for k in ("targets", "towers") if not getattr(self, k)}
-        unsaid |= {k for k, default in (("solver", Exact()), ("embedding", Bits16())) if getattr(self, k) == default}
+        if info.context != ALL_FIELDS:
+            defaults = (("solver", Exact()), ("embedding", Bits16()))
+            unsaid |= {k for k, default in defaults if getattr(self, k) == default}
         return {k: v for k, v in write(self).items() if k not in unsaid}
 
     @model_validator(mode="after")

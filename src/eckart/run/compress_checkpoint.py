@@ -57,7 +57,7 @@ from eckart.run.random_state import random_state_kept
 from eckart.run.renamed import renamed
 from eckart.run.requirements import check_requirements
 from eckart.run.scratch import Scratch
-from eckart.run.whole_size import within_size
+from eckart.run.whole_size import recipe_within_size
 
 
 @renamed(observer="callback")
@@ -130,6 +130,8 @@ def compress_checkpoint(
     check_requirements()
     if keep is not None and size is not None:
         raise EckartError("A model has a size or a share of its bytes to keep; found both. Give one of them.")
+    if size is not None and (type(size) is not int or size < 1):
+        raise EckartError(f"A size is a whole number of bytes, such as 80_000_000; found {size!r}.")
     asked = DEFAULT_KEEP if keep is None else keep
     check_keep(asked)
     if not isinstance(calibration, str | list | tuple):
@@ -177,9 +179,10 @@ def compress_checkpoint(
                 )
             room = None
             if size is not None:
-                room = within_size(model, chosen, size, weights, tokens)
+                chosen, room = recipe_within_size(
+                    model, lambda share: load_recipe(recipe, changes, share), size, weights, tokens
+                )
                 asked = room.keep
-                chosen = load_recipe(recipe, changes, asked)
             plan = make_plan(model, chosen, asked, weights, tokens)
             if room is not None:
                 plan = replace(plan, shares=room.shares)
@@ -187,7 +190,7 @@ def compress_checkpoint(
             blockwise = BlockwiseModel(model, plan.blocks, weights, place, ScratchSpace(), tokens).settled()
             check = check_model(blockwise, plan, allow_partial=allow_partial)
             files = files or weights.files
-            identity = identity_of_run(chosen, asked, tokens, model, files.hashes(), place)
+            identity = identity_of_run(chosen, asked, tokens, model, files.hashes(), place, size)
             check_alike(identity | {"options": {"output": str(output), "resume": resume, "overwrite": overwrite}})
             if finished_before and (found := finished_report(output, identity, overwrite)):
                 return found

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from eckart import processes
-from eckart.checkpoint.identity import PROCESSES
+from eckart.checkpoint.identity import PROCESSES, SIZE
 from eckart.checkpoint.mark import changed_files, read_small
 from eckart.checkpoint.packed import STANDARD_NAME
 from eckart.checkpoint.records import read_records
@@ -48,9 +48,9 @@ def _is_finished(output: Path, identity: dict[str, Any], overwrite: bool) -> boo
         before = {
             "recipe": found.recipe,
             "calibration": found.calibration,
-            **{key: found.provenance.get(key) for key in ("keep", "model", "compute", "versions", PROCESSES)},
+            **{key: found.provenance.get(key) for key in ("keep", "model", "compute", "versions", PROCESSES, SIZE)},
         }
-        check_same_run(before, {PROCESSES: None} | identity, output)
+        check_same_run(before, {PROCESSES: None, SIZE: None} | identity, output)
         if changed := changed_files(output):
             raise CheckpointError(
                 f"{output} is finished, but {changed[0]} is gone or was changed since. Move the folder away to make it "

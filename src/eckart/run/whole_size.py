@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from transformers import PreTrainedModel
@@ -19,6 +20,7 @@ from eckart.methods.sensitivity.layer_statistics import shapes_of
 
 HEADER_BYTES = 128  # of a tensor in a file, at most: its name, shape and place
 TENSORS_OF_A_LINEAR = 6  # at most, of a base and two factors with scales
+SHARES = (0.8, 0.4, 0.27, 0.1)  # of bytes, by whose recipes those for all others are found
 HALVINGS = 20  # of the range in which the least share is looked for
 
 
@@ -33,6 +35,42 @@ class WholeSize:
 
     keep: float
     shares: tuple[tuple[AnyPrecision, float], ...] = ()
+
+
+def recipe_within_size(
+    model: PreTrainedModel,
+    recipe_for: Callable[[float], Recipe],
+    size: int,
+    weights: WeightSource,
+    calibration: Calibration | None,
+) -> tuple[Recipe, WholeSize]:
+    """Return the recipe for a size, of several for different shares of bytes, and what the size leaves.
+
+    Args:
+        model: as for :func:`within_size`, like all others and what is raised.
+        recipe_for: gives the recipe for a share of the linear layers' bytes.
+        size: bytes of all files of weights.
+        weights: where the model's tensors are.
+        calibration: shows how the model calls its blocks.
+    """
+    refused: EckartError | None = None
+    other: tuple[Recipe, WholeSize] | None = None
+    for share in SHARES:
+        recipe = recipe_for(share)
+        try:
+            room = within_size(model, recipe, size, weights, calibration)
+        except ModelFitsError:
+            raise
+        except EckartError as error:  # another one may come in that size
+            refused = error
+            continue
+        if recipe_for(room.keep) == recipe:
+            return recipe, room
+        other = recipe, room
+    if other is None:
+        assert refused is not None
+        raise refused
+    return other
 
 
 def within_size(
@@ -74,7 +112,7 @@ def within_size(
         least = fixed + smallest + least_share * dense
         if size < least:
             raise EckartError(
-                f"With recipe {recipe.name!r} the model cannot take less than {_megabytes(math.ceil(least))}, of them "
+                f"With recipe {recipe.name!r} the model cannot take less than {_megabytes(least, up=True)}, of them "
                 f"{_megabytes(fixed + smallest)} for all that is no linear layer or has a size of its own; found "
                 f"{_megabytes(size)}. Ask for that size or more. Recipe auto goes down to 2 bits."
             )
@@ -100,5 +138,9 @@ def _least_share(plan: Plan) -> float:
     return high
 
 
-def _megabytes(number: int) -> str:
-    return f"{number / 1e6:.3g} MB"
+def _megabytes(number: float, *, up: bool = False) -> str:
+    """Return a number of bytes in words, with three digits, the last one rounded up if that is asked for."""
+    if up and number > 0:
+        unit = 10 ** (math.floor(math.log10(number)) - 2)
+        number = math.ceil(number / unit) * unit
+    return f"{number / 1e3:.3g} KB" if number < 1e6 else f"{number / 1e6:.3g} MB"

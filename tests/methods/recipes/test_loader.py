@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -234,3 +235,24 @@ def test_recipes_without_targets_are_written_as_before() -> None:
 def test_targets_that_cannot_be_are_refused(override: str, said: str) -> None:
     with pytest.raises(RecipeError, match=said):
         load_recipe("svd", [override])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "override", "found"),
+    [
+        ("int4", "precision.scale_bits=8", lambda recipe: recipe.precision.scale_bits),
+        ("int4", "precision.descent=8", lambda recipe: recipe.precision.descent),
+        ("int4", "precision.output_feedback=true", lambda recipe: 8 * recipe.precision.output_feedback),
+        ("eora", "structure.base.scale_bits=8", lambda recipe: recipe.structure.base.scale_bits),
+        ("svd", "solver.name=exact", lambda recipe: 8 * (recipe.solver.name == "exact")),
+    ],
+)
+def test_what_files_leave_out_can_be_set(recipe: str, override: str, found: Callable[[Recipe], int]) -> None:
+    assert found(load_recipe(recipe, [override])) == 8
+
+
+def test_a_field_of_the_embedding_can_be_set_once_its_precision_is() -> None:
+    recipe = load_recipe("svd", ["embedding=4-bit", "embedding.scale_bits=8", "embedding.group=64"])
+    assert recipe.embedding == Bits4(group=64, scale_bits=8)
+    assert "embedding" in recipe.model_dump()
+    assert "embedding" not in load_recipe("svd").model_dump()

@@ -110,7 +110,6 @@ class Allocation(Choice):
 
     needs: ClassVar[Needs] = Needs.NONE
     chooses_bases: ClassVar[bool] = False  # whether it says how the weight beside the factors is stored
-    embeddings: ClassVar[tuple[AnyPrecision, ...]] = ()  # for that of a whole model, if it chooses among some
 
     multiple: int = Field(8, ge=1)
     floor: float = Field(0.0, ge=0.0, le=1.0)
@@ -126,6 +125,11 @@ class Allocation(Choice):
     def own_measurement(self) -> OwnMeasurement:
         """How often :meth:`measure` finds something of its own."""
         return OwnMeasurement.NONE
+
+    @property
+    def embeddings(self) -> tuple[AnyPrecision, ...]:
+        """Precisions of the embedding among which it chooses for the size of a whole model; none if it does not."""
+        return ()
 
     @property
     def label(self) -> str:

@@ -33,6 +33,10 @@ from eckart.methods.sensitivity.request import Request
 
 PREDICTED = (0.0, 0.03, 0.06, 0.1, 0.16, 0.25)  # ranks whose loss is predicted, as shares of the shorter side
 MORE = 0.1  # by which the size is larger whose loss is told beside that of the one asked for
+EMBEDDINGS: tuple[AnyPrecision, ...] = (
+    *(Bits16(), Bits8(), Bits6(scale_bits=8), Bits5(scale_bits=8)),
+    *(Bits4(group=64, scale_bits=8), Bits3(scale_bits=8)),
+)
 NEGLIGIBLE = 1e-4  # nats a token, for which no bytes are spent
 TIMED_SIDE = 512  # of a matrix whose factorisation is timed
 
@@ -70,10 +74,6 @@ class Formats(Allocation):
     name: Literal["formats"] = "formats"
     needs: ClassVar[Needs] = Needs.NONE
     chooses_bases: ClassVar[bool] = True
-    embeddings: ClassVar[tuple[AnyPrecision, ...]] = (
-        *(Bits16(), Bits8(), Bits6(scale_bits=8), Bits5(scale_bits=8)),
-        *(Bits4(group=64, scale_bits=8), Bits3(scale_bits=8)),
-    )
 
     bases: tuple[Annotated[FewBits, Discriminator("name"), BeforeValidator(expand_name)], ...] = Field(
         (Bits8(), Bits6(), Bits5(), Bits4(group=64), Bits3(), Bits2()), min_length=1
@@ -86,6 +86,11 @@ class Formats(Allocation):
         if self.floor or self.fused_groups or not self.fill_budget:
             raise ValueError("allocation formats has no floor and no fused_groups, and fills its budget")
         return self
+
+    @property
+    def embeddings(self) -> tuple[AnyPrecision, ...]:
+        """See :attr:`Allocation.embeddings`; none where others shall read what comes out."""
+        return EMBEDDINGS if self.factors else ()
 
     @property
     def own_measurement(self) -> OwnMeasurement:

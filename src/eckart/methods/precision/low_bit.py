@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, SerializationInfo, SerializerFunctionWrapHandler, model_serializer
 
 from eckart.maths.quantization import QuantScheme
+from eckart.methods.choice import ALL_FIELDS
 from eckart.methods.precision.base import Precision
 
 
@@ -33,7 +34,12 @@ class LowBit(Precision):
     scale_bits: Literal[16, 8] = 16
 
     @model_serializer(mode="wrap")
-    def _without_what_is_not_said(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_what_is_not_said(
+        self, write: SerializerFunctionWrapHandler, info: SerializationInfo
+    ) -> dict[str, Any]:
+        if info.context == ALL_FIELDS:
+            found: dict[str, Any] = write(self)
+            return found
         # As before there were these: files of runs without them stay the same to the byte.
         unsaid = {name for name in ("output_feedback", "descent") if not getattr(self, name)}
         unsaid |= {"scale_bits"} if self.scale_bits == 16 else set()

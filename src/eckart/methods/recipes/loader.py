@@ -13,7 +13,7 @@ from eckart.errors import RecipeError, suggest
 from eckart.files.decoding import decode
 from eckart.files.plain_yaml import MAX_CHARACTERS, PlainYamlError, parse_yaml
 from eckart.methods.allocation import ALLOCATIONS
-from eckart.methods.choice import Choice
+from eckart.methods.choice import ALL_FIELDS, Choice
 from eckart.methods.distillation import AnyDistillation
 from eckart.methods.objectives import OBJECTIVES
 from eckart.methods.precision import AnyPrecision
@@ -57,12 +57,8 @@ def load_recipe(source: str | Path | Recipe, overrides: Iterable[str] = (), keep
 
 
 def _all_of(recipe: Recipe) -> dict[str, Any]:
-    """Return a recipe's data, with the choices that its files do not name where they are the usual ones."""
-    return {
-        **recipe.model_dump(),
-        "solver": recipe.solver.model_dump(),
-        "embedding": recipe.embedding.model_dump(),
-    }
+    """Return a recipe's data, with what its files leave out where it is the usual one."""
+    return recipe.model_dump(context=ALL_FIELDS)
 
 
 def _find(source: str, keep: float | None) -> Recipe:
