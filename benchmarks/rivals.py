@@ -64,8 +64,7 @@ def main(
     rows = Rows(output, ("model", "recipe", *here))
 
     def add(label: str, made: Made, seconds: float, rounded: bool = False) -> None:
-        dense = made.source if made.source.is_file() else str(made.source)
-        found = eckart.load_model(dense, dtype=torch.float32)
+        found = eckart.load_model(made.source, dtype=torch.float32)
         saved = 0
         if rounded:
             for weight in embeddings_of(found):
