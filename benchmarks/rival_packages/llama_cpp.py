@@ -51,7 +51,7 @@ def of_fork(job: Job, kind: str, embedding: str | None) -> Made:
     return _made(target, floats, "ik_llama.cpp", version)
 
 
-class Places(gguf.GGUFReader):
+class Places(gguf.GGUFReader):  # type: ignore[misc]  # gguf has no types
     """Reads where tensors are, and not what: a fork has types that the reader does not know."""
 
     sizes: dict[str, tuple[int, int]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,9 +97,9 @@ def weight_counts(model: PreTrainedModel) -> dict[str, int]:
 
 def embeddings_of(model: PreTrainedModel) -> list[Tensor]:
     """Return the matrices of the embedding and of the head; one if they are tied."""
-    parts: Iterable[nn.Module | None] = (model.get_input_embeddings(), model.get_output_embeddings())
-    found = {part.weight.data_ptr(): part.weight.data for part in parts if part is not None}
-    return list(found.values())
+    parts = (model.get_input_embeddings(), model.get_output_embeddings())
+    weights: list[Tensor] = [part.weight.data for part in parts if part is not None]
+    return list({weight.data_ptr(): weight for weight in weights}.values())
 
 
 def round_rows(weight: Tensor) -> Tensor:

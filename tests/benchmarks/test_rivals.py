@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import struct
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -30,7 +32,7 @@ from safetensors.torch import save_file
 from eckart.errors import EckartError
 
 TEXTS = ("wikitext2.train-head.txt", "wikitext2.test.txt", "ptb.test.txt", "c4.calib.jsonl", "c4.eval.jsonl")
-OPTIONS = {"samples": 2, "windows": 2, "length": 32}
+OPTIONS: dict[str, Any] = {"samples": 2, "windows": 2, "length": 32}
 
 
 @pytest.fixture
@@ -115,8 +117,8 @@ def test_the_bytes_of_a_gguf_file_of_types_that_nobody_knows(tmp_path):
     writer.close()
     known = {tensor.name: (tensor.n_bytes, tensor.n_elements) for tensor in gguf.GGUFReader(path).tensors}
     data = bytearray(path.read_bytes())
-    name = b"blk.0.ffn_down.weight"
-    data[(place := data.index(name) + len(name) + 4 + 2 * 8) : place + 4] = struct.pack("<I", 153)
+    last = b"blk.0.ffn_down.weight"
+    data[(place := data.index(last) + len(last) + 4 + 2 * 8) : place + 4] = struct.pack("<I", 153)
     path.write_bytes(data)
     sizes = tensor_sizes(path)
     assert sizes == known
@@ -145,8 +147,11 @@ def test_a_tied_embedding_is_one_matrix(llama):
 def test_every_label_has_what_makes_it():
     assert all(callable(maker(split(label)[0])) for label in ALL)
     assert split("hqq 3-bit g64" + ROUNDED) == ("hqq 3-bit g64", True)
-    assert maker("gptq (llm-compressor) W2 g32 asymmetric").keywords == {"bits": 2, "group": 32, "symmetric": False}
-    assert maker("llama.cpp IQ2_M embedding q4_0").keywords == {"kind": "IQ2_M", "embedding": "q4_0"}
+    asymmetric, small = maker("gptq (llm-compressor) W2 g32 asymmetric"), maker("llama.cpp IQ2_M embedding q4_0")
+    assert isinstance(asymmetric, partial)
+    assert asymmetric.keywords == {"bits": 2, "group": 32, "symmetric": False}
+    assert isinstance(small, partial)
+    assert small.keywords == {"kind": "IQ2_M", "embedding": "q4_0"}
     with pytest.raises(EckartError, match="There is no rival 'squeeze'"):
         maker("squeeze")
 
@@ -216,7 +221,7 @@ def test_what_is_measured_is_not_measured_again(model_folder, data, tmp_path, ca
     def fail(*_, **__):
         pytest.fail("evaluated again")
 
-    monkeypatch.setattr(rivals.Texts, "log_perplexities", fail)
+    monkeypatch.setattr("harness.Texts.log_perplexities", fail)
     rivals.main(model_folder, data, tmp_path, output, rival=labels, **OPTIONS)
     assert capsys.readouterr().out.endswith(shown[shown.index("| recipe |") :])
     rivals.main(model_folder, data, tmp_path, output, rival=["hqq 4-bit g64"], limit=0, **OPTIONS)

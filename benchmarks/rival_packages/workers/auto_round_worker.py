@@ -21,13 +21,14 @@ BATCH = 4  # samples a step
 def main(dense: Path, tokens: Path, out: Path, bits: int, group: int, iterations: int) -> None:
     """Quantise every linear in the blocks, symmetrically, with the package's defaults for all else."""
     ids = load_file(tokens)["ids"]
+    samples = [{"input_ids": row, "attention_mask": torch.ones_like(row)} for row in ids]
     found = AutoRound(
         AutoModelForCausalLM.from_pretrained(dense, dtype="auto"),
         tokenizer=AutoTokenizer.from_pretrained(dense),
         bits=bits,
         group_size=group,
         sym=True,
-        dataset=DataLoader([{"input_ids": row, "attention_mask": torch.ones_like(row)} for row in ids], BATCH),
+        dataset=DataLoader(samples, BATCH),  # type: ignore[arg-type]  # a list is what it takes, too
         iters=iterations,
         nsamples=len(ids),
         seqlen=ids.shape[1],
@@ -53,4 +54,5 @@ def _halved(tensor: torch.Tensor) -> torch.Tensor:
 
 
 if __name__ == "__main__":
-    main(*(Path(text) for text in sys.argv[1:4]), *(int(text) for text in sys.argv[4:7]))
+    folders, numbers = [Path(text) for text in sys.argv[1:4]], [int(text) for text in sys.argv[4:7]]
+    main(folders[0], folders[1], folders[2], numbers[0], numbers[1], numbers[2])

@@ -22,6 +22,7 @@ from transformers.utils.quantization_config import CompressedTensorsConfig
 def main(dense: Path, tokens: Path, out: Path, bits: int, group: int, symmetric: bool) -> None:
     """Quantise every linear in the blocks, with the package's defaults but for bits, group and zero points."""
     ids = load_file(tokens)["ids"]
+    samples = [{"input_ids": row, "attention_mask": torch.ones_like(row)} for row in ids]
     model = AutoModelForCausalLM.from_pretrained(dense, dtype=torch.float32)  # CPUs may emulate products of 16 bits
     weights = QuantizationArgs(num_bits=bits, type="int", symmetric=symmetric, strategy="group", group_size=group)
     scheme = QuantizationScheme(targets=["Linear"], weights=weights)
@@ -29,7 +30,7 @@ def main(dense: Path, tokens: Path, out: Path, bits: int, group: int, symmetric:
     oneshot(
         model=model,
         tokenizer=AutoTokenizer.from_pretrained(dense),
-        dataset=DataLoader([{"input_ids": row, "attention_mask": torch.ones_like(row)} for row in ids], batch_size=1),
+        dataset=DataLoader(samples, batch_size=1),  # type: ignore[arg-type]  # a list is what it takes, too
         recipe=modifier,
         num_calibration_samples=len(ids),
         max_seq_length=ids.shape[1],
@@ -51,4 +52,5 @@ def _halved(tensor: torch.Tensor) -> torch.Tensor:
 
 
 if __name__ == "__main__":
-    main(*(Path(text) for text in sys.argv[1:4]), *(int(text) for text in sys.argv[4:6]), sys.argv[6] == "1")
+    folders, numbers = [Path(text) for text in sys.argv[1:4]], [int(text) for text in sys.argv[4:7]]
+    main(folders[0], folders[1], folders[2], numbers[0], numbers[1], numbers[2] == 1)
