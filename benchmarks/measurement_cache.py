@@ -32,10 +32,14 @@ def remembering(folder: Path, measure: Measure = measure_all) -> Measure:
         original: BlockwiseModel, requests: Sequence[Request], progress: Progress, *, first: int = 0
     ) -> list[Measurements]:
         cache = MeasurementsCache(folder, identity_of(original))
-        found = {request: cache.find(request) for request in requests}
+        # Moments of inputs are not in the files: what is asked for them is measured each time.
+        found = {request: None if request.keep_moments else cache.find(request) for request in requests}
         missing = [request for request in requests if found[request] is None]
         measured = measure(original, missing, progress, first=first) if missing else []
-        saved = {request: cache.save(request, new) for request, new in zip(missing, measured, strict=True)}
+        saved = {
+            request: new if request.keep_moments else cache.save(request, new)
+            for request, new in zip(missing, measured, strict=True)
+        }
         return [found[request] or saved[request] for request in requests]
 
     return known_or_measured

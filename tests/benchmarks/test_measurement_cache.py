@@ -104,3 +104,13 @@ def test_measurements_that_were_not_finished_are_not_there(tmp_path):
     cache.save(request, Measurements((linear,)))
     assert cache.find(request) is not None
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_what_files_do_not_hold_is_measured_each_time(tmp_path, tokens):
+    model, calibration = make_model("llama"), Calibration(tokens, "token ids", 0)
+    recipe = recipe_of("auto+allocation.multiple=1")
+    for _ in range(2):
+        statistics = collect(model, {recipe: [0.5]}, calibration, CPU, measure=remembering(tmp_path))
+        assert statistics.storage(recipe, 0.5).outlook is not None
+        statistics.close()
+    assert not list(tmp_path.iterdir())
