@@ -41,7 +41,7 @@ def test_arguments_exit_codes_and_child_processes(compressed: Path, tmp_path: Pa
         [*COMMAND, "run", "--", "python", script, compressed, *arguments], capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 7, done.stderr
-    assert done.stdout.splitlines() == [str(arguments), "PivotedLinear", "PivotedLinear"]
+    assert done.stdout.splitlines() == [str(arguments), "QuantizedLinear", "QuantizedLinear"]
 
 
 @posix

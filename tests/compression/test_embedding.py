@@ -15,13 +15,13 @@ import eckart
 from eckart.blocks.blockwise_model import BlockwiseModel
 from eckart.blocks.onload import ResidentWeights
 from eckart.blocks.tensor_cache import ScratchSpace
-from eckart.blocks.vocabulary import find_vocabulary, original_tables
 from eckart.checkpoint.records import read_records
 from eckart.compression.embedding import RoundedTables, head_moment, losses_of_tables
 from eckart.compression.plan import make_plan
 from eckart.data.calibration import Calibration
 from eckart.errors import EckartWarning
 from eckart.layers import QuantizedEmbedding
+from eckart.layers.vocabulary import find_vocabulary, original_tables
 from eckart.methods.precision import Bits4, Bits8, Bits16
 
 

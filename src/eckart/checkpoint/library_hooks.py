@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from eckart.blocks.vocabulary import take_tables_back
 from eckart.checkpoint.config import GUARD, METHOD, EckartConfig
 from eckart.errors import warn
 from eckart.layers import QuantizedLinear
+from eckart.layers.vocabulary import take_tables_back
 
 
 def is_of_compressed_model(config: Any) -> bool:

@@ -8,11 +8,11 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
-from eckart.blocks.vocabulary import Vocabulary, find_vocabulary, place_tables
 from eckart.checkpoint.config import DAMAGED, RoundedEmbedding
 from eckart.errors import CheckpointError
 from eckart.layers import TiedHead, fuse_modules, is_linear, weight_matrix
 from eckart.layers.linear_stack import StackLayout, expand_parameter, owner_of
+from eckart.layers.vocabulary import Vocabulary, find_vocabulary, place_tables
 from eckart.maths.quantization import QuantScheme
 
 OTHER_CLASS = "Load the model with the class that its 'architectures' names, or AutoModel."

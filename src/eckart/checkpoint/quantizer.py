@@ -19,7 +19,6 @@ from transformers.quantizers import register_quantization_config, register_quant
 from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 from transformers.quantizers.base import HfQuantizer
 
-from eckart.blocks.vocabulary import take_tables_back
 from eckart.checkpoint.biases import biases_without_a_place, lost_biases
 from eckart.checkpoint.config import DAMAGED, GUARD, METHOD, EckartConfig, RoundedEmbedding
 from eckart.checkpoint.folder import check_folder
@@ -47,6 +46,7 @@ from eckart.layers import (
     weight_matrix,
 )
 from eckart.layers.linear_stack import contract_parameter, linear_stacks, owner_of
+from eckart.layers.vocabulary import take_tables_back
 from eckart.methods.choice import Choice, expand_name
 from eckart.methods.layout import Layout
 from eckart.methods.precision import BASES, PRECISIONS, Bits16

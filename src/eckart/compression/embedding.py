@@ -15,9 +15,9 @@ from eckart import processes
 from eckart.blocks.block_arguments import Inputs
 from eckart.blocks.blockwise_model import BlockwiseModel, rows_of
 from eckart.blocks.losses import divergence
-from eckart.blocks.vocabulary import Vocabulary, original_tables, place_tables
 from eckart.files.field_types import Label, Size
 from eckart.layers import fill_table, input_of, weight_matrix
+from eckart.layers.vocabulary import Vocabulary, original_tables, place_tables
 from eckart.maths.products import gram
 from eckart.methods.layout import BYTES_PER_NUMBER
 from eckart.methods.precision import AnyPrecision

@@ -15,13 +15,13 @@ from eckart.blocks.discovery import find_blocks
 from eckart.blocks.expert_stacks import contract, expand
 from eckart.blocks.fuse import Fusion, fusable, fusable_experts, fuse, unfuse
 from eckart.blocks.onload import ResidentWeights, WeightSource
-from eckart.blocks.vocabulary import Vocabulary, find_vocabulary
 from eckart.compression.embedding import bytes_of_tables
 from eckart.compression.targets import Targets, choose_targets, named_outside, together
 from eckart.data.calibration import Calibration
 from eckart.data.samples import IDS, LABELS
 from eckart.errors import EckartError, UnsupportedModelError
 from eckart.layers import fused_layers
+from eckart.layers.vocabulary import Vocabulary, find_vocabulary
 from eckart.methods.allocation import Budgets, Needs, Outlook
 from eckart.methods.layout import BYTES_PER_NUMBER, Layout
 from eckart.methods.precision import AnyBase, AnyPrecision, Bits16

@@ -135,6 +135,7 @@ def _factor(factoriser: Factoriser, example: _Example) -> float:
         inputs,
         small,
         torch.bfloat16,  # as most are stored: rounding to it takes its time, too
+        layout=factoriser.plan.layout(ref.path),
         projectors=weight @ weight.T if recipe.objective.observes_outputs else None,
         solution=solution,
         solver=None if sketch is None else SketchedSolver(sketch),

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from eckart.layers import QuantizedEmbedding, QuantizedLinear, TiedHead, bias_vector, is_linear
+from eckart.layers.embedding import QuantizedEmbedding, TiedHead
+from eckart.layers.linear import bias_vector, is_linear
+from eckart.layers.quantized import QuantizedLinear
 from eckart.maths.quantization import QuantScheme
 
 TIES = ("_tied_weights_keys", "all_tied_weights_keys")  # of a model of transformers: which tensor is another one

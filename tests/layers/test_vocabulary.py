@@ -16,8 +16,8 @@ from transformers import (
     ViTConfig,
 )
 
-from eckart.blocks.vocabulary import Vocabulary, find_vocabulary, original_tables, place_tables, take_tables_back
 from eckart.layers import QuantizedEmbedding, QuantizedLinear, TiedHead, fill_table
+from eckart.layers.vocabulary import Vocabulary, find_vocabulary, original_tables, place_tables, take_tables_back
 from eckart.maths.quantization import QuantScheme
 
 SMALL = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
