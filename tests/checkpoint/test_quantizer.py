@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.conftest import CONFIGS, make_model
+from tests.conftest import CONFIGS, VOCABULARY, make_model
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 
 import eckart
@@ -34,13 +35,22 @@ def assert_same(ours: torch.Tensor, theirs: torch.Tensor, tolerance: float = 1e-
     assert (ours - theirs).abs().max() <= tolerance * theirs.abs().max()
 
 
-@pytest.fixture(params=[*(f"structure={name}" for name in STRUCTURES), "sharing=shared"])
-def saved(request: pytest.FixtureRequest, tmp_path: Path, tokens: torch.Tensor) -> tuple[Path, PreTrainedModel]:
-    """A compressed Llama on disk, and the model in memory that it was written from."""
+@pytest.fixture(scope="module", params=[*(f"structure={name}" for name in STRUCTURES), "sharing=shared"])
+def once(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PreTrainedModel]:
+    """A compressed Llama on disk, and the model in memory that it was written from; for all tests of the file."""
     model = make_model("llama")
+    tokens = torch.randint(VOCABULARY, (12, 24), generator=torch.Generator().manual_seed(1))
     report = eckart.compress(model, "aa-svd-layer", 0.6, tokens, overrides=[request.param])
-    eckart.save(model, report, tmp_path / "small")
-    return tmp_path / "small", model
+    folder = tmp_path_factory.mktemp("once") / "small"
+    eckart.save(model, report, folder)
+    return folder, model
+
+
+@pytest.fixture
+def saved(once: tuple[Path, PreTrainedModel], tmp_path: Path) -> tuple[Path, PreTrainedModel]:
+    """The same, for one test to change."""
+    folder, model = once
+    return shutil.copytree(folder, tmp_path / "small"), copy.deepcopy(model)
 
 
 def edit_config(folder: Path, **changes: object) -> None:
