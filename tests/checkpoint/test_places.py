@@ -14,7 +14,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceCl
 import eckart
 from eckart.checkpoint.config import RoundedEmbedding
 from eckart.checkpoint.places import expand, find_linear, join, linears_of, round_tables, spellings
-from eckart.errors import CheckpointError
+from eckart.errors import CheckpointError, EckartWarning
 from eckart.layers import QuantizedEmbedding, QuantizedLinear, TiedHead
 from eckart.maths.quantization import QuantScheme
 
@@ -119,3 +119,18 @@ def test_an_embedding_that_is_no_longer_described_is_refused(saved: Path) -> Non
     for kind in (AutoModel, AutoModelForCausalLM):
         with pytest.raises(CheckpointError, match=r"hold .*\.codes, and by config\.json .* is not in few bits"):
             kind.from_pretrained(saved)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma3"])
+def test_a_rounded_embedding_is_dense_once_it_is_resized(kind: str, tokens: torch.Tensor, tmp_path: Path) -> None:
+    model = make_model(kind)
+    report = eckart.compress(model, "svd-llm", 0.8, tokens, overrides=["embedding=8-bit"])
+    before = model(tokens).logits
+    with pytest.warns(EckartWarning, match="it is in 16 bits from here on"):
+        model.resize_token_embeddings(300)
+    after = model(tokens).logits
+    assert after.shape[-1] == 300
+    torch.testing.assert_close(after[..., :256], before, rtol=1e-4, atol=1e-4)
+    eckart.save(model, report, tmp_path / "resized")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "resized")
+    assert torch.equal(loaded(tokens).logits, after)
