@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,10 +21,10 @@ from eckart.layers.vocabulary import Vocabulary, original_tables, place_tables
 from eckart.maths.products import gram
 from eckart.methods.layout import BYTES_PER_NUMBER
 from eckart.methods.precision import AnyPrecision
+from eckart.methods.sensitivity.measure import Progress
 
 SAMPLES, LENGTH = 16, 256  # of the calibration, at most, that the inputs of a head are summed over
 COMPARED = 4  # of these samples, on which predictions are compared; those of all would not fit into memory
-Progress = Callable[[int, int], None]
 
 
 class EmbeddingRecord(BaseModel):
