@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may ask a hub; must be set before transformers is imported
 
@@ -119,6 +121,12 @@ CONFIGS = {
         eos_token_id=0,
     ),
 }
+
+
+def dealt(*axes: Iterable[Any]) -> list[tuple[Any, ...]]:
+    """Return every value of the longest axis once, each with the next value of the others: not all combinations."""
+    values = [list(axis) for axis in axes]
+    return [tuple(axis[row % len(axis)] for axis in values) for row in range(max(map(len, values)))]
 
 
 def make_model(kind: str = "llama", seed: int = 0) -> PreTrainedModel:

@@ -19,7 +19,7 @@ FLOORS = (
     ("files", "kinds", "maths", "processes"),
     ("data",),
     ("layers",),
-    ("blocks",),
+    ("blocks", "cache"),
     ("methods", "evaluate"),
     ("compression",),
     ("checkpoint",),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.conftest import make_model
+from tests.conftest import dealt, make_model
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from typer.testing import CliRunner
 
@@ -45,10 +45,9 @@ def compressed(
     return model
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen2", "gpt2"])
 @pytest.mark.parametrize("structure", ["two-factor", "pivoted"])
 @pytest.mark.parametrize(("precision", "keep"), [("16-bit", 0.6), ("8-bit", 0.4), ("4-bit", 0.25)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("kind", "dtype"), dealt(["llama", "qwen2", "gpt2"], [torch.float32, torch.bfloat16]))
 def test_they_survive_the_disk(
     kind: str, structure: str, precision: str, keep: float, dtype: torch.dtype, tmp_path: Path, tokens: torch.Tensor
 ) -> None:

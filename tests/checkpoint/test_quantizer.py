@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.conftest import CONFIGS, VOCABULARY, make_model
+from tests.conftest import CONFIGS, VOCABULARY, dealt, make_model
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 
 import eckart
@@ -72,9 +72,10 @@ def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], objec
     save_file(tensors, shard, metadata={"format": "pt"})
 
 
-@pytest.mark.parametrize("kind", CONFIGS)
-@pytest.mark.parametrize("recipe", ["svd", "aa-svd-layer"])
-@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize(
+    ("kind", "recipe", "structure"),
+    dealt([*CONFIGS, *CONFIGS], ["svd", "aa-svd-layer"], [name for name in STRUCTURES for _ in range(2)]),
+)
 def test_logits_survive_the_disk(kind: str, recipe: str, structure: str, tmp_path: Path, tokens: torch.Tensor) -> None:
     model = make_model(kind)
     dense = logits(model, tokens)
@@ -310,15 +311,21 @@ def test_the_config_cannot_be_put_on_a_dense_model(saved: tuple[Path, PreTrained
         AutoModelForCausalLM.from_pretrained(model_folder, quantization_config=config)
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen2", "gemma3", "opt"])
+PLACES = [(name, bits) for name, kind in STRUCTURES.items() for bits in ("16-bit", "8-bit") if not kind.own_precision]
+
+
 @pytest.mark.parametrize(
-    ("structure", "precision"),
-    [(name, bits) for name, kind in STRUCTURES.items() for bits in ("16-bit", "8-bit") if not kind.own_precision]
-    + [("remapped", "16-bit")],
+    ("layout", "kind"),
+    [
+        (layout, kind)
+        for number, layout in enumerate([*PLACES, ("remapped", "16-bit")])
+        for kind in (("llama", "gemma3"), ("qwen2", "opt"))[number % 2]
+    ],
 )
 def test_joint_linears_survive_the_disk_and_are_taken_apart(
-    kind: str, structure: str, precision: str, tmp_path: Path, tokens: torch.Tensor
+    layout: tuple[str, str], kind: str, tmp_path: Path, tokens: torch.Tensor
 ) -> None:
+    structure, precision = layout
     model = make_model(kind)
     names = set(model.state_dict())
     overrides = ["sharing=shared", f"structure={structure}", f"precision={precision}"]

@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 import pytest
 import torch
-from tests.conftest import CONFIGS, make_model
+from tests.conftest import CONFIGS, dealt, make_model
 from tests.layers.helpers import from_factors
 from tests.tiny_models import Samples, forward_inputs, make
 from torch import Tensor
@@ -228,8 +228,7 @@ def test_reported_errors_are_those_of_the_outputs(
 
 
 @pytest.mark.filterwarnings("ignore::eckart.errors.EckartWarning")
-@pytest.mark.parametrize("recipe", eckart.RECIPES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("recipe", "dtype"), dealt(eckart.RECIPES, [torch.float32, torch.bfloat16]))
 def test_every_tensor_keeps_its_dtype(recipe: str, dtype: torch.dtype, llama: PreTrainedModel, tokens: Tensor) -> None:
     llama.to(dtype)
     llama.model.rotary_emb.inv_freq = llama.model.rotary_emb.inv_freq.float()

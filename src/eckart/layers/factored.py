@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, Self
+from collections.abc import Callable
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +25,12 @@ class FactoredLinear(RowsLayer):
         second: from rank on.
         replaced: class of the layer that this one stands for, restored by :meth:`to_dense`.
         scheme: how the numbers are rounded; None for 16 bits.
+        has_latents: whether all outputs follow from ``rank`` numbers a token, its latents.
+        on_latents: is handed the latents of each pass, (..., rank), such as by a cache that keeps them.
     """
 
+    has_latents: ClassVar[bool] = True
+    on_latents: Callable[[Tensor], object] | None = None
     first: Child
     second: Child
 
@@ -77,6 +82,22 @@ class FactoredLinear(RowsLayer):
             dtype=weight.dtype,
             **options,
         )
+
+    def forward(self, inputs: Tensor, rows: slice | None = None) -> Tensor:
+        """Map (..., in features) to (..., out features), or to those outputs that ``rows`` are."""
+        latents = self.encode(inputs)
+        if self.on_latents is not None:
+            self.on_latents(latents)
+        return self.decode(latents, rows)
+
+    def encode(self, inputs: Tensor) -> Tensor:
+        """Map (..., in features) to the latents, (..., rank)."""
+        outputs: Tensor = self.first(inputs)
+        return outputs
+
+    @abstractmethod
+    def decode(self, latents: Tensor, rows: slice | None = None) -> Tensor:
+        """Map the latents, (..., rank), to (..., out features), or to those outputs that ``rows`` are."""
 
     def set_bias(self, bias: Tensor, stored: torch.dtype) -> None:
         """Give the children the biases that make up the bias of the whole.

@@ -21,6 +21,7 @@ class HybridLinear(LowRankLinear):
         second: rank -> out features, with the bias of the replaced layer.
     """
 
+    has_latents = False
     base: Child
 
     def __init__(
@@ -32,7 +33,7 @@ class HybridLinear(LowRankLinear):
 
     def forward(self, inputs: Tensor, rows: slice | None = None) -> Tensor:
         """Map (..., in features) to (..., out features), or to those outputs that ``rows`` are."""
-        return some_outputs(self.base, inputs, rows) + super().forward(inputs, rows)
+        return some_outputs(self.base, inputs, rows) + self.decode(self.encode(inputs), rows)
 
     @property
     def weight(self) -> Tensor:

@@ -59,12 +59,11 @@ class PivotedLinear(FactoredLinear):
         passed_on = dense_weight_of(self.second).to(bias.device) @ self.first.bias.to(bias)
         self.second.bias.copy_((ordered[self.rank :] - passed_on).to(stored))
 
-    def forward(self, inputs: Tensor, rows: slice | None = None) -> Tensor:
-        """Map (..., in features) to (..., out features), or to those outputs that ``rows`` are."""
-        pivots = self.first(inputs)
+    def decode(self, latents: Tensor, rows: slice | None = None) -> Tensor:
+        """See :meth:`FactoredLinear.decode`; the latents are the pivots."""
         if rows is not None:
-            return self._some(pivots, rows)
-        outputs = torch.cat([pivots, self.second(pivots)], dim=-1)
+            return self._some(latents, rows)
+        outputs = torch.cat([latents, self.second(latents)], dim=-1)
         if self.index is None:
             return outputs
         # On a CPU this takes a third of the time of `index_select` along the last dimension.

@@ -69,23 +69,26 @@ class RemappedLinear(LowRankLinear):
         if self.rest is not None and self.rest.bias is not None:
             self.rest.bias.copy_(bias[self.common :].to(stored))
 
-    def forward(self, inputs: Tensor, rows: slice | None = None) -> Tensor:
-        """Map (..., in features) to (..., out features), or to those outputs that ``rows`` are."""
+    def encode(self, inputs: Tensor) -> Tensor:
+        """See :meth:`FactoredLinear.encode`."""
+        if self.rest is None or self.out_features > self.common:
+            return super().encode(inputs)
+        rest: Tensor = self.rest(inputs[..., self.common :])
+        return super().encode(inputs[..., : self.common]) + rest
+
+    def decode(self, latents: Tensor, rows: slice | None = None) -> Tensor:
+        """See :meth:`FactoredLinear.decode`."""
         common, rest = self.common, self.rest
-        if rest is None:
-            return super().forward(inputs, rows)
-        if self.out_features == common:
-            inner = self.first(inputs[..., :common]) + rest(inputs[..., common:])
-            return some_outputs(self.second, inner, rows)
-        inner = self.first(inputs)
+        if rest is None or self.out_features == common:
+            return super().decode(latents, rows)
         if rows is None:
-            return torch.cat([self.second(inner), rest(inner)], dim=-1)
+            return torch.cat([self.second(latents), rest(latents)], dim=-1)
         start, end, _ = rows.indices(self.out_features)
         parts = []
         if start < common:
-            parts.append(some_outputs(self.second, inner, slice(start, min(end, common))))
+            parts.append(some_outputs(self.second, latents, slice(start, min(end, common))))
         if end > common:
-            parts.append(some_outputs(rest, inner, slice(max(start, common) - common, end - common)))
+            parts.append(some_outputs(rest, latents, slice(max(start, common) - common, end - common)))
         return torch.cat(parts, dim=-1)
 
     @property

@@ -23,9 +23,9 @@ class LowRankLinear(FactoredLinear):
         """See :meth:`FactoredLinear.shapes`."""
         return ChildShape(in_features, rank, bias=False), ChildShape(rank, out_features, bias=True)
 
-    def forward(self, inputs: Tensor, rows: slice | None = None) -> Tensor:
-        """Map (..., in features) to (..., out features), or to those outputs that ``rows`` are."""
-        return some_outputs(self.second, self.first(inputs), rows)
+    def decode(self, latents: Tensor, rows: slice | None = None) -> Tensor:
+        """See :meth:`FactoredLinear.decode`."""
+        return some_outputs(self.second, latents, rows)
 
     @property
     def weight(self) -> Tensor:

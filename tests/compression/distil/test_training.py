@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from tests.conftest import CONFIGS, make_model
+from tests.conftest import CONFIGS, dealt, make_model
 from tests.tiny_models import Samples, forward_inputs, make
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -67,8 +67,7 @@ def literal(student: PreTrainedModel, teacher: PreTrainedModel, tokens: Tensor |
             step += 1
 
 
-@pytest.mark.parametrize("kind", CONFIGS)
-@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize(("kind", "batch"), dealt(CONFIGS, [1, 3]))
 def test_equals_the_literal_loop(kind: str, batch: int, tokens: Tensor) -> None:
     teacher = make_model(kind)
     unrefined, student = copy.deepcopy(teacher), copy.deepcopy(teacher)

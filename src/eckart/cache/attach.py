@@ -1,0 +1,117 @@
+"""Puts the latent cache on a model, and takes it off again."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import cast
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from eckart.cache.attention import LatentAttention
+from eckart.cache.latent_codes import BITS, latent_codes
+from eckart.cache.probe import Probe, side_bytes
+from eckart.cache.recording import Recording, record
+from eckart.cache.size import CacheSize, LayerCacheSize
+from eckart.errors import EckartError, EckartWarning
+
+_PLACE = "_eckart_latent_cache"
+
+
+@dataclass(frozen=True, eq=False)
+class LatentCache:
+    """The latent cache of a model.
+
+    Attributes:
+        attentions: the modules whose cache holds latents.
+        bits: of a latent, 16 for the dtype of the model.
+        size: bytes of a token, with and without it.
+    """
+
+    attentions: tuple[LatentAttention, ...]
+    bits: int
+    size: CacheSize
+
+
+def latent_cache(model: PreTrainedModel, bits: int = 16) -> LatentCache:
+    """Let a model keep latents in place of keys and values, wherever these follow from layers that are factored.
+
+    ``generate`` and any pass that makes a ``DynamicCache`` use it from then on; nothing else is to be passed. With 16
+    bits nothing is lost: keys and values are computed again from what the factored layers have computed, by the code
+    of the model. That takes time: each step rebuilds the keys and values of all tokens, a layer at a time. Caches of
+    other classes, passes with gradients and compiled ones do as they did.
+
+    Args:
+        model: compressed; its weights are not changed, and must not be changed after this with less than 16 bits.
+        bits: of a latent: 16, or 8, 6, 5, 4, 3 with a scale for each token and layer.
+
+    Returns:
+        What a token takes, and why where nothing is saved.
+
+    Raises:
+        EckartError: the number of bits is none of these, or the model has no cache that grows.
+    """
+    if bits not in BITS:
+        raise EckartError(f"Latents take {', '.join(map(str, BITS))} bits, found {bits}.")
+    remove_latent_cache(model)
+    paths = {id(module): path for path, module in model.named_modules()}
+    attentions: list[LatentAttention] = []
+    sizes: list[LayerCacheSize] = []
+    shared: dict[int, int] = {}
+    for recording in record(model):
+        path = paths[id(recording.module)]
+        found, size = _attention_of(recording, bits, path)
+        sizes.append(size)
+        if found is not None:
+            attentions.append(found)
+            shared |= _shared_bytes(recording, found)
+    if not sizes:
+        raise EckartError("No attention module of this model hands keys and values to a cache.")
+    for attention in attentions:
+        attention.install()
+    cache = LatentCache(tuple(attentions), bits, CacheSize(tuple(sizes), sum(shared.values())))
+    setattr(model, _PLACE, cache)
+    if not attentions:
+        reasons = "; ".join(f"{count} times: {reason}" for reason, count in cache.size.reasons.items())
+        warnings.warn(f"No attention module can keep latents: {reasons}.", EckartWarning, stacklevel=2)
+    return cache
+
+
+def remove_latent_cache(model: nn.Module) -> None:
+    """Let a model keep keys and values again; caches that hold latents cannot be used any more."""
+    cache = latent_cache_of(model)
+    if cache is not None:
+        for attention in cache.attentions:
+            attention.remove()
+        delattr(model, _PLACE)
+
+
+def latent_cache_of(model: nn.Module) -> LatentCache | None:
+    """Return the latent cache of a model, or None."""
+    return cast("LatentCache | None", getattr(model, _PLACE, None))
+
+
+def _attention_of(recording: Recording, bits: int, path: str) -> tuple[LatentAttention | None, LayerCacheSize]:
+    dense = sum(side_bytes(recording.states[0]))
+    if not recording.is_complete():
+        return None, LayerCacheSize(path, dense, dense, "it is not run once in each pass")
+    probe = Probe(recording)
+    found = probe.find(bits)
+    if isinstance(found, str):
+        return None, LayerCacheSize(path, dense, dense, found)
+    codes = latent_codes(found.sources, found.wanted, bits)
+    keys, values = side_bytes(probe.handed)
+    plain = keys * (not found.keys) + values * (not found.values)
+    size = LayerCacheSize(path, dense, codes.token_bytes(probe.handed.keys.dtype) + plain)
+    return LatentAttention(recording.module, found, codes), size
+
+
+def _shared_bytes(recording: Recording, attention: LatentAttention) -> dict[int, int]:
+    """Return the bytes a token of what the module needs beside latents, by the identity of the tensor."""
+    handed = recording.calls[-1].tensors()
+    found = {}
+    for path, dim in attention.rebuilding.roles.stored.items():
+        tensor = handed[path]
+        found[id(tensor)] = tensor.element_size() * tensor.numel() // tensor.shape[dim]
+    return found

@@ -1,0 +1,162 @@
+"""An attention module whose cache holds latents: hooks that watch its passes, and what they know of it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from transformers.cache_utils import Cache, DynamicCache
+
+from eckart.cache.call import Call, Roles
+from eckart.cache.latent_codes import LatentCodes
+from eckart.cache.latent_layer import LATENT_LAYERS, LatentLayerMixin
+from eckart.cache.replay import states_again, zero_output
+from eckart.cache.sources import LatentSource
+from eckart.cache.token_arguments import TokenArguments
+from eckart.errors import EckartWarning
+
+
+@dataclass(frozen=True)
+class Rebuilding:
+    """How the keys and values of an attention module follow from latents.
+
+    Attributes:
+        sources: the layers whose latents are needed.
+        wanted: paths of the modules whose outputs are.
+        keys: whether keys follow from them; else they are kept as they are.
+        values: likewise.
+        roles: of the tensors that the module is handed.
+        zeros: widths of the outputs that do not matter, by the path of the projection.
+    """
+
+    sources: tuple[LatentSource, ...]
+    wanted: frozenset[str]
+    keys: bool
+    values: bool
+    roles: Roles
+    zeros: dict[str, int]
+
+
+@dataclass(eq=False)
+class LatentAttention:
+    """One that runs with latents in its cache, once :meth:`install` was called.
+
+    Attributes:
+        module: the attention module.
+        rebuilding: how its keys and values are found.
+        codes: how latents are held.
+    """
+
+    module: nn.Module
+    rebuilding: Rebuilding
+    codes: LatentCodes
+    _call: Call | None = None
+    _latents: dict[int, Tensor] = field(default_factory=dict)
+    _handles: list[RemovableHandle] = field(default_factory=list)
+
+    def install(self) -> None:
+        """Watch the passes of the module from now on."""
+        self._handles = [
+            self.module.register_forward_pre_hook(self._before, with_kwargs=True),
+            self.module.register_forward_hook(self._after, always_call=True),
+        ]
+        for number, source in enumerate(self.rebuilding.sources):
+            source.layer.on_latents = partial(self._receive, number)
+
+    def remove(self) -> None:
+        """Watch no longer; caches that are in use are lost."""
+        for handle in self._handles:
+            handle.remove()
+        for source in self.rebuilding.sources:
+            source.layer.on_latents = None
+
+    def to_store(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the cache is to hold of new tokens, from the latents that their pass has left.
+
+        Args:
+            keys: that the cache was handed, (batch, heads, tokens, head size).
+            values: likewise.
+
+        Returns:
+            Latents or their codes (batch, 1, tokens, width), and the keys or values that are kept as they are, or an
+            empty tensor.
+        """
+        batch, _, tokens, _ = keys.shape
+        latents = [self._latents[number].reshape(batch, tokens, -1) for number in range(len(self.rebuilding.sources))]
+        self._latents = {}
+        plain = keys.new_empty(batch, 1, tokens, 0)
+        if not (self.rebuilding.keys and self.rebuilding.values):
+            plain = values if self.rebuilding.keys else keys
+        return self.codes.encode(latents), plain
+
+    def arguments(self) -> dict[str, Tensor]:
+        """Return what the module is handed for each token in this pass, by path."""
+        assert self._call is not None
+        handed = self._call.tensors()
+        return {path: handed[path] for path in self.rebuilding.roles.stored}
+
+    def states(self, stored: Tensor, plain: Tensor, kept: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return keys and values, each (batch, heads, tokens, head size), from what :meth:`to_store` returned."""
+        assert self._call is not None
+        outputs = self.codes.decode(stored)
+        like = next(iter(outputs.values()))
+        zeros = {path: zero_output(like, width) for path, width in self.rebuilding.zeros.items()}
+        found = states_again(self.module, self._call, self.rebuilding.roles, kept, {**zeros, **outputs})
+        assert found is not None
+        keys = found.keys if self.rebuilding.keys else plain
+        return keys, found.values if self.rebuilding.values else plain
+
+    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        call = Call.of(args, kwargs)
+        self._call, self._latents = call, {}
+        if call.cache is None or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return
+        if type(call.cache) is DynamicCache:
+            self._put_into(call.cache)
+        else:
+            _left_alone(type(call.cache).__name__)
+
+    def _after(self, *_: object) -> None:
+        self._call, self._latents = None, {}
+
+    def _receive(self, number: int, latents: Tensor) -> None:
+        if self._call is not None and self._call.cache is not None:
+            self._latents[number] = latents
+
+    def _put_into(self, cache: Cache) -> None:
+        """Let the cache hold latents where it holds nothing yet."""
+        place: int = self.module.layer_idx  # type: ignore[assignment]
+        if cache.layer_class_to_replicate is not None:
+            while len(cache.layers) <= place:
+                cache.layers.append(cache.layer_class_to_replicate())
+        layer = cache.layers[place]
+        kind = LATENT_LAYERS.get(type(layer))
+        if kind is not None and not layer.is_initialized:
+            cache.layers[place] = kind.in_place_of(layer, self, self._beside(cache))
+
+    def _beside(self, cache: Cache) -> TokenArguments:
+        """Return the store of a layer that was handed the same tensors, or a new one."""
+        mine = self.arguments()
+        for layer in cache.layers:
+            if isinstance(layer, LatentLayerMixin):
+                theirs = layer.beside
+                if theirs.dims == self.rebuilding.roles.stored and all(
+                    theirs.kept.get(path) is tensor for path, tensor in mine.items()
+                ):
+                    return theirs
+        return TokenArguments(self.rebuilding.roles.stored)
+
+
+def _left_alone(kind: str) -> None:
+    warnings.warn(
+        f"This cache is a {kind}, which keeps keys and values as it does without latents: "
+        "latents are kept in a DynamicCache, which `generate` makes unless it is told another.",
+        EckartWarning,
+        stacklevel=2,
+    )

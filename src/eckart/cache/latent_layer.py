@@ -1,0 +1,118 @@
+"""A layer of transformers' cache that holds latents, and gives keys and values when it is asked."""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
+
+from eckart.cache.token_arguments import TokenArguments
+
+if TYPE_CHECKING:
+    from eckart.cache.attention import LatentAttention
+
+
+class LatentLayerMixin(CacheLayerMixin):  # type: ignore[misc]
+    """What both kinds of layers do: latents take the places of keys, along the same dimensions.
+
+    Attributes:
+        keys: latents or their codes, (batch, 1, tokens, numbers or bytes of a token).
+        values: keys or values that are kept as they are, (batch, heads, tokens, head size); of width 0 if none are.
+        beside: what the attention module needs for each token, shared with other layers of the cache.
+    """
+
+    keys: Tensor | None
+    values: Tensor | None
+    beside: TokenArguments
+    _attention: weakref.ref[LatentAttention]  # not the module itself: whoever copies a cache copies no model
+
+    @classmethod
+    def in_place_of(cls, layer: CacheLayerMixin, attention: LatentAttention, beside: TokenArguments) -> Self:
+        """Return an empty layer that stands for an empty layer of transformers."""
+        own = cls.__new__(cls)
+        own.__dict__.update(layer.__dict__)
+        own._attention = weakref.ref(attention)
+        own.beside = beside
+        beside.layers.append(own)
+        return own
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Keep the latents of new tokens, and return the keys and values of all that are visible."""
+        attention = self._attention()
+        if attention is None:
+            raise RuntimeError("The model that this cache belongs to is gone.")
+        before = self.get_seq_length()
+        self.beside.extend(attention.arguments(), before + key_states.shape[-2])
+        stored, plain = super().update(*attention.to_store(key_states, value_states), *args, **kwargs)
+        if not before:
+            return key_states, value_states  # of all tokens that there are
+        return attention.states(stored, plain, self.beside.last(stored.shape[-2]))
+
+    def stored_tokens(self) -> int:
+        """Return how many tokens are held."""
+        return 0 if self.keys is None or self.keys.ndim < 4 else self.keys.shape[-2]
+
+    def token_bytes(self) -> float:
+        """Return the bytes that a token takes here, without what layers share; 0 if none is held."""
+        held = [tensor for tensor in (self.keys, self.values) if tensor is not None and tensor.ndim == 4]
+        tokens = self.stored_tokens()
+        return sum(tensor.numel() * tensor.element_size() for tensor in held) / tokens if tokens else 0.0
+
+    def reset(self) -> None:
+        """Forget all tokens."""
+        super().reset()
+        if self._leads():
+            self.beside.forget()
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the last tokens; the number is negative."""
+        before = self.get_seq_length()
+        super().crop(tokens_to_remove)
+        if self._leads() and self.is_initialized:
+            self.beside.drop_last(before - self.get_seq_length())
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        """Put the sequences in another order, as a beam search does."""
+        self._change_beside(lambda tensor, dim: tensor.index_select(dim, beam_idx.to(tensor.device)))
+        super().reorder_cache(beam_idx)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat each sequence."""
+        self._change_beside(lambda tensor, dim: tensor.repeat_interleave(repeats, dim=dim))
+        super().batch_repeat_interleave(repeats)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep some of the sequences."""
+
+        def chosen(tensor: Tensor, dim: int) -> Tensor:
+            wanted = indices.to(tensor.device)
+            return tensor.index_select(dim, wanted.nonzero()[:, 0] if wanted.dtype == torch.bool else wanted)
+
+        self._change_beside(chosen)
+        super().batch_select_indices(indices)
+
+    def _change_beside(self, change: Any) -> None:
+        if self._leads() and self.stored_tokens():
+            assert self.keys is not None
+            self.beside.change_sequences(len(self.keys), change)
+
+    def _leads(self) -> bool:
+        """Return whether this is the one of the layers that share tensors which changes them."""
+        return self.beside.layers[0] is self
+
+
+class LatentLayer(LatentLayerMixin, DynamicLayer):  # type: ignore[misc]
+    """One that holds all tokens."""
+
+
+class LatentSlidingWindowLayer(LatentLayerMixin, DynamicSlidingWindowLayer):  # type: ignore[misc]
+    """One that holds those of a sliding window."""
+
+
+LATENT_LAYERS: dict[type[CacheLayerMixin], type[LatentLayerMixin]] = {
+    DynamicLayer: LatentLayer,
+    DynamicSlidingWindowLayer: LatentSlidingWindowLayer,
+}
