@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from eckart.cache.attention import LatentAttention
 from eckart.cache.latent_codes import BITS, latent_codes
+from eckart.cache.latent_layer import LATENT_LAYERS
 from eckart.cache.probe import Probe, side_bytes
 from eckart.cache.recording import Recording, record
 from eckart.cache.size import CacheSize, LayerCacheSize
@@ -96,6 +97,8 @@ def _attention_of(recording: Recording, bits: int, path: str) -> tuple[LatentAtt
     dense = sum(side_bytes(recording.states[0]))
     if not recording.is_complete():
         return None, LayerCacheSize(path, dense, dense, "it is not run once in each pass")
+    if recording.layer_class not in LATENT_LAYERS:
+        return None, LayerCacheSize(path, dense, dense, f"its cache has a {recording.layer_class.__name__}")
     probe = Probe(recording)
     found = probe.find(bits)
     if isinstance(found, str):

@@ -61,7 +61,8 @@ class WholeLatents(LatentCodes):
 
     def token_bytes(self, dtype: torch.dtype) -> int:
         """See :meth:`LatentCodes.token_bytes`."""
-        return sum(source.rank for source in self.sources) * dtype.itemsize
+        width: int = dtype.itemsize
+        return sum(source.rank for source in self.sources) * width
 
 
 @dataclass(frozen=True)
@@ -149,13 +150,15 @@ class RoundedLatents(LatentCodes):
 
     def token_bytes(self, dtype: torch.dtype) -> int:
         """See :meth:`LatentCodes.token_bytes`."""
-        codes = sum(packed_width(self._turned_width(source), self.bits) for source in self.sources)
-        return codes + len(self.sources) * dtype.itemsize
+        codes: int = sum(packed_width(self._turned_width(source), self.bits) for source in self.sources)
+        scale: int = dtype.itemsize
+        return codes + len(self.sources) * scale
 
     def _turned_width(self, source: LatentSource) -> int:
         """Return how many numbers are held: of more latents than outputs no more than these."""
         sizes = [source.outputs[path].stop - source.outputs[path].start for path in self._wanted_of(source)]
-        return min(source.rank, sum(sizes))
+        width: int = min(source.rank, sum(sizes))
+        return width
 
     def _maps_for(self, latents: Tensor) -> list[RotatedMap]:
         if not self._maps or self._maps[0].turn.device != latents.device or self._maps[0].turn.dtype != latents.dtype:

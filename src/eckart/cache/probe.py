@@ -44,11 +44,10 @@ class Probe:
         self.handed = recording.whole_states()
         calls = tuple(call.tensors() for call in recording.calls)
         self.calls = (calls[0], calls[1])
-        tokens = self.handed.keys.shape[-2]
         self.outputs: dict[str, Tensor] = {}
         for number, source in enumerate(recording.sources):
             latents = recording.whole_latents(number)
-            if latents.shape[1] == tokens:
+            if latents is not None:
                 self.outputs |= source.decode(latents, source.outputs)
 
     def find(self, bits: int) -> Rebuilding | str:

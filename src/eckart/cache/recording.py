@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,7 @@ class Recording:
         calls: with what it was called.
         latents: of each source, by its number, (batch, tokens, rank).
         states: what it handed to the cache.
+        layer_class: of the layer of the cache that it handed them to.
     """
 
     module: nn.Module
@@ -39,28 +40,32 @@ class Recording:
     calls: list[Call] = field(default_factory=list)
     latents: dict[int, list[Tensor]] = field(default_factory=dict)
     states: list[States] = field(default_factory=list)
+    layer_class: type = object
 
     def whole_states(self) -> States:
         """Return keys and values of the tokens of both passes."""
         keys, values = ([getattr(state, side) for state in self.states] for side in ("keys", "values"))
         return States(torch.cat(keys, dim=-2), torch.cat(values, dim=-2))
 
-    def whole_latents(self, number: int) -> Tensor:
-        """Return the latents of a source for the tokens of both passes, (batch, tokens, rank)."""
-        keys = self.states[0].keys
-        parts = [part.reshape(len(keys), -1, part.shape[-1]) for part in self.latents[number]]
-        return torch.cat(parts, dim=1)
+    def whole_latents(self, number: int) -> Tensor | None:
+        """Return the latents of a source for the tokens of both passes, (batch, tokens, rank).
+
+        None where it was not run once in each pass, for each token.
+        """
+        parts, batch = self.latents.get(number, []), len(self.states[0].keys)
+        if [part.numel() for part in parts] != [batch * tokens * self.sources[number].rank for tokens in TOKENS]:
+            return None
+        return torch.cat([part.reshape(batch, -1, part.shape[-1]) for part in parts], dim=1)
 
     def is_complete(self) -> bool:
-        """Return whether the module handed something to the cache in both passes, and all its sources ran."""
-        ran = all(len(self.latents.get(number, ())) == len(TOKENS) for number in range(len(self.sources)))
-        return len(self.calls) == len(self.states) == len(TOKENS) and ran
+        """Return whether the module handed something to the cache once in each pass."""
+        return len(self.calls) == len(self.states) == len(TOKENS)
 
 
 def record(model: PreTrainedModel, batch: int = 2) -> list[Recording]:
     """Run a model on a few tokens, and return what its attention modules did.
 
-    Modules that are called from one with a ``layer_idx`` below them, such as decoder layers, are none.
+    They are the innermost modules with a ``layer_idx`` that hand something to a cache.
 
     Args:
         model: with a cache; it is not changed.
@@ -70,8 +75,7 @@ def record(model: PreTrainedModel, batch: int = 2) -> list[Recording]:
         EckartError: it cannot be run on tokens alone, or gives no cache.
     """
     found = [module for module in model.modules() if isinstance(getattr(module, "layer_idx", None), int)]
-    inner = [module for module in found if not any(part in found for part in module.modules() if part is not module)]
-    recordings = [Recording(module, sources_below(module)) for module in inner]
+    recordings = [Recording(module, sources_below(module)) for module in found]
     size = model.get_input_embeddings().weight.shape[0]
     device = model.get_input_embeddings().weight.device
     generator = torch.Generator().manual_seed(0)
@@ -88,7 +92,12 @@ def record(model: PreTrainedModel, batch: int = 2) -> list[Recording]:
             _run(model, input_ids=second, use_cache=True, **{name: cache})
     finally:
         model.train(training)
-    return [recording for recording in recordings if recording.states]
+    handing = [recording for recording in recordings if recording.states]
+    return [outer for outer in handing if not any(_is_inside(inner.module, outer.module) for inner in handing)]
+
+
+def _is_inside(inner: nn.Module, outer: nn.Module) -> bool:
+    return inner is not outer and any(module is inner for module in outer.modules())
 
 
 def _run(model: PreTrainedModel, **inputs: Any) -> Mapping[str, Any]:
@@ -109,25 +118,27 @@ def _cache_of(outputs: Mapping[str, Any]) -> Cache:
 @contextmanager
 def _watched(recording: Recording) -> Iterator[None]:
     """Record what a module does, without keeping its cache from doing what it does."""
-    watched: list[Call] = []
+    watched: list[tuple[Call, Any]] = []
 
     def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         call = Call.of(args, kwargs)
-        watched[:] = [call]
+        watched[:] = [(call, None if call.cache is None else vars(call.cache).get("update"))]
         if call.cache is not None:
-            update = call.cache.update
             # Of this object only, and until the pass is over.
-            call.cache.update = partial(seen, call, update)
+            call.cache.update = partial(seen, call, call.cache.update)
 
     def seen(call: Call, update: Any, keys: Tensor, values: Tensor, *args: Any, **kwargs: Any) -> Any:
         recording.calls.append(call)
         recording.states.append(States(keys, values))
+        recording.layer_class = type(cast(Cache, call.cache).layers[recording.module.layer_idx])
         return update(keys, values, *args, **kwargs)
 
     def after(*_: object) -> None:
-        for call in watched:
+        for call, update in watched:
             if call.cache is not None:
-                call.cache.__dict__.pop("update", None)
+                vars(call.cache).pop("update", None)
+                if update is not None:
+                    call.cache.update = update
         watched.clear()
 
     def received(number: int, latents: Tensor) -> None:

@@ -87,7 +87,7 @@ def _last(tensor: Tensor, dim: int, tokens: int) -> Tensor:
 
 def _joined(past: Tensor, new: Tensor, dim: int) -> Tensor:
     """Return both behind one another; what one of them has once for all sequences is repeated as the other needs it."""
-    sizes = torch.broadcast_shapes(_once(past, dim), _once(new, dim))
+    sizes = torch.broadcast_shapes(_once(past, dim), _once(new, dim))  # type: ignore[no-untyped-call]
     parts = [tensor.expand(*sizes[:dim], tensor.shape[dim], *sizes[dim + 1 :]) for tensor in (past, new)]
     return torch.cat(parts, dim=dim)
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from eckart.device import synchronize
 from eckart.errors import EckartError
-from eckart.evaluate.speed.passes import name_of_cache
+from eckart.evaluate.windows import name_of_cache
 
 WARM_UP = 1  # rounds that do not count
 

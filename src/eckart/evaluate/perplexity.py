@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -12,9 +13,11 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from eckart.errors import EckartError
+from eckart.evaluate.caches import CacheKind
 from eckart.evaluate.windows import (
     count_windows,
     length_of_windows,
+    logits_in_pieces,
     logits_of,
     mean_and_error,
     of_all_windows,
@@ -52,6 +55,8 @@ def perplexity(
     *,
     length: int | None = None,
     windows: int | None = None,
+    cache: CacheKind | None = None,
+    piece: int = 64,
     on_window: Callable[[int, int], None] = lambda done, total: None,
 ) -> Perplexity:
     """Measure the perplexity of ``model`` on a stream of tokens.
@@ -61,6 +66,8 @@ def perplexity(
         ids: (tokens,) int64, the whole text.
         length: tokens in a window; by default 2048, or the model's context if that is shorter.
         windows: take only the first ones; None takes all.
+        cache: which the model reads from while it is handed windows in pieces; None for whole windows, without one.
+        piece: tokens that it is handed at once, where there is a cache.
         on_window: is called with (done, total) after each window.
 
     Raises:
@@ -71,9 +78,10 @@ def perplexity(
     count = count_windows(ids, length, windows)
     losses = []
     model.eval()
+    read = logits_of if cache is None else partial(logits_in_pieces, piece=piece, make_cache=cache.prepare(model))
     with torch.no_grad():
         for window in windows_of(ids, length, windows):
-            logits = logits_of(model, window)[:-1]
+            logits = read(model, window)[:-1]
             losses.append(float(functional.cross_entropy(logits.float(), window[0, 1:].to(logits.device))))
             on_window(min(count, len(losses) * size()), count)
     loss, error = mean_and_error(of_all_windows(losses, count))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
@@ -13,6 +12,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, StaticCache
 
 from eckart.device import synchronize
+from eckart.evaluate.caches import cache_bytes
+from eckart.evaluate.windows import name_of_cache
 
 
 @dataclass(frozen=True)
@@ -76,16 +77,5 @@ def compiled_forward(model: PreTrainedModel, backend: str = "inductor") -> Forwa
     return forward
 
 
-def name_of_cache(model: PreTrainedModel) -> str:
-    """Return what the model calls its keys and values; transformers is renaming them."""
-    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
-
-
 def _most_likely(logits: Tensor) -> Tensor:
     return logits[:, -1].argmax(dim=-1, keepdim=True)
-
-
-def cache_bytes(cache: Any) -> int:
-    """Return the bytes of the keys and values in a cache of transformers."""
-    pairs = ((layer.keys, layer.values) for layer in cache.layers)
-    return sum(tensor.nbytes for pair in pairs for tensor in pair if tensor is not None)
