@@ -25,6 +25,7 @@ from eckart.data.text import read_text
 from eckart.device import compute_dtype, resolve_device
 from eckart.errors import EckartError
 from eckart.evaluate import MEASURES, ZeroShot, agreement, continuation, load_tasks, perplexity, zero_shot
+from eckart.evaluate.caches import CacheKind
 from eckart.evaluate.continuation import prompt_ids
 from eckart.evaluate.windows import check_predicts, count_windows, length_of_windows
 
@@ -75,6 +76,15 @@ def evaluate(
         typer.Option(min=2, help="Tokens in a window.  [default: 2048, or the model's context]", show_default=False),
     ] = None,
     windows: Annotated[int | None, typer.Option(min=1, help="Take the first ones only.")] = None,
+    cache: Annotated[
+        str | None,
+        typer.Option(
+            help="Hand windows to the model in pieces, which it reads from a cache: dense, latent[:BITS], quanto:BITS, "
+            "hqq:BITS or window:TOKENS.",
+            show_default=False,
+        ),
+    ] = None,
+    piece: Annotated[int, typer.Option(min=1, help="Tokens of a piece, with --cache.")] = 64,
     prompt: Annotated[
         list[str] | None,
         typer.Option(help="Let the model go on from this text, too; may be repeated.", show_default=False),
@@ -154,6 +164,9 @@ def evaluate(
         raise EckartError("--task-path, --limit and --few-shot belong to --tasks, which is not given.")
     if not data and not (measure is None and options is None and question is None):
         raise EckartError("--measure, --options and --question belong to --data, which is not given.")
+    if cache is not None and not text:
+        raise EckartError("--cache belongs to --text, which is not given.")
+    kind = None if cache is None else CacheKind.parse(cache)
     contents = {name: read_text(name) for name in dict.fromkeys(text or [])}
     names = _names(tasks or "")
     found = None
@@ -190,10 +203,11 @@ def evaluate(
         for name in streams:
             how: dict[str, Any] = {"length": lengths[name], "windows": windows, "on_window": advance}
             ids = streams[name]
-            row = {"text": name, **perplexity(loaded, ids, **how).model_dump()}
-            if other is not None:
+            row = {"text": name, **perplexity(loaded, ids, cache=kind, piece=piece, **how).model_dump()}
+            if other is not None:  # without a cache, as whole windows: that is what a cache is compared with
                 row["baseline"] = perplexity(other, ids, **how).model_dump()
-                row["agreement"] = agreement(loaded, other, ids, **how).model_dump()
+                if kind is None:
+                    row["agreement"] = agreement(loaded, other, ids, **how).model_dump()
             rows.append(row)
         if asked.any and first:
             items = asked.measure(loaded, other, processor, advance)

@@ -53,13 +53,16 @@ def _add_text(table: Table, row: dict[str, Any]) -> None:
     cells = [row["text"], f"{row['windows']} x {row['length']}", "perplexity", f"{row['perplexity']:.3f}"]
     cells.append(" and ".join(f"{perplexity_of(end):.3f}" for end in ends) or "one window")
     nats = ["", "", "nats a token", f"{loss:.4f}", " and ".join(f"{end:.4f}" for end in ends)]
-    if "agreement" not in row:
-        table.add_row(*cells)
-        table.add_row(*nats)
+    other, shared = row.get("baseline"), row.get("agreement")
+    if other is not None:
+        cells.append(f"{other['perplexity']:.3f}")
+        nats += [f"{other['log_perplexity']:.4f}", f"{loss - other['log_perplexity']:+.4f}"]
+    table.add_row(*cells)
+    table.add_row(*nats)
+    if row.get("cache"):
+        table.add_row("", f"cache {row['cache']}", "bytes a token", f"{row['cache_token_bytes']:,.0f}")
+    if shared is None:
         return
-    other, shared = row["baseline"], row["agreement"]
-    table.add_row(*cells, f"{other['perplexity']:.3f}")
-    table.add_row(*nats, f"{other['log_perplexity']:.4f}", f"{loss - other['log_perplexity']:+.4f}")
     for measure, field, form in (("divergence (nats)", "divergence", ".4f"), ("same top token", "top_1", ".1%")):
         value, error = shared[field], shared[f"{field}_error"]
         table.add_row("", "", measure, f"{value:{form}}", _interval(value, error, form))

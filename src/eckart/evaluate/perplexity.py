@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -14,10 +13,10 @@ from transformers import PreTrainedModel
 
 from eckart.errors import EckartError
 from eckart.evaluate.caches import CacheKind
+from eckart.evaluate.pieces import PieceReader
 from eckart.evaluate.windows import (
     count_windows,
     length_of_windows,
-    logits_in_pieces,
     logits_of,
     mean_and_error,
     of_all_windows,
@@ -38,6 +37,9 @@ class Perplexity(BaseModel):
         error: standard error of that mean over windows; None if there is only one.
         windows: how many.
         length: tokens in each; the first of each window is not predicted.
+        cache: which the model read from; None where it was handed whole windows.
+        piece: tokens that it was handed at once.
+        cache_token_bytes: what the cache held, in bytes a token, measured on its tensors.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
@@ -47,6 +49,9 @@ class Perplexity(BaseModel):
     error: float | None
     windows: Count
     length: Count
+    cache: str | None = None
+    piece: Count | None = None
+    cache_token_bytes: float | None = None
 
 
 def perplexity(
@@ -78,16 +83,19 @@ def perplexity(
     count = count_windows(ids, length, windows)
     losses = []
     model.eval()
-    read = logits_of if cache is None else partial(logits_in_pieces, piece=piece, make_cache=cache.prepare(model))
+    reader = None if cache is None else PieceReader(model, cache, piece)
     with torch.no_grad():
         for window in windows_of(ids, length, windows):
-            logits = read(model, window)[:-1]
+            logits = (reader or logits_of)(model, window)[:-1]
             losses.append(float(functional.cross_entropy(logits.float(), window[0, 1:].to(logits.device))))
             on_window(min(count, len(losses) * size()), count)
     loss, error = mean_and_error(of_all_windows(losses, count))
     if not math.isfinite(loss):
         raise EckartError("The loss is NaN or infinite: the model gives no usable logits on this text.")
-    return Perplexity(perplexity=perplexity_of(loss), log_perplexity=loss, error=error, windows=count, length=length)
+    found = Perplexity(perplexity=perplexity_of(loss), log_perplexity=loss, error=error, windows=count, length=length)
+    if reader is None:
+        return found
+    return found.model_copy(update={"cache": str(cache), "piece": piece, "cache_token_bytes": reader.token_bytes})
 
 
 def perplexity_of(loss: float) -> float:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache
 
 from eckart.data.context import check_ids, check_length, length_for
 from eckart.errors import EckartError
@@ -106,32 +104,6 @@ def logits_of(model: PreTrainedModel, window: Tensor) -> Tensor:
             f"{type(model).__name__} cannot take windows of {window.shape[1]} tokens: {error}. Use a shorter --length."
         ) from error
     return logits
-
-
-def logits_in_pieces(model: PreTrainedModel, window: Tensor, piece: int, make_cache: Callable[[], Cache]) -> Tensor:
-    """Return the logits of a window that a model reads piece by piece, so that it looks at what its cache holds.
-
-    Args:
-        model: a causal language model.
-        window: (1, length) int64.
-        piece: tokens that it is handed at once.
-        make_cache: makes an empty cache.
-
-    Returns:
-        (length, vocabulary), where the model is.
-
-    Raises:
-        EckartError: the model fails.
-    """
-    cache, name, found = make_cache(), name_of_cache(model), []
-    try:
-        for part in torch.split(window.to(model.device), piece, dim=1):
-            found.append(model(input_ids=part, use_cache=True, **{name: cache}).logits[0])
-    except (IndexError, RuntimeError, ValueError) as error:
-        raise EckartError(
-            f"{type(model).__name__} cannot read windows in pieces from a {type(cache).__name__}: {error}."
-        ) from error
-    return torch.cat(found)
 
 
 def name_of_cache(model: PreTrainedModel) -> str:
