@@ -18,6 +18,7 @@ from eckart.checkpoint.quantizer import register
 from eckart.lazy import importer
 
 if TYPE_CHECKING:
+    from eckart.cache import latent_cache, remove_latent_cache
     from eckart.checkpoint.load import load_model
     from eckart.checkpoint.processor import load_processor
     from eckart.checkpoint.save import save
@@ -53,12 +54,14 @@ __all__ = [
     "compress_checkpoint",
     "export",
     "join_first_factors",
+    "latent_cache",
     "load_model",
     "load_processor",
     "load_recipe",
     "load_tokenizer",
     "make_draft",
     "perplexity",
+    "remove_latent_cache",
     "save",
 ]
 
@@ -76,12 +79,14 @@ __getattr__ = importer(
         "compress_checkpoint": "eckart.run.compress_checkpoint:compress_checkpoint",
         "export": "eckart.runtimes.export:export",
         "join_first_factors": "eckart.layers.joined:join_first_factors",
+        "latent_cache": "eckart.cache:latent_cache",
         "load_model": "eckart.checkpoint.load:load_model",
         "load_processor": "eckart.checkpoint.processor:load_processor",
         "load_recipe": "eckart.methods.recipes.loader:load_recipe",
         "load_tokenizer": "eckart.checkpoint.tokenizer:load_tokenizer",
         "make_draft": "eckart.draft:make_draft",
         "perplexity": "eckart.evaluate:perplexity",
+        "remove_latent_cache": "eckart.cache:remove_latent_cache",
         "save": "eckart.checkpoint.save:save",
         # Older names.
         "Observer": "eckart.compression.callback:Callback",

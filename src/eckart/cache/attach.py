@@ -6,18 +6,19 @@ import warnings
 from dataclasses import dataclass
 from typing import cast
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from eckart.cache.attention import LatentAttention
-from eckart.cache.latent_codes import BITS, latent_codes
+from eckart.cache.latent_codes import check_bits, latent_codes
 from eckart.cache.latent_layer import LATENT_LAYERS
 from eckart.cache.probe import Probe, side_bytes
 from eckart.cache.recording import Recording, record
 from eckart.cache.size import CacheSize, LayerCacheSize
 from eckart.errors import EckartError, EckartWarning
 
-_PLACE = "_eckart_latent_cache"
+_PLACE, _WAITING = "_eckart_latent_cache", "_eckart_latent_cache_waits"
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,8 +54,7 @@ def latent_cache(model: PreTrainedModel, bits: int = 16) -> LatentCache:
     Raises:
         EckartError: the number of bits is none of these, or the model has no cache that grows.
     """
-    if bits not in BITS:
-        raise EckartError(f"Latents take {', '.join(map(str, BITS))} bits, found {bits}.")
+    check_bits(bits)
     remove_latent_cache(model)
     paths = {id(module): path for path, module in model.named_modules()}
     attentions: list[LatentAttention] = []
@@ -73,6 +73,7 @@ def latent_cache(model: PreTrainedModel, bits: int = 16) -> LatentCache:
         attention.install()
     cache = LatentCache(tuple(attentions), bits, CacheSize(tuple(sizes), sum(shared.values())))
     setattr(model, _PLACE, cache)
+    _say_in_config(model, bits)
     if not attentions:
         reasons = "; ".join(f"{count} times: {reason}" for reason, count in cache.size.reasons.items())
         warnings.warn(f"No attention module can keep latents: {reasons}.", EckartWarning, stacklevel=2)
@@ -81,11 +82,47 @@ def latent_cache(model: PreTrainedModel, bits: int = 16) -> LatentCache:
 
 def remove_latent_cache(model: nn.Module) -> None:
     """Let a model keep keys and values again; caches that hold latents cannot be used any more."""
-    cache = latent_cache_of(model)
+    cache, waiting = latent_cache_of(model), getattr(model, _WAITING, None)
+    if waiting is not None:
+        waiting.remove()
+        delattr(model, _WAITING)
     if cache is not None:
         for attention in cache.attentions:
             attention.remove()
         delattr(model, _PLACE)
+    _say_in_config(model, None)
+
+
+def keep_latents_from_first_pass(model: PreTrainedModel, bits: int) -> None:
+    """Call :func:`latent_cache` when a model is first run without gradients: it is on its device then.
+
+    Args:
+        model: just loaded.
+        bits: of a latent.
+    """
+    handle = model.register_forward_pre_hook(_FirstPass(bits))
+    # Found again by whoever takes the cache off before the first pass.
+    setattr(model, _WAITING, handle)
+
+
+class _FirstPass:
+    def __init__(self, bits: int) -> None:
+        self.bits = bits
+
+    def __call__(self, model: nn.Module, args: object) -> None:
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return
+        try:
+            latent_cache(cast(PreTrainedModel, model), self.bits)
+        except EckartError as error:
+            warnings.warn(f"The cache keeps keys and values, not latents. {error}", EckartWarning, stacklevel=2)
+
+
+def _say_in_config(model: nn.Module, bits: int | None) -> None:
+    """Let what saves the model write that its cache keeps latents."""
+    config = getattr(getattr(model, "config", None), "quantization_config", None)
+    if config is not None and hasattr(config, "latent_cache"):
+        config.latent_cache = bits
 
 
 def latent_cache_of(model: nn.Module) -> LatentCache | None:

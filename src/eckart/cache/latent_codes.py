@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from eckart.cache.sources import LatentSource
+from eckart.errors import EckartError
 from eckart.maths.packing import pack, packed_width, unpack
 
 BITS = (16, 8, 6, 5, 4, 3)
@@ -164,6 +165,16 @@ class RoundedLatents(LatentCodes):
         if not self._maps or self._maps[0].turn.device != latents.device or self._maps[0].turn.dtype != latents.dtype:
             self._maps = [RotatedMap.of(source, self._wanted_of(source), latents) for source in self.sources]
         return self._maps
+
+
+def check_bits(bits: int | None) -> None:
+    """Raise if latents cannot be held in so many bits; None stands for no latents.
+
+    Raises:
+        EckartError: says in which they can.
+    """
+    if bits is not None and (type(bits) is not int or bits not in BITS):
+        raise EckartError(f"Latents take {', '.join(map(str, BITS))} bits, found {bits!r}.")
 
 
 def latent_codes(sources: Sequence[LatentSource], wanted: frozenset[str], bits: int) -> LatentCodes:

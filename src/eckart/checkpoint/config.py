@@ -17,7 +17,8 @@ FORMAT_VERSION = 1
 # library ends there, with a message that holds the name, instead of filling layers that it does not know with random
 # numbers. This library never looks for it.
 GUARD = "this-model-needs-import-eckart.safetensors.index.json"
-LATER = ("bases", "embedding", "joint_runs", "stored")  # fields that the first folders of this format do not have
+# Fields that the first folders of this format do not have.
+LATER = ("bases", "embedding", "joint_runs", "latent_cache", "stored")
 DEFAULT_STRUCTURE = TwoFactor().name
 DAMAGED = "The file was changed or damaged: copy or download the folder again."
 
@@ -83,6 +84,7 @@ class _Fields(BaseModel):
     expanded: dict[str, ExpandedParameter]
     own_names: bool
     stored: Literal["compressed-tensors"] | None
+    latent_cache: Literal[16, 8, 6, 5, 4, 3] | None
 
 
 class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
@@ -111,6 +113,8 @@ class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
             each expert of a mixture.
         own_names: whether tensors are stored as the model class has them, and not as its original checkpoints do.
         stored: the name of the other format that tensors are stored in (:mod:`eckart.checkpoint.packed`), or None.
+        latent_cache: bits of the latents that the model's key-value cache keeps (:func:`eckart.latent_cache`); None for
+            a cache of keys and values.
 
     Raises:
         CheckpointError: a field has another type; says which.
@@ -135,6 +139,7 @@ class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
         expanded: dict[str, dict[str, Any]] | None = None,
         own_names: bool = False,
         stored: str | None = None,
+        latent_cache: int | None = None,
         **kwargs: Any,
     ) -> None:
         _check_version(format_version)
@@ -156,6 +161,7 @@ class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
         self.expanded = {} if expanded is None else expanded
         self.own_names = own_names
         self.stored = stored
+        self.latent_cache = latent_cache
         try:
             _Fields.model_validate({name: getattr(self, name) for name in _Fields.model_fields})
         except ValidationError as error:

@@ -19,6 +19,7 @@ from transformers.quantizers import register_quantization_config, register_quant
 from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 from transformers.quantizers.base import HfQuantizer
 
+from eckart.cache.attach import keep_latents_from_first_pass
 from eckart.checkpoint.biases import biases_without_a_place, lost_biases
 from eckart.checkpoint.config import DAMAGED, GUARD, METHOD, EckartConfig, RoundedEmbedding
 from eckart.checkpoint.folder import check_folder
@@ -184,6 +185,8 @@ class EckartQuantizer(HfQuantizer):  # type: ignore[misc]
         check_finite(model)
         # If it is saved by transformers from here, the files get the standard names, beside a config with the guard.
         self.quantization_config.weights = None
+        if self.quantization_config.latent_cache is not None:
+            keep_latents_from_first_pass(model, self.quantization_config.latent_cache)
         if self.quantization_config.stored is not None:
             self.quantization_config.stored = None
             model._weight_conversions = []  # they are not to be taken back: it is saved in our own format

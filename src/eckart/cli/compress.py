@@ -131,6 +131,14 @@ def compress(
         bool,
         typer.Option("--allow-partial", help="Go on even if less than half of the blocks' bytes can be compressed."),
     ] = False,
+    latent_cache: Annotated[
+        int | None,
+        typer.Option(
+            help="Let the key-value cache keep latents in so many bits (16, 8, 6, 5, 4, 3) in place of keys and values, "
+            "where these are factored.",
+            show_default=False,
+        ),
+    ] = None,
     trust_remote_code: TrustRemoteCode = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")] = False,
 ) -> None:
@@ -165,6 +173,7 @@ def compress(
                 resume=resume,
                 overwrite=overwrite,
                 allow_partial=allow_partial,
+                latent_cache=latent_cache,
                 trust_remote_code=trust_remote_code,
                 callback=bar,
             )

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from eckart import processes
 from eckart.blocks.blockwise_model import BlockwiseModel
 from eckart.blocks.tensor_cache import ScratchSpace
+from eckart.cache.latent_codes import check_bits
 from eckart.checkpoint.gguf import load_gguf_model
 from eckart.checkpoint.identity import PROCESSES, identity_of_run
 from eckart.checkpoint.load import check_compressible, load_model
@@ -85,6 +86,7 @@ def compress_checkpoint(
     resume: bool = False,
     overwrite: bool = False,
     allow_partial: bool = False,
+    latent_cache: int | None = None,
     trust_remote_code: bool = False,
     callback: Callback | None = None,
 ) -> CompressionResult:
@@ -116,6 +118,8 @@ def compress_checkpoint(
         resume: go on with an unfinished run, if there is one.
         overwrite: replace ``output`` if Eckart wrote it, and start again if there is an unfinished run.
         allow_partial: as for :func:`eckart.compress`.
+        latent_cache: bits of the latents that the model keeps in its key-value cache once it is loaded
+            (:func:`eckart.latent_cache`); None for keys and values.
         trust_remote_code: whether Python code that comes with the model may be run.
         callback: is told what happens.
 
@@ -134,6 +138,7 @@ def compress_checkpoint(
         raise EckartError(f"A size is a whole number of bytes, such as 80_000_000; found {size!r}.")
     asked = DEFAULT_KEEP if keep is None else keep
     check_keep(asked)
+    check_bits(latent_cache)
     if not isinstance(calibration, str | list | tuple):
         raise CalibrationError(
             "Calibration of a model on disk is the name of a text, 'self', or a list of samples; found "
@@ -207,6 +212,7 @@ def compress_checkpoint(
             )
             report = job.run(cost, scratch, run_checkpoint=run_checkpoint, finished=finished or 0)
             model.config.quantization_config = description(model, report, _name_of(source), identity)
+            model.config.quantization_config.latent_cache = latent_cache
             report.warnings.extend(weights.notes)
             with report.costs.timings.measure("files"):
                 run_checkpoint.check(len(plan.blocks))
