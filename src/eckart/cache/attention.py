@@ -76,6 +76,11 @@ class LatentAttention:
         for source in self.rebuilding.sources:
             source.layer.on_latents = None
 
+    @property
+    def runs(self) -> bool:
+        """Whether the module is in a pass, which was watched."""
+        return self._call is not None
+
     def to_store(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Return what the cache is to hold of new tokens, from the latents that their pass has left.
 

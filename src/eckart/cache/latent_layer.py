@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
 
 from eckart.cache.token_arguments import TokenArguments
+from eckart.errors import EckartError
 
 if TYPE_CHECKING:
     from eckart.cache.attention import LatentAttention
@@ -42,8 +43,11 @@ class LatentLayerMixin(CacheLayerMixin):  # type: ignore[misc]
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Keep the latents of new tokens, and return the keys and values of all that are visible."""
         attention = self._attention()
-        if attention is None:
-            raise RuntimeError("The model that this cache belongs to is gone.")
+        if attention is None or not attention.runs:
+            raise EckartError(
+                "This cache holds latents of another model, or of one whose latent cache was taken off since. Make a new "
+                "cache."
+            )
         before = self.get_seq_length()
         self.beside.extend(attention.arguments(), before + key_states.shape[-2])
         stored, plain = super().update(*attention.to_store(key_states, value_states), *args, **kwargs)

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.cache.helpers import factored
+from torch import nn
+
+from eckart.cache.latent_codes import BITS, RotatedMap, RoundedLatents, WholeLatents, check_bits, latent_codes
+from eckart.cache.sources import LatentSource, sources_below
+from eckart.errors import EckartError
+from eckart.layers import LowRankLinear
+
+
+def source(rank: int = 6, outputs: int = 10, bias: bool = True) -> LatentSource:
+    torch.manual_seed(0)
+    layer = LowRankLinear.empty_like(nn.Linear(12, outputs, bias=bias), rank)
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter)
+    return LatentSource(layer, {"k": slice(0, outputs - 3), "v": slice(outputs - 3, outputs)})
+
+
+def test_latents_as_they_are_come_back_as_outputs() -> None:
+    sources = [source(), source(4)]
+    sources[1] = LatentSource(sources[1].layer, {"other": slice(0, 10)})
+    codes = latent_codes(sources, frozenset({"v", "other"}), 16)
+    assert isinstance(codes, WholeLatents)
+    inputs = torch.randn(2, 5, 12)
+    stored = codes.encode([each.layer.encode(inputs) for each in sources])
+    assert stored.shape == (2, 1, 5, 10)
+    found = codes.decode(stored)
+    assert found.keys() == {"v", "other"}
+    torch.testing.assert_close(found["v"], sources[0].layer(inputs)[..., 7:])
+    torch.testing.assert_close(found["other"], sources[1].layer(inputs))
+    assert codes.token_bytes(torch.bfloat16) == 20
+
+
+@given(rank=st.integers(1, 14), outputs=st.integers(4, 14), bias=st.booleans())
+def test_a_rotated_map_gives_the_outputs_and_keeps_lengths(rank: int, outputs: int, bias: bool) -> None:
+    """Also where there are more latents than outputs."""
+    made = source(rank, outputs, bias)
+    made.layer.double()
+    turned = RotatedMap.of(made, ["k", "v"], torch.empty(0, dtype=torch.float64))
+    latents = torch.randn(7, rank, dtype=torch.float64)
+    found = latents @ turned.turn.T @ turned.outputs.T + turned.bias
+    torch.testing.assert_close(found, made.layer.decode(latents))
+    gram = turned.outputs.T @ turned.outputs
+    torch.testing.assert_close(gram, torch.eye(min(rank, outputs), dtype=torch.float64))
+
+
+@pytest.mark.parametrize("bits", [bits for bits in BITS if bits != 16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_codes_are_as_near_as_their_bits_allow(bits: int, dtype: torch.dtype) -> None:
+    made = source(16, 24)
+    made.layer.to(dtype)
+    codes = latent_codes([made], frozenset({"k", "v"}), bits)
+    assert isinstance(codes, RoundedLatents)
+    made.layer.requires_grad_(False)
+    inputs = torch.randn(3, 50, 12, dtype=dtype)
+    stored = codes.encode([made.layer.encode(inputs)])
+    assert stored.dtype == torch.uint8
+    assert stored.shape == (3, 1, 50, codes.token_bytes(dtype))
+    assert codes.token_bytes(dtype) == -(-16 * bits // 8) + dtype.itemsize
+    found, expected = codes.decode(stored), made.layer(inputs).float()
+    ours = torch.cat([found["k"], found["v"]], dim=-1).float()
+    error = float((ours - expected).norm() / (expected - made.layer.second.bias.float()).norm())
+    # A step is twice the largest number of a token over the codes, and an error a step over the root of 12.
+    assert error < 2.6 / (2 ** (bits - 1) - 1) / 12**0.5 * 1.3 + (0.01 if dtype == torch.bfloat16 else 0)
+
+
+def test_a_scale_for_each_token_and_layer() -> None:
+    made = source(8, 12)
+    codes = RoundedLatents([made, made], frozenset({"k", "v"}), 8)
+    latents = torch.randn(1, 2, 8)
+    latents[0, 1] *= 1e4
+    found = codes.decode(codes.encode([latents, latents]))
+    for token in range(2):
+        expected = made.layer.decode(latents[:, token])
+        ours = torch.cat([found["k"], found["v"]], dim=-1)[:, token]
+        assert float((ours - expected).norm() / expected.norm()) < 0.01
+    zeros = torch.zeros(1, 1, 8)
+    torch.testing.assert_close(codes.decode(codes.encode([zeros, zeros]))["k"][0, 0], made.layer.second.bias[:9])
+
+
+def test_layers_of_a_model_in_few_bits() -> None:
+    attention = factored().model.layers[0].self_attn
+    sources = [each for each in sources_below(attention) if "k_proj" in each.outputs]
+    codes = latent_codes(sources, frozenset({"k_proj"}), 8)
+    inputs = torch.randn(2, 4, 32)
+    found = codes.decode(codes.encode([sources[0].layer.encode(inputs)]))["k_proj"]
+    expected = attention.k_proj(inputs)
+    assert 0 < float((found - expected).norm() / expected.norm()) < 0.01
+
+
+@pytest.mark.parametrize("bits", [7, 0, True, 8.0, "8"])
+def test_bits_that_cannot_be(bits: object) -> None:
+    with pytest.raises(EckartError, match="Latents take 16, 8, 6, 5, 4, 3 bits, found"):
+        check_bits(bits)  # type: ignore[arg-type]
+    check_bits(None)
+    check_bits(16)
