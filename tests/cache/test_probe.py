@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from tests.cache.helpers import factored
 from tests.conftest import make_model
@@ -33,7 +34,7 @@ def test_a_fused_projection_is_wanted_whole_and_nothing_beside_it() -> None:
     assert found.roles.stored == {}
 
 
-def test_reasons() -> None:
+def test_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
     recording = record(make_model())[0]
     assert Probe(recording).find(16) == NOT_FACTORED
     recording = record(factored())[0]
@@ -45,7 +46,7 @@ def test_reasons() -> None:
     large = Probe(record(factored("llama", 0.35))[0])
     narrow = large.handed
     large.handed = type(narrow)(narrow.keys, narrow.values)
-    large._saved = lambda found, bits: -1  # type: ignore[method-assign]
+    monkeypatch.setattr(large, "_saved", lambda found, bits: -1)
     assert large.find(16) == NOT_SMALLER
 
 

@@ -23,7 +23,8 @@ class Attention(nn.Module):
         assert past.get_seq_length() == 0
         keys, values = past.update(keys / 2 + shift[:, None], values, 0)
         self.passed.append(1)
-        return keys + values
+        total: Tensor = keys + values
+        return total
 
 
 def test_a_module_is_run_up_to_its_cache_with_outputs_that_are_given() -> None:

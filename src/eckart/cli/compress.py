@@ -134,8 +134,8 @@ def compress(
     latent_cache: Annotated[
         int | None,
         typer.Option(
-            help="Let the key-value cache keep latents in so many bits (16, 8, 6, 5, 4, 3) in place of keys and values, "
-            "where these are factored.",
+            help="Let the key-value cache keep latents of so many bits (16, 8, 6, 5, 4, 3) in place of keys and "
+            "values, where these are factored.",
             show_default=False,
         ),
     ] = None,
