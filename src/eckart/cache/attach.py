@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -13,8 +14,9 @@ from transformers import PreTrainedModel
 from eckart.cache.attention import LatentAttention
 from eckart.cache.latent_codes import check_bits, latent_codes
 from eckart.cache.latent_layer import LATENT_LAYERS
-from eckart.cache.probe import Probe, side_bytes
-from eckart.cache.recording import Recording, record
+from eckart.cache.probe import Probe, alike, side_bytes
+from eckart.cache.recording import Recording, record, run_twice
+from eckart.cache.replay import States
 from eckart.cache.size import CacheSize, LayerCacheSize
 from eckart.errors import EckartError, EckartWarning
 
@@ -60,17 +62,20 @@ def latent_cache(model: PreTrainedModel, bits: int = 16) -> LatentCache:
     attentions: list[LatentAttention] = []
     sizes: list[LayerCacheSize] = []
     shared: dict[int, int] = {}
+    shapes: dict[int, States] = {}
     for recording in record(model):
         path = paths[id(recording.module)]
         found, size = _attention_of(recording, bits, path)
         sizes.append(size)
         if found is not None:
             attentions.append(found)
+            shapes[id(found)] = recording.states[0]
             shared |= _shared_bytes(recording, found)
     if not sizes:
         raise EckartError("No attention module of this model hands keys and values to a cache.")
     for attention in attentions:
         attention.install()
+    _average_latents(model, attentions, shapes)
     cache = LatentCache(tuple(attentions), bits, CacheSize(tuple(sizes), sum(shared.values())))
     setattr(model, _PLACE, cache)
     _say_in_config(model, bits)
@@ -128,6 +133,25 @@ def _say_in_config(model: nn.Module, bits: int | None) -> None:
 def latent_cache_of(model: nn.Module) -> LatentCache | None:
     """Return the latent cache of a model, or None."""
     return cast("LatentCache | None", getattr(model, _PLACE, None))
+
+
+def _average_latents(model: PreTrainedModel, attentions: Sequence[LatentAttention], shapes: dict[int, States]) -> None:
+    """Let attention average latents in place of values, unless the model then gives something else."""
+    expected = run_twice(model)
+    for attention in attentions:
+        attention.average_latents(shapes[id(attention)])
+    late = [attention.late for attention in attentions if attention.late is not None]
+    for each in late:
+        each.always = True
+    try:
+        agrees = alike(run_twice(model), expected)
+    except EckartError:  # something between attention and its projection takes values to be of their own size
+        agrees = False
+    for each in late:
+        each.always = False
+    if not agrees:
+        for attention in attentions:
+            attention.rebuild_values()
 
 
 def _attention_of(recording: Recording, bits: int, path: str) -> tuple[LatentAttention | None, LayerCacheSize]:

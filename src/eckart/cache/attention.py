@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -14,9 +14,10 @@ from torch.utils.hooks import RemovableHandle
 from transformers.cache_utils import Cache, DynamicCache
 
 from eckart.cache.call import Call, Roles
+from eckart.cache.late_values import LateValues
 from eckart.cache.latent_codes import LatentCodes
 from eckart.cache.latent_layer import LATENT_LAYERS, LatentLayerMixin
-from eckart.cache.replay import states_again, zero_output
+from eckart.cache.replay import States, states_again, zero_output
 from eckart.cache.sources import LatentSource
 from eckart.cache.token_arguments import TokenArguments
 from eckart.errors import EckartWarning
@@ -33,6 +34,8 @@ class Rebuilding:
         values: likewise.
         roles: of the tensors that the module is handed.
         zeros: widths of the outputs that do not matter, by the path of the projection.
+        value_path: the one module whose outputs are the values, but for their order; None if there is none.
+        projection: the one layer that is run behind the cache, on what attention gives; None if there is none.
     """
 
     sources: tuple[LatentSource, ...]
@@ -41,6 +44,8 @@ class Rebuilding:
     values: bool
     roles: Roles
     zeros: dict[str, int]
+    value_path: str | None = None
+    projection: str | None = None
 
 
 @dataclass(eq=False)
@@ -51,11 +56,13 @@ class LatentAttention:
         module: the attention module.
         rebuilding: how its keys and values are found.
         codes: how latents are held.
+        late: how values are made behind attention; None where they are rebuilt.
     """
 
     module: nn.Module
     rebuilding: Rebuilding
     codes: LatentCodes
+    late: LateValues | None = None
     _call: Call | None = None
     _latents: dict[int, Tensor] = field(default_factory=dict)
     _handles: list[RemovableHandle] = field(default_factory=list)
@@ -69,8 +76,27 @@ class LatentAttention:
         for number, source in enumerate(self.rebuilding.sources):
             source.layer.on_latents = partial(self._receive, number)
 
+    def average_latents(self, states: States) -> None:
+        """Let attention average latents from now on in place of values.
+
+        Args:
+            states: keys and values of some tokens, for their shapes.
+        """
+        path, projection = self.rebuilding.value_path, self.rebuilding.projection
+        if path is not None and projection is not None:
+            _, heads, _, size = states.values.shape
+            self.late = LateValues(path, self.module.get_submodule(projection), heads, size)
+            self.late.install(self.codes)
+
+    def rebuild_values(self) -> None:
+        """Let values be rebuilt from now on."""
+        if self.late is not None:
+            self.late.remove()
+            self.late = None
+
     def remove(self) -> None:
         """Watch no longer; caches that are in use are lost."""
+        self.rebuild_values()
         for handle in self._handles:
             handle.remove()
         for source in self.rebuilding.sources:
@@ -106,16 +132,35 @@ class LatentAttention:
         handed = self._call.tensors()
         return {path: handed[path] for path in self.rebuilding.roles.stored}
 
-    def states(self, stored: Tensor, plain: Tensor, kept: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return keys and values, each (batch, heads, tokens, head size), from what :meth:`to_store` returned."""
-        assert self._call is not None
-        outputs = self.codes.decode(stored)
-        like = next(iter(outputs.values()))
-        zeros = {path: zero_output(like, width) for path, width in self.rebuilding.zeros.items()}
-        found = states_again(self.module, self._call, self.rebuilding.roles, kept, {**zeros, **outputs})
-        assert found is not None
+    def states(self, stored: Tensor, plain: Tensor, kept: Mapping[str, Tensor], new: int) -> tuple[Tensor, Tensor]:
+        """Return keys and values, each (batch, heads, tokens, head size), or latents in place of values.
+
+        Args:
+            stored: all latents, as :meth:`to_store` returned them.
+            plain: likewise, of keys or values that are kept as they are.
+            kept: what the module was handed for each of the tokens, by path.
+            new: how many of the tokens attend now.
+        """
+        if self.late is not None and self.late.pays(new):
+            path = self.late.path
+            values = self.late.values(self.codes, stored)
+            if not self.rebuilding.keys:
+                return plain, values
+            return self._rebuilt(stored, kept, {path}).keys, values
+        found = self._rebuilt(stored, kept)
         keys = found.keys if self.rebuilding.keys else plain
         return keys, found.values if self.rebuilding.values else plain
+
+    def _rebuilt(self, stored: Tensor, kept: Mapping[str, Tensor], besides: Collection[str] = ()) -> States:
+        """Return keys and values, those zeros that follow from modules which are left out."""
+        assert self._call is not None
+        outputs = self.codes.decode(stored, besides)
+        like = next(iter(outputs.values()))
+        zeros = {path: zero_output(like, width) for path, width in self.rebuilding.zeros.items()}
+        zeros |= {path: zero_output(like, self.late.width) for path in besides if self.late is not None}
+        found = states_again(self.module, self._call, self.rebuilding.roles, kept, {**zeros, **outputs})
+        assert found is not None
+        return found
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         call = Call.of(args, kwargs)
@@ -129,6 +174,8 @@ class LatentAttention:
 
     def _after(self, *_: object) -> None:
         self._call, self._latents = None, {}
+        if self.late is not None:
+            self.late.forget()
 
     def _receive(self, number: int, latents: Tensor) -> None:
         if self._call is not None and self._call.cache is not None:

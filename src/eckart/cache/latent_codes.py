@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,14 +28,65 @@ class LatentCodes(ABC):
     def __init__(self, sources: Sequence[LatentSource], wanted: frozenset[str]) -> None:
         self.sources = list(sources)
         self.wanted = wanted
+        self._affine: dict[str, tuple[object, Tensor, Tensor]] = {}
 
     @abstractmethod
     def encode(self, latents: Sequence[Tensor]) -> Tensor:
         """Return what is stored, (batch, 1, tokens, width), of latents (batch, tokens, rank) of each source."""
 
     @abstractmethod
-    def decode(self, stored: Tensor) -> dict[str, Tensor]:
-        """Return outputs of modules, (batch, tokens, out features) by path, from what is stored."""
+    def numbers(self, stored: Tensor) -> list[Tensor]:
+        """Return what is multiplied to outputs, (batch, tokens, width) of each source, from what is stored."""
+
+    @abstractmethod
+    def outputs(self, source: int, numbers: Tensor, wanted: Sequence[str]) -> dict[str, Tensor]:
+        """Return outputs of modules, (batch, tokens, out features) by path.
+
+        Args:
+            source: its number.
+            numbers: of that source.
+            wanted: paths of its modules.
+        """
+
+    def decode(self, stored: Tensor, besides: Collection[str] = ()) -> dict[str, Tensor]:
+        """Return outputs of modules, (batch, tokens, out features) by path, from what is stored.
+
+        Args:
+            stored: from :meth:`encode`.
+            besides: paths of modules whose outputs are not asked for.
+        """
+        found: dict[str, Tensor] = {}
+        for number, numbers in enumerate(self.numbers(stored)):
+            wanted = [path for path in self._wanted_of(self.sources[number]) if path not in besides]
+            if wanted:
+                found |= self.outputs(number, numbers, wanted)
+        return found
+
+    def source_of(self, path: str) -> int:
+        """Return the number of the source that a module's outputs follow from."""
+        return next(number for number, source in enumerate(self.sources) if path in source.outputs)
+
+    def map_of(self, path: str, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return how the outputs of a module follow from numbers; it is made again where weights have changed.
+
+        Args:
+            path: of the module.
+            like: a tensor with the dtype and on the device of latents.
+
+        Returns:
+            The matrix (out features, width), and the outputs of zeros (out features,).
+        """
+        number = self.source_of(path)
+        state, width = (like.dtype, like.device, *self.sources[number].state()), self.width(number)
+        if path not in self._affine or self._affine[path][0] != state:
+            rows = torch.eye(width + 1, width, dtype=like.dtype, device=like.device)
+            found = self.outputs(number, rows[None], [path])[path][0]
+            self._affine[path] = state, (found[:-1] - found[-1]).T, found[-1]
+        return self._affine[path][1:]
+
+    @abstractmethod
+    def width(self, source: int) -> int:
+        """Return how many numbers a token has of a source."""
 
     @abstractmethod
     def token_bytes(self, dtype: torch.dtype) -> int:
@@ -52,13 +103,17 @@ class WholeLatents(LatentCodes):
         """See :meth:`LatentCodes.encode`."""
         return torch.cat(list(latents), dim=-1)[:, None]
 
-    def decode(self, stored: Tensor) -> dict[str, Tensor]:
-        """See :meth:`LatentCodes.decode`."""
-        outputs: dict[str, Tensor] = {}
-        parts = torch.split(stored[:, 0], [source.rank for source in self.sources], dim=-1)
-        for source, latents in zip(self.sources, parts, strict=True):
-            outputs |= source.decode(latents, self._wanted_of(source))
-        return outputs
+    def numbers(self, stored: Tensor) -> list[Tensor]:
+        """See :meth:`LatentCodes.numbers`; they are the latents."""
+        return list(torch.split(stored[:, 0], [source.rank for source in self.sources], dim=-1))
+
+    def outputs(self, source: int, numbers: Tensor, wanted: Sequence[str]) -> dict[str, Tensor]:
+        """See :meth:`LatentCodes.outputs`."""
+        return self.sources[source].decode(numbers, wanted)
+
+    def width(self, source: int) -> int:
+        """See :meth:`LatentCodes.width`."""
+        return self.sources[source].rank
 
     def token_bytes(self, dtype: torch.dtype) -> int:
         """See :meth:`LatentCodes.token_bytes`."""
@@ -108,7 +163,7 @@ class RoundedLatents(LatentCodes):
     """In 3 to 8 bits.
 
     A token takes, for each source, its codes and the scale, which are bytes beside one another. The codes are turned
-    latents (:class:`RotatedMap`). Maps are made once, when the first tokens come, for the device that these are on.
+    latents (:class:`RotatedMap`). Maps are made when the first tokens come, and again where weights have changed.
 
     Attributes:
         bits: of a code.
@@ -118,6 +173,7 @@ class RoundedLatents(LatentCodes):
         super().__init__(sources, wanted)
         self.bits = bits
         self._maps: list[RotatedMap] = []
+        self._state: tuple[object, ...] = ()
 
     def encode(self, latents: Sequence[Tensor]) -> Tensor:
         """See :meth:`LatentCodes.encode`; uint8."""
@@ -131,39 +187,48 @@ class RoundedLatents(LatentCodes):
             parts += [packed.view(*codes.shape[:2], -1), scales.view(torch.uint8)]
         return torch.cat(parts, dim=-1)[:, None]
 
-    def decode(self, stored: Tensor) -> dict[str, Tensor]:
-        """See :meth:`LatentCodes.decode`."""
-        outputs: dict[str, Tensor] = {}
-        maps = self._maps
-        dtype = maps[0].turn.dtype
-        widths = [width for turned in maps for width in (packed_width(len(turned.turn), self.bits), dtype.itemsize)]
-        parts = torch.split(stored[:, 0], widths, dim=-1)
-        for source, turned, codes, scales in zip(self.sources, maps, parts[::2], parts[1::2], strict=True):
-            width = len(turned.turn)
+    def numbers(self, stored: Tensor) -> list[Tensor]:
+        """See :meth:`LatentCodes.numbers`; they are the turned latents."""
+        dtype, widths = self._maps[0].turn.dtype, [self.width(number) for number in range(len(self.sources))]
+        sizes = [size for width in widths for size in (packed_width(width, self.bits), dtype.itemsize)]
+        parts = torch.split(stored[:, 0], sizes, dim=-1)
+        found = []
+        for width, codes, scales in zip(widths, parts[::2], parts[1::2], strict=True):
             rows = codes.contiguous().flatten(0, 1)
             whole = unpack(rows.view(torch.int8) if self.bits == 8 else rows, self.bits, width)
-            numbers = whole.view(*codes.shape[:2], width).to(dtype) * scales.contiguous().view(dtype)
-            found = functional.linear(numbers, turned.outputs, turned.bias)
-            paths = self._wanted_of(source)
-            sizes = [source.outputs[path].stop - source.outputs[path].start for path in paths]
-            outputs |= dict(zip(paths, torch.split(found, sizes, dim=-1), strict=True))
-        return outputs
+            found.append(whole.view(*codes.shape[:2], width).to(dtype) * scales.contiguous().view(dtype))
+        return found
+
+    def outputs(self, source: int, numbers: Tensor, wanted: Sequence[str]) -> dict[str, Tensor]:
+        """See :meth:`LatentCodes.outputs`."""
+        turned, place = self._maps_for(numbers)[source], 0
+        found: dict[str, Tensor] = {}
+        for path in self._wanted_of(self.sources[source]):
+            part = self.sources[source].outputs[path]
+            rows = slice(place, place + part.stop - part.start)
+            place = rows.stop
+            if path in wanted:
+                found[path] = functional.linear(numbers, turned.outputs[rows], turned.bias[rows])
+        return found
+
+    def width(self, source: int) -> int:
+        """See :meth:`LatentCodes.width`: of more latents than outputs there are no more numbers than these."""
+        own = self.sources[source]
+        sizes = [own.outputs[path].stop - own.outputs[path].start for path in self._wanted_of(own)]
+        width: int = min(own.rank, sum(sizes))
+        return width
 
     def token_bytes(self, dtype: torch.dtype) -> int:
         """See :meth:`LatentCodes.token_bytes`."""
-        codes: int = sum(packed_width(self._turned_width(source), self.bits) for source in self.sources)
+        codes: int = sum(packed_width(self.width(number), self.bits) for number in range(len(self.sources)))
         scale: int = dtype.itemsize
         return codes + len(self.sources) * scale
 
-    def _turned_width(self, source: LatentSource) -> int:
-        """Return how many numbers are held: of more latents than outputs no more than these."""
-        sizes = [source.outputs[path].stop - source.outputs[path].start for path in self._wanted_of(source)]
-        width: int = min(source.rank, sum(sizes))
-        return width
-
     def _maps_for(self, latents: Tensor) -> list[RotatedMap]:
-        if not self._maps or self._maps[0].turn.device != latents.device or self._maps[0].turn.dtype != latents.dtype:
+        state = (latents.dtype, latents.device, *(part for source in self.sources for part in source.state()))
+        if state != self._state:
             self._maps = [RotatedMap.of(source, self._wanted_of(source), latents) for source in self.sources]
+            self._state = state
         return self._maps
 
 

@@ -53,7 +53,7 @@ class LatentLayerMixin(CacheLayerMixin):  # type: ignore[misc]
         stored, plain = super().update(*attention.to_store(key_states, value_states), *args, **kwargs)
         if not before:
             return key_states, value_states  # of all tokens that there are
-        return attention.states(stored, plain, self.beside.last(stored.shape[-2]))
+        return attention.states(stored, plain, self.beside.last(stored.shape[-2]), key_states.shape[-2])
 
     def stored_tokens(self) -> int:
         """Return how many tokens are held."""

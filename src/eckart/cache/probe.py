@@ -86,9 +86,28 @@ class Probe:
             if sides <= self._right(blank):
                 trial = blank
         sources = [source for source in self.recording.sources if trial.wanted & source.outputs.keys()]
+        behind = set(self.recording.behind)
         return Rebuilding(
-            tuple(sources), trial.wanted, "keys" in sides, "values" in sides, trial.roles, dict(trial.zeros)
+            tuple(sources),
+            trial.wanted,
+            "keys" in sides,
+            "values" in sides,
+            trial.roles,
+            dict(trial.zeros),
+            self._value_path(trial) if "values" in sides else None,
+            next(iter(behind)) if len(behind) == 1 else None,
         )
+
+    def _value_path(self, trial: _Trial) -> str | None:
+        """Return the module whose outputs are the values, in the order of heads, and nothing else follows from."""
+        batch, heads, tokens, size = self.handed.values.shape
+        for path in trial.wanted:
+            outputs = self.outputs[path]
+            if outputs.shape[-1] == heads * size:
+                values = outputs.reshape(batch, tokens, heads, size).transpose(1, 2)
+                if alike(values, self.handed.values):
+                    return path
+        return None
 
     def _right(self, trial: _Trial) -> set[str]:
         """Return which of keys and values come out right."""
@@ -123,7 +142,11 @@ def side_bytes(states: States) -> tuple[int, int]:
 def _alike(found: States, expected: States) -> Iterable[str]:
     for side in ("keys", "values"):
         ours, theirs = getattr(found, side), getattr(expected, side)
-        if ours.shape == theirs.shape:
-            tolerance = max(4 * torch.finfo(theirs.dtype).eps, 1e-5)
-            if bool((ours - theirs).float().norm() <= tolerance * theirs.float().norm()):
-                yield side
+        if ours.shape == theirs.shape and alike(ours, theirs):
+            yield side
+
+
+def alike(ours: Tensor, theirs: Tensor) -> bool:
+    """Return whether two tensors of one shape are the same but for rounding in their dtype."""
+    tolerance = max(4 * torch.finfo(theirs.dtype).eps, 1e-5)
+    return bool((ours - theirs).float().norm() <= tolerance * theirs.float().norm())

@@ -16,7 +16,7 @@ from transformers.cache_utils import Cache, DynamicCache
 
 from eckart.cache.call import Call
 from eckart.cache.replay import States
-from eckart.cache.sources import LatentSource, sources_below
+from eckart.cache.sources import LatentSource, linears_below, sources_below
 from eckart.errors import EckartError
 
 TOKENS = (7, 3)  # of the first pass and of the second one, which finds the first in its cache
@@ -33,6 +33,7 @@ class Recording:
         latents: of each source, by its number, (batch, tokens, rank).
         states: what it handed to the cache.
         layer_class: of the layer of the cache that it handed them to.
+        behind: paths of the linear layers that it ran behind that.
     """
 
     module: nn.Module
@@ -41,6 +42,7 @@ class Recording:
     latents: dict[int, list[Tensor]] = field(default_factory=dict)
     states: list[States] = field(default_factory=list)
     layer_class: type = object
+    behind: list[str] = field(default_factory=list)
 
     def whole_states(self) -> States:
         """Return keys and values of the tokens of both passes."""
@@ -76,24 +78,41 @@ def record(model: PreTrainedModel, batch: int = 2) -> list[Recording]:
     """
     found = [module for module in model.modules() if isinstance(getattr(module, "layer_idx", None), int)]
     recordings = [Recording(module, sources_below(module)) for module in found]
-    size = model.get_input_embeddings().weight.shape[0]
-    device = model.get_input_embeddings().weight.device
+    with ExitStack() as stack:
+        for recording in recordings:
+            stack.enter_context(_watched(recording))
+        run_twice(model, batch)
+    handing = [recording for recording in recordings if recording.states]
+    return [outer for outer in handing if not any(_is_inside(inner.module, outer.module) for inner in handing)]
+
+
+@torch.no_grad()
+def run_twice(model: PreTrainedModel, batch: int = 2) -> Tensor:
+    """Run a model on a few tokens, and then on a few more that find the first ones in its cache.
+
+    Args:
+        model: with a cache.
+        batch: sequences.
+
+    Returns:
+        What the second pass gives: logits (batch, tokens, vocabulary), or hidden states of a model without a head.
+
+    Raises:
+        EckartError: it cannot be run on tokens alone, or gives no cache.
+    """
+    table = model.get_input_embeddings().weight
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(size, (batch, sum(TOKENS)), generator=generator).to(device)
+    ids = torch.randint(table.shape[0], (batch, sum(TOKENS)), generator=generator).to(table.device)
     training = model.training
     model.eval()
     try:
-        with ExitStack() as stack, torch.no_grad():
-            for recording in recordings:
-                stack.enter_context(_watched(recording))
-            first, second = torch.split(ids, list(TOKENS), dim=1)
-            cache = _cache_of(_run(model, input_ids=first, use_cache=True))
-            name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
-            _run(model, input_ids=second, use_cache=True, **{name: cache})
+        first, second = torch.split(ids, list(TOKENS), dim=1)
+        cache = _cache_of(_run(model, input_ids=first, use_cache=True))
+        name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+        outputs = _run(model, input_ids=second, use_cache=True, **{name: cache})
     finally:
         model.train(training)
-    handing = [recording for recording in recordings if recording.states]
-    return [outer for outer in handing if not any(_is_inside(inner.module, outer.module) for inner in handing)]
+    return next(value for value in outputs.values() if isinstance(value, Tensor))
 
 
 def _is_inside(inner: nn.Module, outer: nn.Module) -> bool:
@@ -145,10 +164,16 @@ def _watched(recording: Recording) -> Iterator[None]:
         if watched:
             recording.latents.setdefault(number, []).append(latents)
 
+    def ran(path: str, *_: object) -> None:
+        if watched and recording.calls and recording.calls[-1] is watched[-1][0]:
+            recording.behind.append(path)
+
     handles = [
         recording.module.register_forward_pre_hook(before, with_kwargs=True),
         recording.module.register_forward_hook(after, always_call=True),
     ]
+    for path in linears_below(recording.module):
+        handles.append(recording.module.get_submodule(path).register_forward_pre_hook(partial(ran, path)))
     listening = [source.layer.on_latents for source in recording.sources]
     for number, source in enumerate(recording.sources):
         source.layer.on_latents = partial(received, number)

@@ -31,6 +31,12 @@ class LatentSource:
         """Numbers a token."""
         return self.layer.rank
 
+    def state(self) -> tuple[object, ...]:
+        """Return what changes when the numbers of the layer are moved or written to."""
+        tensors = [*self.layer.parameters(), *self.layer.buffers()]
+        # PyTorch does not count for tensors of inference mode.
+        return tuple((tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in tensors)
+
     def decode(self, latents: Tensor, wanted: Iterable[str]) -> dict[str, Tensor]:
         """Return the outputs of modules.
 
