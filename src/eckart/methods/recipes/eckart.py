@@ -52,9 +52,8 @@ TRAINED = CLOSED.model_copy(
 AUTO = Recipe(
     name="auto",
     reference="Eckart's own: 8 to 2 bits and factors beside them, layer by layer as predicted from both curvatures",
-    # What the layers in front have lost is made up for, as far as inputs tell it from noise (for rounding alone: GPTAQ,
-    # arXiv 2504.02692).
-    objective=Blended(metric=Fisher()),
+    # Not blended: with 30 tokens an input feature that loses twice as much on other text (docs/results/few-bits.md).
+    objective=InputAware(metric=Fisher()),
     allocation=Formats(
         bases=(
             *(Bits8(), Bits6(descent=2, scale_bits=8), Bits5(descent=2, scale_bits=8)),
@@ -77,7 +76,7 @@ AUTO_TRAINED = AUTO.model_copy(
 SPEED = Recipe(
     name="auto-speed",
     reference="Eckart's own: 8 or 4 bits, layer by layer as predicted from both curvatures; for decoding on CPUs",
-    objective=Blended(metric=Fisher()),
+    objective=InputAware(metric=Fisher()),
     # Those that there are products for, on most machines.
     allocation=Formats(bases=(Bits8(), Bits4(group=64, descent=2)), factors=False),
     structure=Hybrid(base=Bits4(group=64)),
