@@ -13,3 +13,12 @@ def compressed(model_folder: Path, text_file: Path, tmp_path: Path) -> Path:
     result = run("compress", model_folder, "-o", out, *options)
     assert result.exit_code == 0, result.output
     return out
+
+
+@pytest.fixture
+def factored(model_folder: Path, tmp_path: Path) -> Path:
+    """A folder whose layers are factored in 16 bits."""
+    out = tmp_path / "factored"
+    result = run("compress", model_folder, "-o", out, "--recipe", "svd", "--keep", 0.4, "--quiet")
+    assert result.exit_code == 0, result.output
+    return out

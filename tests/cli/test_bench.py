@@ -55,6 +55,9 @@ def test_first_factors_are_joined_where_that_is_asked_for(compressed: Path, mode
     [
         (["--join", "--compile"], "--join is for plain calls: products in a compiled graph stay apart."),
         (["--join", "--engine", "vllm"], "--compile and --join are for transformers: vLLM does both by itself."),
+        (["--cache", "latent", "--compile"], "--compile decodes on a cache of fixed size."),
+        (["--cache", "latent", "--engine", "vllm"], "--cache is for transformers: vLLM has a cache of its own."),
+        (["--cache", "static"], "No cache is called 'static'. Use dense, latent, latent:BITS"),
         (["--batch", "1,zero"], "--batch takes whole numbers above 0 with commas between them, such as 1,8"),
         (["--batch", "0"], "--batch takes whole numbers above 0"),
         (["--dtype", "int3"], "No dtype is called 'int3'. Use auto, float32, bfloat16, float16."),
@@ -65,3 +68,11 @@ def test_bench_refuses_what_cannot_be(model_folder: Path, options: list[str], me
     result = run("bench", model_folder, *options)
     assert result.exit_code == 2
     assert message in words(result.stderr)
+
+
+def test_a_row_for_each_cache(factored: Path) -> None:
+    options = ["--prompt", 8, "--generate", 3, "--repeats", 1, "--cache", "dense", "--cache", "latent", "--json"]
+    speeds = json.loads(run("bench", factored, *options).stdout)["speeds"]
+    assert [speed["model"] for speed in speeds] == [f"{factored} (dense)", f"{factored} (latent:16)"]
+    dense, latent = (speed["cache_bytes_per_token"] for speed in speeds)
+    assert latent < 0.6 * dense

@@ -81,3 +81,15 @@ def test_what_cannot_be_is_refused(options: list[str], message: str, folder: Pat
     refused = run("inspect", folder, *options)
     assert refused.exit_code == 2
     assert message in words(refused.stderr)
+
+
+def test_what_its_cache_can_keep(factored: Path, model_folder: Path) -> None:
+    shown = run("inspect", factored, "--cache")
+    assert shown.exit_code == 0, shown.output
+    assert "keys and values 384 100.0%" in words(shown.stdout)
+    facts = json.loads(run("inspect", factored, "--cache", "--json").stdout)
+    stored = [sum(layer["stored"] for layer in size["layers"]) for size in facts.values()]
+    assert list(facts) == ["16", "8", "6", "5", "4", "3"]
+    assert stored == sorted(stored, reverse=True)
+    dense = run("inspect", model_folder, "--cache")
+    assert "3 attention modules keep keys and values: its projections are not factored." in words(dense.stdout)

@@ -5,7 +5,17 @@ from __future__ import annotations
 import pytest
 from tests.cli.helpers import rows_of
 
-from eckart.cli.tables import all_layers, distillation, layer_kinds, left_alone, refinements, sketches, targets
+from eckart.cache.size import CacheSize, LayerCacheSize
+from eckart.cli.tables import (
+    all_layers,
+    cache_sizes,
+    distillation,
+    layer_kinds,
+    left_alone,
+    refinements,
+    sketches,
+    targets,
+)
 from eckart.compression.model_check import LeftAlone, ModelCheck
 from eckart.compression.records import LayerRecord, SketchRecord
 from eckart.methods.distillation.record import DistillationRecord
@@ -128,4 +138,14 @@ def test_targets_are_told_in_their_order() -> None:
         ["*", "left as they are"],
         ["a", "targets again"],
         ["c", "rank 8"],
+    ]
+
+
+def test_caches_are_compared_with_keys_and_values() -> None:
+    made = [LayerCacheSize("a", 2000, stored) for stored in (1000, 500)]
+    sizes = {bits: CacheSize((each,), 0) for bits, each in zip((16, 8), made, strict=True)}
+    assert rows_of(cache_sizes(sizes)) == [
+        ["keys and values", "2,000", "100.0%"],
+        ["latents, 16 bits", "1,000", "50.0%"],
+        ["latents, 8 bits", "500", "25.0%"],
     ]

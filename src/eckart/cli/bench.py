@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,7 @@ from eckart.cli.console import TrustRemoteCode, command, dtype_called, megabytes
 from eckart.cli.progress import progress_display
 from eckart.device import compute_dtype, resolve_device
 from eckart.errors import EckartError
+from eckart.evaluate.caches import CacheKind
 from eckart.evaluate.speed import Machine, Speed, compare, measure_machine
 from eckart.evaluate.speed.compare import Rates, check_room
 from eckart.evaluate.speed.served import compare_served
@@ -48,6 +50,14 @@ def bench(
     join: Annotated[
         bool, typer.Option(help="Run first factors that share an input as one product: see eckart.join_first_factors.")
     ] = False,
+    cache: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What keys and values are kept in: dense, latent[:BITS], quanto:BITS, hqq:BITS or window:TOKENS; may "
+            "be repeated, for a row each.",
+            show_default=False,
+        ),
+    ] = None,
     engine: Annotated[str, typer.Option(help="What runs them: transformers or vllm.")] = "transformers",
     trust_remote_code: TrustRemoteCode = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -57,22 +67,30 @@ def bench(
         raise EckartError(f"No engine is called {engine!r}. Use {' or '.join(ENGINES)}.")
     if compiled and join:
         raise EckartError("--join is for plain calls: products in a compiled graph stay apart. Leave out one of both.")
+    if compiled and cache:
+        raise EckartError("--compile decodes on a cache of fixed size. Leave out --compile or --cache.")
+    kinds: list[CacheKind | None] = [CacheKind.parse(kind) for kind in dict.fromkeys(cache or [])]
     if engine == "vllm":
         if compiled or join:
             raise EckartError("--compile and --join are for transformers: vLLM does both by itself. Leave them out.")
+        if cache:
+            raise EckartError("--cache is for transformers: vLLM has a cache of its own. Leave it out.")
         _bench_served(models, batch, prompt, generate, repeats, dtype, as_json=as_json)
         return
     place = resolve_device(device)
     asked = dtype_called(dtype)
     batches = _sizes(batch)
-    loaded = {}
-    for name in dict.fromkeys(models):
+    loaded, caches = {}, {}
+    for name, kind in product(dict.fromkeys(models), kinds or [None]):
         model = load_model(name, trust_remote_code=trust_remote_code)
         check_predicts(model)
         wanted = asked or compute_dtype(model.dtype, place)
-        loaded[name] = model.to(place, wanted)
+        row = name if kind is None else f"{name} ({kind})"
+        loaded[row] = model.to(place, wanted)
         if join:
             join_first_factors(model)
+        if kind is not None:
+            caches[row] = kind.prepare(model)
     check_room(loaded, batches=batches, prompt=prompt, generate=generate)
     first = next(iter(loaded.values()))
     machine = measure_machine(place, first.dtype)
@@ -86,6 +104,7 @@ def bench(
             generate=generate,
             repeats=repeats,
             compiled=compiled,
+            caches=caches,
             on_run=lambda done, total: progress.update(task, completed=done, total=total),
         )
     check_unchanged(*loaded.values())

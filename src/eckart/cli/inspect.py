@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+import warnings
+from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from eckart.cache import latent_cache
+from eckart.cache.latent_codes import BITS
+from eckart.checkpoint import load_model
 from eckart.checkpoint.files import write_bytes
 from eckart.checkpoint.output import IMAGE, MAKER, check_output
 from eckart.checkpoint.records import read_report
 from eckart.cli.console import command, megabytes, output
 from eckart.cli.rank_map import figure, terminal_map
-from eckart.cli.tables import all_layers, distillation, left_alone, refinements, rounded_tables, targets
+from eckart.cli.tables import all_layers, cache_sizes, distillation, left_alone, refinements, rounded_tables, targets
 from eckart.compression.result import CompressionResult
-from eckart.errors import CheckpointError, EckartError
+from eckart.errors import CheckpointError, EckartError, EckartWarning
 
 IMAGE_SUFFIXES = (".png", ".svg")
 
@@ -31,6 +36,10 @@ def inspect(
     map_image: Annotated[
         Path | None, typer.Option(help="Draw that map into a .png or .svg file. Needs eckart[plots].")
     ] = None,
+    cache: Annotated[
+        bool,
+        typer.Option("--cache", help="Run the model on a few tokens, and show what its key-value cache can keep."),
+    ] = False,
 ) -> None:
     """Show what was done to a model: rank, bytes and error of every layer."""
     if as_json and as_map:
@@ -40,6 +49,9 @@ def inspect(
         raise EckartError(f"--map-image takes a file that ends in {expected}; found {map_image}. Change the ending.")
     if map_image:
         check_output(map_image, kind=IMAGE, overwrite=True, reads=[folder])
+    if cache:
+        _show_cache(folder, as_json=as_json)
+        return
     report = read_report(folder)
     written = sum(shard.stat().st_size for shard in folder.glob("*.safetensors") if shard.is_file())
     if map_image:
@@ -80,6 +92,19 @@ def inspect(
         output.print(f"Warning: {warning}", markup=False)
     if map_image:
         output.print(f"The map is in {map_image}.")
+
+
+def _show_cache(folder: Path, *, as_json: bool) -> None:
+    model = load_model(str(folder))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", EckartWarning)  # what it would say is in the table
+        sizes = {bits: latent_cache(model, bits).size for bits in BITS}
+    if as_json:
+        output.print_json(json.dumps({str(bits): asdict(size) for bits, size in sizes.items()}))
+        return
+    output.print(cache_sizes(sizes))
+    for reason, count in sizes[BITS[0]].reasons.items():
+        output.print(f"{count} attention modules keep keys and values: {reason}.")
 
 
 def _save_image(report: CompressionResult, path: Path) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich import box
 from rich.table import Table
 
+from eckart.cache.size import CacheSize
 from eckart.cli.console import megabytes
 from eckart.compression.embedding import EmbeddingRecord
 from eckart.compression.model_check import LEAST_SHOWN, ModelCheck
@@ -74,6 +75,16 @@ def rounded_tables(record: EmbeddingRecord) -> str:
         f"The embedding {record.embedding}{head}, {record.tokens}x{record.width}, is in {record.precision.name}: "
         f"{megabytes(record.bytes)} in place of {megabytes(record.dense_bytes)}{cost}."
     )
+
+
+def cache_sizes(sizes: Mapping[int, CacheSize]) -> Table:
+    """Return what a token takes in a cache of keys and values, and in one of latents by their bits."""
+    dense = next(iter(sizes.values())).dense
+    table = Table("cache", "bytes a token", "share", box=box.SIMPLE)
+    table.add_row("keys and values", f"{dense:,}", "100.0%")
+    for bits, size in sizes.items():
+        table.add_row(f"latents, {bits} bits", f"{size.stored:,}", f"{size.share:.1%}")
+    return table
 
 
 def left_alone(check: ModelCheck) -> Table:

@@ -14,6 +14,7 @@ from eckart.cache import latent_cache, remove_latent_cache
 from eckart.cache.latent_codes import BITS
 from eckart.errors import EckartError
 
+MakeCache = Callable[[], Cache]
 KINDS = ("dense", "latent", "quanto", "hqq", "window")
 QUANTISED_BITS = {"quanto": (2, 4), "hqq": (1, 2, 3, 4, 8)}
 RECENT = 128  # tokens that transformers' quantised cache keeps as they are
@@ -56,7 +57,7 @@ class CacheKind:
     def __str__(self) -> str:
         return f"{self.name}:{self.number}" if self.number else self.name
 
-    def prepare(self, model: PreTrainedModel) -> Callable[[], Cache]:
+    def prepare(self, model: PreTrainedModel) -> MakeCache:
         """Let a model use it, and return what makes an empty one.
 
         Args:

@@ -14,6 +14,7 @@ from eckart.blocks.onload import named_tensors
 from eckart.data.context import context_of
 from eckart.device import free_memory, peak_device_memory, reset_peak_device_memory
 from eckart.errors import EckartError
+from eckart.evaluate.caches import MakeCache
 from eckart.evaluate.speed.passes import Timed, compiled_forward, run_once
 from eckart.evaluate.speed.roofline import Machine, Work
 from eckart.files.field_types import Count
@@ -86,6 +87,7 @@ def compare(
     generate: int = 64,
     repeats: int = 5,
     compiled: bool = False,
+    caches: Mapping[str, MakeCache] | None = None,
     on_run: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Speed]:
     """Time models in rounds, each of them once in a round.
@@ -98,6 +100,7 @@ def compare(
         generate: tokens to continue by, 2 or more.
         repeats: rounds.
         compiled: let ``torch.compile`` make what decodes, on a cache of fixed size.
+        caches: what makes an empty cache, for models that are to use another than their own.
         on_run: is called with (done, total) after each run.
 
     Raises:
@@ -113,7 +116,8 @@ def compare(
         name, batch = case = cases[done % len(cases)]
         model = models[name]
         reset_peak_device_memory(model.device)
-        run = run_once(model, random_prompt(model, batch, prompt), generate, forwards.get(name))
+        make_cache = (caches or {}).get(name)
+        run = run_once(model, random_prompt(model, batch, prompt), generate, forwards.get(name), make_cache)
         peaks[case] = peak_device_memory(model.device)
         if done >= WARM_UP * len(cases):
             timed[case].append(run)

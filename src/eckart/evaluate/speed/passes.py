@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, StaticCache
 
 from eckart.device import synchronize
-from eckart.evaluate.caches import cache_bytes
+from eckart.evaluate.caches import MakeCache, cache_bytes
 from eckart.evaluate.windows import name_of_cache
 
 
@@ -37,7 +37,13 @@ Forward = Callable[..., Any]
 
 
 @torch.inference_mode()
-def run_once(model: PreTrainedModel, prompt: Tensor, generate: int, compiled: Forward | None = None) -> Timed:
+def run_once(
+    model: PreTrainedModel,
+    prompt: Tensor,
+    generate: int,
+    compiled: Forward | None = None,
+    make_cache: MakeCache | None = None,
+) -> Timed:
     """Continue ``prompt``, (batch, length) int64, by ``generate`` tokens, one or more, and time it.
 
     Args:
@@ -45,12 +51,15 @@ def run_once(model: PreTrainedModel, prompt: Tensor, generate: int, compiled: Fo
         prompt: (batch, length) int64.
         generate: tokens to continue by.
         compiled: from :func:`compiled_forward`: runs every token after the first one, on a cache of fixed size.
+        make_cache: makes an empty cache of another kind than the model's own.
     """
     device, cache = prompt.device, name_of_cache(model)
     given: dict[str, Any] = {}
     if compiled is not None:
         # The last token is chosen and not run, so that it is in no cache.
         given[cache] = StaticCache(config=model.config, max_cache_len=prompt.shape[1] + generate - 1)
+    elif make_cache is not None:
+        given[cache] = make_cache()
     synchronize(device)
     start = perf_counter()
     output = model(input_ids=prompt, use_cache=True, logits_to_keep=1, **given)
