@@ -124,13 +124,13 @@ def test_eval_with_a_baseline_on_two_texts(compressed: Path, model_folder: Path,
 
 def test_windows_are_read_from_a_cache(factored: Path, model_folder: Path, text_file: Path) -> None:
     options = ["--text", text_file, "--length", 64, "--windows", 2, "--cache", "latent", "--piece", 16]
-    whole = json.loads(run("eval", factored, *options[:6], "--json").stdout)["texts"][0]
-    row = json.loads(run("eval", factored, *options, "--json").stdout)["texts"][0]
+    whole = json.loads(run(factored, *options[:6], "--json").stdout)["texts"][0]
+    row = json.loads(run(factored, *options, "--json").stdout)["texts"][0]
     assert (row["cache"], row["piece"]) == ("latent:16", 16)
     assert row["log_perplexity"] == pytest.approx(whole["log_perplexity"], rel=1e-4)
     assert row["cache_token_bytes"] < 384
-    shown = run("eval", factored, *options, "--baseline", model_folder)
+    shown = run(factored, *options, "--baseline", model_folder)
     assert "cache latent:16 bytes a token" in words(shown.stdout)
     assert "divergence" not in shown.stdout  # of whole windows, where there is no cache
-    refused = run("eval", factored, "--prompt", "x", "--cache", "latent")
+    refused = run(factored, "--prompt", "x", "--cache", "latent")
     assert "--cache belongs to --text" in words(refused.stderr)

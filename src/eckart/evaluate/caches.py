@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicSlidingWindowLayer, QuantizedCache
 
@@ -86,28 +86,33 @@ class CacheKind:
         return lambda: DynamicCache(config=config)
 
 
-def cache_bytes(cache: Cache) -> int:
+def cache_bytes(cache: Cache, number_bytes: int | None = None) -> int:
     """Return the bytes that a cache holds, measured on its tensors.
 
     Args:
         cache: of transformers, or with latents; what its layers share is counted once.
+        number_bytes: of a number that is no code, as it would be in another dtype; None for those that there are.
     """
-    found: dict[int, int] = {}
+    found: dict[int, Tensor] = {}
     for layer in cache.layers:
         for value in vars(layer).values():
             _add(value, found)
-    return sum(found.values())
+    sizes = (
+        (tensor.numel(), number_bytes if number_bytes and tensor.is_floating_point() else tensor.element_size())
+        for tensor in found.values()
+    )
+    return sum(count * size for count, size in sizes)
 
 
-def _add(value: Any, found: dict[int, int]) -> None:
+def _add(value: Any, found: dict[int, Tensor]) -> None:
     """Count a tensor, what holds tensors, and what a package quantised, each once."""
-    if isinstance(value, torch.Tensor):
+    if isinstance(value, Tensor):
         inner = [getattr(value, name, None) for name in ("_data", "_scale", "_shift")]
-        if any(isinstance(part, torch.Tensor) for part in inner):  # of quanto, a tensor that wraps its parts
+        if any(isinstance(part, Tensor) for part in inner):  # of quanto, a tensor that wraps its parts
             for part in inner:
                 _add(part, found)
         elif value.ndim > 1:
-            found[value.data_ptr() if value.numel() else id(value)] = value.numel() * value.element_size()
+            found[value.data_ptr() if value.numel() else id(value)] = value
     elif isinstance(value, dict):
         for part in value.values():
             _add(part, found)

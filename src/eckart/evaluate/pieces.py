@@ -20,7 +20,8 @@ class PieceReader:
         piece: tokens that the model is handed at once. The first piece is read from no cache.
 
     Attributes:
-        token_bytes: what the cache held after the last window, in bytes a token.
+        cache: of the last window.
+        token_bytes: what it held in the end, in bytes a token.
 
     Raises:
         EckartError: the model cannot have such a cache, or pieces are shorter than one token.
@@ -32,6 +33,7 @@ class PieceReader:
         self.piece = piece
         self.token_bytes = 0.0
         self._make_cache = kind.prepare(model)
+        self.cache = self._make_cache()
 
     def __call__(self, model: PreTrainedModel, window: Tensor) -> Tensor:
         """Return the logits of a window, (length, vocabulary), where the model is.
@@ -43,7 +45,8 @@ class PieceReader:
         Raises:
             EckartError: the model fails.
         """
-        cache, name, found = self._make_cache(), name_of_cache(model), []
+        self.cache = cache = self._make_cache()
+        name, found = name_of_cache(model), []
         try:
             for part in torch.split(window.to(model.device), self.piece, dim=1):
                 found.append(model(input_ids=part, use_cache=True, **{name: cache}).logits[0])
