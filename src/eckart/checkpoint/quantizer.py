@@ -19,7 +19,6 @@ from transformers.quantizers import register_quantization_config, register_quant
 from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 from transformers.quantizers.base import HfQuantizer
 
-from eckart.cache.attach import keep_latents_from_first_pass
 from eckart.checkpoint.biases import biases_without_a_place, lost_biases
 from eckart.checkpoint.config import DAMAGED, GUARD, METHOD, EckartConfig, RoundedEmbedding
 from eckart.checkpoint.folder import check_folder
@@ -186,6 +185,8 @@ class EckartQuantizer(HfQuantizer):  # type: ignore[misc]
         # If it is saved by transformers from here, the files get the standard names, beside a config with the guard.
         self.quantization_config.weights = None
         if self.quantization_config.latent_cache is not None:
+            from eckart.cache.attach import keep_latents_from_first_pass  # a room that few models need
+
             keep_latents_from_first_pass(model, self.quantization_config.latent_cache)
         if self.quantization_config.stored is not None:
             self.quantization_config.stored = None
