@@ -273,6 +273,21 @@ def test_a_projection_that_was_changed_is_seen() -> None:
     assert_same_text(generated(model), generated(dense))
 
 
+def test_an_adapter_that_comes_later_is_seen() -> None:
+    model = factored()
+    latent_cache(model)
+    _, begun = in_pieces(model, IDS[:, :5], 5)
+    for layer in model.model.layers:
+        layer.self_attn.k_proj = Added(layer.self_attn.k_proj)
+    dense = copy.deepcopy(model)
+    remove_latent_cache(dense)
+    with pytest.warns(EckartWarning, match="A projection was replaced since"):
+        found, _ = in_pieces(model, IDS, 5, 4)
+    assert_alike(found, in_pieces(dense, IDS, 9)[0])
+    with pytest.raises(EckartError, match="or of one that was changed"):
+        in_pieces(model, IDS[:, 5:], 4, cache=begun)
+
+
 class Added(torch.nn.Module):
     def __init__(self, base: torch.nn.Module) -> None:
         super().__init__()

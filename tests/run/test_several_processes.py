@@ -44,8 +44,7 @@ CASES: Cases = {  # every way of a sum, by a recipe that takes it
     "eckart-fast": ("allocation.multiple=1",),
     "dobi-svd": ("allocation.epochs=1",),
     "hybrid-anchored": (),
-    # Of the original inputs: those of the compressed model differ in their last digits, and codes then jump.
-    "auto": ("allocation.multiple=1", "allocation.bases=['4-bit','2-bit']", "objective=input-aware"),
+    "auto": ("allocation.multiple=1", "allocation.bases=['4-bit','2-bit']"),
     "svd": ("objective=input-aware", "sharing=by-loss", *DISTILLED),
 }
 LENGTH = 24

@@ -63,6 +63,7 @@ class LatentAttention:
     rebuilding: Rebuilding
     codes: LatentCodes
     late: LateValues | None = None
+    _projections: dict[str, nn.Module] = field(default_factory=dict)
     _call: Call | None = None
     _latents: dict[int, Tensor] = field(default_factory=dict)
     _handles: list[RemovableHandle] = field(default_factory=list)
@@ -73,6 +74,7 @@ class LatentAttention:
             self.module.register_forward_pre_hook(self._before, with_kwargs=True),
             self.module.register_forward_hook(self._after, always_call=True),
         ]
+        self._projections = {path: self.module.get_submodule(path) for path in self.rebuilding.wanted}
         for number, source in enumerate(self.rebuilding.sources):
             source.layer.on_latents = partial(self._receive, number)
 
@@ -104,8 +106,13 @@ class LatentAttention:
 
     @property
     def runs(self) -> bool:
-        """Whether the module is in a pass, which was watched."""
-        return self._call is not None
+        """Whether the module is in a pass, which was watched, and still has the projections that were looked at."""
+        return self._call is not None and self._is_intact()
+
+    def _is_intact(self) -> bool:
+        # An adapter that came since stands in the place of a projection, and adds what does not follow from latents.
+        modules = self._projections.items()
+        return all(self.module.get_submodule(path) is projection for path, projection in modules)
 
     def to_store(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Return what the cache is to hold of new tokens, from the latents that their pass has left.
@@ -167,10 +174,17 @@ class LatentAttention:
         self._call, self._latents = call, {}
         if call.cache is None or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return
-        if type(call.cache) is DynamicCache:
+        if type(call.cache) is not DynamicCache:
+            _left_alone(type(call.cache).__name__)
+        elif self._is_intact():
             self._put_into(call.cache)
         else:
-            _left_alone(type(call.cache).__name__)
+            warnings.warn(
+                "A projection was replaced since its latents were to be kept, as by an adapter: the cache keeps keys "
+                "and values. Call eckart.latent_cache(model) again.",
+                EckartWarning,
+                stacklevel=2,
+            )
 
     def _after(self, *_: object) -> None:
         self._call, self._latents = None, {}

@@ -45,8 +45,8 @@ class LatentLayerMixin(CacheLayerMixin):  # type: ignore[misc]
         attention = self._attention()
         if attention is None or not attention.runs:
             raise EckartError(
-                "This cache holds latents of another model, or of one whose latent cache was taken off since. "
-                "Make a new cache."
+                "This cache holds latents of another model, or of one that was changed or whose latent cache was taken "
+                "off since. Make a new cache."
             )
         before = self.get_seq_length()
         self.beside.extend(attention.arguments(), before + key_states.shape[-2])
