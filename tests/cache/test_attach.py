@@ -283,8 +283,8 @@ def test_an_adapter_that_comes_later_is_seen() -> None:
     remove_latent_cache(dense)
     with pytest.warns(EckartWarning, match="A projection was replaced since"):
         found, _ = in_pieces(model, IDS, 5, 4)
-        with pytest.raises(EckartError, match="or of one that was changed"):
-            in_pieces(model, IDS[:, 5:], 4, cache=begun)
+    with pytest.raises(EckartError, match="or of one that was changed"):
+        in_pieces(model, IDS[:, 5:], 4, cache=begun)
     assert_alike(found, in_pieces(dense, IDS, 9)[0])
 
 

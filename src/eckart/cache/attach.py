@@ -47,7 +47,7 @@ def latent_cache(model: PreTrainedModel, bits: int = 16) -> LatentCache:
     other classes, passes with gradients and compiled ones do as they did.
 
     Args:
-        model: compressed; its weights are not changed, and must not be changed after this with less than 16 bits.
+        model: compressed; its weights are not changed. It runs one pass at a time from then on.
         bits: of a latent: 16, or 8, 6, 5, 4, 3 with a scale for each token and layer.
 
     Returns:

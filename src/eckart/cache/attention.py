@@ -176,15 +176,8 @@ class LatentAttention:
             return
         if type(call.cache) is not DynamicCache:
             _left_alone(type(call.cache).__name__)
-        elif self._is_intact():
-            self._put_into(call.cache)
         else:
-            warnings.warn(
-                "A projection was replaced since its latents were to be kept, as by an adapter: the cache keeps keys "
-                "and values. Call eckart.latent_cache(model) again.",
-                EckartWarning,
-                stacklevel=2,
-            )
+            self._put_into(call.cache)
 
     def _after(self, *_: object) -> None:
         self._call, self._latents = None, {}
@@ -203,7 +196,16 @@ class LatentAttention:
                 cache.layers.append(cache.layer_class_to_replicate())
         layer = cache.layers[place]
         kind = LATENT_LAYERS.get(type(layer))
-        if kind is not None and not layer.is_initialized:
+        if kind is None or layer.is_initialized:
+            return
+        if not self._is_intact():
+            warnings.warn(
+                "A projection was replaced since its latents were to be kept, as by an adapter: the cache keeps keys "
+                "and values. Call eckart.latent_cache(model) again.",
+                EckartWarning,
+                stacklevel=2,
+            )
+        else:
             cache.layers[place] = kind.in_place_of(layer, self, self._beside(cache))
 
     def _beside(self, cache: Cache) -> TokenArguments:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from importlib import import_module, resources
 
 from eckart.errors import EckartError
-from eckart.report import costs, depth, quality, ranks, tables, training
+from eckart.report import caches, costs, depth, quality, ranks, tables, training
 from eckart.report.figure import Figure
 from eckart.report.quality import Measure
 from eckart.report.runs import Run
@@ -112,6 +112,7 @@ def _sections(runs: Sequence[Run], series: dict[str, int]) -> list[Section]:
     by_bytes = quality.quality_against_bytes(runs, series, measures)
     by_speed = quality.quality_against_speed(runs, series, measures)
     by_tokens = quality.quality_against_calibration(runs, series, measures)
+    by_cache = caches.quality_against_cache(runs, series)
     rank_maps, spectra = ranks.rank_maps(runs), ranks.spectra(runs)
     measured = any(measure.text for measure in measures)
     best = tables.choices(runs, measures[0]) if measures else None
@@ -135,6 +136,13 @@ def _sections(runs: Sequence[Run], series: dict[str, int]) -> list[Section]:
             "Tokens a second over those of the dense model in the same measurement: further right is faster.",
             _groups(by_speed),
             hint="Speeds come from `eckart bench DENSE RUN... --json > speeds.json`, handed over too, or from a sweep.",
+        ),
+        Section(
+            "caches",
+            "Quality against the cache",
+            "Windows read in pieces from a key-value cache, by what a token takes in it: lower is better, further left "
+            "holds more text in the same memory.",
+            _groups(by_cache),
         ),
         Section(
             "calibration",

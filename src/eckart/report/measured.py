@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from eckart.evaluate import Perplexity
 from eckart.evaluate.speed.compare import Speed
+from eckart.report.caches import cache_label
 from eckart.report.runs import DENSE, Run, Sample, text_label
 from eckart.sweep.row import SpeedResult
 
@@ -74,7 +75,11 @@ def _join_evaluation(runs: list[Run], evaluation: Evaluation) -> bool:
             return False
         run = _dense(runs, made_of_it[0])
     for row in evaluation.texts:
-        run.texts[text_label(row.text, row)] = Perplexity.model_validate(row.model_dump())
+        found = Perplexity.model_validate(row.model_dump())
+        if row.cache is None:
+            run.texts[text_label(row.text, row)] = found
+        else:
+            run.caches.append((cache_label(row.text, row), found))
         if row.baseline is not None and not run.is_dense:
             _dense(runs, run).texts.setdefault(text_label(row.text, row.baseline), row.baseline)
     for sample in evaluation.samples:

@@ -38,6 +38,7 @@ class Run:
         dense_bytes: of the dense model, in 16 bits.
         calibration: what it was calibrated on.
         texts: perplexity by what it was measured on, see :func:`text_label`.
+        caches: perplexities that were read from a key-value cache, each behind what it was measured on.
         speed: tokens a second, beside the dense model's.
         seconds: that compressing took, without what was shared with other runs.
         shared_seconds: that was shared with other runs.
@@ -56,6 +57,7 @@ class Run:
     dense_bytes: int | None = None
     calibration: CalibrationRecord | None = None
     texts: dict[str, Perplexity] = field(default_factory=dict)
+    caches: list[tuple[str, Perplexity]] = field(default_factory=list)
     speed: SpeedResult | None = None
     seconds: float | None = None
     shared_seconds: float = 0.0
