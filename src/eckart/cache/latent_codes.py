@@ -14,7 +14,8 @@ from eckart.cache.sources import LatentSource
 from eckart.errors import EckartError
 from eckart.maths.packing import pack, packed_width, unpack
 
-BITS = (16, 8, 6, 5, 4, 3)
+WHOLE = 16  # bits: the dtype of the model
+BITS = (WHOLE, 8, 6, 5, 4, 3)
 
 
 class LatentCodes(ABC):
@@ -244,4 +245,4 @@ def check_bits(bits: int | None) -> None:
 
 def latent_codes(sources: Sequence[LatentSource], wanted: frozenset[str], bits: int) -> LatentCodes:
     """Return how latents are held in so many bits a number, 16 for the dtype of the model."""
-    return WholeLatents(sources, wanted) if bits == 16 else RoundedLatents(sources, wanted, bits)
+    return WholeLatents(sources, wanted) if bits == WHOLE else RoundedLatents(sources, wanted, bits)

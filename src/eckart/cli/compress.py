@@ -139,6 +139,14 @@ def compress(
             show_default=False,
         ),
     ] = None,
+    cache_keep: Annotated[
+        float | None,
+        typer.Option(
+            help="Numbers of the key-value cache to keep, in (0, 1): a size of its own for the layers that give keys "
+            "and values.",
+            show_default=False,
+        ),
+    ] = None,
     trust_remote_code: TrustRemoteCode = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")] = False,
 ) -> None:
@@ -174,6 +182,7 @@ def compress(
                 overwrite=overwrite,
                 allow_partial=allow_partial,
                 latent_cache=latent_cache,
+                cache_keep=cache_keep,
                 trust_remote_code=trust_remote_code,
                 callback=bar,
             )

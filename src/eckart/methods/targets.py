@@ -1,8 +1,8 @@
 """Which linears are compressed, and to which size of their own: patterns over paths and classes, as recipes have them.
 
-A pattern is the path of a module, a glob over paths (``*`` stands for dots too), or the name of a class. It names the
-linears that it matches, and those inside of modules that it matches. Of several patterns that name a linear, later
-ones win.
+A pattern is the path of a module, a glob over paths (``*`` stands for dots too), the name of a class, or several of
+these with ``|`` between them. It names the linears that it matches, and those inside of modules that it matches. Of
+several patterns that name a linear, later ones win.
 """
 
 from __future__ import annotations
@@ -88,13 +88,13 @@ def matches(pattern: str, path: str, classes: Collection[str]) -> bool:
     """Return whether a pattern names a module.
 
     Args:
-        pattern: a path, a glob over paths, or the name of a class.
+        pattern: a path, a glob over paths, or the name of a class; or several with ``|`` between.
         path: of the module.
         classes: names of its class, and of those of all modules around it.
     """
     parts = path.split(".")
-    around = (".".join(parts[:end]) for end in range(len(parts), 0, -1))
-    return pattern in classes or any(fnmatchcase(place, pattern) for place in around)
+    around = [".".join(parts[:end]) for end in range(len(parts), 0, -1)]
+    return any(one in classes or any(fnmatchcase(place, one) for place in around) for one in pattern.split("|"))
 
 
 def assign(targets: Sequence[Target], towers: Sequence[Target], linears: Iterable[Named]) -> Assigned:

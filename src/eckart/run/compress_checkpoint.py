@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from eckart import processes
 from eckart.blocks.blockwise_model import BlockwiseModel
 from eckart.blocks.tensor_cache import ScratchSpace
-from eckart.cache.latent_codes import check_bits
+from eckart.cache.latent_codes import WHOLE, check_bits
 from eckart.checkpoint.gguf import load_gguf_model
 from eckart.checkpoint.identity import PROCESSES, identity_of_run
 from eckart.checkpoint.load import check_compressible, load_model
@@ -51,6 +51,7 @@ from eckart.methods.recipes.loader import load_recipe
 from eckart.methods.recipes.published import DEFAULT_KEEP, DEFAULT_RECIPE
 from eckart.methods.targets import overrides_for
 from eckart.run.alike import check_alike
+from eckart.run.cache_share import cached_linears, check_cache_share, with_cache_share
 from eckart.run.check.run import check_model
 from eckart.run.compress import Job
 from eckart.run.finished import finished_report
@@ -58,7 +59,7 @@ from eckart.run.random_state import random_state_kept
 from eckart.run.renamed import renamed
 from eckart.run.requirements import check_requirements
 from eckart.run.scratch import Scratch
-from eckart.run.whole_size import recipe_within_size
+from eckart.run.whole_size import check_size, check_size_is_met, recipe_within_size
 
 
 @renamed(observer="callback")
@@ -87,6 +88,7 @@ def compress_checkpoint(
     overwrite: bool = False,
     allow_partial: bool = False,
     latent_cache: int | None = None,
+    cache_keep: float | None = None,
     trust_remote_code: bool = False,
     callback: Callback | None = None,
 ) -> CompressionResult:
@@ -120,6 +122,8 @@ def compress_checkpoint(
         allow_partial: as for :func:`eckart.compress`.
         latent_cache: bits of the latents that the model keeps in its key-value cache once it is loaded
             (:func:`eckart.latent_cache`); None for keys and values.
+        cache_keep: share of that cache to keep: layers that give keys and values have ranks that sum to it, whatever
+            ``keep`` says of others. Latents have 16 bits then unless ``latent_cache`` says less.
         trust_remote_code: whether Python code that comes with the model may be run.
         callback: is told what happens.
 
@@ -132,13 +136,11 @@ def compress_checkpoint(
         InterruptedRun: Ctrl-C; says what is kept.
     """
     check_requirements()
-    if keep is not None and size is not None:
-        raise EckartError("A model has a size or a share of its bytes to keep; found both. Give one of them.")
-    if size is not None and (type(size) is not int or size < 1):
-        raise EckartError(f"A size is a whole number of bytes, such as 80_000_000; found {size!r}.")
+    check_size(size, keep)
     asked = DEFAULT_KEEP if keep is None else keep
     check_keep(asked)
     check_bits(latent_cache)
+    check_cache_share(cache_keep)
     if not isinstance(calibration, str | list | tuple):
         raise CalibrationError(
             "Calibration of a model on disk is the name of a text, 'self', or a list of samples; found "
@@ -160,17 +162,17 @@ def compress_checkpoint(
             files, model_folder = _as_folder(source, folder)
             model, weights = open_model(model_folder, folder.offload, dtype=dtype, trust_remote_code=trust_remote_code)
             if size is not None and model.dtype.itemsize > BYTES_PER_NUMBER:
-                if dtype is not None:
-                    raise EckartError(
-                        f"A size is met with 16-bit numbers, and dtype asks for {dtype}. Use bfloat16 or float16, or "
-                        "keep in place of the size."
-                    )
+                check_size_is_met(dtype)
                 warn("The model is in float32. Since a size was asked for, what is no code is written in bfloat16.")
                 dtype = torch.bfloat16
                 model, weights = open_model(
                     model_folder, folder.offload, dtype=dtype, trust_remote_code=trust_remote_code
                 )
             check_compressible(model)
+            if cache_keep is not None:
+                changes.append(with_cache_share(chosen, cache_keep, cached_linears(model, weights)))
+                chosen = load_recipe(recipe, changes, asked)
+                latent_cache = latent_cache or WHOLE
             # Which of several recipes a size asks for is not known yet.
             needs_data = chosen.needs_data or size is not None
             reads_text = needs_data and text not in (None, SELF)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import torch
 from transformers import PreTrainedModel
 
 from eckart.blocks.onload import WeightSource
@@ -35,6 +36,31 @@ class WholeSize:
 
     keep: float
     shares: tuple[tuple[AnyPrecision, float], ...] = ()
+
+
+def check_size(size: int | None, keep: float | None) -> None:
+    """Raise unless a size of the whole model, if there is one, is a number of bytes, and the only size.
+
+    Raises:
+        EckartError: says what was found.
+    """
+    if keep is not None and size is not None:
+        raise EckartError("A model has a size or a share of its bytes to keep; found both. Give one of them.")
+    if size is not None and (type(size) is not int or size < 1):
+        raise EckartError(f"A size is a whole number of bytes, such as 80_000_000; found {size!r}.")
+
+
+def check_size_is_met(dtype: torch.dtype | None) -> None:
+    """Raise if a dtype is asked for in which a size cannot be met; None if none is.
+
+    Raises:
+        EckartError: says which can.
+    """
+    if dtype is not None:
+        raise EckartError(
+            f"A size is met with 16-bit numbers, and dtype asks for {dtype}. Use bfloat16 or float16, or keep in place "
+            "of the size."
+        )
 
 
 def recipe_within_size(
