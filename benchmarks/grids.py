@@ -82,7 +82,8 @@ def signed(bits: int) -> Grid:
         top = weights.gather(1, weights.abs().argmax(1, keepdim=True))
         scale = -top * clip / largest
         codes = (weights / scale).round().clamp(-largest, largest - 1)
-        return codes * scale
+        found: Tensor = codes * scale
+        return found
 
     return rounded
 
@@ -96,7 +97,8 @@ def zero_point(bits: int) -> Grid:
         scale = (high - low) / largest
         zero = (-low / scale).round().clamp(0, largest)
         codes = ((weights / scale).round() + zero).clamp(0, largest)
-        return (codes - zero) * scale
+        found: Tensor = (codes - zero) * scale
+        return found
 
     return rounded
 
@@ -113,7 +115,8 @@ def codebook(bits: int) -> Grid:
     def rounded(weights: Tensor, clip: float) -> Tensor:
         scale = weights.abs().amax(1, keepdim=True) * clip
         nearest = ((weights / scale)[..., None] - numbers).abs().argmin(-1)
-        return numbers[nearest] * scale
+        found: Tensor = numbers[nearest] * scale
+        return found
 
     return rounded
 
