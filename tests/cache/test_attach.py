@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import warnings
 import weakref
 from pathlib import Path
 from typing import Any
@@ -286,6 +287,122 @@ def test_an_adapter_that_comes_later_is_seen() -> None:
     with pytest.raises(EckartError, match="or of one that was changed"):
         in_pieces(model, IDS[:, 5:], 4, cache=begun)
     assert_alike(found, in_pieces(dense, IDS, 9)[0])
+
+
+def test_an_adapter_that_adds_nothing_yet_is_seen() -> None:
+    """Or is switched off, or adds so little that rounding to 16 bits hides it."""
+    peft = pytest.importorskip("peft")
+    for targets in (["k_proj", "v_proj"], ["q_proj", "o_proj"]):
+        model = factored()
+        peft.inject_adapter_in_model(peft.LoraConfig(r=2, target_modules=targets), model)
+        model.eval()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", EckartWarning)
+            attentions = latent_cache(model).attentions
+        assert len(attentions) == (0 if "k_proj" in targets else 3)
+        assert all(each.late is None for each in attentions)
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter)
+        dense = copy.deepcopy(model)
+        remove_latent_cache(dense)
+        assert_same_text(generated(model), generated(dense))
+
+
+def test_an_output_projection_that_is_adapted_later_is_seen() -> None:
+    peft = pytest.importorskip("peft")
+    model = factored("llama", 0.35, "targets.*.v_proj.keep=0.75", "allocation=uniform", "allocation.multiple=1")
+    assert model.model.layers[0].self_attn.v_proj.rank == 8  # as a head: latents would fit the projection
+    attentions = latent_cache(model).attentions
+    for each in attentions:
+        assert each.late is not None
+        each.late.always = True
+    peft.inject_adapter_in_model(peft.LoraConfig(r=2, target_modules=["o_proj"], init_lora_weights=False), model)
+    dense = copy.deepcopy(model)
+    remove_latent_cache(dense)
+    assert_same_text(generated(model), generated(dense))
+    assert all(each.late is None for each in attentions)
+
+
+def test_a_hook_that_comes_later_is_seen() -> None:
+    model, dense = pair()
+    latent_cache(model)
+    for each in (model, dense):
+        each.model.layers[1].self_attn.v_proj.register_forward_hook(lambda module, args, output: output * 1.5)
+    with pytest.warns(EckartWarning, match="A projection was replaced since"):
+        found, cache = in_pieces(model, IDS, 5, 4)
+    assert_alike(found, in_pieces(dense, IDS, 9)[0])
+    assert [isinstance(layer, LatentLayer) for layer in cache.layers] == [True, False, True]
+
+
+@pytest.mark.parametrize("bits", [16, 8])
+def test_weights_that_are_written_to_behind_autograd_are_seen(bits: int) -> None:
+    model, dense = pair()
+    latent_cache(model, bits)
+    in_pieces(model, IDS, 5, 4)
+    for each in (model, dense):
+        for parameter in each.parameters():
+            parameter.data.copy_(parameter.data * 1.2)
+    assert_alike(in_pieces(model, IDS, 5, 2, 2)[0], in_pieces(dense, IDS, 9)[0], 1e-5 if bits == 16 else 0.05)
+
+
+def test_what_is_held_is_constant_for_gradients() -> None:
+    model, dense = pair()
+    latent_cache(model)
+    for _ in range(2):
+        gradients = []
+        for each in (model, dense):
+            each.zero_grad()
+            _, cache = in_pieces(each, IDS[:, :5], 5)
+            each(input_ids=IDS[:, 5:7], use_cache=True, cache=cache).logits.sum().backward()
+            gradients.append({name: parameter.grad for name, parameter in each.named_parameters()})
+        ours, theirs = gradients
+        assert ours.keys() == theirs.keys()
+        for name, gradient in theirs.items():
+            torch.testing.assert_close(ours[name], gradient, rtol=1e-3, atol=1e-5, msg=name)
+        for each in (model, dense):
+            torch.optim.SGD(each.parameters(), lr=1e-3).step()
+
+
+def test_a_cache_that_nobody_uses_is_freed_at_once() -> None:
+    model, _ = pair()
+    latent_cache(model)
+    gc.disable()
+    try:
+        _, cache = in_pieces(model, IDS, 5, 4)
+        held = weakref.ref(cache.layers[0].keys)
+        del cache
+        assert held() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # of PEFT
+def test_models_that_hold_one_another() -> None:
+    peft = pytest.importorskip("peft")
+    model = factored()
+    latent_cache(model)
+    with pytest.raises(EckartError, match="A model that holds this one keeps latents already"):
+        latent_cache(model.model)
+    wrapped = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["q_proj"]))
+    assert latent_cache_of(wrapped) is latent_cache_of(model)
+    latent_cache(wrapped, 8)
+    remove_latent_cache(wrapped)
+    assert latent_cache_of(model) is None
+    latent_cache(model.model)
+    latent_cache(model)
+    assert latent_cache_of(model.model) is None
+    with pytest.raises(EckartError, match="found None"):
+        latent_cache(model, None)  # type: ignore[arg-type]
+
+
+def test_an_emptied_cache_is_used_by_another_model() -> None:
+    model, dense = pair()
+    latent_cache(model)
+    _, cache = in_pieces(model, IDS, 5, 4)
+    cache.reset()
+    latent_cache(dense, 8)
+    assert in_pieces(dense, IDS, 5, 4, cache=cache)[1].layers[0].keys.dtype == torch.uint8
 
 
 class Added(torch.nn.Module):

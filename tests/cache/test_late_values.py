@@ -6,8 +6,10 @@ import pytest
 import torch
 from tests.cache.helpers import IDS, assert_alike, in_pieces, pair
 from torch import nn
+from transformers import AutoModelForCausalLM, GptOssConfig
 from transformers.pytorch_utils import Conv1D
 
+import eckart
 from eckart.cache.attach import latent_cache
 from eckart.cache.late_values import LateValues, in_features
 from eckart.cache.latent_codes import latent_codes
@@ -62,6 +64,29 @@ def test_what_stands_between_attention_and_its_projection_is_seen() -> None:
             layer.self_attn.o_proj.register_forward_pre_hook(gate)
     assert [each.late for each in latent_cache(model).attentions] == [None] * 3
     assert_alike(in_pieces(model, IDS, 5, 4)[0], in_pieces(dense, IDS, 9)[0])
+
+
+@pytest.mark.filterwarnings("ignore::eckart.errors.EckartWarning")
+def test_attention_that_does_not_sum_to_one_is_seen_in_16_bits_too() -> None:
+    """Sinks take a part of it, and a bias that is added behind would be too large by that."""
+    config = GptOssConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        num_local_experts=2,
+        num_experts_per_tok=1,
+    )
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    eckart.compress(model, "svd", 0.35, allow_partial=True)
+    model.bfloat16()
+    attentions = latent_cache(model).attentions
+    assert len(attentions) == 2
+    assert all(each.late is None for each in attentions)
 
 
 def test_when_it_pays() -> None:

@@ -134,3 +134,5 @@ def test_windows_are_read_from_a_cache(factored: Path, model_folder: Path, text_
     assert "divergence" not in shown.stdout  # of whole windows, where there is no cache
     refused = run(factored, "--prompt", "x", "--cache", "latent")
     assert "--cache belongs to --text" in words(refused.stderr)
+    refused = run(factored, "--text", text_file, "--piece", 4)
+    assert "--piece belongs to --cache" in words(refused.stderr)

@@ -59,6 +59,11 @@ def test_what_cannot_be_is_refused() -> None:
         with_cache_share(load_recipe("auto", [], 0.6), 0.5, LLAMA)
     with pytest.raises(EckartError, match=r"take more bytes than the layers.*Use a share below 0\.62"):
         with_cache_share(load_recipe("svd-llm", [], 0.6), 0.8, LLAMA)
+    with pytest.raises(EckartError, match=r"less than one of the 16 numbers .* Use 0\.0625 or more"):
+        with_cache_share(load_recipe("svd-llm", [], 0.6), 0.01, LLAMA)
+    for said in ("targets.*.self_attn.*=leave", "targets.*.k_proj=leave", "targets.*.v_proj.keep=0.9"):
+        with pytest.raises(EckartError, match=r"say what becomes of model\.layers"):
+            with_cache_share(load_recipe("svd-llm", [said], 0.6), 0.5, LLAMA)
     for share in (0, 1, 1.5, "half"):
         with pytest.raises(EckartError, match="above 0 and below 1; found"):
             check_cache_share(share)  # type: ignore[arg-type]

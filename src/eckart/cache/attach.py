@@ -19,7 +19,9 @@ from eckart.cache.recording import Recording, record, run_twice
 from eckart.cache.replay import States
 from eckart.cache.size import CacheSize, LayerCacheSize
 from eckart.errors import EckartError, EckartWarning
+from eckart.layers.factored import FactoredLinear
 
+SUMS_TO_ONE = 0.05  # how far the weights of attention may be from it, rounded to 16 bits
 _PLACE, _WAITING = "_eckart_latent_cache", "_eckart_latent_cache_waits"
 
 
@@ -56,8 +58,12 @@ def latent_cache(model: PreTrainedModel, bits: int = 16) -> LatentCache:
     Raises:
         EckartError: the number of bits is none of these, or the model has no cache that grows.
     """
-    check_bits(bits)
+    check_bits(bits, needed=True)
     remove_latent_cache(model)
+    if any(isinstance(module, FactoredLinear) and module.on_latents is not None for module in model.modules()):
+        raise EckartError(
+            "A model that holds this one keeps latents already: call eckart.remove_latent_cache on that one first."
+        )
     paths = {id(module): path for path, module in model.named_modules()}
     attentions: list[LatentAttention] = []
     sizes: list[LayerCacheSize] = []
@@ -87,15 +93,15 @@ def latent_cache(model: PreTrainedModel, bits: int = 16) -> LatentCache:
 
 def remove_latent_cache(model: nn.Module) -> None:
     """Let a model keep keys and values again; caches that hold latents cannot be used any more."""
-    cache, waiting = latent_cache_of(model), getattr(model, _WAITING, None)
-    if waiting is not None:
-        waiting.remove()
-        delattr(model, _WAITING)
-    if cache is not None:
-        for attention in cache.attentions:
+    # An adapter's model, or one with a head, may hold the one that it was put on.
+    for module in model.modules():
+        waiting, cache = vars(module).pop(_WAITING, None), vars(module).pop(_PLACE, None)
+        if waiting is not None:
+            waiting.remove()
+        for attention in () if cache is None else cache.attentions:
             attention.remove()
-        delattr(model, _PLACE)
-    _say_in_config(model, None)
+        if waiting is not None or cache is not None:
+            _say_in_config(module, None)
 
 
 def keep_latents_from_first_pass(model: PreTrainedModel, bits: int) -> None:
@@ -131,8 +137,9 @@ def _say_in_config(model: nn.Module, bits: int | None) -> None:
 
 
 def latent_cache_of(model: nn.Module) -> LatentCache | None:
-    """Return the latent cache of a model, or None."""
-    return cast("LatentCache | None", getattr(model, _PLACE, None))
+    """Return the latent cache of a model, or of one that it holds; None if there is none."""
+    found = (vars(module).get(_PLACE) for module in model.modules())
+    return cast("LatentCache | None", next((cache for cache in found if cache is not None), None))
 
 
 def _average_latents(model: PreTrainedModel, attentions: Sequence[LatentAttention], shapes: dict[int, States]) -> None:
@@ -141,14 +148,17 @@ def _average_latents(model: PreTrainedModel, attentions: Sequence[LatentAttentio
     for attention in attentions:
         attention.average_latents(shapes[id(attention)])
     late = [attention.late for attention in attentions if attention.late is not None]
-    for each in late:
-        each.always = True
     try:
-        agrees = alike(run_twice(model), expected)
+        for each in late:
+            each.counts = True
+        run_twice(model)
+        for each in late:
+            each.counts, each.always = False, True
+        agrees = alike(run_twice(model), expected) and all(each.farthest < SUMS_TO_ONE for each in late)
     except EckartError:  # something between attention and its projection takes values to be of their own size
         agrees = False
     for each in late:
-        each.always = False
+        each.counts = each.always = False
     if not agrees:
         for attention in attentions:
             attention.rebuild_values()

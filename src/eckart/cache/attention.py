@@ -63,7 +63,7 @@ class LatentAttention:
     rebuilding: Rebuilding
     codes: LatentCodes
     late: LateValues | None = None
-    _projections: dict[str, nn.Module] = field(default_factory=dict)
+    _projections: dict[str, tuple[nn.Module, tuple[int, ...]]] = field(default_factory=dict)
     _call: Call | None = None
     _latents: dict[int, Tensor] = field(default_factory=dict)
     _handles: list[RemovableHandle] = field(default_factory=list)
@@ -74,7 +74,9 @@ class LatentAttention:
             self.module.register_forward_pre_hook(self._before, with_kwargs=True),
             self.module.register_forward_hook(self._after, always_call=True),
         ]
-        self._projections = {path: self.module.get_submodule(path) for path in self.rebuilding.wanted}
+        for path in self.rebuilding.wanted:
+            projection = self.module.get_submodule(path)
+            self._projections[path] = projection, _hooks_of(projection)
         for number, source in enumerate(self.rebuilding.sources):
             source.layer.on_latents = partial(self._receive, number)
 
@@ -110,9 +112,15 @@ class LatentAttention:
         return self._call is not None and self._is_intact()
 
     def _is_intact(self) -> bool:
-        # An adapter that came since stands in the place of a projection, and adds what does not follow from latents.
-        modules = self._projections.items()
-        return all(self.module.get_submodule(path) is projection for path, projection in modules)
+        # An adapter that came since stands in the place of a projection, and adds what does not follow from latents; so
+        # may a hook.
+        return all(
+            self._has(projection, path) and hooks == _hooks_of(projection)
+            for path, (projection, hooks) in self._projections.items()
+        )
+
+    def _has(self, module: nn.Module, path: str | None) -> bool:
+        return path is not None and self.module.get_submodule(path) is module
 
     def to_store(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Return what the cache is to hold of new tokens, from the latents that their pass has left.
@@ -148,17 +156,19 @@ class LatentAttention:
             kept: what the module was handed for each of the tokens, by path.
             new: how many of the tokens attend now.
         """
-        if self.late is not None and self.late.pays(new):
-            path = self.late.path
-            values = self.late.values(self.codes, stored)
-            if not self.rebuilding.keys:
-                return plain, values
-            return self._rebuilt(stored, kept, {path}).keys, values
-        found = self._rebuilt(stored, kept)
-        keys = found.keys if self.rebuilding.keys else plain
-        return keys, found.values if self.rebuilding.values else plain
+        if self.late is not None and not self._has(self.late.projection, self.rebuilding.projection):
+            self.rebuild_values()  # an adapter came, say
+        if self.late is None or not self.late.pays(new):
+            return self.rebuilt(stored, plain, kept)
+        values = self.late.values(self.codes, stored)
+        return self._states(stored, kept, {self.late.path}).keys if self.rebuilding.keys else plain, values
 
-    def _rebuilt(self, stored: Tensor, kept: Mapping[str, Tensor], besides: Collection[str] = ()) -> States:
+    def rebuilt(self, stored: Tensor, plain: Tensor, kept: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return keys and values as :meth:`states` does, and values always."""
+        found = self._states(stored, kept)
+        return found.keys if self.rebuilding.keys else plain, found.values if self.rebuilding.values else plain
+
+    def _states(self, stored: Tensor, kept: Mapping[str, Tensor], besides: Collection[str] = ()) -> States:
         """Return keys and values, those zeros that follow from modules which are left out."""
         assert self._call is not None
         outputs = self.codes.decode(stored, besides)
@@ -195,8 +205,9 @@ class LatentAttention:
             while len(cache.layers) <= place:
                 cache.layers.append(cache.layer_class_to_replicate())
         layer = cache.layers[place]
-        kind = LATENT_LAYERS.get(type(layer))
-        if kind is None or layer.is_initialized:
+        # One with latents that was emptied may be of another model.
+        kind = type(layer) if isinstance(layer, LatentLayerMixin) else LATENT_LAYERS.get(type(layer))
+        if kind is None or layer.is_initialized or (isinstance(layer, LatentLayerMixin) and layer.belongs_to(self)):
             return
         if not self._is_intact():
             warnings.warn(
@@ -206,6 +217,7 @@ class LatentAttention:
                 stacklevel=2,
             )
         else:
+            self.codes.begin()
             cache.layers[place] = kind.in_place_of(layer, self, self._beside(cache))
 
     def _beside(self, cache: Cache) -> TokenArguments:
@@ -219,6 +231,10 @@ class LatentAttention:
                 ):
                     return theirs
         return TokenArguments(self.rebuilding.roles.stored)
+
+
+def _hooks_of(module: nn.Module) -> tuple[int, ...]:
+    return (*module._forward_pre_hooks, *module._forward_hooks)
 
 
 def _left_alone(kind: str) -> None:

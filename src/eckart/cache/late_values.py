@@ -6,6 +6,7 @@ averaged in place of values, and multiplied for each new token and head in place
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +30,8 @@ class LateValues:
         heads: of keys and values.
         size: of a head of the values.
         always: whether it is done whatever it takes, to see that it gives the same.
+        counts: whether attention averages ones in place of latents, to see that its weights sum to one.
+        farthest: how far from one they are; NaN if that was not looked at.
     """
 
     path: str
@@ -36,9 +39,12 @@ class LateValues:
     heads: int
     size: int
     always: bool = False
+    counts: bool = False
+    farthest: float = math.nan
     _handles: list[RemovableHandle] = field(default_factory=list)
     _waiting: tuple[Tensor, Tensor] | None = None
     _rank: int = 0
+    _counting: bool = False
 
     def install(self, codes: LatentCodes) -> None:
         """Watch what the projection is handed.
@@ -62,7 +68,7 @@ class LateValues:
     def pays(self, new: int) -> bool:
         """Return whether this takes less work than values, and not much more room, for so many tokens that attend."""
         queries = in_features(self.projection) // self.size
-        if self.always:
+        if self.always or self.counts:
             return True
         added = new * queries * max(self._rank - self.size, 0)  # products for a token of the past
         return self._rank <= LARGER * self.size and added < self.width * self._rank
@@ -75,15 +81,21 @@ class LateValues:
             stored: the latents of all tokens.
         """
         latents = codes.numbers(stored)[codes.source_of(self.path)]
+        self._counting = self.counts
+        if self.counts:
+            return latents.new_ones(len(latents), self.heads, latents.shape[1], self.size)
         matrix, bias = codes.map_of(self.path, latents)
         self._waiting = matrix.reshape(self.heads, self.size, -1), bias.reshape(self.heads, self.size)
         return latents[:, None].expand(-1, self.heads, -1, -1)
 
     def forget(self) -> None:
         """Forget what is waiting: the pass is over."""
-        self._waiting = None
+        self._waiting, self._counting = None, False
 
     def _before(self, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        if self._counting:
+            self._counting = False
+            self.farthest = float((args[0] - 1).abs().max())
         if self._waiting is None:
             return None
         (matrix, bias), self._waiting = self._waiting, None

@@ -30,6 +30,7 @@ class LatentCodes(ABC):
         self.sources = list(sources)
         self.wanted = wanted
         self._affine: dict[str, tuple[object, Tensor, Tensor]] = {}
+        self._sums: list[tuple[float, ...]] = []
 
     @abstractmethod
     def encode(self, latents: Sequence[Tensor]) -> Tensor:
@@ -63,6 +64,17 @@ class LatentCodes(ABC):
                 found |= self.outputs(number, numbers, wanted)
         return found
 
+    def begin(self) -> None:
+        """Make maps anew if weights have changed since the last cache was begun."""
+        sums = [source.sums() for source in self.sources]
+        if sums != self._sums:
+            self.forget()
+            self._sums = sums
+
+    def forget(self) -> None:
+        """Forget the maps."""
+        self._affine = {}
+
     def source_of(self, path: str) -> int:
         """Return the number of the source that a module's outputs follow from."""
         return next(number for number, source in enumerate(self.sources) if path in source.outputs)
@@ -81,7 +93,8 @@ class LatentCodes(ABC):
         state, width = (like.dtype, like.device, *self.sources[number].state()), self.width(number)
         if path not in self._affine or self._affine[path][0] != state:
             rows = torch.eye(width + 1, width, dtype=like.dtype, device=like.device)
-            found = self.outputs(number, rows[None], [path])[path][0]
+            with torch.no_grad():
+                found = self.outputs(number, rows[None], [path])[path][0]
             self._affine[path] = state, (found[:-1] - found[-1]).T, found[-1]
         return self._affine[path][1:]
 
@@ -212,6 +225,11 @@ class RoundedLatents(LatentCodes):
                 found[path] = functional.linear(numbers, turned.outputs[rows], turned.bias[rows])
         return found
 
+    def forget(self) -> None:
+        """See :meth:`LatentCodes.forget`."""
+        super().forget()
+        self._state = ()
+
     def width(self, source: int) -> int:
         """See :meth:`LatentCodes.width`: of more latents than outputs there are no more numbers than these."""
         own = self.sources[source]
@@ -228,18 +246,23 @@ class RoundedLatents(LatentCodes):
     def _maps_for(self, latents: Tensor) -> list[RotatedMap]:
         state = (latents.dtype, latents.device, *(part for source in self.sources for part in source.state()))
         if state != self._state:
-            self._maps = [RotatedMap.of(source, self._wanted_of(source), latents) for source in self.sources]
+            with torch.no_grad():
+                self._maps = [RotatedMap.of(source, self._wanted_of(source), latents) for source in self.sources]
             self._state = state
         return self._maps
 
 
-def check_bits(bits: int | None) -> None:
+def check_bits(bits: int | None, *, needed: bool = False) -> None:
     """Raise if latents cannot be held in so many bits; None stands for no latents.
+
+    Args:
+        bits: of a latent.
+        needed: whether there are to be latents.
 
     Raises:
         EckartError: says in which they can.
     """
-    if bits is not None and (type(bits) is not int or bits not in BITS):
+    if (bits is not None or needed) and (type(bits) is not int or bits not in BITS):
         raise EckartError(f"Latents take {', '.join(map(str, BITS))} bits, found {bits!r}.")
 
 

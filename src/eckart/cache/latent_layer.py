@@ -23,11 +23,13 @@ class LatentLayerMixin(CacheLayerMixin):  # type: ignore[misc]
         keys: latents or their codes, (batch, 1, tokens, numbers or bytes of a token).
         values: keys or values that are kept as they are, (batch, heads, tokens, head size); of width 0 if none are.
         beside: what the attention module needs for each token, shared with other layers of the cache.
+        number: of this layer among those.
     """
 
     keys: Tensor | None
     values: Tensor | None
     beside: TokenArguments
+    number: int
     _attention: weakref.ref[LatentAttention]  # not the module itself: whoever copies a cache copies no model
 
     @classmethod
@@ -36,9 +38,12 @@ class LatentLayerMixin(CacheLayerMixin):  # type: ignore[misc]
         own = cls.__new__(cls)
         own.__dict__.update(layer.__dict__)
         own._attention = weakref.ref(attention)
-        own.beside = beside
-        beside.layers.append(own)
+        own.beside, own.number = beside, beside.join()
         return own
+
+    def belongs_to(self, attention: LatentAttention) -> bool:
+        """Return whether the latents are those of an attention module."""
+        return self._attention() is attention
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Keep the latents of new tokens, and return the keys and values of all that are visible."""
@@ -50,10 +55,17 @@ class LatentLayerMixin(CacheLayerMixin):  # type: ignore[misc]
             )
         before = self.get_seq_length()
         self.beside.extend(attention.arguments(), before + key_states.shape[-2])
-        stored, plain = super().update(*attention.to_store(key_states, value_states), *args, **kwargs)
-        if not before:
-            return key_states, value_states  # of all tokens that there are
-        return attention.states(stored, plain, self.beside.last(stored.shape[-2]), key_states.shape[-2])
+        new = key_states.shape[-2]
+        with torch.no_grad():  # what is held is constant, as in any cache
+            stored, plain = super().update(*attention.to_store(key_states, value_states), *args, **kwargs)
+            self.beside.held[self.number] = self.stored_tokens()
+            if not before:
+                return key_states, value_states  # of all tokens that there are
+            if not (key_states.requires_grad or value_states.requires_grad):
+                return attention.states(stored, plain, self.beside.last(stored.shape[-2]), new)
+            keys, values = attention.rebuilt(stored, plain, self.beside.last(stored.shape[-2]))
+        past = keys.shape[-2] - new
+        return torch.cat([keys[..., :past, :], key_states], -2), torch.cat([values[..., :past, :], value_states], -2)
 
     def stored_tokens(self) -> int:
         """Return how many tokens are held."""
@@ -68,6 +80,7 @@ class LatentLayerMixin(CacheLayerMixin):  # type: ignore[misc]
     def reset(self) -> None:
         """Forget all tokens."""
         super().reset()
+        self.beside.held[self.number] = 0
         if self._leads():
             self.beside.forget()
 
@@ -75,6 +88,7 @@ class LatentLayerMixin(CacheLayerMixin):  # type: ignore[misc]
         """Forget the last tokens; the number is negative."""
         before = self.get_seq_length()
         super().crop(tokens_to_remove)
+        self.beside.held[self.number] = self.stored_tokens()
         if self._leads() and self.is_initialized:
             self.beside.drop_last(before - self.get_seq_length())
 
@@ -105,7 +119,7 @@ class LatentLayerMixin(CacheLayerMixin):  # type: ignore[misc]
 
     def _leads(self) -> bool:
         """Return whether this is the one of the layers that share tensors which changes them."""
-        return self.beside.layers[0] is self
+        return self.number == 0
 
 
 class LatentLayer(LatentLayerMixin, DynamicLayer):  # type: ignore[misc]

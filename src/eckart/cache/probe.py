@@ -12,8 +12,8 @@ from eckart.cache.attention import Rebuilding
 from eckart.cache.call import Roles
 from eckart.cache.latent_codes import latent_codes
 from eckart.cache.recording import TOKENS, Recording
-from eckart.cache.replay import States, states_again, zero_output
-from eckart.cache.sources import linears_below
+from eckart.cache.replay import States, states_again
+from eckart.cache.sources import is_adapted, linears_below
 
 NOT_FACTORED = "its projections are not factored"
 NOT_REPEATED = "what it does to its projections cannot be done again from their outputs"
@@ -95,7 +95,7 @@ class Probe:
             trial.roles,
             dict(trial.zeros),
             self._value_path(trial) if "values" in sides else None,
-            next(iter(behind)) if len(behind) == 1 else None,
+            next(iter(behind)) if len(behind) == 1 and not is_adapted(self.recording.module, *behind) else None,
         )
 
     def _value_path(self, trial: _Trial) -> str | None:
@@ -115,8 +115,12 @@ class Probe:
         for path, dim in trial.roles.stored.items():
             parts = [call[path] for call in self.calls]
             kept[path] = torch.cat(parts, dim=dim)
-        like = next(iter(self.outputs.values()))
-        outputs = {path: zero_output(like, width) for path, width in trial.zeros.items()}
+        like, generator = next(iter(self.outputs.values())), torch.Generator().manual_seed(0)
+        # What does not matter may be anything: zeros would hide what is nothing only now, such as an untrained adapter.
+        outputs = {
+            path: torch.randn(*like.shape[:2], width, generator=generator).to(like)
+            for path, width in trial.zeros.items()
+        }
         outputs |= {path: self.outputs[path] for path in trial.wanted}
         try:
             with torch.no_grad():

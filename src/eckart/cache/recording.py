@@ -100,9 +100,11 @@ def run_twice(model: PreTrainedModel, batch: int = 2) -> Tensor:
     Raises:
         EckartError: it cannot be run on tokens alone, or gives no cache.
     """
-    table = model.get_input_embeddings().weight
+    size = model.get_input_embeddings().weight.shape[0]
+    # What is offloaded is on no device until it runs; hooks move what it is handed.
+    device = next((tensor.device for tensor in model.parameters() if not tensor.is_meta), torch.device("cpu"))
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(table.shape[0], (batch, sum(TOKENS)), generator=generator).to(table.device)
+    ids = torch.randint(size, (batch, sum(TOKENS)), generator=generator).to(device)
     training = model.training
     model.eval()
     try:

@@ -32,10 +32,15 @@ class LatentSource:
         return self.layer.rank
 
     def state(self) -> tuple[object, ...]:
-        """Return what changes when the numbers of the layer are moved or written to."""
+        """Return what changes when the numbers of the layer are moved, or written to in a way that PyTorch counts."""
         tensors = [*self.layer.parameters(), *self.layer.buffers()]
         # PyTorch does not count for tensors of inference mode.
         return tuple((tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in tensors)
+
+    def sums(self) -> tuple[float, ...]:
+        """Return what changes when the numbers of the layer are written to in any way."""
+        tensors = [*self.layer.parameters(), *self.layer.buffers()]
+        return tuple(float(tensor.detach().double().square().sum()) for tensor in tensors)
 
     def decode(self, latents: Tensor, wanted: Iterable[str]) -> dict[str, Tensor]:
         """Return the outputs of modules.
@@ -55,9 +60,14 @@ class LatentSource:
 
 
 def sources_below(attention: nn.Module) -> list[LatentSource]:
-    """Return the layers with latents below an attention module, in the order of its modules."""
+    """Return the layers with latents below an attention module, in the order of its modules.
+
+    Layers inside of an adapter are none: what it adds may be nothing now, and something later.
+    """
     found: list[LatentSource] = []
     for path, module in attention.named_modules():
+        if is_adapted(attention, path):
+            continue
         if isinstance(module, FactoredLinear) and module.has_latents:
             if not any(source.layer is module for source in found):
                 found.append(LatentSource(module, {path: slice(0, module.out_features)}))
@@ -78,6 +88,13 @@ def _parts(attention: nn.Module, leader: FusedLinear) -> Iterable[tuple[str, sli
 
 def _is_part(module: nn.Module, leader: FusedLinear) -> bool:
     return isinstance(module, JointPart) and module.leader is leader
+
+
+def is_adapted(attention: nn.Module, path: str) -> bool:
+    """Return whether a module is inside of another one that stands for a layer and holds it, as adapters do."""
+    parts = path.split(".")
+    around = (".".join(parts[:end]) for end in range(1, len(parts)))
+    return any("base_layer" in attention.get_submodule(outer)._modules for outer in around)
 
 
 def linears_below(attention: nn.Module) -> dict[str, int]:

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
 
 import torch
 from torch import Tensor
-
-
-class _Holder(Protocol):
-    def stored_tokens(self) -> int: ...
 
 
 class TokenArguments:
@@ -23,14 +18,20 @@ class TokenArguments:
         dims: which dimension of each argument counts tokens, by path.
         kept: the arguments, by path.
         seen: how many tokens there were so far, also those that are not held any more.
-        layers: that look here; the first one tells when tokens or sequences are dropped or put in another order.
+        held: how many tokens each layer holds that looks here, by its number. The first one tells when tokens or
+            sequences are dropped or put in another order.
     """
 
     def __init__(self, dims: Mapping[str, int]) -> None:
         self.dims = dict(dims)
         self.kept: dict[str, Tensor] = {}
         self.seen = 0
-        self.layers: list[_Holder] = []
+        self.held: list[int] = []  # and no layers: a cache that nobody uses is freed at once
+
+    def join(self) -> int:
+        """Let one more layer look here, and return its number."""
+        self.held.append(0)
+        return len(self.held) - 1
 
     def extend(self, tensors: Mapping[str, Tensor], seen: int) -> None:
         """Add those of new tokens, unless another layer has done so in this pass.
@@ -42,7 +43,7 @@ class TokenArguments:
         if self.seen == seen or not self.dims:
             return
         self.seen = seen
-        held = max((layer.stored_tokens() for layer in self.layers), default=0)
+        held = max(self.held, default=0)
         for path, dim in self.dims.items():
             new = tensors[path]
             if path in self.kept and held:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import reprlib
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from eckart.errors import CheckpointError
@@ -63,6 +63,12 @@ class RoundedEmbedding(BaseModel):
     precision: str | dict[str, Any]
 
 
+def _whole(value: object) -> object:
+    if type(value) is not int:
+        raise ValueError("Input should be a whole number")
+    return value
+
+
 class _Fields(BaseModel):
     """Types of the fields as they are stored; see :class:`EckartConfig`. Those of the choices are checked later."""
 
@@ -84,7 +90,7 @@ class _Fields(BaseModel):
     expanded: dict[str, ExpandedParameter]
     own_names: bool
     stored: Literal["compressed-tensors"] | None
-    latent_cache: Literal[16, 8, 6, 5, 4, 3] | None
+    latent_cache: Annotated[Literal[16, 8, 6, 5, 4, 3], BeforeValidator(_whole)] | None
 
 
 class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]

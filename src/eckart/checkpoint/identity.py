@@ -43,6 +43,7 @@ def identity_of_run(
     files: Mapping[str, str],
     device: torch.device,
     size: int | None = None,
+    latent_cache: int | None = None,
 ) -> dict[str, Any]:
     """Return the identity of a run, as plain data.
 
@@ -54,6 +55,7 @@ def identity_of_run(
         files: SHA-256 of the files of the model's weights, by name.
         device: where blocks are run.
         size: bytes of the whole model, if that was asked for; ``keep`` is then what follows from it.
+        latent_cache: bits of the latents that the model's cache is to keep, if any.
     """
     return {
         "recipe": recipe.model_dump(mode="json"),
@@ -65,6 +67,7 @@ def identity_of_run(
             "files": dict(files),
         },
         **({} if size is None else {SIZE: size}),
+        **({} if latent_cache is None else {"latent_cache": latent_cache}),
         "compute": f"{compute_dtype(model.dtype, device)} on {device.type}".removeprefix("torch."),
         "versions": versions(recipe),
         # Sums over other parts are rounded in another way.

@@ -30,6 +30,7 @@ from eckart.evaluate.continuation import prompt_ids
 from eckart.evaluate.windows import check_predicts, count_windows, length_of_windows
 
 DEFAULT_ITEMS = 200
+PIECE = 64  # tokens
 
 
 @command
@@ -84,7 +85,9 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    piece: Annotated[int, typer.Option(min=1, help="Tokens of a piece, with --cache.")] = 64,
+    piece: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of a piece, with --cache.  [default: 64]", show_default=False)
+    ] = None,
     prompt: Annotated[
         list[str] | None,
         typer.Option(help="Let the model go on from this text, too; may be repeated.", show_default=False),
@@ -166,6 +169,8 @@ def evaluate(
         raise EckartError("--measure, --options and --question belong to --data, which is not given.")
     if cache is not None and not text:
         raise EckartError("--cache belongs to --text, which is not given.")
+    if piece is not None and cache is None:
+        raise EckartError("--piece belongs to --cache, which is not given.")
     kind = None if cache is None else CacheKind.parse(cache)
     contents = {name: read_text(name) for name in dict.fromkeys(text or [])}
     names = _names(tasks or "")
@@ -203,7 +208,7 @@ def evaluate(
         for name in streams:
             how: dict[str, Any] = {"length": lengths[name], "windows": windows, "on_window": advance}
             ids = streams[name]
-            row = {"text": name, **perplexity(loaded, ids, cache=kind, piece=piece, **how).model_dump()}
+            row = {"text": name, **perplexity(loaded, ids, cache=kind, piece=piece or PIECE, **how).model_dump()}
             if other is not None:  # without a cache, as whole windows: that is what a cache is compared with
                 row["baseline"] = perplexity(other, ids, **how).model_dump()
                 if kind is None:

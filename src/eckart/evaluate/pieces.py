@@ -45,6 +45,11 @@ class PieceReader:
         Raises:
             EckartError: the model fails.
         """
+        if window.shape[1] <= self.piece:
+            raise EckartError(
+                f"Windows of {window.shape[1]} tokens are one piece of {self.piece}, and nothing is read from a cache. "
+                "Use a shorter --piece or a longer --length."
+            )
         self.cache = cache = self._make_cache()
         name, found = name_of_cache(model), []
         try:

@@ -22,7 +22,7 @@ from eckart.errors import EckartError
 from eckart.layers import is_linear, weight_matrix
 from eckart.methods.layout import BYTES_PER_NUMBER, Layout
 from eckart.methods.recipe import Recipe
-from eckart.methods.targets import in_all_blocks
+from eckart.methods.targets import Named, assign, in_all_blocks
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,14 @@ def with_cache_share(recipe: Recipe, share: float, linears: list[CachedLinear]) 
     Raises:
         EckartError: the recipe gives them no latents, or latents of that share would take more bytes than the layers.
     """
+    _check_free(recipe, linears)
     layout = recipe.layout
+    narrowest = min(linear.width for linear in linears)
+    if share * narrowest < 1:
+        raise EckartError(
+            f"A share of {share:g} is less than one of the {narrowest} numbers that a layer keeps a token. Use "
+            f"{1 / narrowest:.3g} or more."
+        )
     if not layout.structure.layer.has_latents:
         raise EckartError(
             f"Recipe {recipe.name!r} puts weights of few bits beside its factors, and layers that have those keep no "
@@ -74,6 +81,18 @@ def with_cache_share(recipe: Recipe, share: float, linears: list[CachedLinear]) 
         )
     patterns = dict.fromkeys(in_all_blocks(linear.path) for linear in linears)
     return f"targets.'{'|'.join(patterns)}'.keep={kept / dense:.6g}"
+
+
+def _check_free(recipe: Recipe, linears: list[CachedLinear]) -> None:
+    """Raise if the recipe says something of the layers that are to get a size of their own."""
+    named = [Named(linear.path, frozenset(), "") for linear in linears]
+    said = assign(recipe.targets, (), named)
+    taken = sorted({*said.own, *said.left})
+    if taken:
+        raise EckartError(
+            f"The recipe's targets (--only, --ignore or --set targets) say what becomes of {in_all_blocks(taken[0])}, "
+            "which gives keys or values. Leave that out, or the share of the cache."
+        )
 
 
 def check_cache_share(share: float | None) -> None:

@@ -197,7 +197,7 @@ def compress_checkpoint(
             blockwise = BlockwiseModel(model, plan.blocks, weights, place, ScratchSpace(), tokens).settled()
             check = check_model(blockwise, plan, allow_partial=allow_partial)
             files = files or weights.files
-            identity = identity_of_run(chosen, asked, tokens, model, files.hashes(), place, size)
+            identity = identity_of_run(chosen, asked, tokens, model, files.hashes(), place, size, latent_cache)
             check_alike(identity | {"options": {"output": str(output), "resume": resume, "overwrite": overwrite}})
             if finished_before and (found := finished_report(output, identity, overwrite)):
                 return found
