@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -109,9 +108,8 @@ def run_twice(model: PreTrainedModel, batch: int = 2) -> Tensor:
     model.eval()
     try:
         first, second = torch.split(ids, list(TOKENS), dim=1)
-        cache = _cache_of(_run(model, input_ids=first, use_cache=True))
-        name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
-        outputs = _run(model, input_ids=second, use_cache=True, **{name: cache})
+        found = _cache_in(_run(model, input_ids=first, use_cache=True))
+        outputs = _run(model, input_ids=second, use_cache=True, **found)
     finally:
         model.train(training)
     return next(value for value in outputs.values() if isinstance(value, Tensor))
@@ -129,10 +127,11 @@ def _run(model: PreTrainedModel, **inputs: Any) -> Mapping[str, Any]:
     return outputs
 
 
-def _cache_of(outputs: Mapping[str, Any]) -> Cache:
-    for value in outputs.values():
+def _cache_in(outputs: Mapping[str, Any]) -> dict[str, Cache]:
+    """Return the cache by its name among what a model returns, which differs between releases."""
+    for name, value in outputs.items():
         if isinstance(value, DynamicCache):
-            return value
+            return {name: value}
     raise EckartError("The model returns no DynamicCache: it has no cache of keys and values that grows.")
 
 
