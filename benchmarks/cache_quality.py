@@ -35,7 +35,7 @@ from eckart.sweep.build import build
 from eckart.sweep.statistics import collect
 
 NUMBER_BYTES = 2  # of a number that is no code, on a machine that computes in 16 bits
-QUANTISED = ("quanto:4", "quanto:2")
+QUANTISED = ("quanto:4", "quanto:2", "latent:8", "latent:4", "latent:3")
 LATENT_BITS = (16, 8, 4)
 
 

@@ -254,6 +254,28 @@ def test_why_nothing_is_saved_is_said() -> None:
         latent_cache(T5ForConditionalGeneration(config).eval())
 
 
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_any_model_keeps_outputs_in_few_bits(kind: str) -> None:
+    """Dense ones too: their projections are rounded before norms and rotations."""
+    model = make_model(kind)
+    dense = copy.deepcopy(model)
+    expected, _ = in_pieces(dense, IDS, 9)
+    for bits, most in ((8, 0.01), (4, 0.2)):
+        cache = latent_cache(model, bits)
+        assert len(cache.attentions) == model.config.num_hidden_layers
+        assert cache.size.share < 0.9
+        found, used = in_pieces(model, IDS, 5, 2, 2)
+        error = float((found - expected)[:, 5:].norm() / expected[:, 5:].norm())
+        assert 1e-6 < error < most
+        assert used.layers[0].token_bytes() / len(IDS) == cache.size.layers[0].stored
+    copied = copy.deepcopy(model)
+    for parameter in model.parameters():
+        torch.nn.init.zeros_(parameter)
+    assert_alike(in_pieces(copied, IDS, 5, 2, 2)[0], found)
+    remove_latent_cache(copied)
+    assert not any(module._forward_hooks for module in copied.modules())
+
+
 def test_one_side_is_kept_where_only_that_is_factored() -> None:
     model = make_model("llama")
     eckart.compress(model, "svd", 0.35, only=["*.v_proj"])

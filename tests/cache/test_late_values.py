@@ -13,7 +13,7 @@ import eckart
 from eckart.cache.attach import latent_cache
 from eckart.cache.late_values import LateValues, in_features
 from eckart.cache.latent_codes import latent_codes
-from eckart.cache.sources import LatentSource
+from eckart.cache.sources import FactoredSource
 from eckart.layers import LowRankLinear
 
 
@@ -99,14 +99,14 @@ def test_when_it_pays() -> None:
     assert late.pays(10**6)  # latents narrower than a head
     layer = LowRankLinear.empty_like(nn.Linear(64, 64), 32)
     wide = LateValues("v", nn.Linear(64, 64), heads=2, size=32)
-    wide.install(latent_codes([LatentSource(layer, {"v": slice(0, 64)})], frozenset({"v"}), 16))
+    wide.install(latent_codes([FactoredSource(layer, {"v": slice(0, 64)})], frozenset({"v"}), 16))
     assert wide.pays(1)
     narrow = LateValues("v", nn.Linear(256, 64), heads=8, size=8)
-    narrow.install(latent_codes([LatentSource(layer, {"v": slice(0, 64)})], frozenset({"v"}), 16))
+    narrow.install(latent_codes([FactoredSource(layer, {"v": slice(0, 64)})], frozenset({"v"}), 16))
     assert narrow.pays(2)
     assert not narrow.pays(3)  # 32 heads add 24 products for each new token, where a rebuilt value takes 64 x 32
     tiny = LateValues("v", nn.Linear(32, 64), heads=16, size=4)
-    tiny.install(latent_codes([LatentSource(layer, {"v": slice(0, 64)})], frozenset({"v"}), 16))
+    tiny.install(latent_codes([FactoredSource(layer, {"v": slice(0, 64)})], frozenset({"v"}), 16))
     assert not tiny.pays(1)  # attention would hold 32 numbers for each head where a value has 4
     tiny.always = True
     assert tiny.pays(1)

@@ -2,28 +2,26 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from tests.cache.helpers import factored
 from torch import nn
 
-from eckart.cache.latent_codes import BITS, RotatedMap, RoundedLatents, WholeLatents, check_bits, latent_codes
-from eckart.cache.sources import LatentSource, sources_below
+from eckart.cache.latent_codes import BITS, RoundedLatents, WholeLatents, check_bits, latent_codes
+from eckart.cache.sources import FactoredSource, sources_below
 from eckart.errors import EckartError
 from eckart.layers import LowRankLinear
 
 
-def source(rank: int = 6, outputs: int = 10, bias: bool = True) -> LatentSource:
+def source(rank: int = 6, outputs: int = 10, bias: bool = True) -> FactoredSource:
     torch.manual_seed(0)
     layer = LowRankLinear.empty_like(nn.Linear(12, outputs, bias=bias), rank).requires_grad_(False)
     for parameter in layer.parameters():
         nn.init.normal_(parameter)
-    return LatentSource(layer, {"k": slice(0, outputs - 3), "v": slice(outputs - 3, outputs)})
+    return FactoredSource(layer, {"k": slice(0, outputs - 3), "v": slice(outputs - 3, outputs)})
 
 
 def test_latents_as_they_are_come_back_as_outputs() -> None:
     sources = [source(), source(4)]
-    sources[1] = LatentSource(sources[1].layer, {"other": slice(0, 10)})
+    sources[1] = FactoredSource(sources[1].layer, {"other": slice(0, 10)})
     codes = latent_codes(sources, frozenset({"v", "other"}), 16)
     assert isinstance(codes, WholeLatents)
     inputs = torch.randn(2, 5, 12)
@@ -34,19 +32,6 @@ def test_latents_as_they_are_come_back_as_outputs() -> None:
     torch.testing.assert_close(found["v"], sources[0].layer(inputs)[..., 7:])
     torch.testing.assert_close(found["other"], sources[1].layer(inputs))
     assert codes.token_bytes(torch.bfloat16) == 20
-
-
-@given(rank=st.integers(1, 14), outputs=st.integers(4, 14), bias=st.booleans())
-def test_a_rotated_map_gives_the_outputs_and_keeps_lengths(rank: int, outputs: int, bias: bool) -> None:
-    """Also where there are more latents than outputs."""
-    made = source(rank, outputs, bias)
-    made.layer.double()
-    turned = RotatedMap.of(made, ["k", "v"], torch.empty(0, dtype=torch.float64))
-    latents = torch.randn(7, rank, dtype=torch.float64)
-    found = latents @ turned.turn.T @ turned.outputs.T + turned.bias
-    torch.testing.assert_close(found, made.layer.decode(latents))
-    gram = turned.outputs.T @ turned.outputs
-    torch.testing.assert_close(gram, torch.eye(min(rank, outputs), dtype=torch.float64))
 
 
 @pytest.mark.parametrize("bits", [bits for bits in BITS if bits != 16])

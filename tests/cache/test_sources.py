@@ -22,6 +22,42 @@ def test_outputs_follow_from_latents(structure: str) -> None:
         torch.testing.assert_close(source.decode(source.layer.encode(inputs), [path])[path], layer(inputs))
 
 
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "gpt2"])
+def test_outputs_of_layers_that_are_not_factored(kind: str) -> None:
+    model = make_model(kind)
+    attention = next(module for module in model.modules() if hasattr(module, "layer_idx") and hasattr(module, "config"))
+    assert sources_below(attention) == []
+    sources = sources_below(attention, unfactored=True)
+    assert [next(iter(source.outputs)) for source in sources] == list(linears_below(attention))
+    for source in sources:
+        (path,) = source.outputs
+        layer, heard = attention.get_submodule(path), []
+        source.listen(heard.append)
+        expected = layer(torch.randn(2, 5, 32))
+        source.silence()
+        layer(torch.randn(2, 5, 32))
+        assert len(heard) == 1
+        assert heard[0].shape == (2, 5, source.rank)
+        torch.testing.assert_close(source.decode(heard[0], [path])[path], expected)
+        assert not layer._forward_hooks
+
+
+def test_few_bits_beside_factors_are_heard_by_their_outputs() -> None:
+    model = make_model("llama")
+    eckart.compress(model, "svd", 0.5, overrides=["structure=hybrid", "structure.base.group=16"])
+    attention = model.model.layers[0].self_attn
+    assert [type(source).__name__ for source in sources_below(attention, unfactored=True)] == ["OutputSource"] * 4
+    mixed = make_model("llama")
+    eckart.compress(mixed, "svd", 0.35, only=["*.v_proj"])
+    found = sources_below(mixed.model.layers[0].self_attn, unfactored=True)
+    assert {next(iter(source.outputs)): type(source).__name__ for source in found} == {
+        "v_proj": "FactoredSource",
+        "q_proj": "OutputSource",
+        "k_proj": "OutputSource",
+        "o_proj": "OutputSource",
+    }
+
+
 def test_layers_that_share_latents_are_one_source() -> None:
     attention = factored("llama", 0.35, "sharing=shared").model.layers[0].self_attn
     source = next(source for source in sources_below(attention) if len(source.outputs) == 3)

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from eckart.cache.attention import LatentAttention
-from eckart.cache.latent_codes import check_bits, latent_codes
+from eckart.cache.latent_codes import WHOLE, check_bits, latent_codes
 from eckart.cache.latent_layer import LATENT_LAYERS
 from eckart.cache.probe import Probe, alike, side_bytes
 from eckart.cache.recording import Recording, record, run_twice
@@ -43,6 +43,8 @@ class LatentCache:
 def latent_cache(model: PreTrainedModel, bits: int = 16) -> LatentCache:
     """Let a model keep latents in place of keys and values, wherever these follow from layers that are factored.
 
+    In less than 16 bits, layers that are not factored keep their outputs, before norms and rotations.
+
     ``generate`` and any pass that makes a ``DynamicCache`` use it from then on; nothing else is to be passed. With 16
     bits nothing is lost: keys and values are computed again from what the factored layers have computed, by the code
     of the model. That takes time: each step rebuilds the keys and values of all tokens, a layer at a time. Caches of
@@ -69,7 +71,7 @@ def latent_cache(model: PreTrainedModel, bits: int = 16) -> LatentCache:
     sizes: list[LayerCacheSize] = []
     shared: dict[int, int] = {}
     shapes: dict[int, States] = {}
-    for recording in record(model):
+    for recording in record(model, unfactored=bits != WHOLE):
         path = paths[id(recording.module)]
         found, size = _attention_of(recording, bits, path)
         sizes.append(size)

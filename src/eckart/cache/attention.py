@@ -74,11 +74,11 @@ class LatentAttention:
             self.module.register_forward_pre_hook(self._before, with_kwargs=True),
             self.module.register_forward_hook(self._after, always_call=True),
         ]
+        for number, source in enumerate(self.rebuilding.sources):
+            source.listen(partial(self._receive, number))
         for path in self.rebuilding.wanted:
             projection = self.module.get_submodule(path)
             self._projections[path] = projection, _hooks_of(projection)
-        for number, source in enumerate(self.rebuilding.sources):
-            source.layer.on_latents = partial(self._receive, number)
 
     def average_latents(self, states: States) -> None:
         """Let attention average latents from now on in place of values.
@@ -104,7 +104,7 @@ class LatentAttention:
         for handle in self._handles:
             handle.remove()
         for source in self.rebuilding.sources:
-            source.layer.on_latents = None
+            source.silence()
 
     @property
     def runs(self) -> bool:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from eckart.cache.sources import LatentSource
+from eckart.cache.rounded_maps import RotatedBlocks, RotatedMap, RoundedMap
+from eckart.cache.sources import LatentSource, OutputSource
 from eckart.errors import EckartError
 from eckart.maths.packing import pack, packed_width, unpack
 
@@ -135,44 +134,6 @@ class WholeLatents(LatentCodes):
         return sum(source.rank for source in self.sources) * width
 
 
-@dataclass(frozen=True)
-class RotatedMap:
-    """Outputs as a linear map of latents that are turned so that rounding them hurts least.
-
-    With the outputs ``P z + b`` and ``P = Q R`` (Q with orthonormal columns), latents ``H R z`` are held, H a random
-    orthogonal matrix: an error of theirs is as long in the outputs, ``Q H^T`` being an isometry, and no number of a
-    token stands out, so that one scale serves all of them (as in QuaRot, arXiv 2404.00456).
-
-    Attributes:
-        turn: ``H R``, (rank, rank).
-        outputs: ``Q H^T``, (out features of the wanted modules, rank).
-        bias: (out features of the wanted modules,).
-    """
-
-    turn: Tensor
-    outputs: Tensor
-    bias: Tensor
-
-    @classmethod
-    def of(cls, source: LatentSource, wanted: Sequence[str], like: Tensor) -> RotatedMap:
-        """Return the map of a layer.
-
-        Args:
-            source: the layer.
-            wanted: paths of the modules whose outputs matter.
-            like: a tensor with the dtype and on the device of latents.
-        """
-        columns = torch.eye(source.rank + 1, source.rank, dtype=like.dtype, device=like.device)  # and the outputs of 0
-        found = source.decode(columns[None], wanted)
-        rows = torch.cat([found[path][0] for path in wanted], dim=-1).double()
-        bias = rows[-1]
-        basis, turn = torch.linalg.qr((rows[:-1] - bias).T)
-        generator = torch.Generator().manual_seed(source.rank)
-        random = torch.randn(len(turn), len(turn), dtype=torch.float64, generator=generator).to(turn.device)
-        rotation = torch.linalg.qr(random).Q
-        return cls((rotation @ turn).to(like), (basis @ rotation.T).to(like), bias.to(like))
-
-
 class RoundedLatents(LatentCodes):
     """In 3 to 8 bits.
 
@@ -186,14 +147,15 @@ class RoundedLatents(LatentCodes):
     def __init__(self, sources: Sequence[LatentSource], wanted: frozenset[str], bits: int) -> None:
         super().__init__(sources, wanted)
         self.bits = bits
-        self._maps: list[RotatedMap] = []
+        self._maps: list[RoundedMap] = []
+        self._dtype = torch.float32
         self._state: tuple[object, ...] = ()
 
     def encode(self, latents: Sequence[Tensor]) -> Tensor:
         """See :meth:`LatentCodes.encode`; uint8."""
         parts = []
         for latent, turned in zip(latents, self._maps_for(latents[0]), strict=True):
-            numbers = functional.linear(latent, turned.turn)
+            numbers = turned.numbers(latent)
             largest = 2 ** (self.bits - 1) - 1
             scales = (numbers.abs().amax(dim=-1, keepdim=True) / largest).clamp_min(torch.finfo(numbers.dtype).tiny)
             codes = (numbers / scales).round().clamp(-largest, largest).to(torch.int8)
@@ -203,7 +165,7 @@ class RoundedLatents(LatentCodes):
 
     def numbers(self, stored: Tensor) -> list[Tensor]:
         """See :meth:`LatentCodes.numbers`; they are the turned latents."""
-        dtype, widths = self._maps[0].turn.dtype, [self.width(number) for number in range(len(self.sources))]
+        dtype, widths = self._dtype, [self.width(number) for number in range(len(self.sources))]
         sizes = [size for width in widths for size in (packed_width(width, self.bits), dtype.itemsize)]
         parts = torch.split(stored[:, 0], sizes, dim=-1)
         found = []
@@ -222,7 +184,7 @@ class RoundedLatents(LatentCodes):
             rows = slice(place, place + part.stop - part.start)
             place = rows.stop
             if path in wanted:
-                found[path] = functional.linear(numbers, turned.outputs[rows], turned.bias[rows])
+                found[path] = turned.outputs(numbers, rows)
         return found
 
     def forget(self) -> None:
@@ -243,11 +205,17 @@ class RoundedLatents(LatentCodes):
         scale: int = dtype.itemsize
         return codes + len(self.sources) * scale
 
-    def _maps_for(self, latents: Tensor) -> list[RotatedMap]:
+    def _maps_for(self, latents: Tensor) -> list[RoundedMap]:
         state = (latents.dtype, latents.device, *(part for source in self.sources for part in source.state()))
         if state != self._state:
             with torch.no_grad():
-                self._maps = [RotatedMap.of(source, self._wanted_of(source), latents) for source in self.sources]
+                self._maps = [
+                    RotatedBlocks.of(source, latents)
+                    if isinstance(source, OutputSource)
+                    else RotatedMap.of(source, self._wanted_of(source), latents)
+                    for source in self.sources
+                ]
+            self._dtype = latents.dtype
             self._state = state
         return self._maps
 

@@ -13,7 +13,7 @@ from eckart.cache.call import Roles
 from eckart.cache.latent_codes import latent_codes
 from eckart.cache.recording import TOKENS, Recording
 from eckart.cache.replay import States, states_again
-from eckart.cache.sources import is_adapted, linears_below
+from eckart.cache.sources import FactoredSource, is_adapted, linears_below
 
 NOT_FACTORED = "its projections are not factored"
 NOT_REPEATED = "what it does to its projections cannot be done again from their outputs"
@@ -103,11 +103,14 @@ class Probe:
         batch, heads, tokens, size = self.handed.values.shape
         for path in trial.wanted:
             outputs = self.outputs[path]
-            if outputs.shape[-1] == heads * size:
+            if outputs.shape[-1] == heads * size and self._is_factored(path):
                 values = outputs.reshape(batch, tokens, heads, size).transpose(1, 2)
                 if alike(values, self.handed.values):
                     return path
         return None
+
+    def _is_factored(self, path: str) -> bool:
+        return any(isinstance(source, FactoredSource) and path in source.outputs for source in self.recording.sources)
 
     def _right(self, trial: _Trial) -> set[str]:
         """Return which of keys and values come out right."""

@@ -63,7 +63,7 @@ class Recording:
         return len(self.calls) == len(self.states) == len(TOKENS)
 
 
-def record(model: PreTrainedModel, batch: int = 2) -> list[Recording]:
+def record(model: PreTrainedModel, batch: int = 2, *, unfactored: bool = False) -> list[Recording]:
     """Run a model on a few tokens, and return what its attention modules did.
 
     They are the innermost modules with a ``layer_idx`` that hand something to a cache.
@@ -71,12 +71,13 @@ def record(model: PreTrainedModel, batch: int = 2) -> list[Recording]:
     Args:
         model: with a cache; it is not changed.
         batch: sequences.
+        unfactored: whether layers are to be heard that are not factored, too.
 
     Raises:
         EckartError: it cannot be run on tokens alone, or gives no cache.
     """
     found = [module for module in model.modules() if isinstance(getattr(module, "layer_idx", None), int)]
-    recordings = [Recording(module, sources_below(module)) for module in found]
+    recordings = [Recording(module, sources_below(module, unfactored=unfactored)) for module in found]
     with ExitStack() as stack:
         for recording in recordings:
             stack.enter_context(_watched(recording))
@@ -175,13 +176,12 @@ def _watched(recording: Recording) -> Iterator[None]:
     ]
     for path in linears_below(recording.module):
         handles.append(recording.module.get_submodule(path).register_forward_pre_hook(partial(ran, path)))
-    listening = [source.layer.on_latents for source in recording.sources]
     for number, source in enumerate(recording.sources):
-        source.layer.on_latents = partial(received, number)
+        source.listen(partial(received, number))
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
-        for source, listener in zip(recording.sources, listening, strict=True):
-            source.layer.on_latents = listener
+        for source in recording.sources:
+            source.silence()

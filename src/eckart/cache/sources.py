@@ -1,47 +1,51 @@
-"""The factored layers below an attention module: where its latents come from."""
+"""Where the numbers of a token come from that a cache keeps: factored layers, or others in few bits."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 from torch import Tensor, nn
 
 from eckart.layers.factored import FactoredLinear
 from eckart.layers.fused import FusedLinear, JointPart
-from eckart.layers.linear import LINEAR_CLASSES, weight_matrix
+from eckart.layers.linear import LINEAR_CLASSES, bias_vector, weight_matrix
 from eckart.layers.rows import RowsLayer
 
+Heard = Callable[[Tensor], object]
 
-@dataclass(frozen=True)
-class LatentSource:
-    """A layer whose outputs follow from its latents.
+
+class LatentSource(ABC):
+    """Numbers from which the outputs of a layer follow.
 
     Attributes:
-        layer: that computes the latents.
-        outputs: which of its outputs a module gives, by the module's path below the attention module.
+        outputs: which of the layer's outputs a module gives, by the module's path below the attention module.
+        rank: numbers a token.
     """
 
-    layer: FactoredLinear
     outputs: dict[str, slice]
 
     @property
+    @abstractmethod
     def rank(self) -> int:
         """Numbers a token."""
-        return self.layer.rank
 
-    def state(self) -> tuple[object, ...]:
-        """Return what changes when the numbers of the layer are moved, or written to in a way that PyTorch counts."""
-        tensors = [*self.layer.parameters(), *self.layer.buffers()]
-        # PyTorch does not count for tensors of inference mode.
-        return tuple((tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in tensors)
+    @property
+    @abstractmethod
+    def tensors(self) -> list[Tensor]:
+        """Of what outputs follow with."""
 
-    def sums(self) -> tuple[float, ...]:
-        """Return what changes when the numbers of the layer are written to in any way."""
-        tensors = [*self.layer.parameters(), *self.layer.buffers()]
-        return tuple(float(tensor.detach().double().square().sum()) for tensor in tensors)
+    @abstractmethod
+    def listen(self, heard: Heard) -> None:
+        """Hand the latents of each pass, (..., rank), to somebody, until :meth:`silence` is called."""
 
+    @abstractmethod
+    def silence(self) -> None:
+        """Hand latents to nobody."""
+
+    @abstractmethod
     def decode(self, latents: Tensor, wanted: Iterable[str]) -> dict[str, Tensor]:
         """Return the outputs of modules.
 
@@ -52,6 +56,48 @@ class LatentSource:
         Returns:
             (batch, tokens, out features of the module) by its path.
         """
+
+    def state(self) -> tuple[object, ...]:
+        """Return what changes when the numbers of the layer are moved, or written to in a way that PyTorch counts."""
+        # PyTorch does not count for tensors of inference mode.
+        return tuple((tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in self.tensors)
+
+    def sums(self) -> tuple[float, ...]:
+        """Return what changes when the numbers of the layer are written to in any way."""
+        return tuple(float(tensor.detach().double().square().sum()) for tensor in self.tensors)
+
+
+@dataclass(frozen=True)
+class FactoredSource(LatentSource):
+    """The latents of a factored layer.
+
+    Attributes:
+        layer: that computes them.
+    """
+
+    layer: FactoredLinear
+    outputs: dict[str, slice]
+
+    @property
+    def rank(self) -> int:
+        """See :class:`LatentSource`."""
+        return self.layer.rank
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """See :class:`LatentSource`."""
+        return [*self.layer.parameters(), *self.layer.buffers()]
+
+    def listen(self, heard: Heard) -> None:
+        """See :meth:`LatentSource.listen`."""
+        self.layer.on_latents = heard
+
+    def silence(self) -> None:
+        """See :meth:`LatentSource.silence`."""
+        self.layer.on_latents = None
+
+    def decode(self, latents: Tensor, wanted: Iterable[str]) -> dict[str, Tensor]:
+        """See :meth:`LatentSource.decode`."""
         parts = {path: self.outputs[path] for path in wanted}
         start, end = min(part.start for part in parts.values()), max(part.stop for part in parts.values())
         whole = start == 0 and end == self.layer.out_features
@@ -59,23 +105,88 @@ class LatentSource:
         return {path: found[..., part.start - start : part.stop - start] for path, part in parts.items()}
 
 
-def sources_below(attention: nn.Module) -> list[LatentSource]:
-    """Return the layers with latents below an attention module, in the order of its modules.
+@dataclass(frozen=True)
+class OutputSource(LatentSource):
+    """The outputs of a layer that is not factored, without its bias, which is often their largest part.
 
-    Layers inside of an adapter are none: what it adds may be nothing now, and something later.
+    They are no fewer numbers than keys or values: to be kept in few bits.
+
+    Attributes:
+        layer: a linear layer, or what stands for one.
     """
-    found: list[LatentSource] = []
+
+    layer: nn.Module
+    outputs: dict[str, slice]
+
+    @property
+    def rank(self) -> int:
+        """See :class:`LatentSource`."""
+        (part,) = self.outputs.values()
+        width: int = part.stop
+        return width
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """See :class:`LatentSource`."""
+        bias = bias_vector(self.layer)
+        return [] if bias is None else [bias]
+
+    def listen(self, heard: Heard) -> None:
+        """See :meth:`LatentSource.listen`."""
+        self.layer.register_forward_hook(_OutputHook(heard))
+
+    def silence(self) -> None:
+        """See :meth:`LatentSource.silence`."""
+        for number, hook in list(self.layer._forward_hooks.items()):
+            if isinstance(hook, _OutputHook):
+                del self.layer._forward_hooks[number]
+
+    def decode(self, latents: Tensor, wanted: Iterable[str]) -> dict[str, Tensor]:
+        """See :meth:`LatentSource.decode`."""
+        bias = bias_vector(self.layer)
+        return dict.fromkeys(wanted, latents if bias is None else latents + bias)
+
+
+@dataclass
+class _OutputHook:
+    """No function: a copy of the model has a copy of it, with a copy of who listens."""
+
+    heard: Heard
+
+    def __call__(self, layer: nn.Module, args: Any, output: Tensor) -> None:
+        bias = bias_vector(layer)
+        self.heard(output if bias is None else output - bias)
+
+
+def sources_below(attention: nn.Module, *, unfactored: bool = False) -> list[LatentSource]:
+    """Return what outputs of linear layers below an attention module follow from, in the order of its modules.
+
+    Layers inside of an adapter are left out: what it adds may be nothing now, and something later.
+
+    Args:
+        attention: the module.
+        unfactored: whether layers that have no latents are to be found too, by their outputs.
+    """
+    found: list[FactoredSource] = []
     for path, module in attention.named_modules():
         if is_adapted(attention, path):
             continue
         if isinstance(module, FactoredLinear) and module.has_latents:
             if not any(source.layer is module for source in found):
-                found.append(LatentSource(module, {path: slice(0, module.out_features)}))
+                found.append(FactoredSource(module, {path: slice(0, module.out_features)}))
         elif isinstance(module, FusedLinear) and module.runs == 1:
             joint = module.joint
             if isinstance(joint, FactoredLinear) and joint.has_latents:
-                found.append(LatentSource(joint, dict(_parts(attention, module))))
-    return found
+                found.append(FactoredSource(joint, dict(_parts(attention, module))))
+    if not unfactored:
+        return list(found)
+    known = {path for source in found for path in source.outputs}
+    others = [
+        OutputSource(attention.get_submodule(path), {path: slice(0, width)})
+        for path, width in linears_below(attention).items()
+        if path not in known and not is_adapted(attention, path)
+    ]
+    return [*found, *others]
 
 
 def _parts(attention: nn.Module, leader: FusedLinear) -> Iterable[tuple[str, slice]]:
