@@ -195,6 +195,18 @@ def test_fewer_bits_take_fewer_bytes_and_lose_a_little(bits: int) -> None:
     assert used.layers[0].keys.dtype == torch.uint8
 
 
+def test_new_tokens_are_looked_at_as_they_are() -> None:
+    """In few bits too: only what is held is rounded."""
+    model, dense = pair()
+    latent_cache(model, 3)
+    expected, _ = in_pieces(dense, IDS, 9)
+    errors = []
+    for pieces in ((1, 8), (8, 1)):
+        found, _ = in_pieces(model, IDS, *pieces)
+        errors.append(float((found - expected)[:, -1].norm() / expected[:, -1].norm()))
+    assert errors[0] < 0.8 * errors[1]
+
+
 def test_passes_with_gradients_and_other_caches_are_left_alone() -> None:
     model, dense = pair()
     latent_cache(model)

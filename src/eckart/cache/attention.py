@@ -87,7 +87,8 @@ class LatentAttention:
             states: keys and values of some tokens, for their shapes.
         """
         path, projection = self.rebuilding.value_path, self.rebuilding.projection
-        if path is not None and projection is not None:
+        # Where latents are rounded, new tokens are looked at as they are, and others are not averaged with them.
+        if path is not None and projection is not None and self.codes.is_exact:
             _, heads, _, size = states.values.shape
             self.late = LateValues(path, self.module.get_submodule(projection), heads, size)
             self.late.install(self.codes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -23,7 +24,10 @@ class LatentCodes(ABC):
     Attributes:
         sources: the layers.
         wanted: paths of the modules whose outputs are asked for.
+        is_exact: whether outputs come back as they were.
     """
+
+    is_exact: ClassVar[bool]
 
     def __init__(self, sources: Sequence[LatentSource], wanted: frozenset[str]) -> None:
         self.sources = list(sources)
@@ -112,6 +116,8 @@ class LatentCodes(ABC):
 class WholeLatents(LatentCodes):
     """In the dtype of the model: nothing is lost."""
 
+    is_exact = True
+
     def encode(self, latents: Sequence[Tensor]) -> Tensor:
         """See :meth:`LatentCodes.encode`."""
         return torch.cat(list(latents), dim=-1)[:, None]
@@ -143,6 +149,8 @@ class RoundedLatents(LatentCodes):
     Attributes:
         bits: of a code.
     """
+
+    is_exact = False
 
     def __init__(self, sources: Sequence[LatentSource], wanted: frozenset[str], bits: int) -> None:
         super().__init__(sources, wanted)

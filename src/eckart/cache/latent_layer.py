@@ -61,9 +61,12 @@ class LatentLayerMixin(CacheLayerMixin):  # type: ignore[misc]
             self.beside.held[self.number] = self.stored_tokens()
             if not before:
                 return key_states, value_states  # of all tokens that there are
-            if not (key_states.requires_grad or value_states.requires_grad):
-                return attention.states(stored, plain, self.beside.last(stored.shape[-2]), new)
-            keys, values = attention.rebuilt(stored, plain, self.beside.last(stored.shape[-2]))
+            kept = self.beside.last(stored.shape[-2])
+            has_gradients = key_states.requires_grad or value_states.requires_grad
+            if attention.codes.is_exact and not has_gradients:
+                return attention.states(stored, plain, kept, new)
+            keys, values = attention.rebuilt(stored, plain, kept)
+        # New tokens are looked at as they are, with their gradients; what is near counts most.
         past = keys.shape[-2] - new
         return torch.cat([keys[..., :past, :], key_states], -2), torch.cat([values[..., :past, :], value_states], -2)
 

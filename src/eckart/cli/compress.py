@@ -135,7 +135,7 @@ def compress(
         int | None,
         typer.Option(
             help="Let the key-value cache keep latents of so many bits (16, 8, 6, 5, 4, 3) in place of keys and "
-            "values, where these are factored.",
+            "values; 16 where these are factored, fewer everywhere.",
             show_default=False,
         ),
     ] = None,
