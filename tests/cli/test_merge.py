@@ -26,7 +26,7 @@ def test_compress_eval_inspect_merge(compressed: Path, model_folder: Path, text_
 
     merged = run("merge", compressed, "-o", tmp_path / "merged")
     assert merged.exit_code == 0, merged.output
-    assert measure(tmp_path / "merged") == pytest.approx(measure(compressed), rel=1e-3)
-    assert measure(compressed) != pytest.approx(measure(model_folder), rel=1e-3)
+    assert measure(tmp_path / "merged") == pytest.approx(measure(compressed), rel=1e-4)
+    assert measure(compressed) != pytest.approx(measure(model_folder), rel=5e-4)
     tensors = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").state_dict()
     assert tensors.keys() == AutoModelForCausalLM.from_pretrained(model_folder).state_dict().keys()
