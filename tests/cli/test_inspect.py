@@ -91,5 +91,8 @@ def test_what_its_cache_can_keep(factored: Path, model_folder: Path) -> None:
     stored = [sum(layer["stored"] for layer in size["layers"]) for size in facts.values()]
     assert list(facts) == ["16", "8", "6", "5", "4", "3"]
     assert stored == sorted(stored, reverse=True)
+    refused = run("inspect", factored, "--cache", "--map")
+    assert refused.exit_code == 2
+    assert "--cache shows the cache" in words(refused.stderr)
     dense = run("inspect", model_folder, "--cache")
     assert "3 attention modules keep keys and values: its projections are not factored." in words(dense.stdout)

@@ -49,6 +49,8 @@ def inspect(
         raise EckartError(f"--map-image takes a file that ends in {expected}; found {map_image}. Change the ending.")
     if map_image:
         check_output(map_image, kind=IMAGE, overwrite=True, reads=[folder])
+    if cache and (as_map or map_image):
+        raise EckartError("--cache shows the cache, and --map and --map-image the ranks. Leave out one of them.")
     if cache:
         _show_cache(folder, as_json=as_json)
         return
