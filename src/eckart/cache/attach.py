@@ -146,6 +146,8 @@ def latent_cache_of(model: nn.Module) -> LatentCache | None:
 
 def _average_latents(model: PreTrainedModel, attentions: Sequence[LatentAttention], shapes: dict[int, States]) -> None:
     """Let attention average latents in place of values, unless the model then gives something else."""
+    if not any(attention.can_average for attention in attentions):
+        return
     expected = run_twice(model)
     for attention in attentions:
         attention.average_latents(shapes[id(attention)])

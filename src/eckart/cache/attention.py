@@ -80,6 +80,14 @@ class LatentAttention:
             projection = self.module.get_submodule(path)
             self._projections[path] = projection, _hooks_of(projection)
 
+    @property
+    def can_average(self) -> bool:
+        """Whether values are the outputs of one module, and one layer takes what attention gives.
+
+        Not where latents are rounded: new tokens are looked at as they are then, and others not averaged with them.
+        """
+        return None not in (self.rebuilding.value_path, self.rebuilding.projection) and self.codes.is_exact
+
     def average_latents(self, states: States) -> None:
         """Let attention average latents from now on in place of values.
 
@@ -87,8 +95,7 @@ class LatentAttention:
             states: keys and values of some tokens, for their shapes.
         """
         path, projection = self.rebuilding.value_path, self.rebuilding.projection
-        # Where latents are rounded, new tokens are looked at as they are, and others are not averaged with them.
-        if path is not None and projection is not None and self.codes.is_exact:
+        if self.can_average and path is not None and projection is not None:
             _, heads, _, size = states.values.shape
             self.late = LateValues(path, self.module.get_submodule(projection), heads, size)
             self.late.install(self.codes)
