@@ -64,6 +64,9 @@ def test_what_cannot_be_is_refused() -> None:
     for said in ("targets.*.self_attn.*=leave", "targets.*.k_proj=leave", "targets.*.v_proj.keep=0.9"):
         with pytest.raises(EckartError, match=r"say what becomes of model\.layers"):
             with_cache_share(load_recipe("svd-llm", [said], 0.6), 0.5, LLAMA)
+    found = cached_linears(make_model("llama"), ResidentWeights())
+    with pytest.raises(EckartError, match=r"say what becomes of model\.layers"):
+        with_cache_share(load_recipe("svd-llm", ["targets.LlamaAttention=leave"], 0.6), 0.5, found)
     for share in (0, 1, 1.5, "half"):
         with pytest.raises(EckartError, match="above 0 and below 1; found"):
             check_cache_share(share)  # type: ignore[arg-type]

@@ -33,11 +33,13 @@ class CachedLinear:
         path: in the model.
         shape: of its weight, (out features, in features).
         width: numbers a token that are kept of it.
+        classes: names of its class, and of those of all modules around it.
     """
 
     path: str
     shape: tuple[int, int]
     width: int
+    classes: frozenset[str] = frozenset()
 
 
 def with_cache_share(recipe: Recipe, share: float, linears: list[CachedLinear]) -> str:
@@ -85,7 +87,7 @@ def with_cache_share(recipe: Recipe, share: float, linears: list[CachedLinear]) 
 
 def _check_free(recipe: Recipe, linears: list[CachedLinear]) -> None:
     """Raise if the recipe says something of the layers that are to get a size of their own."""
-    named = [Named(linear.path, frozenset(), "") for linear in linears]
+    named = [Named(linear.path, linear.classes) for linear in linears]
     said = assign(recipe.targets, (), named)
     taken = sorted({*said.own, *said.left})
     if taken:
@@ -128,7 +130,12 @@ def cached_linears(model: PreTrainedModel, weights: WeightSource) -> list[Cached
     linears = [linear for listed in found.values() for linear in listed]
     if not linears:
         raise EckartError(f"No linear layer of {type(model).__name__} gives keys or values to a cache that grows.")
-    return linears
+    return [replace(linear, classes=_classes_around(model, linear.path)) for linear in linears]
+
+
+def _classes_around(model: nn.Module, path: str) -> frozenset[str]:
+    parts = path.split(".")
+    return frozenset(type(model.get_submodule(".".join(parts[:end]))).__name__ for end in range(1, len(parts) + 1))
 
 
 class _Seen(DynamicCache):  # type: ignore[misc]
