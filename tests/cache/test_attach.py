@@ -195,6 +195,20 @@ def test_fewer_bits_take_fewer_bytes_and_lose_a_little(bits: int) -> None:
     assert used.layers[0].keys.dtype == torch.uint8
 
 
+@pytest.mark.parametrize("bits", [16, 8])
+@pytest.mark.parametrize("kind", ["qwen2", "llama"])
+def test_under_autocast(kind: str, bits: int) -> None:
+    """Where products have another dtype than biases."""
+    for model in (make_model(kind), factored(kind)):
+        dense = copy.deepcopy(model)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", EckartWarning)
+            latent_cache(model, bits)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found, expected = (in_pieces(each, IDS, 5, 2, 2)[0].float() for each in (model, dense))
+        assert (found - expected).norm() < 0.03 * expected.norm()
+
+
 def test_new_tokens_are_looked_at_as_they_are() -> None:
     """In few bits too: only what is held is rounded."""
     model, dense = pair()
@@ -463,6 +477,10 @@ def test_a_folder_says_so(tmp_path: Path, model_folder: Path) -> None:
     again.save_pretrained(tmp_path / "without")
     without = AutoModelForCausalLM.from_pretrained(tmp_path / "without")
     assert without.config.quantization_config.latent_cache is None
+    with pytest.warns(EckartWarning, match="its key-value cache keeps latents. It is written in Eckart's own format"):
+        eckart.compress_checkpoint(model_folder, tmp_path / "int8", "int8", 0.6, latent_cache=4)
+    rounded = AutoModelForCausalLM.from_pretrained(tmp_path / "int8")
+    assert isinstance(generated(rounded).cache.layers[0], LatentLayer)
     with pytest.raises(EckartError, match="Latents take"):
         eckart.compress_checkpoint(model_folder, tmp_path / "none", "svd", 0.35, latent_cache=7)
     assert not (tmp_path / "none").exists()

@@ -6,7 +6,7 @@ from tests.cache.helpers import factored
 from torch import nn
 
 from eckart.cache.latent_codes import BITS, RoundedLatents, WholeLatents, check_bits, latent_codes
-from eckart.cache.sources import FactoredSource, sources_below
+from eckart.cache.sources import FactoredSource, OutputSource, sources_below
 from eckart.errors import EckartError
 from eckart.layers import LowRankLinear
 
@@ -45,7 +45,7 @@ def test_codes_are_as_near_as_their_bits_allow(bits: int, dtype: torch.dtype) ->
     stored = codes.encode([made.layer.encode(inputs)])
     assert stored.dtype == torch.uint8
     assert stored.shape == (3, 1, 50, codes.token_bytes(dtype))
-    assert codes.token_bytes(dtype) == -(-16 * bits // 8) + dtype.itemsize
+    assert codes.token_bytes(dtype) == -(-16 * bits // 8) + 2
     found, expected = codes.decode(stored), made.layer(inputs).float()
     ours = torch.cat([found["k"], found["v"]], dim=-1).float()
     error = float((ours - expected).norm() / (expected - made.layer.dense_bias()).norm())
@@ -77,6 +77,25 @@ def test_layers_of_a_model_in_few_bits() -> None:
     found = codes.decode(codes.encode([sources[0].layer.encode(inputs).detach()]))["k_proj"].detach()
     expected = attention.k_proj(inputs).detach()
     assert 0 < float((found - expected).norm() / expected.norm()) < 0.01
+
+
+@pytest.mark.parametrize("size", [1e-6, 1.0, 4e4])
+@pytest.mark.parametrize("factored_layer", [True, False])
+def test_numbers_near_the_ends_of_float16(size: float, factored_layer: bool) -> None:
+    """A scale may be smaller than it holds, and what is turned larger."""
+    outputs = torch.randn(1, 50, 64).clamp(-1.5, 1.5) * size
+    if factored_layer:
+        layer = LowRankLinear.empty_like(nn.Linear(64, 64, bias=False), 64).requires_grad_(False)
+        nn.init.eye_(layer.second.weight)
+        made = FactoredSource(layer.half(), {"k": slice(0, 64)})
+        codes = RoundedLatents([made], frozenset({"k"}), 8)
+    else:
+        codes = RoundedLatents([OutputSource(nn.Linear(3, 64, bias=False), {"k": slice(0, 64)})], frozenset({"k"}), 8)
+    latents = outputs.half()
+    found = codes.decode(codes.encode([latents]))["k"]
+    assert found.dtype == torch.float16
+    error = (found.double() - latents.double()).norm() / latents.double().norm()
+    assert error < (0.05 if size < 1e-3 else 0.01)  # of 1e-6 float16 itself has few digits
 
 
 @pytest.mark.parametrize("bits", [7, 0, True, 8.0, "8"])

@@ -15,6 +15,8 @@ from eckart.errors import EckartError
 from eckart.maths.packing import pack, packed_width, unpack
 
 WHOLE = 16  # bits: the dtype of the model
+SCALE = torch.bfloat16  # with the range of float32
+SMALLEST = 1e-30
 BITS = (WHOLE, 8, 6, 5, 4, 3)
 
 
@@ -156,43 +158,44 @@ class RoundedLatents(LatentCodes):
         super().__init__(sources, wanted)
         self.bits = bits
         self._maps: list[RoundedMap] = []
-        self._dtype = torch.float32
         self._state: tuple[object, ...] = ()
 
     def encode(self, latents: Sequence[Tensor]) -> Tensor:
         """See :meth:`LatentCodes.encode`; uint8."""
-        parts = []
-        for latent, turned in zip(latents, self._maps_for(latents[0]), strict=True):
-            numbers = turned.numbers(latent)
-            largest = 2 ** (self.bits - 1) - 1
-            scales = (numbers.abs().amax(dim=-1, keepdim=True) / largest).clamp_min(torch.finfo(numbers.dtype).tiny)
-            codes = (numbers / scales).round().clamp(-largest, largest).to(torch.int8)
-            packed = pack(codes.flatten(0, 1), self.bits).view(torch.uint8)
-            parts += [packed.view(*codes.shape[:2], -1), scales.view(torch.uint8)]
+        parts, largest, maps = [], 2 ** (self.bits - 1) - 1, self._maps_for(latents[0])
+        with torch.autocast(latents[0].device.type, enabled=False):
+            for latent, turned in zip(latents, maps, strict=True):
+                numbers = turned.numbers(latent)
+                # At least so that zeros are not divided by zero; as many bytes in any model.
+                scales = (numbers.abs().amax(dim=-1, keepdim=True) / largest).clamp_min(SMALLEST).to(SCALE)
+                codes = (numbers / scales).round().clamp(-largest, largest).to(torch.int8)
+                packed = pack(codes.flatten(0, 1), self.bits).view(torch.uint8)
+                parts += [packed.view(*codes.shape[:2], -1), scales.view(torch.uint8)]
         return torch.cat(parts, dim=-1)[:, None]
 
     def numbers(self, stored: Tensor) -> list[Tensor]:
-        """See :meth:`LatentCodes.numbers`; they are the turned latents."""
-        dtype, widths = self._dtype, [self.width(number) for number in range(len(self.sources))]
-        sizes = [size for width in widths for size in (packed_width(width, self.bits), dtype.itemsize)]
+        """See :meth:`LatentCodes.numbers`; they are the turned latents, in float32."""
+        widths = [self.width(number) for number in range(len(self.sources))]
+        sizes = [size for width in widths for size in (packed_width(width, self.bits), SCALE.itemsize)]
         parts = torch.split(stored[:, 0], sizes, dim=-1)
         found = []
         for width, codes, scales in zip(widths, parts[::2], parts[1::2], strict=True):
             rows = codes.contiguous().flatten(0, 1)
             whole = unpack(rows.view(torch.int8) if self.bits == 8 else rows, self.bits, width)
-            found.append(whole.view(*codes.shape[:2], width).to(dtype) * scales.contiguous().view(dtype))
+            found.append(whole.view(*codes.shape[:2], width) * scales.contiguous().view(SCALE).float())
         return found
 
     def outputs(self, source: int, numbers: Tensor, wanted: Sequence[str]) -> dict[str, Tensor]:
         """See :meth:`LatentCodes.outputs`."""
-        turned, place = self._maps_for(numbers)[source], 0
+        turned, place = self._maps[source], 0
         found: dict[str, Tensor] = {}
         for path in self._wanted_of(self.sources[source]):
             part = self.sources[source].outputs[path]
             rows = slice(place, place + part.stop - part.start)
             place = rows.stop
             if path in wanted:
-                found[path] = turned.outputs(numbers, rows)
+                with torch.autocast(numbers.device.type, enabled=False):
+                    found[path] = turned.outputs(numbers, rows)
         return found
 
     def forget(self) -> None:
@@ -210,7 +213,7 @@ class RoundedLatents(LatentCodes):
     def token_bytes(self, dtype: torch.dtype) -> int:
         """See :meth:`LatentCodes.token_bytes`."""
         codes: int = sum(packed_width(self.width(number), self.bits) for number in range(len(self.sources)))
-        scale: int = dtype.itemsize
+        scale: int = SCALE.itemsize
         return codes + len(self.sources) * scale
 
     def _maps_for(self, latents: Tensor) -> list[RoundedMap]:
@@ -223,7 +226,6 @@ class RoundedLatents(LatentCodes):
                     else RotatedMap.of(source, self._wanted_of(source), latents)
                     for source in self.sources
                 ]
-            self._dtype = latents.dtype
             self._state = state
         return self._maps
 

@@ -68,7 +68,9 @@ class LatentLayerMixin(CacheLayerMixin):  # type: ignore[misc]
             keys, values = attention.rebuilt(stored, plain, kept)
         # New tokens are looked at as they are, with their gradients; what is near counts most.
         past = keys.shape[-2] - new
-        return torch.cat([keys[..., :past, :], key_states], -2), torch.cat([values[..., :past, :], value_states], -2)
+        sides = ((keys, key_states), (values, value_states))
+        first, second = (torch.cat([held[..., :past, :].to(own.dtype), own], -2) for held, own in sides)
+        return first, second
 
     def stored_tokens(self) -> int:
         """Return how many tokens are held."""

@@ -15,6 +15,8 @@ from eckart.cache.sources import LatentSource, OutputSource
 from eckart.layers.linear import bias_vector
 
 LARGEST_BLOCK = 128  # numbers that are turned together
+# What is turned may be larger than float16 holds, and a scale smaller.
+EXACT = torch.float32
 
 
 class RoundedMap(ABC):
@@ -43,27 +45,30 @@ class RotatedBlocks(RoundedMap):
         rotation: (block, block), orthogonal.
         bias: (out features,), or None.
         width: out features.
+        dtype: of latents and outputs.
     """
 
     rotation: Tensor
     bias: Tensor | None
     width: int
+    dtype: torch.dtype
 
     @classmethod
     def of(cls, source: OutputSource, like: Tensor) -> RotatedBlocks:
         """Return the map of a layer; ``like`` has the dtype of its latents and is where they are."""
         block = math.gcd(source.rank, LARGEST_BLOCK)
         bias = bias_vector(source.layer)
-        return cls(random_rotation(block, like.device).to(like), None if bias is None else bias.to(like), source.rank)
+        rotation = random_rotation(block, like.device).to(like.device, EXACT)
+        return cls(rotation, None if bias is None else bias.to(like.device, EXACT), source.rank, like.dtype)
 
     def numbers(self, latents: Tensor) -> Tensor:
         """See :meth:`RoundedMap.numbers`."""
-        return self._blockwise(latents, self.rotation)
+        return self._blockwise(latents.to(EXACT), self.rotation)
 
     def outputs(self, numbers: Tensor, rows: slice) -> Tensor:
         """See :meth:`RoundedMap.outputs`."""
         found = self._blockwise(numbers, self.rotation.T)
-        return (found if self.bias is None else found + self.bias)[..., rows]
+        return (found if self.bias is None else found + self.bias)[..., rows].to(self.dtype)
 
     def _blockwise(self, numbers: Tensor, matrix: Tensor) -> Tensor:
         blocks = numbers.reshape(*numbers.shape[:-1], -1, len(matrix))
@@ -89,11 +94,13 @@ class RotatedMap(RoundedMap):
         turn: ``H R``, (width, rank); of more latents than outputs there are no more numbers than these.
         back: ``Q H^T``, (out features of the wanted modules, width).
         bias: (out features of the wanted modules,).
+        dtype: of latents and outputs.
     """
 
     turn: Tensor
     back: Tensor
     bias: Tensor
+    dtype: torch.dtype
 
     @property
     def width(self) -> int:  # type: ignore[override]
@@ -115,12 +122,13 @@ class RotatedMap(RoundedMap):
         bias = rows[-1]
         basis, turn = torch.linalg.qr((rows[:-1] - bias).T)
         rotation = random_rotation(len(turn), turn.device)
-        return cls((rotation @ turn).to(like), (basis @ rotation.T).to(like), bias.to(like))
+        turned, back = (rotation @ turn).to(EXACT), (basis @ rotation.T).to(EXACT)
+        return cls(turned, back, bias.to(EXACT), like.dtype)
 
     def numbers(self, latents: Tensor) -> Tensor:
         """See :meth:`RoundedMap.numbers`."""
-        return functional.linear(latents, self.turn)
+        return functional.linear(latents.to(EXACT), self.turn)
 
     def outputs(self, numbers: Tensor, rows: slice) -> Tensor:
         """See :meth:`RoundedMap.outputs`."""
-        return functional.linear(numbers, self.back[rows], self.bias[rows])
+        return functional.linear(numbers, self.back[rows], self.bias[rows]).to(self.dtype)

@@ -155,7 +155,7 @@ class _OutputHook:
 
     def __call__(self, layer: nn.Module, args: Any, output: Tensor) -> None:
         bias = bias_vector(layer)
-        self.heard(output if bias is None else output - bias)
+        self.heard(output if bias is None else (output - bias).to(output.dtype))  # of autocast, not that of the bias
 
 
 def sources_below(attention: nn.Module, *, unfactored: bool = False) -> list[LatentSource]:

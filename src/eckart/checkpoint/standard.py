@@ -41,6 +41,8 @@ def why_not_standard(model: PreTrainedModel, config: EckartConfig) -> str | None
     """Return why compressed-tensors cannot hold a model in which nothing is factored, or None if it can."""
     if config.embedding is not None:
         return "its embedding is in few bits"
+    if config.latent_cache is not None:
+        return "its key-value cache keeps latents"
     if config.expanded:
         return "its experts are one tensor in the class of the model"
     if get_model_conversion_mapping(model, add_legacy=False):
