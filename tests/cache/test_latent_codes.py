@@ -74,7 +74,7 @@ def test_layers_of_a_model_in_few_bits() -> None:
     sources = [each for each in sources_below(attention) if "k_proj" in each.outputs]
     codes = latent_codes(sources, frozenset({"k_proj"}), 8)
     inputs = torch.randn(2, 4, 32)
-    found = codes.decode(codes.encode([sources[0].layer.encode(inputs).detach()]))["k_proj"].detach()
+    found = codes.decode(codes.encode([attention.k_proj.encode(inputs).detach()]))["k_proj"].detach()
     expected = attention.k_proj(inputs).detach()
     assert 0 < float((found - expected).norm() / expected.norm()) < 0.01
 

@@ -40,10 +40,9 @@ def test_outputs_are_turned_in_blocks_and_back(width: int, block: int, bias: boo
     inputs = torch.randn(2, 5, 12, dtype=torch.float64)
     latents = layer(inputs) - (layer.bias if bias else 0)
     numbers = turned.numbers(latents)
-    near = {"rtol": 1e-4, "atol": 1e-5}
     torch.testing.assert_close(numbers.norm(dim=-1), latents.norm(dim=-1).float())
-    torch.testing.assert_close(turned.outputs(numbers, slice(0, width)), layer(inputs), **near)
-    torch.testing.assert_close(turned.outputs(numbers, slice(1, 3)), layer(inputs)[..., 1:3], **near)
+    torch.testing.assert_close(turned.outputs(numbers, slice(0, width)), layer(inputs), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(turned.outputs(numbers, slice(1, 3)), layer(inputs)[..., 1:3], rtol=1e-4, atol=1e-5)
 
 
 def test_a_rotation_is_the_same_each_time_and_orthogonal() -> None:

@@ -19,7 +19,7 @@ def test_outputs_follow_from_latents(structure: str) -> None:
     for path, source in sources.items():
         layer = attention.get_submodule(path)
         assert source.rank == layer.rank
-        torch.testing.assert_close(source.decode(source.layer.encode(inputs), [path])[path], layer(inputs))
+        torch.testing.assert_close(source.decode(layer.encode(inputs), [path])[path], layer(inputs))
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "gpt2"])
@@ -31,7 +31,8 @@ def test_outputs_of_layers_that_are_not_factored(kind: str) -> None:
     assert [next(iter(source.outputs)) for source in sources] == list(linears_below(attention))
     for source in sources:
         (path,) = source.outputs
-        layer, heard = attention.get_submodule(path), []
+        heard: list[torch.Tensor] = []
+        layer = attention.get_submodule(path)
         source.listen(heard.append)
         expected = layer(torch.randn(2, 5, 32))
         source.silence()
@@ -63,7 +64,7 @@ def test_layers_that_share_latents_are_one_source() -> None:
     source = next(source for source in sources_below(attention) if len(source.outputs) == 3)
     inputs = torch.randn(2, 5, 32)
     expected = {path: attention.get_submodule(path)(inputs) for path in ("q_proj", "k_proj", "v_proj")}
-    latents = source.layer.encode(inputs)
+    latents = attention.q_proj.joint.encode(inputs)
     for wanted in (["q_proj", "k_proj", "v_proj"], ["k_proj", "v_proj"], ["v_proj"], ["q_proj", "v_proj"]):
         found = source.decode(latents, wanted)
         assert list(found) == wanted
