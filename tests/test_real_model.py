@@ -67,7 +67,7 @@ def test_looking_at_the_inputs_is_worth_a_lot_and_survives_the_disk(folder: Path
     losses = {}
     for recipe in ("svd", "svd-llm"):
         model = load_model(folder)
-        report = eckart.compress(model, recipe, 0.8, samples=4, length=256, only="model.layers.[0-4].*")
+        report = eckart.compress(model, recipe, 0.8, samples=4, length=256, only="model.layers.[0-2].*")
         assert 0.795 < report.keep <= 0.8
         # 0.8 * 192 * 576 / (192 + 576) is 115.2; what rounding leaves of the budget brings some of them one further.
         assert {layer.rank for layer in report.layers if layer.path.endswith("k_proj")} <= {115, 116}

@@ -16,34 +16,16 @@ from tiny_models.classes import Entry, entries
 SAMPLE = (
     "causal/llama",
     "causal/gpt2",
-    "causal/gemma3_text",
     "causal/phi3",
-    "causal/opt",
-    "causal/bloom",
-    "causal/exaone4",
-    "causal/olmo2",
     "image-text/llava",
-    "image-text/qwen2_vl",
     "image-text/idefics3",
-    "image-text/blip",
     "seq2seq/t5",
-    "seq2seq/bart",
-    "seq2seq/m2m_100",
     "speech/whisper",
-    "speech/speech_to_text",
     "masked/bert",
-    "masked/distilbert",
-    "masked/modernbert",
-    "masked/deberta-v2",
     "classification/gpt2",
-    "classification/xlnet",
     "image/vit",
-    "image/dinov2",
-    "image/siglip",
     "audio/wav2vec2",
-    "audio/audio-spectrogram-transformer",
     "other/clip_text_model",
-    "other/dpr",
 )
 ALL = {entry.name: entry for entry in entries()}
 
@@ -70,8 +52,7 @@ def test_a_sample_of_all_kinds_passes(name: str) -> None:
     assert 0.5 < outcome.keep <= 0.6
 
 
-def test_there_are_thirty_of_all_kinds() -> None:
-    assert len(SAMPLE) == 30
+def test_there_are_some_of_all_kinds() -> None:
     assert {ALL[name].kind for name in SAMPLE} == {entry.kind for entry in ALL.values()}
     assert set(MADE) == set(RECIPES)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 
 import pytest
 from rich.table import Table
-from typer.testing import CliRunner, Result
+from typer import testing
+from typer.main import get_command
+from typer.testing import Result
 
 from eckart.cli.main import app
 
@@ -15,8 +18,12 @@ COMMAND = [sys.executable, "-c", "from eckart.cli.main import main; main()"]  # 
 posix = pytest.mark.skipif(os.name != "posix", reason="of POSIX")
 
 
+# A test would spend most of its time on building the same command again. The name is typer's own.
+testing._get_command = functools.cache(get_command)  # type: ignore[attr-defined]
+
+
 def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+    return testing.CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def words(text: str) -> str:

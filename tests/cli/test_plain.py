@@ -35,6 +35,20 @@ def test_text_is_printed_as_it_is(name: str) -> None:
     assert name in shown.getvalue()
 
 
+def test_a_long_name_is_broken_on_terminals_only() -> None:
+    name, known = "/a folder/" + "long " * 40, "ends here"
+    for terminal in (False, True):
+        stream = io.StringIO()
+        console = PlainConsole(file=stream, width=80, force_terminal=terminal)
+        table = Table("name", "value")
+        table.add_row(name, known)
+        console.print(table)
+        assert (f"{name.strip()} " in stream.getvalue()) is not terminal
+        assert console.width == 80
+        console.print("word " * 40)
+        assert max(map(len, stream.getvalue().splitlines()[-3:])) <= 80
+
+
 def test_control_characters_are_shown_and_do_nothing() -> None:
     text = "a\x1b[2J\x1b]0;title\x07\rb\x9b\x7f\udcff\tc\nd"
     assert literal(text) == "a\\x1b[2J\\x1b]0;title\\x07\\rb\\x9b\\x7f\\udcff\tc\nd"

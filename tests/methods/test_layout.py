@@ -26,7 +26,7 @@ LAYOUTS += [
     for precision in (Bits16(), Bits4())
     if precision == Bits16() or not kind.own_precision
 ]
-sides = st.integers(1, 40)
+sides = st.integers(1, 24)
 layouts = pytest.mark.parametrize(
     "layout", LAYOUTS, ids=lambda layout: f"{layout.structure.name}-{layout.precision}{'-affine' * layout.affine}"
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -42,6 +43,19 @@ def compressed(model: PreTrainedModel, layout: str) -> PreTrainedModel:
     ids: Tensor = torch.randint(10, 200, (8, 16), generator=torch.Generator().manual_seed(1))
     eckart.compress(model, "svd-llm", keep, [{"input_ids": row[None]} for row in ids], overrides=list(overrides))
     return model
+
+
+def mixed(layouts: Sequence[str]) -> PreTrainedModel:
+    """Return an encoder whose layers take turns at being laid out in these ways: one graph is traced for all."""
+    models = [compressed(encoder(), layout) for layout in layouts]
+    first = models[0]
+    # Layers that share a factor stay together.
+    groups = [["query", "key", "value"], ["attention.output.dense"], ["intermediate.dense"], ["0.output.dense"]]
+    for number, names in enumerate(groups):
+        other = models[number % len(models)]
+        for path in [path for path, _ in first.named_modules() if path.endswith(tuple(names))]:
+            first.set_submodule(path, other.get_submodule(path))
+    return first
 
 
 def _random(model: PreTrainedModel) -> PreTrainedModel:

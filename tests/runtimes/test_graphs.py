@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from tests.runtimes.helpers import LAYOUTS, compressed, decoder, encoder
+from tests.runtimes.helpers import LAYOUTS, compressed, decoder, encoder, mixed
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.exporters import AutoHfExporter
 
 import eckart
 from eckart.errors import ExportError
-from eckart.layers import LowRankLinear, QuantizedLinear, fill_child
+from eckart.layers import FactoredLinear, LowRankLinear, QuantizedLinear, fill_child
 from eckart.maths.packing import WIDTHS
 from eckart.maths.quantization import QuantScheme
 from eckart.runtimes.graphs import write_graphs
@@ -30,25 +30,41 @@ def matrices(path: Path) -> list[tuple[int, ...]]:
     return sorted(tuple(map(int, shape)) for shape in shapes if len(shape) == 2)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+MIXED = (("shared", "pivoted", "8-bit", "4-bit"), ("hybrid", "sparse-hybrid", "remapped"))
+
+
+def test_every_layout_is_in_a_mixture() -> None:
+    assert {"two-factor"}.union(*MIXED) == set(LAYOUTS)
+
+
+@pytest.mark.parametrize("layouts", MIXED)
 @pytest.mark.filterwarnings("ignore::eckart.errors.EckartWarning")
-def test_onnx_runtime_gives_the_logits_of_each_layout(layout: str, tmp_path: Path) -> None:
+def test_onnx_runtime_gives_the_logits_of_each_layout(layouts: tuple[str, ...], tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    model = compressed(encoder(), layout)
+    model = mixed(layouts)
+    kinds = {type(layer).__name__ for layer in model.modules() if isinstance(layer, FactoredLinear | QuantizedLinear)}
+    assert len(kinds) >= len(layouts) - 1  # factors of 8 and of 4 bits are layers of one class
     done = eckart.export(model, "onnx", tmp_path / "out")
     assert done.parts == ["model"]
     assert done.difference <= 1e-5 * done.largest
-    if layout == "two-factor":
-        factors = [layer for layer in model.modules() if isinstance(layer, LowRankLinear)]
-        assert len(factors) == 6
-        expected = [shape for layer in factors for shape in ((32, layer.rank), (layer.rank, layer.out_features))]
-        found = matrices(tmp_path / "out" / "model.onnx")
-        for layer in factors:
-            assert (layer.in_features, layer.rank) in found or (layer.rank, layer.in_features) in found
-        assert len(found) >= len(expected)
-        assert (32, 48) not in found  # the product of two factors
-        assert (48, 32) not in found
+
+
+def test_factors_are_not_multiplied(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    model = compressed(encoder(), "two-factor")
+    done = eckart.export(model, "onnx", tmp_path / "out")
+    assert done.difference <= 1e-5 * done.largest
+    factors = [layer for layer in model.modules() if isinstance(layer, LowRankLinear)]
+    assert len(factors) == 6
+    expected = [shape for layer in factors for shape in ((32, layer.rank), (layer.rank, layer.out_features))]
+    found = matrices(tmp_path / "out" / "model.onnx")
+    for layer in factors:
+        assert (layer.in_features, layer.rank) in found or (layer.rank, layer.in_features) in found
+    assert len(found) >= len(expected)
+    assert (32, 48) not in found  # the product of two factors
+    assert (48, 32) not in found
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

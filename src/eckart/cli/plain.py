@@ -6,7 +6,11 @@ import re
 from typing import Any
 
 from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
 from rich.text import Text
+
+UNLIMITED = 1_000_000  # columns
 
 # What would move the cursor or change the terminal, and halves of characters.
 UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -29,3 +33,16 @@ class PlainConsole(Console):
     def render_str(self, text: str, **options: Any) -> Text:
         """Return a string as text that can be printed; cells of tables come through here, too."""
         return super().render_str(literal(text), **options)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print as ``rich`` does. Where there is no terminal a table is as wide as its cells.
+
+        Names in files and pipes are looked for and copied: half of one on each of two lines is of no use.
+        """
+        width, tables = self.width, [] if self.is_terminal else [thing for thing in objects if isinstance(thing, Table)]
+        room = self.options.update(width=UNLIMITED)
+        self.width = max([width, *(Measurement.get(self, room, table).maximum for table in tables)])
+        try:
+            super().print(*objects, **options)
+        finally:
+            self.width = width
