@@ -13,6 +13,7 @@ from eckart import processes
 from eckart.blocks.block import Block, Group, LinearRef
 from eckart.blocks.blockwise_model import BlockwiseModel
 from eckart.blocks.onload import OnloadedModule
+from eckart.blocks.owners import own_of
 from eckart.blocks.passes import (
     GroupInputs,
     HiddenStates,
@@ -38,7 +39,7 @@ from eckart.compression.drift import (
 )
 from eckart.compression.embedding import RoundedTables
 from eckart.compression.factorise import Factoriser
-from eckart.compression.owners import give_layer, own_of
+from eckart.compression.given_layers import give_layer
 from eckart.compression.plan import Plan
 from eckart.compression.records import LayerRecord
 from eckart.compression.result import CompressionResult

@@ -61,6 +61,16 @@ class LayerStatistics:
         """Bytes of its weight in 16-bit numbers."""
         return dense_bytes(*self.shape)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the fields that are tensors, by name."""
+        found = {"energy": self.energy, "first_order": self.first_order, "curvature": self.curvature}
+        return {name: tensor for name, tensor in found.items() if tensor is not None}
+
+    def numbers(self) -> dict[str, Any]:
+        """Return the other fields that are measured, by name."""
+        names = ("output_energy", "tokens", "similarity", "has_bias")
+        return {name: getattr(self, name) for name in names}
+
     def layout(self, layout: Layout) -> Layout:
         """Return the layout by which its bytes are counted."""
         return layout.beside_bias(self.has_bias)

@@ -12,6 +12,7 @@ from eckart import processes
 from eckart.blocks.backward import BackwardPass
 from eckart.blocks.block import Group, LinearRef
 from eckart.blocks.blockwise_model import BlockwiseModel, Streams
+from eckart.blocks.owners import own_of
 from eckart.blocks.passes import HiddenStates, empty_moments, input_moments
 from eckart.blocks.shared_sums import add_moments
 from eckart.device import give_back_memory, moment_device
@@ -82,12 +83,15 @@ class _Measurement:
             block = blocks[index]
             with self.original.onload(index):
                 sums = self._sums(index, streams, gradients)
+                owners = dict(zip(block.linears, own_of(block.linears), strict=True))
+                own = {ref for ref, owner in owners.items() if owner == processes.rank()}
                 for group in block.groups:
                     moments = sums.moments.pop(group, None)
                     for solver in self.solvers:
-                        solver.add(block, group, moments, sums)
+                        solver.add(block, group, moments, sums, own)
                     give_back_memory(self.original.device)
                 for solver in self.solvers:
+                    solver.share(owners)
                     solver.add_block(block, sums)
             if looks:
                 streams.delete(index)

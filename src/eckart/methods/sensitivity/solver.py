@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from eckart import processes
 from eckart.blocks.block import Block, Group, LinearRef
 from eckart.blocks.blockwise_model import BlockwiseModel
 from eckart.blocks.cached_tensors import CachedPairs, CachedTensors
@@ -94,8 +96,17 @@ class Solver:
             moments=self.kept or {},
         )
 
-    def add(self, block: Block, group: Group, moments: Moments | None, sums: BlockSums) -> None:
+    def add(
+        self, block: Block, group: Group, moments: Moments | None, sums: BlockSums, own: Collection[LinearRef]
+    ) -> None:
         """Add the linears of a group of a block, which is onloaded.
+
+        Args:
+            block: the block.
+            group: one of its groups.
+            moments: of the inputs of the group; None if nobody asks for them.
+            sums: over the tokens at the linears of the block.
+            own: the linears whose components this process finds; it learns of the others by :meth:`share`.
 
         Raises:
             NonFiniteError: a weight or an input is NaN or infinite.
@@ -105,12 +116,38 @@ class Solver:
             if self.kept is not None:
                 self.kept.add(group.linears[0].path, moments)
         whitening, weighs = None, self.request.weighs_tokens
-        if self.request.keep_inputs or (self.request.needs_spectrum and not weighs):
+        mine = [ref for ref in group.linears if ref in own]
+        if self.request.keep_inputs or (self.request.needs_spectrum and not weighs and mine):
             inputs = moments if self.objective.needs_data else None
             whitening = self.objective.whitening(inputs, group.linears[0].in_features, self.device)
             self._keep_inputs(group, inputs, whitening)
-        for ref in group.linears:
+        if self.metrics is not None:
+            for ref in group.linears:
+                self.metrics.add(ref.path, self._second(ref, sums))
+        for ref in mine:
             self.found[ref.path] = self._linear(block, ref, moments, whitening, sums)
+
+    def share(self, owners: Mapping[LinearRef, int]) -> None:
+        """Let all processes know what each has found of the linears of a block that it owns.
+
+        Args:
+            owners: which process that is, by linear.
+        """
+        if processes.size() == 1:
+            return
+        for ref, owner in owners.items():
+            mine = owner == processes.rank()
+            held = self.found[ref.path].tensors() if mine else {}
+            if mine and self.bases is not None and self.request.needs_spectrum:
+                held["basis"], held["dual"] = self.bases[ref.path]
+            known = processes.give(self.found[ref.path].numbers() if mine else None, owner)
+            tensors = processes.give_tensors(held, owner)
+            if mine:
+                continue
+            if "basis" in tensors:
+                assert self.bases is not None
+                self.bases.add(ref.path, tensors.pop("basis"), tensors.pop("dual"))
+            self.found[ref.path] = LayerStatistics(ref.path, ref.shape, 0, ref.name, **known, **tensors)
 
     def add_block(self, block: Block, sums: BlockSums) -> None:
         """Add what was seen behind a block."""
@@ -136,11 +173,9 @@ class Solver:
         if not torch.isfinite(weight.sum()):
             raise NonFiniteError(f"The weight of {ref.path} is NaN or infinite. The model is not usable as it is.")
         needs = LayerStatistics(ref.path, ref.shape, 0, ref.name, similarity=sums.similarity, has_bias=ref.has_bias)
-        second = self._second(ref, sums)
-        if self.metrics is not None:
-            self.metrics.add(ref.path, second)
         if not self.request.needs_spectrum:
             return needs
+        second = self._second(ref, sums)
         if self.request.weighs_tokens:
             moments = self._weighted(ref, sums)
             whitening = self.objective.whitening(moments, ref.in_features, self.device)

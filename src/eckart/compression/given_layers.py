@@ -1,8 +1,6 @@
-"""Deals out the equations of linears to several processes, and gives the layers that come of them to all."""
+"""Gives the layer that one of several processes has made to all."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 from torch import Tensor
 
@@ -11,21 +9,6 @@ from eckart.blocks.block import LinearRef
 from eckart.blocks.onload import OnloadedModule
 from eckart.compression.plan import Plan
 from eckart.compression.records import LayerRecord
-
-
-def own_of(refs: Sequence[LinearRef]) -> list[int]:
-    """Return which process solves the equation of each linear: the longest first, to whom has least to do."""
-    loads = [0] * processes.size()
-    owners: dict[int, int] = {}
-    for number in sorted(range(len(refs)), key=lambda n: -_operations(refs[n])):  # of equal ones the first one first
-        owners[number] = loads.index(min(loads))
-        loads[owners[number]] += _operations(refs[number])
-    return [owners[number] for number in range(len(refs))]
-
-
-def _operations(ref: LinearRef) -> int:
-    """Return about how many operations a root of the inputs' moment and a decomposition take."""
-    return ref.in_features**3 + ref.size * min(ref.shape)
 
 
 def give_layer(

@@ -6,7 +6,7 @@ import pytest
 
 from eckart import processes
 from eckart.blocks.block import LinearRef
-from eckart.compression.owners import own_of
+from eckart.blocks.owners import own_of
 
 
 def ref(name: str, rows: int, columns: int) -> LinearRef:
