@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -147,7 +148,8 @@ class Solver:
             if "basis" in tensors:
                 assert self.bases is not None
                 self.bases.add(ref.path, tensors.pop("basis"), tensors.pop("dual"))
-            self.found[ref.path] = LayerStatistics(ref.path, ref.shape, 0, ref.name, **known, **tensors)
+            fields: dict[str, Any] = {**known, **tensors}
+            self.found[ref.path] = replace(LayerStatistics(ref.path, ref.shape, 0, ref.name), **fields)
 
     def add_block(self, block: Block, sums: BlockSums) -> None:
         """Add what was seen behind a block."""
