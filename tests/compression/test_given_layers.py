@@ -50,10 +50,10 @@ def test_the_others_get_layer_record_and_spectrum(monkeypatch: pytest.MonkeyPatc
         assert rank_of is not None
         if rank == OWNER:
             torch.manual_seed(1)
-            layer = LowRankLinear(ref.in_features, ref.out_features, rank_of, bias=False)
-            for parameter in layer.parameters():
+            made = LowRankLinear(ref.in_features, ref.out_features, rank_of, bias=False)
+            for parameter in made.parameters():
                 torch.nn.init.normal_(parameter)
-            onloaded.replace(ref.name, layer)
+            onloaded.replace(ref.name, made)
             record = LayerRecord(
                 path=ref.path,
                 out_features=ref.out_features,
