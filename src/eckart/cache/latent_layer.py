@@ -3,17 +3,38 @@
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Mapping
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
 
+from eckart.cache.latent_codes import LatentCodes
 from eckart.cache.token_arguments import TokenArguments
 from eckart.errors import EckartError
 
-if TYPE_CHECKING:
-    from eckart.cache.attention import LatentAttention
+
+class Rebuilds(Protocol):
+    """What a layer asks of the attention module whose latents it holds: see ``LatentAttention``."""
+
+    codes: LatentCodes
+
+    @property
+    def runs(self) -> bool:
+        """Whether a pass of the module is under way whose latents were seen."""
+
+    def arguments(self) -> dict[str, Tensor]:
+        """Return what the module needs beside latents, of the new tokens."""
+
+    def to_store(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the latents of new tokens, and keys or values that are kept as they are."""
+
+    def states(self, stored: Tensor, plain: Tensor, kept: Mapping[str, Tensor], new: int) -> tuple[Tensor, Tensor]:
+        """Return what attention takes for the keys and values of all tokens."""
+
+    def rebuilt(self, stored: Tensor, plain: Tensor, kept: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the keys and values of all tokens."""
 
 
 class LatentLayerMixin(CacheLayerMixin):  # type: ignore[misc]
@@ -30,10 +51,10 @@ class LatentLayerMixin(CacheLayerMixin):  # type: ignore[misc]
     values: Tensor | None
     beside: TokenArguments
     number: int
-    _attention: weakref.ref[LatentAttention]  # not the module itself: whoever copies a cache copies no model
+    _attention: weakref.ref[Rebuilds]  # not the module itself: whoever copies a cache copies no model
 
     @classmethod
-    def in_place_of(cls, layer: CacheLayerMixin, attention: LatentAttention, beside: TokenArguments) -> Self:
+    def in_place_of(cls, layer: CacheLayerMixin, attention: Rebuilds, beside: TokenArguments) -> Self:
         """Return an empty layer that stands for an empty layer of transformers."""
         own = cls.__new__(cls)
         own.__dict__.update(layer.__dict__)
@@ -41,7 +62,7 @@ class LatentLayerMixin(CacheLayerMixin):  # type: ignore[misc]
         own.beside, own.number = beside, beside.join()
         return own
 
-    def belongs_to(self, attention: LatentAttention) -> bool:
+    def belongs_to(self, attention: Rebuilds) -> bool:
         """Return whether the latents are those of an attention module."""
         return self._attention() is attention
 
