@@ -11,12 +11,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple, cast
 
-import matplotlib
 import typer
-from front import DARK, LIGHT, PROTOCOL, TEXT, Row
+from front import PROTOCOL, TEXT, Row
 from matplotlib.figure import Figure
+from pictures import DARK, LIGHT, empty_picture, write_both
 
 OURS = "eckart auto"
 SHOWN = {field: PROTOCOL[field] for field in ("model", "samples", "seed", "windows", "length")}
@@ -57,8 +57,9 @@ def lines_of(ours: Iterable[Row], theirs: Iterable[Row]) -> dict[str, list[Point
 def draw(lines: Mapping[str, Sequence[Point]], *, dark: bool = False) -> Figure:
     """Return the picture; each package has its name as ``gid``."""
     page = DARK if dark else LIGHT
-    figure = Figure(figsize=(8.4, 5.0), facecolor="none", layout="constrained")
-    axes = figure.add_subplot(facecolor="none")
+    sizes = "megabytes of the file (269 in 16 bits), embedding included"
+    axes = empty_picture(page, "The best model that fits a size", sizes, TICKS, 3)
+    axes.set_xlim(40, 142)
     for package, points in lines.items():
         colour = COLOURS[package][dark]
         places = [point.size for point in points], [point.excess for point in points]
@@ -82,43 +83,12 @@ def draw(lines: Mapping[str, Sequence[Point]], *, dark: bool = False) -> Figure:
                 fontsize=10 if package == OURS else 8.5,
                 fontweight="bold" if package == OURS else "normal",
             )
-    _frame(axes, page)
-    return figure
+    return cast(Figure, axes.figure)
 
 
 def _label(name: str) -> str:
     """Return a rival's name without what is told below the picture."""
     return name.partition(" embedding")[0].replace(" (llm-compressor)", "")
-
-
-def _frame(axes: Any, page: dict[str, str]) -> None:
-    """Scales, ticks and titles. A root scale shows zero, and small losses apart from one another."""
-    axes.set_yscale("function", functions=(lambda value: abs(value) ** 0.5, lambda value: value**2))
-    axes.set_ylim(0, 3)
-    axes.set_yticks(TICKS, [f"{tick:g}" for tick in TICKS])
-    axes.set_xlim(40, 142)
-    axes.minorticks_off()
-    axes.grid(color=page["faint"], linewidth=0.7)
-    axes.tick_params(colors=page["muted"], length=0)
-    for edge in axes.spines.values():
-        edge.set_visible(False)
-    axes.set_xlabel("megabytes of the file (269 in 16 bits), embedding included", color=page["muted"])
-    axes.set_ylabel("excess log-perplexity, nats a token (root scale)", color=page["muted"])
-    axes.set_title(
-        "The best model that fits a size: lower and further left is better",
-        loc="left",
-        color=page["ink"],
-        fontweight="bold",
-        pad=24,
-    )
-    axes.text(
-        0,
-        1.025,
-        "SmolLM2-135M-Instruct on WikiText-2 test (12 × 1024 tokens), calibrated on 16 × 1024; dense has 0",
-        transform=axes.transAxes,
-        color=page["muted"],
-        fontsize=9,
-    )
 
 
 def main(
@@ -128,9 +98,7 @@ def main(
 ) -> None:
     """Draw the picture for light and for dark pages."""
     lines = lines_of(*([json.loads(line) for line in path.read_text().splitlines()] for path in (ours, theirs)))
-    with matplotlib.rc_context({"svg.hashsalt": "eckart", "font.size": 10}):
-        for dark, path in ((False, output), (True, output.with_stem(output.stem + "-dark"))):
-            draw(lines, dark=dark).savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None, dpi=110)
+    write_both(lambda dark: draw(lines, dark=dark), output)
 
 
 if __name__ == "__main__":

@@ -11,12 +11,12 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
-import matplotlib
 import typer
 from leaderboard import CALIBRATION, LENGTH, PUBLISHED
 from matplotlib.figure import Figure
+from pictures import DARK, LIGHT, empty_picture, write_both
 
 Row = dict[str, Any]
 
@@ -31,13 +31,12 @@ PROTOCOL: Row = {
 }
 FILLED = "† measured while the ranks of published recipes were still topped up to the budget"
 BEST_PUBLISHED = "best published, 16 bits"
-LIGHT = {"ink": "#24292f", "faint": "#d8dee4", "muted": "#57606a"}
-DARK = {"ink": "#e6edf3", "faint": "#30363d", "muted": "#9198a1"}
 # Okabe and Ito's colours, told apart by all eyes; lighter ones where the page is dark.
 COLOURS = {
     "eckart": ("#0072b2", "#56b4e9"),
     "eckart-fast": ("#009e73", "#2fd6a5"),
     "eckart-q": ("#8250df", "#bc8cff"),
+    "auto": ("#cc79a7", "#e5a3c8"),
     BEST_PUBLISHED: ("#c75100", "#f0883e"),
     "eora": ("#c75100", "#f0883e"),
     "svd-llm": ("#6e7781", "#9198a1"),
@@ -50,6 +49,7 @@ NAMES = {
     "eckart": ("eckart", 1, (-10, -15), "right"),
     "eckart-fast": ("eckart-fast", 2, (9, -0.5), "left"),
     "eckart-q": ("eckart-q, few bits", 1, (14, 1), "left"),
+    "auto": ("auto", 0, (10, -12), "left"),
     BEST_PUBLISHED: (BEST_PUBLISHED, 1, (24, -1), "left"),
     "eora": ("eora†, few bits", 0, (9, 6), "left"),
     "svd-llm": ("svd-llm", 1, (10, 6), "left"),
@@ -58,6 +58,7 @@ NAMES = {
     "gptq": ("gptq, 4 bits", 0, (9, 1), "left"),
 }
 TICKS = (0, 0.05, 0.2, 0.5, 1, 2, 3, 4, 5)
+SHARES = (0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8)
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def lines_of(rows: Iterable[Row]) -> dict[str, list[Point]]:
     dense = next(row for row in rows if row["recipe"] == "dense" and row["model"] == PROTOCOL["model"])
     measured = [row for row in rows if PROTOCOL.items() <= row.items() and row["recipe"] != "dense"]
     points = [(row, _point(row, dense)) for row in measured]
-    as_named = ("eckart", "eckart-fast", "eckart-q", "svd-llm", "int8", "int4", "gptq")
+    as_named = ("eckart", "eckart-fast", "eckart-q", "auto", "svd-llm", "int8", "int4", "gptq")
     lines = {name: [point for row, point in points if row["recipe"] == name] for name in as_named}
     lines["eora"] = [point for _, point in points if point.recipe == "eora"]
     published = {name.partition("+")[0] for name in PUBLISHED}
@@ -103,20 +104,27 @@ def _point(row: Row, dense: Row) -> Point:
     return Point(row["kept"], excess, row["recipe"].partition("+")[0], "allocation.fill_budget=true" in row["recipe"])
 
 
+def _is_ours(name: str) -> bool:
+    return name.startswith(("eckart", "auto"))
+
+
 def draw(lines: Mapping[str, Sequence[Point]], *, dark: bool = False) -> Figure:
     """Return the picture; each line has its name as ``gid``."""
     page = DARK if dark else LIGHT
-    figure = Figure(figsize=(8.4, 5.0), facecolor="none", layout="constrained")
-    axes = figure.add_subplot(facecolor="none")
+    axes = empty_picture(page, "Quality against bytes", "bytes of the linear layers that are kept", TICKS, 5.6)
+    axes.set_xlim(0.18, 0.86)
+    axes.set_xticks(SHARES, [f"{share:.0%}" for share in SHARES])
+    axes.minorticks_off()
+    figure = cast(Figure, axes.figure)
     for name, line in lines.items():
         colour = COLOURS[name][dark]
         drawn = axes.plot(
             [point.kept for point in line],
             [point.excess for point in line],
             color=colour,
-            linewidth=2.2 if name.startswith("eckart") else 1.6,
-            linestyle="-" if name.startswith("eckart") else (0, (4, 2)),
-            marker="o" if name.startswith("eckart") else "s",
+            linewidth=2.2 if _is_ours(name) else 1.6,
+            linestyle="-" if _is_ours(name) else (0, (4, 2)),
+            marker="o" if _is_ours(name) else "s",
             markersize=6,
             clip_on=False,
             zorder=3,
@@ -131,7 +139,7 @@ def draw(lines: Mapping[str, Sequence[Point]], *, dark: bool = False) -> Figure:
             textcoords="offset points",
             ha=side,
             color=colour,
-            fontweight="bold" if name.startswith("eckart") else "normal",
+            fontweight="bold" if _is_ours(name) else "normal",
         )
         if name == BEST_PUBLISHED:
             for point in line:
@@ -144,42 +152,9 @@ def draw(lines: Mapping[str, Sequence[Point]], *, dark: bool = False) -> Figure:
                     fontsize=8,
                     color=colour,
                 )
-    _frame(axes, page)
     if any(point.filled for line in lines.values() for point in line):
         figure.supxlabel(FILLED, x=0.01, ha="left", fontsize=8, color=page["muted"])
     return figure
-
-
-def _frame(axes: Any, page: dict[str, str]) -> None:
-    """Scales, ticks and titles. A root scale shows zero, and small losses apart from one another."""
-    axes.set_yscale("function", functions=(lambda value: abs(value) ** 0.5, lambda value: value**2))
-    axes.set_ylim(0, 5.6)
-    axes.set_yticks(TICKS, [f"{tick:g}" for tick in TICKS])
-    axes.set_xlim(0.22, 0.86)
-    shares = (0.25, 0.3, 0.4, 0.5, 0.6, 0.8)
-    axes.set_xticks(shares, [f"{share:.0%}" for share in shares])
-    axes.minorticks_off()
-    axes.grid(color=page["faint"], linewidth=0.7)
-    axes.tick_params(colors=page["muted"], length=0)
-    for edge in axes.spines.values():
-        edge.set_visible(False)
-    axes.set_xlabel("bytes of the linear layers that are kept", color=page["muted"])
-    axes.set_ylabel("excess log-perplexity, nats a token (root scale)", color=page["muted"])
-    axes.set_title(
-        "Quality against bytes: lower and further left is better",
-        loc="left",
-        color=page["ink"],
-        fontweight="bold",
-        pad=24,
-    )
-    axes.text(
-        0,
-        1.025,
-        "SmolLM2-135M-Instruct on WikiText-2 test (12 × 1024 tokens), calibrated on 16 × 1024; dense has 0",
-        transform=axes.transAxes,
-        color=page["muted"],
-        fontsize=9,
-    )
 
 
 def main(
@@ -188,9 +163,7 @@ def main(
 ) -> None:
     """Draw the picture for light and for dark pages."""
     lines = lines_of(json.loads(line) for line in rows.read_text().splitlines())
-    with matplotlib.rc_context({"svg.hashsalt": "eckart", "font.size": 10}):
-        for dark, path in ((False, output), (True, output.with_stem(output.stem + "-dark"))):
-            draw(lines, dark=dark).savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None, dpi=110)
+    write_both(lambda dark: draw(lines, dark=dark), output)
 
 
 if __name__ == "__main__":
