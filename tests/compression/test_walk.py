@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 import pytest
 import torch
+from tests.compression.test_allocate import quick
 from tests.conftest import CONFIGS, dealt, make_model
 from tests.layers.helpers import from_factors
 from tests.tiny_models import Samples, forward_inputs, make
@@ -234,7 +235,7 @@ def test_every_tensor_keeps_its_dtype(recipe: str, dtype: torch.dtype, llama: Pr
     llama.model.rotary_emb.inv_freq = llama.model.rotary_emb.inv_freq.float()
     frequencies = llama.model.rotary_emb.inv_freq.clone()
     norm = llama.model.norm.weight.clone()
-    eckart.compress(llama, recipe, KEEP, tokens)
+    eckart.compress(llama, recipe, KEEP, tokens, overrides=quick(recipe))
     assert {parameter.dtype for parameter in llama.parameters()} == {dtype}
     assert torch.equal(llama.model.rotary_emb.inv_freq, frequencies)
     assert torch.equal(llama.model.norm.weight, norm)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -37,6 +37,7 @@ def stored_bytes(layer: nn.Module) -> int:
 
 
 @layouts
+@settings(max_examples=30)
 @given(out_features=sides, in_features=sides)
 def test_costs_are_those_of_the_layer_and_rise_with_the_rank(
     layout: Layout, out_features: int, in_features: int

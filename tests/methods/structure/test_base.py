@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -20,6 +20,7 @@ BASES = [Hybrid(base=Bits8()), Hybrid(base=Bits4(group=5)), Hybrid(base=SemiStru
 
 
 @pytest.mark.parametrize("structure", [*(kind.model_validate({}) for kind in STRUCTURES.values()), *BASES], ids=str)
+@settings(max_examples=30)
 @given(out_features=sides, in_features=sides)
 def test_what_is_counted_is_what_the_layer_holds(structure: Structure, out_features: int, in_features: int) -> None:
     assert structure.numbers(out_features, in_features, None) == out_features * in_features
