@@ -124,3 +124,12 @@ def test_the_table_of_an_embedding_is_no_linear_layer() -> None:
     assert set(tuned.base_model.targeted_module_names) == targeted(plain, "all-linear")
     tuned(input_ids=ids, labels=ids).loss.backward()
     assert any(parameter.grad is not None for parameter in tuned.parameters())
+
+
+def test_a_head_that_has_no_numbers_of_its_own_is_not_trained() -> None:
+    model = make_model("qwen2")  # its head is tied
+    eckart.compress(model, "svd", 0.6, overrides=["embedding=8-bit"])
+    for names in (["lm_head"], ["norm", "lm_head"]):
+        with pytest.raises(AdapterError, match="modules_to_save names lm_head, whose weight is the table"):
+            peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"], modules_to_save=names))
+    assert targeted(model, ["q_proj"], modules_to_save=["norm"])

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from eckart.adapters.growth import APART, settle
 from eckart.adapters.linear import CompressedLoraLinear
 from eckart.adapters.place import KINDS, whole_layers
-from eckart.adapters.targets import check_parameters, name_whole_layers
+from eckart.adapters.targets import check_parameters, check_saved_modules, name_whole_layers
 from eckart.checkpoint.quantizer import note_ranks
 from eckart.errors import AdapterError
 
@@ -29,6 +29,7 @@ class CompressedLoraModel(LoraModel):  # type: ignore[misc]
         """Put an adapter on layers of a model, as its config names them."""
         config = self.peft_config[adapter_name]
         if isinstance(config, LoraConfig) and next(whole_layers(model), None) is not None:
+            check_saved_modules(config, model)
             known = config._custom_modules or {}
             config._register_custom_module({kind: CompressedLoraLinear for kind in KINDS if kind not in known})
             name_whole_layers(config, model, self._check_target_module_exists)

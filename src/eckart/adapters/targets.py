@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from eckart.adapters.place import whole_layers
 from eckart.errors import AdapterError
-from eckart.layers import EmbeddingTable
+from eckart.layers import EmbeddingTable, TiedHead
 from eckart.layers.linear_stack import linear_stacks
 
 
@@ -41,6 +41,27 @@ def name_whole_layers(config: LoraConfig, model: nn.Module, matches: Callable[[L
     outer = {path for path in found if not _inside(path, found.intersection([*whole, *tuned]))}
     if outer != found:
         config.target_modules = outer
+
+
+def check_saved_modules(config: LoraConfig, model: nn.Module) -> None:
+    """Raise if a head is to be trained whose numbers are those of an embedding in few bits: nothing of it would be.
+
+    Args:
+        config: that names modules to train and save.
+        model: compressed.
+
+    Raises:
+        AdapterError: names the head, and how to compress so that it can be trained.
+    """
+    names = config.modules_to_save or ()
+    heads = [path for path, module in model.named_modules() if isinstance(module, TiedHead)]
+    found = [path for path in heads if any(path == name or path.endswith(f".{name}") for name in names)]
+    if found:
+        raise AdapterError(
+            f"modules_to_save names {found[0]}, whose weight is the table of an embedding in few bits: nothing of it "
+            "would be trained. Leave it out, or compress the model with the embedding in 16 bits "
+            "(--set embedding=16-bit)."
+        )
 
 
 def check_parameters(config: LoraConfig, model: nn.Module, targeted: Iterable[str]) -> None:
