@@ -14,8 +14,8 @@ from typing import Annotated, Any
 
 import matplotlib
 import typer
-from front import DARK, LIGHT
 from matplotlib.figure import Figure
+from pictures import DARK, LIGHT
 
 Row = dict[str, Any]
 
