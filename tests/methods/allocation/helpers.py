@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from hypothesis import strategies as st
 
+from eckart.methods.allocation import Allocation, Learned, Lems, Search
+from eckart.methods.allocation.lems import Trialled
 from eckart.methods.allocation.rank_budget import RankBudget, Ranks
 from eckart.methods.layout import Layout
 from eckart.methods.precision import Bits8, Bits16
@@ -54,6 +56,12 @@ SHAPES = [(64, 64), (24, 64), (96, 64), (64, 96), (64, 64), (24, 64)]
 LINEARS = tuple(measured(f"layers.{i // 3}.{i % 3}", shape, i, i // 2) for i, shape in enumerate(SHAPES))
 TRIED = tuple(replace(linear, own=trials(linear, i)) for i, linear in enumerate(LINEARS))
 TRAINED = tuple(replace(linear, own=0.5) for linear in LINEARS)
+DIVERGED = tuple(replace(linear, own=Trialled(0.3 + i % 3, 1.0)) for i, linear in enumerate(LINEARS))
+OWN: dict[type[Allocation], tuple[LayerStatistics, ...]] = {
+    Search: TRIED,
+    Learned: TRAINED,
+    Lems: DIVERGED,
+}  # what each finds by a measurement of its own
 
 
 def bytes_of(ranks: Ranks) -> int:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.methods.allocation.helpers import LAYOUT, LINEARS, SHAPES, TRAINED, TRIED, bytes_of, measured, statistics
+from tests.methods.allocation.helpers import LAYOUT, LINEARS, OWN, SHAPES, bytes_of, measured, statistics
 
 from eckart.errors import EckartError
 from eckart.methods.allocation import (
@@ -19,9 +19,7 @@ from eckart.methods.allocation import (
     Curvature,
     Energy,
     LayerStatistics,
-    Learned,
     Needs,
-    Search,
     Uniform,
 )
 from eckart.methods.allocation.base import OwnMeasurement, relative_energy
@@ -31,10 +29,6 @@ from eckart.methods.objectives import InputAware
 from eckart.methods.sensitivity.request import Request
 
 KINDS = tuple(kind for kind in ALLOCATIONS.values() if not kind.chooses_bases)
-OWN: dict[type[Allocation], tuple[LayerStatistics, ...]] = {
-    Search: TRIED,
-    Learned: TRAINED,
-}  # what each finds by a measurement of its own
 
 
 @pytest.mark.parametrize("kind", KINDS)

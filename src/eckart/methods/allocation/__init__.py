@@ -10,6 +10,7 @@ from eckart.methods.allocation.fit_to_budget import GainPerByte
 from eckart.methods.allocation.formats import Formats
 from eckart.methods.allocation.importance import Importance
 from eckart.methods.allocation.learned import Learned
+from eckart.methods.allocation.lems import Lems
 from eckart.methods.allocation.rank_budget import RankBudget, Ranks
 from eckart.methods.allocation.search import Search
 from eckart.methods.allocation.truncation_loss import TruncationLoss
@@ -31,6 +32,7 @@ __all__ = [
     "Importance",
     "LayerStatistics",
     "Learned",
+    "Lems",
     "Measurements",
     "Needs",
     "Outlook",
@@ -50,5 +52,5 @@ __all__ = [
 ALLOCATIONS: Registry[Allocation] = Registry(
     "allocations",
     Allocation,
-    (Uniform, TruncationLoss, Importance, Search, Learned, ZeroSum, Energy, Curvature, Formats),
+    (Uniform, TruncationLoss, Importance, Search, Learned, ZeroSum, Energy, Curvature, Formats, Lems),
 )
