@@ -34,7 +34,7 @@ CHOICES = {
 }
 
 
-TRUNCATING = ("search", "learned", "lems")  # the model while it is measured
+TRUNCATING = ("search", "learned", "lems", "swift", "second-round")  # the model while it is measured
 
 
 @given(st.fixed_dictionaries({place: st.sampled_from(names) for place, names in CHOICES.items()}))

@@ -20,6 +20,7 @@ from eckart.methods.allocation import (
     Energy,
     LayerStatistics,
     Needs,
+    Tolerance,
     Uniform,
 )
 from eckart.methods.allocation.base import OwnMeasurement, relative_energy
@@ -141,7 +142,7 @@ def test_what_an_allocator_needs_is_what_it_looks_at(kind: type[Allocation]) -> 
     )
     assert allocation.ranks(few, 0.6, LAYOUT) == allocation.ranks(all_of_it, 0.6, LAYOUT)
     looks = kind.needs & ~Needs.SPECTRUM or allocation.own_measurement is not OwnMeasurement.NONE
-    assert allocation.needs_data == bool(looks)
+    assert allocation.needs_data == (bool(looks) and kind is not Tolerance)  # which looks at weights
 
 
 def test_gradients_of_the_objective_come_first() -> None:

@@ -13,6 +13,9 @@ from eckart.methods.allocation.learned import Learned
 from eckart.methods.allocation.lems import Lems
 from eckart.methods.allocation.rank_budget import RankBudget, Ranks
 from eckart.methods.allocation.search import Search
+from eckart.methods.allocation.second_round import SecondRound
+from eckart.methods.allocation.swift import Swift
+from eckart.methods.allocation.tolerance import Tolerance
 from eckart.methods.allocation.truncation_loss import TruncationLoss
 from eckart.methods.allocation.uniform import Uniform
 from eckart.methods.allocation.zero_sum import ZeroSum
@@ -41,7 +44,10 @@ __all__ = [
     "Ranks",
     "Request",
     "Search",
+    "SecondRound",
     "Storage",
+    "Swift",
+    "Tolerance",
     "TruncationLoss",
     "Uniform",
     "Wanted",
@@ -52,5 +58,19 @@ __all__ = [
 ALLOCATIONS: Registry[Allocation] = Registry(
     "allocations",
     Allocation,
-    (Uniform, TruncationLoss, Importance, Search, Learned, ZeroSum, Energy, Curvature, Formats, Lems),
+    (
+        Uniform,
+        TruncationLoss,
+        Importance,
+        Search,
+        Learned,
+        ZeroSum,
+        Energy,
+        Curvature,
+        Formats,
+        Lems,
+        Tolerance,
+        Swift,
+        SecondRound,
+    ),
 )

@@ -62,6 +62,19 @@ def trial_losses(
     return found
 
 
+def truncated_loss(original: BlockwiseModel, solutions: Mapping[str, tuple[Tensor, Tensor]], ranks: Ranks) -> float:
+    """Return the mean next-token loss, in nats, with all linears truncated to their ranks; infinite if not finite.
+
+    Args:
+        original: as for :func:`trial_losses`, like ``solutions``.
+        solutions: of each linear.
+        ranks: of each linear, by path; None for one that stays as it is.
+    """
+    with _carried(original, solutions, {}, ranks, lambda done, total: None, dense=False) as carried:
+        (loss,) = original.mean_losses([carried.base.taps])
+    return loss if math.isfinite(loss) else math.inf
+
+
 def trial_divergences(
     original: BlockwiseModel,
     solutions: Mapping[str, tuple[Tensor, Tensor]],
@@ -87,7 +100,7 @@ def trial_divergences(
     found: dict[str, dict[int | None, float]] = {}
     with _carried(original, solutions, ranks, base or {}, progress) as carried:
         ends = [carried.base.taps, *(trial.taps for trial in carried.trials.values())]
-        known = original.mean_divergences(carried.dense.taps, ends, temperature=temperature, first=first)
+        known = original.mean_divergences(carried.reference.taps, ends, temperature=temperature, first=first)
         whole, *others = [max(loss, 0.0) if math.isfinite(loss) else math.inf for loss in known]
         for (path, rank), loss in zip(carried.trials, others, strict=True):
             found.setdefault(path, {})[rank] = loss
@@ -98,7 +111,7 @@ def trial_divergences(
 class _Carried:
     """What was carried to the end of the model: without a truncation, with those of the base, and of each trial."""
 
-    dense: Trial
+    reference: Trial
     base: Trial
     trials: dict[tuple[str, int | None], Trial]
 
@@ -110,19 +123,21 @@ def _carried(
     ranks: Mapping[str, Sequence[int | None]],
     base_ranks: Ranks,
     progress: Progress,
+    *,
+    dense: bool = True,
 ) -> Iterator[_Carried]:
+    """Give what is carried, with the original model if that is wanted and anything is truncated from the start."""
     base = Trial("measured")
-    # Where nothing is truncated from the start, that is the model as it was.
-    dense = Trial("dense") if any(rank is not None for rank in base_ranks.values()) else base
+    reference = Trial("dense") if dense and any(rank is not None for rank in base_ranks.values()) else base
     trials: dict[tuple[str, int | None], Trial] = {}
-    everywhere = [base] if dense is base else [dense, base]
+    everywhere = [base] if reference is base else [reference, base]
     for index, block in enumerate(original.blocks):
         if block.enters:
             for trial in (*everywhere, *trials.values()):
                 trial.enter(original, index)
         with original.onload(index):
-            if dense is not base:
-                dense.advance(original, index)
+            if reference is not base:
+                reference.advance(original, index)
             with _Truncated(block, solutions) as truncated:
                 for ref in block.linears:
                     truncated.set(ref, base_ranks.get(ref.path))
@@ -136,7 +151,7 @@ def _carried(
                 base.advance(original, index)
         progress(index + 1, len(original.blocks))
     try:
-        yield _Carried(dense, base, trials)
+        yield _Carried(reference, base, trials)
     finally:
         for trial in (*everywhere, *trials.values()):
             trial.delete()
