@@ -34,7 +34,7 @@ CHOICES = {
 }
 
 
-TRUNCATING = ("search", "learned", "lems", "swift", "second-round")  # the model while it is measured
+TRUNCATING = ("search", "learned", "lems", "swift", "second-round", "masks")  # the model while it is measured
 
 
 @given(st.fixed_dictionaries({place: st.sampled_from(names) for place, names in CHOICES.items()}))
@@ -44,7 +44,7 @@ def test_what_goes_together_is_written_and_read_as_it_was(names: dict[str, str])
     truncates = names["allocation"] in TRUNCATING or names["objective"] == "principal-outputs"
     beside = names["structure"] == "hybrid" and truncates
     remapped = names["structure"] == "remapped" and names["precision"] != "16-bit"
-    whole = names["allocation"] == "learned" or names["objective"] == "principal-outputs"
+    whole = names["allocation"] in ("learned", "masks") or names["objective"] == "principal-outputs"
     first = ALLOCATIONS[names["allocation"]].model_validate({}).solves_first and names["sharing"] == "separate"
     once = first and names["structure"] != "hybrid" and OBJECTIVES[names["objective"]].input_source.name == "ORIGINAL"
     unsolved = names["solver"] == "randomized" and (once or names["objective"] == "principal-outputs")

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from hypothesis import strategies as st
 
-from eckart.methods.allocation import Allocation, Learned, Lems, Search, SecondRound, Swift, Tolerance
+from eckart.methods.allocation import Allocation, Learned, Lems, Masks, Search, SecondRound, Swift, Tolerance
 from eckart.methods.allocation.lems import Trialled
+from eckart.methods.allocation.masks import Trained as Masked
 from eckart.methods.allocation.rank_budget import RankBudget, Ranks
 from eckart.methods.allocation.tolerance import relative_errors
 from eckart.methods.layout import Layout
@@ -71,6 +72,7 @@ OWN: dict[type[Allocation], tuple[LayerStatistics, ...]] = {
     Lems: DIVERGED,
     Tolerance: tuple(replace(x, own=relative_errors(x.energy.sqrt())) for x in LINEARS if x.energy is not None),
     Swift: tuple(replace(x, own=0.5) for x in LINEARS),
+    Masks: tuple(replace(x, own=Masked(8 + i, {8 + i: 1.0 / (1 + i), 16: 0.1})) for i, x in enumerate(LINEARS)),
     SecondRound: tuple(replace(x, own=around(x, i)) for i, x in enumerate(LINEARS)),
 }  # what each finds by a measurement of its own
 

@@ -11,6 +11,7 @@ from eckart.methods.allocation.formats import Formats
 from eckart.methods.allocation.importance import Importance
 from eckart.methods.allocation.learned import Learned
 from eckart.methods.allocation.lems import Lems
+from eckart.methods.allocation.masks import Masks
 from eckart.methods.allocation.rank_budget import RankBudget, Ranks
 from eckart.methods.allocation.search import Search
 from eckart.methods.allocation.second_round import SecondRound
@@ -36,6 +37,7 @@ __all__ = [
     "LayerStatistics",
     "Learned",
     "Lems",
+    "Masks",
     "Measurements",
     "Needs",
     "Outlook",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from eckart.methods.allocation import Lems, SecondRound, Swift, Tolerance, Uniform
+from eckart.methods.allocation import Lems, Masks, SecondRound, Swift, Tolerance, Uniform
 from eckart.methods.metric import Fisher
 from eckart.methods.objectives import InputAware
 from eckart.methods.recipe import Recipe
@@ -20,6 +20,11 @@ DUO_SVD: dict[str, Any] = {
     "paper": "CPSVD (now Duo-SVD): Enhancing Large Language Model Compression via Column-Preserving Singular Value "
     "Decomposition",
     "arxiv": "2510.19385",
+    "year": 2025,
+}
+ARA: dict[str, Any] = {
+    "paper": "ARA: Adaptive Rank Allocation for Efficient Large Language Model SVD Compression",
+    "arxiv": "2510.19389",
     "year": 2025,
 }
 
@@ -61,5 +66,12 @@ RECIPES = (
         **DUO_SVD,
         objective=InputAware(),
         allocation=SecondRound(multiple=1, fill_budget=False),
+    ),
+    Recipe(
+        name="ara",
+        reference="trained monotone masks that may stay dense; the numbers and the last choice are our proposal",
+        **ARA,
+        objective=InputAware(),
+        allocation=Masks(multiple=1, fill_budget=False),
     ),
 )
