@@ -123,6 +123,23 @@ CONFIGS = {
 }
 
 
+FEW = "allocation.trial_samples=2"
+# What makes an allocation short that trains or tries, by its name.
+SHORTER = {
+    "learned": ["allocation.epochs=1"],
+    "search": [FEW],
+    "lems": [FEW],
+    "swift": [FEW, "allocation.alphas=[0,1]"],
+    "masks": [FEW, "allocation.steps=2"],
+    "second-round": [FEW, "allocation.shares=[0.3,1]"],
+}
+
+
+def shorter(recipe: str) -> list[str]:
+    """Return overrides with which the allocation of a named recipe takes less time."""
+    return SHORTER.get(eckart.RECIPES[recipe].allocation.name, [])
+
+
 def dealt(*axes: Iterable[Any]) -> list[tuple[Any, ...]]:
     """Return every value of the longest axis once, each with the next value of the others: not all combinations."""
     values = [list(axis) for axis in axes]

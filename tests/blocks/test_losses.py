@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -114,3 +115,21 @@ def test_divergence_of_vectors_is_half_their_squared_distance() -> None:
     loss, count = divergence((ours,), (theirs,), {"labels": ids(1, 3)})
     assert count == 3
     assert float(loss) == pytest.approx(float(functional.mse_loss(ours, theirs, reduction="sum")) / 2, rel=1e-6)
+
+
+def test_divergence_may_leave_out_the_first_places_and_flatten_the_odds() -> None:
+    ours, theirs, labels = normal(2, 4, CLASSES), normal(2, 4, CLASSES, seed=1), ids(2, 4)
+    p, q = (theirs.double() / 0.6).softmax(-1), (ours.double() / 0.6).softmax(-1)
+    each = (p * (p / q).log()).sum(-1)
+
+    def found(inputs: dict[str, Tensor], **options: Any) -> tuple[float, int]:
+        loss, count = divergence(with_logits(ours), with_logits(theirs), inputs, temperature=0.6, **options)
+        return float(loss), count
+
+    assert found({}, first=1) == (pytest.approx(float(each[:, 1:].sum()), rel=1e-5), 6)
+    # Shorter sequences count as a whole; so do predictions that are of no next token.
+    assert found({}, first=4) == (pytest.approx(float(each.sum()), rel=1e-5), 8)
+    assert found({}, first=1, predicts_next=False)[1] == 8
+    labels[:, :3] = IGNORED  # what predicts the last one is the place in front of it
+    assert found({"labels": labels}, first=2) == (pytest.approx(float(each[:, 2].sum()), rel=1e-5), 2)
+    assert found({"labels": labels}, first=3)[1] == 2

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
-from tests.conftest import CONFIGS, Stop, contents, dealt, make_model
+from tests.conftest import CONFIGS, SHORTER, Stop, contents, dealt, make_model
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
@@ -33,18 +33,17 @@ from eckart.run.whole_size import within_size
 
 pytestmark = pytest.mark.filterwarnings("ignore::eckart.errors.EckartWarning")
 RANKS = [name for name, kind in ALLOCATIONS.items() if not kind.chooses_bases]  # and nothing else are chosen
-QUICK = {"learned": ["allocation.epochs=1"], "search": ["allocation.trial_samples=2"]}
 
 
 def overrides_for(allocation: str, objective: str = "input-aware") -> list[str]:
-    return [f"objective={objective}", f"allocation={allocation}", "allocation.multiple=1", *QUICK.get(allocation, [])]
+    return [f"objective={objective}", f"allocation={allocation}", "allocation.multiple=1", *SHORTER.get(allocation, [])]
 
 
 def quick(recipe: str, keep: float = 0.8) -> list[str]:
     chosen = load_recipe(recipe, keep=keep)
     refined = ["refinement.epochs=1", "refinement.batch=2"] if chosen.refinement.needs_data else []
     # The matrices are small, so that eight ranks are a large step.
-    return [*QUICK.get(chosen.allocation.name, []), *refined, "allocation.multiple=1"]
+    return [*SHORTER.get(chosen.allocation.name, []), *refined, "allocation.multiple=1"]
 
 
 # Recipes that are named after a paper round ranks down and leave the rest, unless they are told to fill it.
@@ -87,7 +86,7 @@ def test_any_objective_takes_any_allocation(allocation: str, tokens: torch.Tenso
         assert all(layer.error < 1 for layer in report.layers)
 
 
-@pytest.mark.parametrize("allocation", [name for name in RANKS if name not in ("search", "learned")])
+@pytest.mark.parametrize("allocation", [name for name in RANKS if not ALLOCATIONS[name].model_validate({}).truncates])
 def test_allocations_that_look_at_spectra_share_out_what_a_base_leaves(
     allocation: str, llama: PreTrainedModel, tokens: torch.Tensor
 ) -> None:

@@ -54,7 +54,7 @@ def test_every_allocator_gets_what_it_needs_of_the_recipe_s_own_components(name:
     assert (found.metric is not None) == (Needs.CURVATURE in allocation.needs or allocation.chooses_bases)
     assert found.keep_metrics == found.keep_moments == allocation.chooses_bases
     assert not found.keep_inputs  # which is for models that are made of what was measured
-    assert found.keep_bases == isinstance(allocation, Search | ZeroSum) or not found.keep_bases
+    assert not found.keep_bases or allocation.truncates
 
 
 def test_searching_keeps_the_bases_that_it_truncates_in() -> None:

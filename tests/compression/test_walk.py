@@ -8,8 +8,7 @@ from types import MappingProxyType
 
 import pytest
 import torch
-from tests.compression.test_allocate import quick
-from tests.conftest import CONFIGS, dealt, make_model
+from tests.conftest import CONFIGS, dealt, make_model, shorter
 from tests.layers.helpers import from_factors
 from tests.tiny_models import Samples, forward_inputs, make
 from torch import Tensor
@@ -198,7 +197,7 @@ def has_comparable_errors(recipe: eckart.Recipe) -> bool:
 @pytest.mark.parametrize(
     ("recipe", "overrides"),
     [
-        *((name, ()) for name, recipe in eckart.RECIPES.items() if has_comparable_errors(recipe)),
+        *((name, tuple(shorter(name))) for name, recipe in eckart.RECIPES.items() if has_comparable_errors(recipe)),
         ("svd-llm", ("objective.affine=true",)),
         ("saes-svd", ("objective.affine=true", "objective.residual_anchoring=1")),
         ("saes-svd", ("objective.affine=true", "structure=pivoted")),
@@ -235,7 +234,7 @@ def test_every_tensor_keeps_its_dtype(recipe: str, dtype: torch.dtype, llama: Pr
     llama.model.rotary_emb.inv_freq = llama.model.rotary_emb.inv_freq.float()
     frequencies = llama.model.rotary_emb.inv_freq.clone()
     norm = llama.model.norm.weight.clone()
-    eckart.compress(llama, recipe, KEEP, tokens, overrides=quick(recipe))
+    eckart.compress(llama, recipe, KEEP, tokens, overrides=shorter(recipe))
     assert {parameter.dtype for parameter in llama.parameters()} == {dtype}
     assert torch.equal(llama.model.rotary_emb.inv_freq, frequencies)
     assert torch.equal(llama.model.norm.weight, norm)

@@ -17,7 +17,7 @@ from eckart.blocks.argument_table import Arguments, ArgumentTable
 from eckart.blocks.block import Block
 from eckart.blocks.block_arguments import Inputs, completed, failures_named, inputs_on
 from eckart.blocks.entrance import Entered, enter, run_outside, segment_of
-from eckart.blocks.losses import model_loss
+from eckart.blocks.losses import divergence, model_loss
 from eckart.blocks.onload import OnloadedModule, WeightSource
 from eckart.blocks.passes import BlockPass, HiddenStates, advance
 from eckart.blocks.tensor_cache import ScratchSpace, TensorCache
@@ -310,12 +310,50 @@ class BlockwiseModel:
                 for number, inputs in enumerate(self.batches()):
                     behind = {n: stream[number] for n, stream in streams.items()}
                     for row, hidden in rows_of(inputs, behind, self.known.at_once):
-                        output = head(row, {n: t.to(self.device, self.model.dtype) for n, t in hidden.items()})
+                        output = head(row, self._placed(hidden))
                         loss, made = model_loss(output, row, generator=next(draws), predicts_next=self.predicts_next)
                         total, count = total + float(loss), count + made
                 losses.append((total, count))
         sums = processes.total(*(number for pair in losses for number in pair))
         return [total / max(count, 1) for total, count in zip(sums[::2], sums[1::2], strict=True)]
+
+    def mean_divergences(
+        self, reference: Taps, ends: Sequence[Taps], *, temperature: float = 1.0, first: int = 0
+    ) -> list[float]:
+        """Return how far predictions are from those of a reference, a prediction, by what blocks gave, in nats.
+
+        Args:
+            reference: hidden states behind the last block, and behind those that are tapped, by block.
+            ends: the same of each of several models.
+            temperature: see :func:`eckart.blocks.losses.divergence`, like ``first``.
+            first: place in a sequence that counts.
+        """
+        totals, count = [0.0 for _ in ends], 0
+        with self.head() as head, torch.no_grad():
+            for number, inputs in enumerate(self.batches()):
+                # Those of one sample side by side, so that logits of the reference are made once, and not kept.
+                sides = [
+                    rows_of(inputs, {n: stream[number] for n, stream in end.items()}, self.known.at_once)
+                    for end in (reference, *ends)
+                ]
+                for (row, hidden), *others in zip(*sides, strict=True):
+                    theirs, made = head(row, self._placed(hidden)), 0
+                    for place, (_, other) in enumerate(others):
+                        loss, made = divergence(
+                            head(row, self._placed(other)),
+                            theirs,
+                            row,
+                            predicts_next=self.predicts_next,
+                            temperature=temperature,
+                            first=first,
+                        )
+                        totals[place] += float(loss)
+                    count += made
+        *sums, predictions = processes.total(*totals, count)
+        return [total / max(predictions, 1) for total in sums]
+
+    def _placed(self, hidden: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        return {n: t.to(self.device, self.model.dtype) for n, t in hidden.items()}
 
     @contextmanager
     def head(self) -> Iterator[Callable[[Inputs, Mapping[int, Tensor]], Any]]:

@@ -82,7 +82,13 @@ def model_loss(
 
 
 def divergence(
-    ours: Any, theirs: Any, inputs: Mapping[str, Tensor], *, predicts_next: bool = True
+    ours: Any,
+    theirs: Any,
+    inputs: Mapping[str, Tensor],
+    *,
+    predicts_next: bool = True,
+    temperature: float = 1.0,
+    first: int = 0,
 ) -> tuple[Tensor, int]:
     """Return how far a model's predictions are from another one's, summed, and the number of predictions.
 
@@ -94,21 +100,27 @@ def divergence(
         theirs: what the other did.
         inputs: of the batch, with its labels.
         predicts_next: whether logits in each place are of the next token.
+        temperature: by which the logits of both are divided.
+        first: place in a sequence from which predictions of the next token count, if the sequence is longer.
     """
     found, expected = predictions(ours), predictions(theirs)
     if not gives_logits(ours):
         rows = max(found.numel() // max(found.shape[-1], 1), 1)
         return (found.float() - expected.float()).square().sum() / 2, rows
-    found, expected = found.flatten(0, -2), expected.flatten(0, -2)
+    counts = None
     labels = inputs.get(LABELS)
-    if labels is not None and labels.numel() == len(found):
-        counts = labels.to(found.device) != IGNORED
+    if labels is not None and labels.numel() == found[..., 0].numel():
+        counts = labels.to(found.device).view(found.shape[:-1]) != IGNORED
         if predicts_next:  # the place in front of a label predicts it
             counts = functional.pad(counts[:, 1:], (0, 1))
+    if predicts_next and found.ndim == 3 and 0 < first < found.shape[1]:
+        behind = (torch.arange(found.shape[1], device=found.device) >= first).expand(found.shape[:2])
+        counts = behind if counts is None else counts & behind if (counts & behind).any() else counts
+    found, expected = found.flatten(0, -2), expected.flatten(0, -2)
+    if counts is not None:
         found, expected = found[counts.flatten()], expected[counts.flatten()]
-    loss = functional.kl_div(
-        found.float().log_softmax(-1), expected.float().log_softmax(-1), reduction="sum", log_target=True
-    )
+    found, expected = found.float() / temperature, expected.float() / temperature
+    loss = functional.kl_div(found.log_softmax(-1), expected.log_softmax(-1), reduction="sum", log_target=True)
     return loss, len(found)
 
 

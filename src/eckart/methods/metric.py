@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from eckart.errors import EckartError
 from eckart.maths.labels import LabelSource
+from eckart.maths.token_clipping import clip_lengths, trimmed
 from eckart.maths.whitening import BlockRoot, OutputRoot, Whitening, triangular_root
 from eckart.methods.choice import Choice
 
@@ -36,6 +37,11 @@ class Fisher(Choice):
             mean of ``x x^T (x) d d^T``, which is the product of two means only if inputs and gradients do not depend on
             one another. They do: what is large on tokens that hardly matter should not decide. A step from K-FAC
             towards the nearest Kronecker product (GFWSVD, arXiv 2505.17974).
+        clip: smallest and largest length of a token's gradient, in mean lengths of the gradients of its sequence, into
+            which it is brought before the second moment is taken; None for none. KFAC-SVD (arXiv 2610.32878) takes
+            0.1 and 10. Rows that a router hands an expert are taken for one sequence.
+        trim: share of a sequence's tokens at either end whose gradients are left out, also of the mean length.
+            KFAC-SVD takes 0.125. Of what a router hands an expert none are.
     """
 
     name: Literal["fisher"] = "fisher"
@@ -45,6 +51,32 @@ class Fisher(Choice):
     samples: int | None = Field(None, ge=1)
     shrinkage: float = Field(0.01, gt=0.0)
     token_weights: Literal["equal", "gradient"] = "equal"
+    clip: tuple[float, float] | None = None
+    trim: float = Field(0.0, ge=0.0, lt=0.5)
+
+    @model_validator(mode="after")
+    def _range_in_order(self) -> Self:
+        if self.clip is not None and (not 0 <= self.clip[0] <= self.clip[1] or self.clip[1] == 0):
+            raise ValueError(
+                f"clip says the smallest and the largest length of a gradient, in mean lengths; found {self.clip}. "
+                "Use two numbers from 0, the smaller one first, such as clip=[0.1,10]"
+            )
+        return self
+
+    def rows(self, gradients: Tensor, sequences: int | None) -> Tensor:
+        """Return the gradients whose second moment is taken, (tokens, m), of the size of all that there were.
+
+        Args:
+            gradients: (tokens, m), of several sequences of one length one after another.
+            sequences: how many there are; None where they are tokens of no known sequence.
+        """
+        if self.clip is None and not self.trim:
+            return gradients
+        rows = gradients.unflatten(0, (sequences or 1, -1))
+        if self.trim and sequences is not None:
+            rows = trimmed(rows, self.trim)
+            rows = rows * (len(gradients) / max(rows.shape[0] * rows.shape[1], 1)) ** 0.5
+        return (rows if self.clip is None else clip_lengths(rows, *self.clip)).flatten(0, 1)
 
     @property
     def weighs_tokens(self) -> bool:

@@ -10,7 +10,11 @@ from typing import Any
 import torch
 from hypothesis import strategies as st
 
+from eckart.methods.allocation import Allocation, Learned, Lems, Masks, Search, SecondRound, Swift, Tolerance
+from eckart.methods.allocation.lems import Trialled
+from eckart.methods.allocation.masks import Trained as Masked
 from eckart.methods.allocation.rank_budget import RankBudget, Ranks
+from eckart.methods.allocation.tolerance import relative_errors
 from eckart.methods.layout import Layout
 from eckart.methods.precision import Bits8, Bits16
 from eckart.methods.sensitivity.layer_statistics import LayerStatistics
@@ -50,10 +54,27 @@ def trials(linear: LayerStatistics, seed: int) -> dict[int, float]:
     return {rank: float(torch.rand((), generator=generator)) / rank for rank in ranks}
 
 
+def around(linear: LayerStatistics, seed: int) -> dict[int | None, float]:
+    """Return a random divergence at every rank, smaller for larger ones, and of the dense weight."""
+    generator = torch.Generator().manual_seed(seed + 2)
+    values = torch.rand(min(linear.shape) + 1, generator=generator).sort(descending=True).values.tolist()
+    return {**dict(enumerate(values[:-1], 1)), None: values[-1]}
+
+
 SHAPES = [(64, 64), (24, 64), (96, 64), (64, 96), (64, 64), (24, 64)]
 LINEARS = tuple(measured(f"layers.{i // 3}.{i % 3}", shape, i, i // 2) for i, shape in enumerate(SHAPES))
 TRIED = tuple(replace(linear, own=trials(linear, i)) for i, linear in enumerate(LINEARS))
 TRAINED = tuple(replace(linear, own=0.5) for linear in LINEARS)
+DIVERGED = tuple(replace(linear, own=Trialled(0.3 + i % 3, 1.0)) for i, linear in enumerate(LINEARS))
+OWN: dict[type[Allocation], tuple[LayerStatistics, ...]] = {
+    Search: TRIED,
+    Learned: TRAINED,
+    Lems: DIVERGED,
+    Tolerance: tuple(replace(x, own=relative_errors(x.energy.sqrt())) for x in LINEARS if x.energy is not None),
+    Swift: tuple(replace(x, own=0.5) for x in LINEARS),
+    Masks: tuple(replace(x, own=Masked(8 + i, {8 + i: 1.0 / (1 + i), 16: 0.1})) for i, x in enumerate(LINEARS)),
+    SecondRound: tuple(replace(x, own=around(x, i)) for i, x in enumerate(LINEARS)),
+}  # what each finds by a measurement of its own
 
 
 def bytes_of(ranks: Ranks) -> int:

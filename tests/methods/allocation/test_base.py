@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.methods.allocation.helpers import LAYOUT, LINEARS, SHAPES, TRAINED, TRIED, bytes_of, measured, statistics
+from tests.methods.allocation.helpers import LAYOUT, LINEARS, OWN, SHAPES, bytes_of, measured, statistics
 
 from eckart.errors import EckartError
 from eckart.methods.allocation import (
@@ -19,9 +19,8 @@ from eckart.methods.allocation import (
     Curvature,
     Energy,
     LayerStatistics,
-    Learned,
     Needs,
-    Search,
+    Tolerance,
     Uniform,
 )
 from eckart.methods.allocation.base import OwnMeasurement, relative_energy
@@ -31,10 +30,6 @@ from eckart.methods.objectives import InputAware
 from eckart.methods.sensitivity.request import Request
 
 KINDS = tuple(kind for kind in ALLOCATIONS.values() if not kind.chooses_bases)
-OWN: dict[type[Allocation], tuple[LayerStatistics, ...]] = {
-    Search: TRIED,
-    Learned: TRAINED,
-}  # what each finds by a measurement of its own
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -147,7 +142,7 @@ def test_what_an_allocator_needs_is_what_it_looks_at(kind: type[Allocation]) -> 
     )
     assert allocation.ranks(few, 0.6, LAYOUT) == allocation.ranks(all_of_it, 0.6, LAYOUT)
     looks = kind.needs & ~Needs.SPECTRUM or allocation.own_measurement is not OwnMeasurement.NONE
-    assert allocation.needs_data == bool(looks)
+    assert allocation.needs_data == (bool(looks) and kind is not Tolerance)  # which looks at weights
 
 
 def test_gradients_of_the_objective_come_first() -> None:

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.methods.allocation.helpers import LAYOUT, LINEARS, TRAINED, TRIED
+from tests.methods.allocation.helpers import LAYOUT, LINEARS, OWN
 
 from eckart.errors import EckartError
-from eckart.methods.allocation import ALLOCATIONS, Allocation, Budgets, LayerStatistics, Learned, Search, Uniform
+from eckart.methods.allocation import ALLOCATIONS, Allocation, Budgets, LayerStatistics, Uniform
 from eckart.methods.allocation.budgets import rank_within
 from eckart.methods.layout import Layout
 from eckart.methods.precision import Bits8
@@ -18,7 +18,6 @@ from eckart.methods.structure import Pivoted
 from eckart.methods.targets import Size
 
 KINDS = tuple(kind for kind in ALLOCATIONS.values() if not kind.chooses_bases)
-OWN = {Search: TRIED, Learned: TRAINED}
 PATHS = [linear.path for linear in LINEARS]
 COMMON, NAMED, FIXED = Size("--keep", 0.6), Size("targets.x.keep", 0.8), Size("targets.y.rank", None, 5)
 

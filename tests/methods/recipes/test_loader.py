@@ -30,8 +30,9 @@ def test_round_trip_through_yaml_and_json(name: str, tmp_path: Path) -> None:
 
 
 def test_published_recipes_do_not_shrink() -> None:
-    for recipe in RECIPES.values():
-        assert getattr(recipe.objective, "shrinkage", 0.0) == 0.0
+    for name, recipe in RECIPES.items():
+        # KFAC-SVD does, and calls it damping.
+        assert getattr(recipe.objective, "shrinkage", 0.0) == 0.0 or name.startswith("kfac-svd")
 
 
 def test_the_refinement_of_the_paper_is_the_default() -> None:

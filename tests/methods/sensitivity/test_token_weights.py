@@ -123,3 +123,29 @@ def test_models_on_disk_and_sweeps_give_the_same(
 def test_what_does_not_go_with_weights(recipe: str, overrides: list[str], found: str) -> None:
     with pytest.raises(RecipeError, match=f"found {found}"):
         load_recipe(recipe, [*overrides, *OVERRIDES])
+
+
+def test_gradients_are_clipped_by_sequence_and_their_ends_left_out(llama: PreTrainedModel, tokens: Tensor) -> None:
+    """KFAC-SVD's second moment of gradients (arXiv 2610.32878): token by token, as its code does."""
+    metric = Fisher(labels="next", clip=(0.4, 1.5), trim=0.125)
+    request = Request(InputAware(metric=metric), Needs.SPECTRUM, metric)
+    gradients = output_gradients(llama, tokens).unflatten(0, tokens.shape)
+    count, length = tokens.shape
+    left_out, second = int(0.125 * length), torch.zeros(gradients.shape[-1], gradients.shape[-1], dtype=torch.float64)
+    for sequence in gradients:
+        kept = sequence[left_out : length - left_out]
+        lengths = [float(row.norm()) for row in kept]
+        # Short ones are made longer, too; those without a length are not in the mean.
+        mean = sum(lengths) / sum(known >= 1e-10 for known in lengths)
+        for row, known in zip(kept, lengths, strict=True):
+            scaled = row if known < 1e-10 else row * (min(max(known, 0.4 * mean), 1.5 * mean) / known)
+            second += torch.outer(scaled, scaled)
+    # A token, over all predictions; what is left out stands for the same as what is not.
+    expected = second * (length / (length - 2 * left_out)) / (count * (length - 1))
+    found = measure(original_of(llama, tokens), request, lambda done, total: None).metrics[PATH]
+    torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=1e-9)
+    plain = Fisher(labels="next")
+    bare = measure(
+        original_of(llama, tokens), Request(InputAware(metric=plain), Needs.SPECTRUM, plain), lambda *_: None
+    )
+    assert not torch.allclose(found, bare.metrics[PATH], rtol=1e-2)

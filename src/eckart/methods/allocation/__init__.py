@@ -10,8 +10,13 @@ from eckart.methods.allocation.fit_to_budget import GainPerByte
 from eckart.methods.allocation.formats import Formats
 from eckart.methods.allocation.importance import Importance
 from eckart.methods.allocation.learned import Learned
+from eckart.methods.allocation.lems import Lems
+from eckart.methods.allocation.masks import Masks
 from eckart.methods.allocation.rank_budget import RankBudget, Ranks
 from eckart.methods.allocation.search import Search
+from eckart.methods.allocation.second_round import SecondRound
+from eckart.methods.allocation.swift import Swift
+from eckart.methods.allocation.tolerance import Tolerance
 from eckart.methods.allocation.truncation_loss import TruncationLoss
 from eckart.methods.allocation.uniform import Uniform
 from eckart.methods.allocation.zero_sum import ZeroSum
@@ -31,6 +36,8 @@ __all__ = [
     "Importance",
     "LayerStatistics",
     "Learned",
+    "Lems",
+    "Masks",
     "Measurements",
     "Needs",
     "Outlook",
@@ -39,7 +46,10 @@ __all__ = [
     "Ranks",
     "Request",
     "Search",
+    "SecondRound",
     "Storage",
+    "Swift",
+    "Tolerance",
     "TruncationLoss",
     "Uniform",
     "Wanted",
@@ -50,5 +60,19 @@ __all__ = [
 ALLOCATIONS: Registry[Allocation] = Registry(
     "allocations",
     Allocation,
-    (Uniform, TruncationLoss, Importance, Search, Learned, ZeroSum, Energy, Curvature, Formats),
+    (
+        Uniform,
+        TruncationLoss,
+        Importance,
+        Search,
+        Learned,
+        ZeroSum,
+        Energy,
+        Curvature,
+        Formats,
+        Lems,
+        Tolerance,
+        Swift,
+        SecondRound,
+    ),
 )

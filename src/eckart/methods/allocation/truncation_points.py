@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from eckart.blocks.backward import BackwardPass
-from eckart.blocks.block import Block, LinearRef, hooks
+from eckart.blocks.block import LinearRef
+from eckart.blocks.block_arguments import Inputs
 from eckart.blocks.blockwise_model import BlockwiseModel
 from eckart.blocks.losses import model_loss
-from eckart.errors import NonFiniteError
 from eckart.maths.soft_truncation import soft_truncate
 from eckart.methods.allocation.budgets import Budgets
+from eckart.methods.allocation.output_training import OutputTraining
 from eckart.methods.layout import Layout, dense_bytes
 from eckart.methods.sensitivity.measure import Progress
 
@@ -90,8 +88,11 @@ def train_truncation_points(
     }
 
 
-class TruncationTraining:
+class TruncationTraining(OutputTraining):
     """The positions, and the gradient of the loss with respect to them."""
+
+    of_what = "truncation positions"
+    loss_name = "perplexity"
 
     def __init__(self, original: BlockwiseModel, numbers: Numbers, budgets: Budgets, layout: Layout) -> None:
         self.original, self.numbers, self.budgets, self.layout = original, numbers, budgets, layout
@@ -100,7 +101,7 @@ class TruncationTraining:
         rows = {ref.path: block.rows for block in original.blocks for ref in block.linears}
         length = None if original.known.tokens is None else original.known.length
         self.lengths = {path: length or rows[path] for path in rows}
-        self.positions = {ref.path: self._start(ref) for ref in self.linears}
+        self.positions = self.trained = {ref.path: self._start(ref) for ref in self.linears}
 
     def _start(self, ref: LinearRef) -> Tensor:
         """Return where a linear starts: at the uniform share of its budget."""
@@ -118,49 +119,16 @@ class TruncationTraining:
         """Return how many singular values the outputs of one sequence have."""
         return min(self.lengths[ref.path], ref.out_features)
 
-    def accumulate(self, batch: BlockwiseModel) -> None:
-        """Add the gradient of the loss on one batch to the positions.
+    def batch_loss(self, output: Any, expected: Any, inputs: Inputs) -> Tensor:
+        """Return the perplexity of one batch."""
+        loss, count = model_loss(output, inputs, predicts_next=self.original.predicts_next)
+        return (loss / count).exp()
 
-        Args:
-            batch: the model, with its samples.
-        """
-        self._byte_loss().backward()  # type: ignore[no-untyped-call]
-        (inputs,) = batch.batches()
-        streams = batch.forward(self._truncating)
-        gradient = BackwardPass(batch, streams)
-        with batch.head() as head:
-            leaves = {
-                n: stream[0].to(batch.device, batch.model.dtype, copy=True).requires_grad_(True)
-                for n, stream in batch.ends_of(streams.behinds).items()
-            }
-            with torch.enable_grad():
-                loss, count = model_loss(head(inputs, leaves), inputs, predicts_next=batch.predicts_next)
-                perplexity = (loss / count).exp()
-            found = torch.autograd.grad(perplexity, list(leaves.values()), allow_unused=True)
-        if not all(torch.isfinite(part).all() for part in found if part is not None):
-            raise NonFiniteError(
-                f"The perplexity of truncated outputs is {float(perplexity.detach())}: it gives no gradient."
-            )
-        gradient.add_behind(
-            {n: torch.zeros_like(t) if g is None else g for (n, t), g in zip(leaves.items(), found, strict=True)}
-        )
-        for index in reversed(range(len(batch.blocks))):
-            self._backward(batch, index, gradient)
-        streams.delete_all()
+    def changed(self, ref: LinearRef, linear: nn.Module, output: Tensor) -> Tensor:
+        """Return the softly truncated output."""
+        return soft_truncate(output, self.positions[ref.path].to(output.device), self.numbers.sharpness)
 
-    def _backward(self, batch: BlockwiseModel, index: int, gradient: BackwardPass) -> None:
-        block = batch.blocks[index]
-        positions = [p for ref in block.linears if (p := self.positions[ref.path]).requires_grad]
-        with batch.onload(index), self._truncating(block):
-            found = gradient.step(index, more=positions)
-        for position, change in zip(positions, found, strict=True):
-            if change is not None:
-                assert position.grad is not None
-                position.grad += change.to(position.device)
-        if not all(torch.isfinite(change).all() for change in found if change is not None):
-            raise NonFiniteError(f"The gradient of the truncation positions of {block.path} is NaN or infinite.")
-
-    def _byte_loss(self) -> Tensor:
+    def byte_loss(self) -> Tensor:
         """Return the part of the loss that does not look at data."""
         missed, outside = torch.zeros(()), torch.zeros(())
         for budget, linears in self.budgets.split(self.linears):
@@ -183,19 +151,3 @@ class TruncationTraining:
         layout = self.layout.beside_bias(ref.has_bias)
         low, high = (layout.bytes(*ref.shape, r) if r else 0 for r in (below, below + 1))
         return torch.clamp(low + (high - low) * (rank - below), max=dense_bytes(*ref.shape))
-
-    @contextmanager
-    def _truncating(self, block: Block) -> Iterator[None]:
-        """Softly truncate the outputs of the linears of a block."""
-
-        def truncate(ref: LinearRef) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
-            def hook(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> Tensor:
-                position = self.positions[ref.path].to(output.device)
-                return soft_truncate(output, position, self.numbers.sharpness)
-
-            return hook
-
-        with hooks() as handles:
-            for ref in block.linears:
-                handles.append(block.module.get_submodule(ref.name).register_forward_hook(truncate(ref)))
-            yield

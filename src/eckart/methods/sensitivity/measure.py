@@ -168,7 +168,16 @@ class _Measurement:
         moments: dict[LinearRef, Tensor] = {}
         weights: dict[LinearRef, float] = {}
         rows: dict[LinearRef, int] = {}
-        weighs = labels.metric is not None and labels.metric.weighs_tokens
+        metric = labels.metric
+        weighs = metric is not None and metric.weighs_tokens
+        length = None if self.original.known.tokens is None else self.original.known.length
+        # What a router hands a linear is no whole sequence.
+        chosen = {ref for group in self.original.blocks[index].groups if group.routed for ref in group.linears}
+
+        def sequences(ref: LinearRef, rows: int) -> int | None:
+            if ref in chosen or ref.runs > 1:
+                return None
+            return rows // length if length and rows % length == 0 else 1
 
         def add(ref: LinearRef, inputs: Tensor, at_output: Tensor | None, asked: slice | None) -> None:
             if ref in leaders:
@@ -177,11 +186,15 @@ class _Measurement:
                 return
             short = inputs.dtype == at_output.dtype == torch.bfloat16
             at_output, inputs = at_output.float(), inputs.float()
-            product = cross(at_output, inputs, short=short) if labels.metric is None else gram(at_output, short=short)
+            if metric is None:
+                product = cross(at_output, inputs, short=short)
+            else:
+                counted = metric.rows(at_output, sequences(ref, len(at_output)))
+                product = gram(counted, short=short and counted is at_output)
             product = product.to(self.device, torch.float64)
             if asked is None:
                 _add_to(sums, ref, product)
-            elif labels.metric is None:
+            elif metric is None:
                 sums.setdefault(ref, product.new_zeros(ref.shape))[asked] += product
             else:  # outputs of different runs have no token in common
                 size = ref.out_features // ref.runs

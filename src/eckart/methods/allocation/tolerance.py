@@ -1,0 +1,105 @@
+"""Tolerance: one relative error of the plain weights for all linears (PGSVD, arXiv 2510.05544)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from eckart.blocks.blockwise_model import BlockwiseModel
+from eckart.device import moment_device
+from eckart.layers import weight_matrix
+from eckart.maths.stopwatch import random_matrix, seconds_of
+from eckart.methods.allocation.base import Allocation, OwnMeasurement, Wanted
+from eckart.methods.allocation.fit_to_budget import GainPerByte
+from eckart.methods.allocation.rank_budget import RankBudget, Ranks
+from eckart.methods.sensitivity.cost import StepSeconds
+from eckart.methods.sensitivity.layer_statistics import LayerStatistics
+from eckart.methods.sensitivity.measurements import Measurements
+
+TIMED_SIDE = 256  # of a matrix whose singular values are timed
+
+
+class Tolerance(Allocation):
+    """Each linear gets the smallest rank r with ``||W - W_r|| / ||W|| <= e``, e being as small as the budget allows.
+
+    The errors are those of the weights alone, whatever the objective is: no token is looked at. So the largest relative
+    error of all linears is as small as it can be. A budget has one tolerance: towers with sizes of their own have one
+    each, as the paper has two for a model of two towers. A linear whose rank would save nothing stays dense, which the
+    paper does not say. The paper then fits both factors to activations by 10 rounds of alternating least squares; their
+    limit is the closed answer of the objective ``input-aware``, so that they are not here.
+    """
+
+    name: Literal["tolerance"] = "tolerance"
+
+    @property
+    def needs_data(self) -> bool:
+        """Weights alone are looked at."""
+        return False
+
+    @property
+    def own_measurement(self) -> OwnMeasurement:
+        """See :attr:`Allocation.own_measurement`."""
+        return OwnMeasurement.ONCE
+
+    def measure(self, model: BlockwiseModel, measured: Measurements, wanted: Wanted) -> Measurements:
+        """Find the relative error of each weight at each rank; a linear's are kept as a tensor (min(m, n) + 1,)."""
+        device = moment_device(model.device)
+        found: dict[str, Tensor] = {}
+        for number, block in enumerate(model.blocks):
+            with model.onload(number):
+                for ref in block.linears:
+                    weight = weight_matrix(block.module.get_submodule(ref.name)).detach().to(device, torch.float64)
+                    found[ref.path] = relative_errors(torch.linalg.svdvals(weight)).cpu()
+            wanted.progress(number + 1, len(model.blocks))
+        return replace(measured, linears=tuple(replace(x, own=found[x.path]) for x in measured.linears))
+
+    def own_seconds(self, steps: StepSeconds) -> float:
+        """Return the seconds of the singular values of all weights."""
+        matrix = random_matrix(TIMED_SIDE, TIMED_SIDE).to(moment_device(steps.device)).double()
+        once = seconds_of(lambda: torch.linalg.svdvals(matrix), steps.device) / TIMED_SIDE**3
+        return once * sum(rows * columns * min(rows, columns) for rows, columns in steps.shapes) * steps.blocks
+
+    def choose(self, problem: RankBudget) -> Ranks:
+        """Return the ranks of the least tolerance that meets the budget; the smallest ranks if none does."""
+        tolerances = sorted({float(error) for linear in problem.linears for error in linear.own})
+        low, high = 0, len(tolerances) - 1
+        while low < high:  # all below `low` take too many bytes
+            middle = (low + high) // 2
+            ranks = self.ranks_of(problem, tolerances[middle])
+            if sum(problem.cost(linear, ranks[linear.path]) for linear in problem.linears) <= problem.budget:
+                high = middle
+            else:
+                low = middle + 1
+        return self.ranks_of(problem, tolerances[low])
+
+    def ranks_of(self, problem: RankBudget, tolerance: float) -> dict[str, int]:
+        """Return the smallest rank, from 1, at which the error of each linear is at most ``tolerance``."""
+        return {linear.path: max(int((linear.own > tolerance).sum()), 1) for linear in problem.linears}
+
+    def worth(self, problem: RankBudget) -> GainPerByte:
+        """Return the error in front of a step: the largest one falls first."""
+        own = {linear.path: linear for linear in problem.linears}
+
+        def worth(path: str, low: int, high: int) -> float:
+            return _error(own[path], problem.options[path][low].rank)
+
+        return worth
+
+
+def _error(linear: LayerStatistics, rank: int | None) -> float:
+    return 0.0 if rank is None else float(linear.own[min(rank, len(linear.own) - 1)])
+
+
+def relative_errors(singular_values: Tensor) -> Tensor:
+    """Return ``||W - W_r|| / ||W||`` for r from 0 to p, (p + 1,) float64; zeros for a weight of zeros.
+
+    Args:
+        singular_values: of W, (p,) float64, falling.
+    """
+    # Summed from the smallest one up, so that small errors are not lost beside large values.
+    tails = singular_values.square().flip(0).cumsum(0).flip(0)
+    errors = torch.cat([tails, tails.new_zeros(1)])
+    return (errors / errors[0]).sqrt() if errors[0] > 0 else errors

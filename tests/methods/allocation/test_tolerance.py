@@ -1,0 +1,93 @@
+"""One relative error for all weights, against the rule written out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tests.methods.allocation.helpers import LAYOUT, LINEARS, OWN
+from tests.methods.sensitivity.helpers import original_of
+
+from eckart.layers import weight_matrix
+from eckart.methods.allocation import Budgets, LayerStatistics, Tolerance, Wanted
+from eckart.methods.allocation.rank_budget import RankBudget
+from eckart.methods.allocation.tolerance import relative_errors
+from eckart.methods.objectives import Weight
+from eckart.methods.recipe import Recipe
+from eckart.methods.sensitivity.layer_statistics import shapes_of
+from eckart.methods.sensitivity.measurements import Measurements
+from eckart.methods.sensitivity.request import Request
+from eckart.methods.targets import Size
+
+KNOWN = OWN[Tolerance]
+
+
+def published_rank(linear: LayerStatistics, tolerance: float) -> int:
+    return max(next(r for r, error in enumerate(linear.own.tolist()) if error <= tolerance), 1)
+
+
+@pytest.mark.parametrize("keep", [0.3, 0.6, 0.9])
+def test_no_smaller_tolerance_meets_the_budget(keep: float) -> None:
+    """By trying all tolerances, from the largest one down."""
+    problem = RankBudget(KNOWN, keep, LAYOUT, multiple=1)
+    expected = None
+    for tolerance in sorted({float(e) for linear in KNOWN for e in linear.own}, reverse=True):
+        ranks = {linear.path: published_rank(linear, tolerance) for linear in KNOWN}
+        if sum(problem.cost(linear, ranks[linear.path]) for linear in KNOWN) > problem.budget:
+            break
+        expected = ranks
+    found = Tolerance().choose(problem)
+    assert found == expected
+    # All errors are within one step of the largest one.
+    largest = max(float(linear.own[found[linear.path]]) for linear in KNOWN)
+    assert all(float(linear.own[found[linear.path] - 1]) > largest or found[linear.path] == 1 for linear in KNOWN)
+
+
+def test_flat_spectra_get_more_than_steep_ones() -> None:
+    """Of values i^-1/2 and i^-2 of 100: at 0.5 the tail of 1/i is a quarter of 5.187 behind 27, of i^-4 behind 1."""
+    index = torch.arange(1, 101, dtype=torch.float64)
+    flat, steep = (
+        LayerStatistics(name, (100, 100), 0, name, own=relative_errors(index**power))
+        for name, power in (("flat", -0.5), ("steep", -2.0))
+    )
+    problem = RankBudget((flat, steep), 0.5, LAYOUT, multiple=1)
+    assert Tolerance().ranks_of(problem, 0.5) == {"flat": 27, "steep": 1}
+    ranks = Tolerance().choose(problem)
+    assert ranks["flat"] > 5 * ranks["steep"]
+
+
+def test_towers_with_sizes_of_their_own_have_a_tolerance_each() -> None:
+    own = {linear.path: Size("towers.x", 0.4) for linear in KNOWN[:3]}
+    tolerance = Tolerance(multiple=1, fill_budget=False)
+    found = tolerance.ranks_within(KNOWN, Budgets(0.8, own), LAYOUT)
+    alone = tolerance.ranks(KNOWN[:3], 0.4, LAYOUT) | tolerance.ranks(KNOWN[3:], 0.8, LAYOUT)
+    assert found == alone
+
+
+def test_the_largest_error_falls_first() -> None:
+    worth = Tolerance().worth(RankBudget(KNOWN, 0.5, LAYOUT, multiple=1))
+    assert worth(KNOWN[0].path, 4, 5) == float(KNOWN[0].own[5])  # option 4 is rank 5
+    last = len(RankBudget(KNOWN, 0.5, LAYOUT, multiple=1).options[KNOWN[0].path]) - 1
+    assert worth(KNOWN[0].path, last, last) == 0
+
+
+def test_errors_are_those_of_the_weights_and_no_token_is_looked_at(llama, tokens):
+    original = replace(original_of(llama, tokens), calibration=None)
+    recipe = Recipe(objective=Weight(), allocation=Tolerance())
+    assert not recipe.needs_data
+    measured = Measurements(shapes_of(original.blocks))
+    wanted = Wanted(Budgets(0.6), LAYOUT, Request(Weight()))
+    found = {x.path: x.own for x in Tolerance().measure(original, measured, wanted).linears}
+    path = "model.layers.1.mlp.down_proj"
+    weight = weight_matrix(llama.get_submodule(path)).detach().double()
+    left, values, right = torch.linalg.svd(weight, full_matrices=False)
+    for rank in (0, 1, 7, len(values)):
+        error = (weight - left[:, :rank] * values[:rank] @ right[:rank]).norm() / weight.norm()
+        torch.testing.assert_close(found[path][rank], error, atol=1e-9, rtol=1e-6)
+
+
+def test_a_weight_of_zeros_has_no_error() -> None:
+    assert relative_errors(torch.zeros(3, dtype=torch.float64)).tolist() == [0, 0, 0, 0]
+    still = replace(LINEARS[0], own=relative_errors(torch.zeros(64, dtype=torch.float64)))
+    assert Tolerance().ranks_of(RankBudget((still,), 0.5, LAYOUT), 0.0) == {still.path: 1}
