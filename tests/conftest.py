@@ -130,7 +130,7 @@ SHORTER = {
     "search": [FEW],
     "lems": [FEW],
     "swift": [FEW, "allocation.alphas=[0,1]"],
-    "masks": [FEW, "allocation.steps=2"],
+    "masks": [FEW, "allocation.steps=1"],
     "second-round": [FEW, "allocation.shares=[0.3,1]"],
 }
 

@@ -7,6 +7,7 @@ A test says when the page is behind.
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 from eckart.methods.recipes.published import RECIPES
@@ -25,7 +26,8 @@ def table() -> str:
     lines.append("")
     for paper, recipe in papers.items():
         where = f", [arXiv {recipe.arxiv}](https://arxiv.org/abs/{recipe.arxiv})" if recipe.arxiv else ""
-        lines += [f"{numbers[paper]}. {paper}", f"   ({recipe.year}{where})"]
+        lines += textwrap.wrap(f"{numbers[paper]}. {paper}", 100, subsequent_indent="   ")
+        lines += [f"   ({recipe.year}{where})"]
     return "\n".join(lines) + "\n"
 
 

@@ -72,7 +72,7 @@ class Fisher(Choice):
         """
         if self.clip is None and not self.trim:
             return gradients
-        rows = gradients.unflatten(0, (sequences or 1, -1))
+        rows = gradients.reshape(sequences or 1, -1, gradients.shape[-1])
         if self.trim and sequences is not None:
             rows = trimmed(rows, self.trim)
             rows = rows * (len(gradients) / max(rows.shape[0] * rows.shape[1], 1)) ** 0.5

@@ -34,7 +34,7 @@ def test_gradients_are_those_of_plain_autograd(kind, tokens):
     training = MaskTraining(original, solutions, QUICK, Budgets(0.7), Layout())
     dense = [path for number, path in enumerate(training.trained) if number % 4 == 1]
     for path in dense:
-        training.trained[path] = torch.linspace(0, 1, 10).requires_grad_(True)
+        training.trained[path] = torch.linspace(0, 6, 10).requires_grad_(True)
     streams = original.forward()
     ends = {number: stream[0].clone() for number, stream in original.ends_of(streams.behinds).items()}
     training.accumulate(original, ends)

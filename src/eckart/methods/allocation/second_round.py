@@ -68,7 +68,7 @@ class SecondRound(Allocation):
     def measure(self, model: BlockwiseModel, measured: Measurements, wanted: Wanted) -> Measurements:
         """Measure the divergences around the compressed model; a linear's are kept by rank, None for dense."""
         sample = model.cropped(self.trial_samples, self.trial_length)
-        options = {}
+        options: dict[str, list[int | None]] = {}
         for size, members in wanted.budgets.split(measured.linears):
             if size.keep is not None:
                 problem = self.problem(tuple(members), size.keep, wanted.layout, size.option)

@@ -17,8 +17,7 @@ PGSVD: dict[str, Any] = {
 }
 SWIFT_SVD: dict[str, Any] = {"paper": "Swift-SVD", "arxiv": "2604.01609", "year": 2026}
 DUO_SVD: dict[str, Any] = {
-    "paper": "CPSVD (now Duo-SVD): Enhancing Large Language Model Compression via Column-Preserving Singular Value "
-    "Decomposition",
+    "paper": "CPSVD: Enhancing Large Language Model Compression via Column-Preserving Singular Value Decomposition",
     "arxiv": "2510.19385",
     "year": 2025,
 }
