@@ -21,7 +21,7 @@ from eckart.checkpoint.origin import CARD_NAME, copy_licences
 from eckart.checkpoint.output import check_apart, check_output
 from eckart.checkpoint.records import write_records
 from eckart.checkpoint.run_folder import RunFolder
-from eckart.checkpoint.saveable import check_saveable, records_beside
+from eckart.checkpoint.saveable import check_saveable, records_beside, records_now
 from eckart.checkpoint.source import FileWeights
 from eckart.checkpoint.standard import nothing_is_factored, standardise, why_not_standard
 from eckart.compression.embedding import EmbeddingRecord
@@ -90,6 +90,9 @@ def save(
     check_saveable(model)
     source = model.config.name_or_path
     result = report if isinstance(report, CompressionResult) else records_beside(source)
+    again = result is not report
+    if result is not None and result.nested is not None:
+        result = records_now(model, result)
     size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     reads = [Path(source)] if source else []
     with new_folder(target, overwrite=overwrite, needed=size, reads=reads) as partial:
@@ -104,7 +107,6 @@ def save(
         for name in needless:
             (partial / name).unlink()
         if result is not None:
-            again = result is not report
             write_documents(partial, model, result, tokenizer, again=again, standard=bool(needless))
         elif tokenizer is not None:
             tokenizer.save_pretrained(partial)
