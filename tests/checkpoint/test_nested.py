@@ -23,7 +23,6 @@ from eckart.layers import LowRankLinear
 RECIPES = {
     "weight": ("svd", ["allocation.multiple=1"]),
     "original-inputs": ("svd-llm", []),
-    "one-basis": ("svd-llm", ["sharing=shared"]),
     "metric": ("io-svd", ["allocation.floor=0.3"]),
 }
 
@@ -70,14 +69,26 @@ def test_a_size_is_the_model_that_was_compressed_to_its_ranks(recipe: str, kind:
     # Of the same statistics: these objectives look at the original model's inputs.
     direct = make_model(kind)
     own = [f"targets.{layer.path}.rank={ranks.get(layer.path, 10**6)}" for layer in report.layers]
-    if recipe == "one-basis":  # what becomes one layer has one size
-        joint = {f"{paths[0]}.joint": paths for paths in smaller.config.quantization_config.joint}
-        own = [f"targets.{p}.rank={ranks[path]}" for path in ranks for p in joint.get(path, [path])]
     found = eckart.compress(direct, name, report.requested_keep, calibration(), overrides=[*overrides, *own])
     assert found.ranks == ranks
     torch.testing.assert_close(factors(smaller), factors(direct), rtol=1e-5, atol=1e-6)
     assert report.nested.bytes_of(ranks) == sum(layer.bytes for layer in found.layers)
     assert found.keep <= keep
+
+
+def test_layers_of_one_basis_have_sizes_too(tmp_path: Path) -> None:
+    model = make_model("llama")
+    report = eckart.compress(model, "svd-llm", 0.6, calibration(), overrides=["sharing=shared"], nested=True)
+    eckart.save(model, report, tmp_path / "small")
+    smaller = eckart.load_model(tmp_path / "small", keep=0.4)
+    ranks = smaller.config.quantization_config.ranks
+    assert any(path.endswith(".joint") for path in ranks)
+    for path, rank in ranks.items():
+        whole = model.get_submodule(path)
+        assert isinstance(whole, LowRankLinear)
+        assert rank <= whole.rank
+        expected = whole.second.weight[:, :rank] @ whole.first.weight[:rank]
+        torch.testing.assert_close(smaller.get_submodule(path).weight, expected)
 
 
 def test_all_ways_to_a_size_give_the_same_model(folder: Path, tmp_path: Path) -> None:

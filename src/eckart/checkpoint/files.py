@@ -26,10 +26,10 @@ def write_shard(path: Path, tensors: dict[str, Tensor], metadata: Mapping[str, s
     Args:
         path: of the file.
         tensors: by name.
-        metadata: of the file, beside its format.
+        metadata: of the file, one entry, since several are written in any order; by default what the format is.
     """
     partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata={"format": "pt", **(metadata or {})})
+    save_file(tensors, partial, metadata=dict(metadata or {"format": "pt"}))
     _let_others_read(partial)
     put_in_place(partial, path)
 
