@@ -215,7 +215,7 @@ def factors_in(model: PreTrainedModel, path: str) -> tuple[Tensor, Tensor]:
     """Return the factors of a layer of a compressed model in memory."""
     layer = _layers(model, {path: None})[path]
     assert layer is not None
-    return layer.first.weight, layer.second.weight
+    return layer.first.get_parameter("weight"), layer.second.get_parameter("weight")
 
 
 def factors_of(folder: Path) -> Callable[[str], tuple[Tensor, Tensor]]:
@@ -240,8 +240,8 @@ def sizes_of(first: Tensor, second: Tensor) -> Tensor:
         first: (R, n), as it is stored.
         second: (m, R), as it is stored.
     """
-    rows = torch.linalg.vector_norm(first.detach(), dim=1, dtype=torch.float32)
-    columns = torch.linalg.vector_norm(second.detach(), dim=0, dtype=torch.float32)
+    rows = first.detach().float().norm(dim=1)
+    columns = second.detach().float().norm(dim=0)
     return (rows * columns).cpu()
 
 
@@ -249,10 +249,12 @@ def _layers(model: PreTrainedModel, paths: Mapping[str, object]) -> dict[str, Lo
     """Return the layers of two plain factors at some paths; None where there is another one."""
     modules = dict(model.named_modules())
     found = {path: next((modules[name] for name in spellings(model, path) if name in modules), None) for path in paths}
-    return {path: layer if _is_plain(layer) else None for path, layer in found.items()}  # type: ignore[misc]
+    return {
+        path: layer if isinstance(layer, LowRankLinear) and _is_plain(layer) else None for path, layer in found.items()
+    }
 
 
-def _is_plain(layer: nn.Module | None) -> bool:
+def _is_plain(layer: LowRankLinear) -> bool:
     return type(layer) is LowRankLinear and type(layer.first) is nn.Linear and isinstance(layer.second, nn.Linear)
 
 

@@ -30,12 +30,12 @@ class LowRankLinear(FactoredLinear):
         Args:
             rank: from 1 to that of the layer.
         """
-        with torch.no_grad():
-            for child, numbers in (
-                (self.first, self.first.weight[:rank].clone()),
-                (self.second, self.second.weight[:, :rank].clone(memory_format=torch.contiguous_format)),
-            ):
-                child.weight = nn.Parameter(numbers, child.weight.requires_grad)
+        first, second = self.first.get_parameter("weight"), self.second.get_parameter("weight")
+        for child, old, numbers in (
+            (self.first, first, first.detach()[:rank].clone()),
+            (self.second, second, second.detach()[:, :rank].clone(memory_format=torch.contiguous_format)),
+        ):
+            child.register_parameter("weight", nn.Parameter(numbers, old.requires_grad))
         self.rank = self.first.out_features = self.second.in_features = rank
 
     def decode(self, latents: Tensor, rows: slice | None = None) -> Tensor:

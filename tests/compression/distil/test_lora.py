@@ -42,7 +42,7 @@ def literal(model: PreTrainedModel, tokens: Tensor, seed: int) -> None:
             adapters.append({})
             for name, layer in block.named_modules():
                 if isinstance(layer, FactoredLinear):
-                    weight = layer.get_submodule(side).weight
+                    weight = layer.get_submodule(side).get_parameter("weight")
                     bound = 1 / math.sqrt(weight.shape[1])
                     down = torch.empty(CONFIG.rank, weight.shape[1]).uniform_(-bound, bound, generator=generator)
                     up = torch.zeros(len(weight), CONFIG.rank)
@@ -150,7 +150,7 @@ def test_an_adapter_starts_and_counts_as_those_of_peft() -> None:
     module.load_state_dict(stored)
     block = LoraBlock(module, stored, CONFIG, CPU, None, (), "first", torch.Generator().manual_seed(0))
     config = peft.LoraConfig(r=CONFIG.rank, lora_alpha=CONFIG.alpha, target_modules=["first"])
-    theirs = peft.get_peft_model(module["one"], config)
+    theirs = peft.get_peft_model(module.get_submodule("one"), config)
     layer = theirs.base_model.model.first
     bound = 1 / math.sqrt(4)
     for down in (layer.lora_A.default.weight, block.parameters["one.first.weight.down"]):
