@@ -242,7 +242,8 @@ def sizes_of(first: Tensor, second: Tensor) -> Tensor:
     """
     rows = first.detach().float().norm(dim=1)
     columns = second.detach().float().norm(dim=0)
-    return (rows * columns).cpu()
+    sizes: Tensor = (rows * columns).cpu()
+    return sizes
 
 
 def _layers(model: PreTrainedModel, paths: Mapping[str, object]) -> dict[str, LowRankLinear | None]:

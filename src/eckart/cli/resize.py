@@ -12,10 +12,11 @@ from eckart.checkpoint import load_model, load_tokenizer
 from eckart.checkpoint.loaded import check_unchanged
 from eckart.checkpoint.nested import check_share, read_nested
 from eckart.checkpoint.processor import copy_processor
-from eckart.checkpoint.save import check_new_folder, save
+from eckart.checkpoint.save import check_new_folder, new_folder, write_model
 from eckart.checkpoint.tokenizer import copy_tokenizer
 from eckart.cli.console import TrustRemoteCode, command, megabytes, output
 from eckart.errors import CheckpointError, EckartWarning
+from eckart.runtimes.dense import bytes_of
 
 
 @command
@@ -49,10 +50,11 @@ def resize(
     except CheckpointError as error:
         warnings.warn(f"{error} Its files are copied as they are.", EckartWarning, stacklevel=1)
         tokenizer = None
-    check_unchanged(model)
-    save(model, out, tokenizer=tokenizer, overwrite=overwrite)
-    if tokenizer is None:
-        copy_tokenizer(folder, out)
-    copy_processor(folder, out)
+    with new_folder(out, overwrite=overwrite, needed=bytes_of(model), reads=[folder]) as partial:
+        write_model(partial, model, None, tokenizer)
+        check_unchanged(model)
+        if tokenizer is None:
+            copy_tokenizer(folder, partial)
+        copy_processor(folder, partial)
     written = sum(path.stat().st_size for path in out.glob("*.safetensors"))
     output.print(f"Wrote {out}: {megabytes(written)} of weights.", soft_wrap=True)
