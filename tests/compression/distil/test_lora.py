@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,9 +16,11 @@ from transformers import PreTrainedModel
 
 import eckart
 from eckart.compression.distil.lora import LoraBlock
+from eckart.errors import InterruptedRun
 from eckart.layers import FactoredLinear
 from eckart.methods.distillation import LoraRecovery
 from eckart.methods.training.schedule import learning_rate_factor
+from eckart.run.compress_checkpoint import compress_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore::eckart.errors.EckartWarning")
 CPU = torch.device("cpu")
@@ -162,3 +165,23 @@ def test_an_adapter_starts_and_counts_as_those_of_peft() -> None:
         torch.testing.assert_close(
             block.tensors["one.first.weight"], layer.base_layer.weight + layer.get_delta_weight("default")
         )
+
+
+def test_an_interrupted_recovery_is_resumed_to_the_same_bytes(
+    model_folder: Path, text_file: Path, tmp_path: Path
+) -> None:
+    def run(out: str, **options: Any) -> eckart.CompressionResult:
+        settings: dict[str, Any] = {"overrides": SETTINGS, "samples": 6, "length": 24, **options}
+        return compress_checkpoint(model_folder, tmp_path / out, "svd-llm-lora", 0.6, str(text_file), **settings)
+
+    class Stops(eckart.Callback):
+        def on_distillation(self, number: int, record: object) -> None:
+            if number == 3:  # the first epoch of the second side
+                raise KeyboardInterrupt
+
+    expected = run("whole")
+    with pytest.raises(InterruptedRun):
+        run("stopped", callback=Stops())
+    assert run("stopped", resume=True).distillation == expected.distillation
+    for file in (tmp_path / "whole").glob("*.safetensors"):
+        assert file.read_bytes() == (tmp_path / "stopped" / file.name).read_bytes()
