@@ -3,7 +3,8 @@
     python benchmarks/leaderboard.py MODEL --data DATA --output benchmarks/leaderboard.jsonl
 
 What is in OUTPUT is not measured again, so that a run can be stopped at any time. The statistics that recipes share
-are collected once a run, for all recipes that are missing; with --cache later runs find them, too.
+are collected once a run, for all recipes that are missing; with --cache later runs find them, too. With
+`--protocol arena` perplexities are those of LowRankArena's protocol (`arena.py`), and rows say what it wants.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from time import perf_counter
 from typing import Annotated
 
 import typer
+from arena import ArenaTexts, facts
 from harness import Rows, Texts, table
 from measurement_cache import remembering
 from transformers import PreTrainedModel
@@ -75,7 +77,7 @@ def main(
     ] = list(CALIBRATION),  # noqa: B006
     seed: int = 0,
     windows: Annotated[int, typer.Option(help="Of each text that is measured on.")] = 12,
-    length: Annotated[int, typer.Option(help="Tokens in a sample and in a window.")] = LENGTH,
+    length: Annotated[int, typer.Option(help="Tokens in a sample, and in a window of our protocol.")] = LENGTH,
     cache: Annotated[Path | None, typer.Option(help="Folder to keep statistics in, for later runs.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, or the name of an accelerator.")] = "auto",
     choose: Annotated[
@@ -83,6 +85,7 @@ def main(
     ] = False,
     tasks: Annotated[Path | None, typer.Option(help="Folder of task definitions: run the zero-shot tasks too.")] = None,
     limit: Annotated[int, typer.Option(help="Documents of each task.")] = 100,
+    protocol: Annotated[str, typer.Option(help="Of perplexity: eckart, or arena for that of LowRankArena.")] = "eckart",
 ) -> None:
     """Measure perplexity of the dense model and of each recipe at each size."""
     warnings.simplefilter("ignore")
@@ -90,7 +93,14 @@ def main(
     assert tokenizer is not None, f"{model} has no tokenizer"
     dense = eckart.load_model(model)
     place = resolve_device(device)
-    texts = Texts([str(data / name) for name in (CHOOSING if choose else REPORTED)], tokenizer, windows, length, place)
+    if protocol not in ("eckart", "arena"):
+        raise typer.BadParameter(f"--protocol is eckart or arena; found {protocol!r}.")
+    texts: Texts | ArenaTexts
+    if protocol == "arena":
+        texts, windows = ArenaTexts(data, tokenizer, place), 0  # all of them, of its own length
+    else:
+        names = [str(data / name) for name in (CHOOSING if choose else REPORTED)]
+        texts = Texts(names, tokenizer, windows, length, place)
     name = Path(model).name
     evaluation = {
         "texts": sorted(texts.tokens),
@@ -102,7 +112,9 @@ def main(
     rows = Rows(output, ("model", "recipe", "keep", *here))
     asked = TASKS if tasks is None else load_tasks(TASKS, path=tasks, trust_remote_code=True)  # of this benchmark
 
-    def add(label: str, share: float, made: PreTrainedModel, **facts: object) -> None:
+    def add(
+        label: str, share: float, made: PreTrainedModel, kept: float, chosen: Recipe | None, seconds: float
+    ) -> None:
         scores = {}
         losses = texts.log_perplexities(made)
         if tasks is not None:
@@ -117,15 +129,21 @@ def main(
                 "device": str(place),
                 "log_perplexity": losses,
                 "accuracy": scores,
-                **facts,
+                "kept": kept,
+                "seconds": seconds,
+                **(
+                    {"arena": facts(texts, made, chosen, share, kept, tokens, tasks is not None)}
+                    if isinstance(texts, ArenaTexts)
+                    else {}
+                ),
             }
         )
 
-    reference = {"model": name, "recipe": "dense", **evaluation}
-    if not any(reference.items() <= row.items() for row in rows.rows):
-        add("dense", 1.0, copy.deepcopy(dense), kept=1.0, seconds=0.0)
     source = " + ".join(text if text == SELF else str(data / text) for text in calibration)
     tokens = calibrate(source, samples=samples, length=length, seed=seed, tokenizer=tokenizer, model=dense)
+    reference = {"model": name, "recipe": "dense", **evaluation}
+    if not any(reference.items() <= row.items() for row in rows.rows):
+        add("dense", 1.0, copy.deepcopy(dense), 1.0, None, 0.0)
     wanted = {
         (label, share): recipe_of(label, share)
         for label in recipe or [label.format(eighth=max(1, samples // 8)) for label in (*PUBLISHED, *OURS, *FEW_BITS)]
@@ -143,7 +161,7 @@ def main(
         except EckartError as error:  # a size that it does not come in, say
             print(f"{label} at {share:g}: {error}", flush=True)
             continue
-        add(label, share, made.model, kept=made.kept, seconds=perf_counter() - start)
+        add(label, share, made.model, made.kept, chosen, perf_counter() - start)
     asked_for = {"model": name, **here}
     del asked_for["tasks"]  # perplexities are the same with and without them
     found = [row for row in rows.rows if asked_for.items() <= row.items()]

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 from tests.cli.helpers import COMMAND, run, words
 
-COMMANDS = ("compress", "eval", "bench", "sweep", "inspect", "report", "merge", "recipes", "demo")
+COMMANDS = ("compress", "eval", "bench", "sweep", "inspect", "report", "merge", "resize", "recipes", "demo")
 
 
 def test_every_command_is_there_and_says_what_it_does() -> None:

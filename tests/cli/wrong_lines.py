@@ -93,6 +93,8 @@ compress model -o out --keep inf
 compress model -o out --keep 1e400
 compress model -o out --keep 1e-9
 compress model -o out --keep 0,8
+compress model -o out --nested --recipe aa-svd
+compress model -o out --nested
 compress model -o out --goal
 compress model -o out --goal fast
 compress model -o out --goal ''
@@ -390,6 +392,10 @@ inspect ''
 inspect odd/[red]x
 inspect small other
 inspect small --json --map
+inspect small --sizes
+inspect small --sizes --map
+inspect small --sizes --cache
+inspect nowhere --sizes
 inspect small --map-image map.jpg
 inspect small --map-image ''
 inspect small --map-image
@@ -410,6 +416,19 @@ merge nowhere -o out
 merge empty -o out
 merge text.txt -o out
 merge small -o out --overwrit
+resize
+resize small
+resize small -o out
+resize small --keep 0.3
+resize small -o out --keep 0.3
+resize small -o out --keep 0
+resize small -o out --keep nan
+resize small -o out --keep half
+resize small -o small --keep 0.3
+resize model -o out --keep 0.3
+resize nowhere -o out --keep 0.3
+resize text.txt -o out --keep 0.3
+resize empty -o out --keep 0.3
 recipes svdllm
 recipes ''
 recipes [/x]

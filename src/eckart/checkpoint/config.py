@@ -18,7 +18,7 @@ FORMAT_VERSION = 1
 # numbers. This library never looks for it.
 GUARD = "this-model-needs-import-eckart.safetensors.index.json"
 # Fields that the first folders of this format do not have.
-LATER = ("bases", "embedding", "joint_runs", "latent_cache", "stored")
+LATER = ("bases", "embedding", "joint_runs", "keep", "latent_cache", "stored")
 DEFAULT_STRUCTURE = TwoFactor().name
 DAMAGED = "The file was changed or damaged: copy or download the folder again."
 
@@ -90,6 +90,7 @@ class _Fields(BaseModel):
     expanded: dict[str, ExpandedParameter]
     own_names: bool
     stored: Literal["compressed-tensors"] | None
+    keep: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None
     latent_cache: Annotated[Literal[16, 8, 6, 5, 4, 3], BeforeValidator(_whole)] | None
 
 
@@ -121,6 +122,8 @@ class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
         stored: the name of the other format that tensors are stored in (:mod:`eckart.checkpoint.packed`), or None.
         latent_cache: bits of the latents that the model's key-value cache keeps (:func:`eckart.latent_cache`); None for
             a cache of keys and values.
+        keep: share of the bytes to load of a folder with nested ranks (:mod:`eckart.checkpoint.nested`); None for all
+            that is there. Whoever loads a model sets it; no folder has it.
 
     Raises:
         CheckpointError: a field has another type; says which.
@@ -146,6 +149,7 @@ class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
         own_names: bool = False,
         stored: str | None = None,
         latent_cache: int | None = None,
+        keep: float | None = None,
         **kwargs: Any,
     ) -> None:
         _check_version(format_version)
@@ -168,6 +172,7 @@ class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
         self.own_names = own_names
         self.stored = stored
         self.latent_cache = latent_cache
+        self.keep = keep
         try:
             _Fields.model_validate({name: getattr(self, name) for name in _Fields.model_fields})
         except ValidationError as error:

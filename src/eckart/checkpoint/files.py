@@ -7,7 +7,7 @@ import json
 import os
 import stat
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from safetensors import safe_open
@@ -20,10 +20,16 @@ INDEX_NAME = "eckart.safetensors.index.json"
 FOLDERS_ARE_SYNCED = os.name == "posix"  # elsewhere they cannot be opened, and need not be
 
 
-def write_shard(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write tensors into a safetensors file, by name; it appears under its name when it is whole and on the disk."""
+def write_shard(path: Path, tensors: dict[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors into a safetensors file, by name; it appears under its name when it is whole and on the disk.
+
+    Args:
+        path: of the file.
+        tensors: by name.
+        metadata: of the file, one entry, since several are written in any order; by default what the format is.
+    """
     partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata={"format": "pt"})
+    save_file(tensors, partial, metadata=dict(metadata or {"format": "pt"}))
     _let_others_read(partial)
     put_in_place(partial, path)
 

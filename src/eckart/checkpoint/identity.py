@@ -44,6 +44,7 @@ def identity_of_run(
     device: torch.device,
     size: int | None = None,
     latent_cache: int | None = None,
+    nested: bool = False,
 ) -> dict[str, Any]:
     """Return the identity of a run, as plain data.
 
@@ -56,6 +57,7 @@ def identity_of_run(
         device: where blocks are run.
         size: bytes of the whole model, if that was asked for; ``keep`` is then what follows from it.
         latent_cache: bits of the latents that the model's cache is to keep, if any.
+        nested: whether components of all layers are put in an order.
     """
     return {
         "recipe": recipe.model_dump(mode="json"),
@@ -68,6 +70,7 @@ def identity_of_run(
         },
         **({} if size is None else {SIZE: size}),
         **({} if latent_cache is None else {"latent_cache": latent_cache}),
+        **({"nested": True} if nested else {}),
         "compute": f"{compute_dtype(model.dtype, device)} on {device.type}".removeprefix("torch."),
         "versions": versions(recipe),
         # Sums over other parts are rounded in another way.

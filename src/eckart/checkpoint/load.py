@@ -9,13 +9,15 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, PreTrainedModel
+from transformers.utils import cached_file
 
 from eckart.checkpoint.config import METHOD
-from eckart.checkpoint.folder import check_folder, weight_files
+from eckart.checkpoint.folder import QUIET, check_folder, weight_files
 from eckart.checkpoint.gguf import load_gguf_model
 from eckart.checkpoint.left_out import note_on_left_out
 from eckart.checkpoint.library import loading, needs_code, reason_of, why_absent
 from eckart.checkpoint.loaded import remember_files
+from eckart.checkpoint.nested import NESTED_NAME, check_share
 from eckart.checkpoint.packed import STANDARD, described_as_ours
 from eckart.checkpoint.tensors import check_dtypes, stored_tensors
 from eckart.checkpoint.unchanged import SourceFiles
@@ -28,6 +30,7 @@ def load_model(
     *,
     dtype: torch.dtype | None = None,
     offload: Path | None = None,
+    keep: float | None = None,
     trust_remote_code: bool = False,
 ) -> PreTrainedModel:
     """Return the model at ``source``, on the CPU, in evaluation mode.
@@ -41,14 +44,17 @@ def load_model(
         dtype: of its weights; None for the dtype that they are stored in (bfloat16 for a GGUF file).
         offload: leave the weights in their files, to be read when they are used, and write those that are not stored
             as the model has them in memory into this folder. Not for ``.gguf`` files.
+        keep: load a smaller size of a folder with nested ranks (``eckart compress --nested``): at most this share of
+            the bytes of its linear layers; None for all that the folder holds. Weights are read at their full size.
         trust_remote_code: whether Python code that comes with the model may be run. Without it a model whose class
             transformers has is loaded with that, and any other is refused.
 
     Raises:
         CheckpointError: there is no such model, or it cannot be read.
         UnsupportedModelError: transformers has no class of the name, or none of a kind that is known here.
+        EckartError: ``keep`` is no share.
     """
-    model, note = load_with_note(source, dtype=dtype, offload=offload, trust_remote_code=trust_remote_code)
+    model, note = load_with_note(source, dtype=dtype, offload=offload, keep=keep, trust_remote_code=trust_remote_code)
     if note is not None:
         warn(note)
     return model
@@ -59,23 +65,28 @@ def load_with_note(
     *,
     dtype: torch.dtype | None = None,
     offload: Path | None = None,
+    keep: float | None = None,
     trust_remote_code: bool = False,
 ) -> tuple[PreTrainedModel, str | None]:
     """Return a model as :func:`load_model` does, and what to say of tensors that were left out, if there are some."""
     with loading():
-        return _load(source, dtype, offload, trust_remote_code)
+        return _load(source, dtype, offload, keep, trust_remote_code)
 
 
 def _load(
-    source: str | Path, dtype: torch.dtype | None, offload: Path | None, trusted: bool
+    source: str | Path, dtype: torch.dtype | None, offload: Path | None, keep: float | None, trusted: bool
 ) -> tuple[PreTrainedModel, str | None]:
     path = Path(source)
     if path.suffix == ".gguf" and not path.is_dir():
         if not path.is_file():
             raise CheckpointError(f"There is no file {path}.")
+        if keep is not None:
+            raise CheckpointError(f"{path} is a .gguf file, of one size; expected a folder with nested ranks for keep.")
         return load_gguf_model(path, dtype or torch.bfloat16).eval(), None
     config = _load_config(source, trusted)
     _take_as_ours(config, source)
+    if keep is not None:
+        _ask_for(config, keep, source)
     loader = _find_loader(config, source, trusted)
     files = SourceFiles(weight_files(source))
     onloaded = {} if offload is None else {"device_map": {"": "disk"}, "offload_folder": offload}
@@ -122,6 +133,25 @@ def _take_as_ours(config: Any, source: str | Path) -> None:
     found = getattr(config, "quantization_config", None)
     if isinstance(found, dict) and found.get("quant_method") == STANDARD:
         config.quantization_config = described_as_ours(source) or found
+
+
+def _ask_for(config: Any, keep: float, source: str | Path) -> None:
+    """Let a config ask for a smaller size of a folder with nested ranks.
+
+    Raises:
+        CheckpointError: the model is not compressed here.
+        EckartError: ``keep`` is no share.
+    """
+    check_share(keep)
+    found = getattr(config, "quantization_config", None)
+    if not isinstance(found, dict) or found.get("quant_method") != METHOD:
+        raise CheckpointError(
+            f"{source} is not compressed by eckart with factors; expected a folder that `eckart compress --nested` "
+            "wrote for keep. Load it without."
+        )
+    if not Path(source).is_dir():
+        cached_file(str(source), NESTED_NAME, **QUIET)  # beside what the base library downloads
+    found["keep"] = float(keep)
 
 
 def check_compressible(model: PreTrainedModel) -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from pydantic import ValidationError
@@ -52,6 +53,9 @@ from eckart.methods.layout import Layout
 from eckart.methods.precision import BASES, PRECISIONS, Bits16
 from eckart.methods.structure import STRUCTURES, Hybrid, Pivoted
 
+if TYPE_CHECKING:
+    from eckart.maths.nested import NestedOrder
+
 AnyChoice = TypeVar("AnyChoice", bound=Choice)
 
 
@@ -60,6 +64,7 @@ class EckartQuantizer(HfQuantizer):  # type: ignore[misc]
 
     requires_calibration = True
     quantization_config: EckartConfig
+    _cut: tuple[NestedOrder, dict[str, int]] | None = None  # the ranks of the size that is loaded, where it is smaller
     _of: weakref.ref[PreTrainedModel] | None = None  # the model, until something was said of its training
 
     def belongs_to(self, model: PreTrainedModel) -> None:
@@ -155,7 +160,13 @@ class EckartQuantizer(HfQuantizer):  # type: ignore[misc]
         if config.embedding is not None:
             tables = RoundedEmbedding(**config.embedding)
             round_tables(model, tables, _choice("precision", tables.precision, PRECISIONS, _made_with(config)).scheme)
-        stored = stored_tensors(kwargs.get("checkpoint_files") or ())
+        files = kwargs.get("checkpoint_files") or ()
+        if config.keep is not None:
+            from eckart.checkpoint.nested import ranks_for  # which few loads need
+
+            folder = Path(files[0]).parent if files else model.config.name_or_path
+            self._cut = ranks_for(folder, config.keep, config.ranks)
+        stored = stored_tensors(files)
         if config.stored is not None:
             check_packed(config.ranks, stored)
         check_codes_have_a_place(model, stored)
@@ -182,6 +193,13 @@ class EckartQuantizer(HfQuantizer):  # type: ignore[misc]
                     "outputs once. They are damaged: copy or download the folder again."
                 )
         check_finite(model)
+        if self._cut is not None:
+            from eckart.checkpoint.nested import cut_model
+
+            cut_model(model, *self._cut)
+            config = self.quantization_config
+            config.provenance = {**(config.provenance or {}), "keep": config.keep}
+            self._cut = config.keep = None
         # If it is saved by transformers from here, the files get the standard names, beside a config with the guard.
         self.quantization_config.weights = None
         if self.quantization_config.latent_cache is not None:

@@ -2,6 +2,7 @@
 
 eckart/report.json           recipe, layers, refinements, errors by depth
 eckart/spectra.safetensors   singular values of each layer that was factored
+eckart/nested.safetensors    what each component is worth, if the folder serves several sizes
 eckart/timings.json          seconds and memory: the one file in which two runs of the same differ
 """
 
@@ -18,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from eckart.checkpoint.files import write_shard
+from eckart.checkpoint.nested import has_nested, read_nested, write_nested
 from eckart.compression.costs import Costs
 from eckart.compression.result import REPORT_NAME, CompressionResult
 from eckart.errors import CheckpointError, first_problem
@@ -35,6 +37,8 @@ def write_records(folder: Path, report: CompressionResult) -> None:
     (folder / REPORT_NAME).parent.mkdir(exist_ok=True)
     (folder / REPORT_NAME).write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
     write_shard(folder / SPECTRA_NAME, dict(sorted(report.spectra.items())))
+    if report.nested is not None:
+        write_nested(folder, report.nested)
     (folder / TIMINGS_NAME).write_text(report.costs.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
@@ -66,6 +70,8 @@ def read_records(folder: Path) -> CompressionResult:
     report = read_report(folder)
     if (folder / SPECTRA_NAME).exists():
         report.spectra = _read_spectra(folder)
+    if has_nested(folder):
+        report.nested = read_nested(folder)
     if (folder / TIMINGS_NAME).exists():
         report.costs = _parse(folder, TIMINGS_NAME, Costs)
     return report

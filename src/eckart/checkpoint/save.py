@@ -21,7 +21,7 @@ from eckart.checkpoint.origin import CARD_NAME, copy_licences
 from eckart.checkpoint.output import check_apart, check_output
 from eckart.checkpoint.records import write_records
 from eckart.checkpoint.run_folder import RunFolder
-from eckart.checkpoint.saveable import check_saveable, records_beside
+from eckart.checkpoint.saveable import check_saveable, records_beside, records_now
 from eckart.checkpoint.source import FileWeights
 from eckart.checkpoint.standard import nothing_is_factored, standardise, why_not_standard
 from eckart.compression.embedding import EmbeddingRecord
@@ -89,25 +89,38 @@ def save(
         raise CheckpointError("save needs the folder to write: save(model, folder) or save(model, report, folder).")
     check_saveable(model)
     source = model.config.name_or_path
-    result = report if isinstance(report, CompressionResult) else records_beside(source)
     size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     reads = [Path(source)] if source else []
     with new_folder(target, overwrite=overwrite, needed=size, reads=reads) as partial:
-        config = model.config.quantization_config
-        config.weights = INDEX_NAME
-        try:
-            model.save_pretrained(partial, max_shard_size=max_shard_size)
-        finally:
-            config.weights = None
-        rename_shards(partial)
-        needless = standardised(partial, model)
-        for name in needless:
-            (partial / name).unlink()
-        if result is not None:
-            again = result is not report
-            write_documents(partial, model, result, tokenizer, again=again, standard=bool(needless))
-        elif tokenizer is not None:
-            tokenizer.save_pretrained(partial)
+        result = report if isinstance(report, CompressionResult) else None
+        write_model(partial, model, result, tokenizer, max_shard_size)
+
+
+def write_model(
+    partial: Path,
+    model: PreTrainedModel,
+    report: CompressionResult | None,
+    tokenizer: PreTrainedTokenizerBase | None,
+    max_shard_size: int | str = MAX_SHARD_SIZE,
+) -> None:
+    """Write a compressed model into a folder of :func:`new_folder`; arguments as for :func:`save`."""
+    result = report or records_beside(model.config.name_or_path)
+    if result is not None and result.nested is not None:
+        result = records_now(model, result)
+    config = model.config.quantization_config
+    config.weights = INDEX_NAME
+    try:
+        model.save_pretrained(partial, max_shard_size=max_shard_size)
+    finally:
+        config.weights = None
+    rename_shards(partial)
+    needless = standardised(partial, model)
+    for name in needless:
+        (partial / name).unlink()
+    if result is not None:
+        write_documents(partial, model, result, tokenizer, again=report is None, standard=bool(needless))
+    elif tokenizer is not None:
+        tokenizer.save_pretrained(partial)
 
 
 def save_all_but_blocks(

@@ -147,6 +147,10 @@ def compress(
             show_default=False,
         ),
     ] = None,
+    nested: Annotated[
+        bool,
+        typer.Option("--nested", help="Order the components of all layers, so that OUTPUT serves smaller sizes too."),
+    ] = False,
     trust_remote_code: TrustRemoteCode = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")] = False,
 ) -> None:
@@ -183,6 +187,7 @@ def compress(
                 allow_partial=allow_partial,
                 latent_cache=latent_cache,
                 cache_keep=cache_keep,
+                nested=nested,
                 trust_remote_code=trust_remote_code,
                 callback=bar,
             )

@@ -15,10 +15,12 @@ from eckart.cache import latent_cache
 from eckart.cache.latent_codes import BITS
 from eckart.checkpoint import load_model
 from eckart.checkpoint.files import write_bytes
+from eckart.checkpoint.nested import read_nested
 from eckart.checkpoint.output import IMAGE, MAKER, check_output
 from eckart.checkpoint.records import read_report
 from eckart.cli.console import command, megabytes, output
 from eckart.cli.rank_map import figure, terminal_map
+from eckart.cli.sizes import sizes_of, table_of
 from eckart.cli.tables import all_layers, cache_sizes, distillation, left_alone, refinements, rounded_tables, targets
 from eckart.compression.result import CompressionResult
 from eckart.errors import CheckpointError, EckartError, EckartWarning
@@ -40,6 +42,10 @@ def inspect(
         bool,
         typer.Option("--cache", help="Run the model on a few tokens, and show what its key-value cache can keep."),
     ] = False,
+    sizes: Annotated[
+        bool,
+        typer.Option("--sizes", help="Show the sizes that the folder serves, if it has nested ranks."),
+    ] = False,
 ) -> None:
     """Show what was done to a model: rank, bytes and error of every layer."""
     if as_json and as_map:
@@ -49,12 +55,17 @@ def inspect(
         raise EckartError(f"--map-image takes a file that ends in {expected}; found {map_image}. Change the ending.")
     if map_image:
         check_output(map_image, kind=IMAGE, overwrite=True, reads=[folder])
-    if cache and (as_map or map_image):
-        raise EckartError("--cache shows the cache, and --map and --map-image the ranks. Leave out one of them.")
+    if cache and (as_map or map_image or sizes):
+        raise EckartError("--cache shows the cache, and --map, --map-image and --sizes the ranks. Leave out one.")
     if cache:
         _show_cache(folder, as_json=as_json)
         return
+    if sizes and (as_map or map_image):
+        raise EckartError("--sizes shows sizes, and --map and --map-image the ranks of one. Leave out one of them.")
     report = read_report(folder)
+    if sizes:
+        _show_sizes(report, folder, as_json=as_json)
+        return
     written = sum(shard.stat().st_size for shard in folder.glob("*.safetensors") if shard.is_file())
     if map_image:
         _save_image(report, map_image)
@@ -94,6 +105,15 @@ def inspect(
         output.print(f"Warning: {warning}", markup=False)
     if map_image:
         output.print(f"The map is in {map_image}.")
+
+
+def _show_sizes(report: CompressionResult, folder: Path, *, as_json: bool) -> None:
+    found = sizes_of(report, read_nested(folder))
+    if as_json:
+        output.print_json(json.dumps(found))
+        return
+    output.print(table_of(found))
+    output.print("Load one by load_model(folder, keep=...), or write it by `eckart resize`.", markup=False)
 
 
 def _show_cache(folder: Path, *, as_json: bool) -> None:

@@ -16,6 +16,7 @@ from eckart.cli.process import standard_streams
 from eckart.cli.push import push
 from eckart.cli.recipes import recipes
 from eckart.cli.report import report
+from eckart.cli.resize import resize
 from eckart.cli.run import run
 from eckart.cli.sweep import sweep
 
@@ -35,6 +36,7 @@ app.command("sweep")(sweep)
 app.command("inspect")(inspect)
 app.command("report")(report)
 app.command("merge")(merge)
+app.command("resize")(resize)
 app.command("push")(push)
 app.command("export")(export)
 app.command("recipes")(recipes)

@@ -51,7 +51,7 @@ class ProgressBar(Callback):
         self.cost, self.recipe = cost, plan.recipe  # which may have been chosen by a size meanwhile
         refinement, distillation = plan.recipe.refinement.training, plan.recipe.distillation.training
         self.epochs = refinement.epochs if refinement else 0
-        self.last_epochs = distillation.epochs if distillation else 0
+        self.last_epochs = distillation.epochs * len(distillation.sides) if distillation else 0
         blocks = len(plan.blocks)
         self.expected_seconds = (
             cost.allocation_seconds + cost.block_seconds * (blocks - finished) + cost.distillation_seconds

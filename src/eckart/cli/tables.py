@@ -137,8 +137,8 @@ def refinements(records: Sequence[RefinementRecord]) -> Table:
 
 
 def distillation(record: DistillationRecord) -> Table:
-    """Return one row; losses are KL divergences from the original model on held-out samples, in nats a token."""
-    table = Table("distillation", "KL divergence before", "after", "epochs", "best", box=box.SIMPLE)
+    """Return one row; losses are those on held-out samples, in nats a token: KL divergences, or of the text."""
+    table = Table("distillation", "loss before", "after", "epochs", "best", box=box.SIMPLE)
     losses = ["-" if loss is None else f"{loss:.4f}" for loss in (record.before, record.after)]
     table.add_row("all blocks", *losses, str(len(record.epochs)), str(record.kept_epoch))
     return table

@@ -12,6 +12,7 @@ from eckart.compression.model_check import ModelCheck
 from eckart.compression.records import Records
 from eckart.data.calibration import CalibrationRecord
 from eckart.files.field_types import Size
+from eckart.maths.nested import NestedOrder
 from eckart.methods.layout import BYTES_PER_NUMBER
 from eckart.methods.recipe import Recipe
 
@@ -30,6 +31,7 @@ class CompressionResult(Records):
         check: what was known of it before anything was measured; None in reports of the first versions.
         warnings: what the user was told.
         embedding: the tables of the vocabulary that were rounded; None if they are in 16 bits.
+        nested: the order of all components, if the folder is to serve several sizes. Saved in a file of its own.
         costs: what this run took. Saved in a file of its own, so that the same run writes the same bytes.
     """
 
@@ -41,6 +43,7 @@ class CompressionResult(Records):
     check: ModelCheck | None = None
     warnings: list[str] = Field(default_factory=list)
     embedding: EmbeddingRecord | None = None
+    nested: NestedOrder | None = Field(None, exclude=True)
     costs: Costs = Field(default_factory=lambda: Costs(timings=Timings(), memory=None), exclude=True)
 
     @model_serializer(mode="wrap")

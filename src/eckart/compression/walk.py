@@ -49,10 +49,11 @@ from eckart.compression.walk_streams import COMPRESSED, FOLLOWED, ORIGINAL, Walk
 from eckart.device import give_back_memory, moment_device
 from eckart.errors import CalibrationError
 from eckart.maths.moments import Moments
+from eckart.methods.distillation import ModelTraining
 from eckart.methods.objectives import InputSource
 from eckart.methods.refinement import RefinementRecord, Sequences
 from eckart.methods.sensitivity.measurements import Measurements
-from eckart.methods.training import TrainingConfig, TrainingRun
+from eckart.methods.training import TrainingRun
 
 
 def compress_blocks(
@@ -349,7 +350,7 @@ class _Walk:
         self.callback.on_refinement(record)
         return record
 
-    def _distil(self, config: TrainingConfig, state: WalkState) -> WalkState:
+    def _distil(self, config: ModelTraining, state: WalkState) -> WalkState:
         """Distil the finished model, and put what comes of it in the place of what was there.
 
         Args:

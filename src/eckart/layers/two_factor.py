@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from eckart.layers.child import ChildShape, dense_weight_of
 from eckart.layers.factored import FactoredLinear
@@ -22,6 +23,20 @@ class LowRankLinear(FactoredLinear):
     def shapes(out_features: int, in_features: int, rank: int) -> tuple[ChildShape, ChildShape]:
         """See :meth:`FactoredLinear.shapes`."""
         return ChildShape(in_features, rank, bias=False), ChildShape(rank, out_features, bias=True)
+
+    def cut(self, rank: int) -> None:
+        """Keep the first ``rank`` components only, as new parameters; of layers whose factors are plain linear ones.
+
+        Args:
+            rank: from 1 to that of the layer.
+        """
+        first, second = self.first.get_parameter("weight"), self.second.get_parameter("weight")
+        for child, old, numbers in (
+            (self.first, first, first.detach()[:rank].clone()),
+            (self.second, second, second.detach()[:, :rank].clone(memory_format=torch.contiguous_format)),
+        ):
+            child.register_parameter("weight", nn.Parameter(numbers, old.requires_grad))
+        self.rank = self.first.out_features = self.second.in_features = rank
 
     def decode(self, latents: Tensor, rows: slice | None = None) -> Tensor:
         """See :meth:`FactoredLinear.decode`."""

@@ -165,6 +165,14 @@ class Recipe(BaseModel):
                 f"Solver {self.solver.name!r} finds some components of an equation when the rank is known, and {why}. "
                 "Use solver=exact."
             )
+        trained = self.distillation.training
+        few_bits = structure.own_precision or self.precision.scheme is not None
+        if trained is not None and trained.adapts_factors and few_bits:
+            yield (
+                f"Distillation {self.distillation.name!r} adds adapters to the numbers of factors, and structure "
+                f"{structure.name!r} with precision {self.precision.name!r} stores them in few bits. Use "
+                "precision=16-bit and another structure, such as two-factor, or distillation=logits."
+            )
         if structure.adds_to_base and allocation.truncates:
             yield (
                 f"Allocation {allocation.label} runs the model with weights truncated to a rank, and in structure "

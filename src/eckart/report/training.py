@@ -77,7 +77,7 @@ def distillation(runs: Sequence[Run], series: dict[str, int]) -> Figure | None:
             traces.append({**curve, "series": number})
     if not traces:
         return None
-    figure.add((), traces, xaxis=axis("epoch"), yaxis=axis("KL divergence, nats a token", log=True))
+    figure.add((), traces, xaxis=axis("epoch"), yaxis=axis("loss, nats a token", log=True))
     return figure
 
 

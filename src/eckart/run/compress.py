@@ -19,14 +19,18 @@ from eckart.blocks.tensor_cache import ScratchSpace
 from eckart.checkpoint.identity import digest_of_some, identity_of_run
 from eckart.checkpoint.load import check_compressible
 from eckart.checkpoint.loaded import check_unchanged
+from eckart.checkpoint.nested import factors_in, sized
+from eckart.checkpoint.output import check_space
 from eckart.checkpoint.processor import load_processor
 from eckart.checkpoint.quantizer import attach
+from eckart.checkpoint.run_folder import RunFolder
 from eckart.checkpoint.save import description
 from eckart.compression.allocate import allocate
 from eckart.compression.callback import Callback
 from eckart.compression.costs import Memory
 from eckart.compression.estimate import Estimate
 from eckart.compression.model_check import ModelCheck
+from eckart.compression.nested import check_nested, order_of
 from eckart.compression.plan import Plan, check_keep, make_plan, take_back
 from eckart.compression.records import LayerRecord
 from eckart.compression.result import CompressionResult
@@ -37,6 +41,7 @@ from eckart.data.samples import Sample
 from eckart.data.text import PYTHON_DOCS
 from eckart.device import free_memory, host_memory, peak_device_memory, peak_host_memory, resolve_device
 from eckart.errors import warn
+from eckart.methods.layout import BYTES_PER_NUMBER
 from eckart.methods.recipe import Recipe
 from eckart.methods.recipes.loader import load_recipe
 from eckart.methods.recipes.published import DEFAULT_KEEP, DEFAULT_RECIPE
@@ -74,6 +79,7 @@ def compress(
     memory: int | None = None,
     source: str | None = None,
     allow_partial: bool = False,
+    nested: bool = False,
     callback: Callback | None = None,
 ) -> CompressionResult:
     """Compress a model in place.
@@ -106,6 +112,8 @@ def compress(
         source: name of the model for the record; by default the one it was loaded by.
         allow_partial: compress the model even if less than half of its blocks' bytes are in linear layers that can be
             factored, as in mixtures of experts.
+        nested: note in which order components of all layers are worth their bytes, so that the folder that is saved
+            serves smaller sizes too: ``load_model(folder, keep=0.5)``, ``eckart resize``.
         callback: is told what happens.
 
     Returns:
@@ -118,6 +126,8 @@ def compress(
     check_requirements()
     check_keep(keep)
     chosen = load_recipe(recipe, [*overrides, *overrides_for(only, ignore)], keep)
+    if nested:
+        check_nested(chosen)
     place = resolve_device(device, processes.turn())
     check_compressible(model)
     model.eval()
@@ -138,7 +148,7 @@ def compress(
         check = check_model(blockwise, plan, allow_partial=allow_partial)
         if processes.size() > 1:
             check_alike(identity_of_run(chosen, keep, tokens, model, {"numbers": digest_of_some(model)}, place))
-        job = Job(blockwise, plan, callback or Callback(), check)
+        job = Job(blockwise, plan, callback or Callback(), check, nested)
         job.warn()
         report = job.run(job.estimate(memory))
         check_unchanged(model)
@@ -146,17 +156,28 @@ def compress(
         take_back(model, weights)
         raise
     attach(model, description(model, report, source or name_of(model)))
+    if report.nested is not None:
+        report.nested = sized(report.nested, lambda path: factors_in(model, path))
     return report
 
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that is known before the first block is touched."""
+    """Everything that is known before the first block is touched.
+
+    Attributes:
+        model: whose blocks are run.
+        plan: what is done to it.
+        callback: is told what happens.
+        check: what is known of the model.
+        nested: whether components of all layers are put in an order.
+    """
 
     model: BlockwiseModel
     plan: Plan
     callback: Callback
     check: ModelCheck
+    nested: bool = False
 
     def notes(self) -> list[str]:
         """Return what the user should know about the choice of data and numbers."""
@@ -194,6 +215,18 @@ class Job:
             )
         return cost
 
+    def check_space(self, folder: RunFolder) -> None:
+        """Raise if what will be written does not fit on the disk."""
+        itemsize = self.model.dtype.itemsize
+        # What is counted in 16 bits is stored in the model's dtype; codes are not, so that this is too much for them.
+        needed = self.plan.bytes * itemsize // BYTES_PER_NUMBER
+        if self.plan.recipe.precision.scheme is not None:
+            needed *= 2  # where nothing is factored, all is written once more, in the standard format
+        if self.model.calibration is not None:
+            needed += 4 * self.model.stream_numbers * itemsize
+        written = sum(path.stat().st_size for path in folder.model.iterdir()) if folder.model.exists() else 0
+        check_space(folder.output, max(0, needed - written))
+
     def run(
         self,
         cost: Estimate,
@@ -229,6 +262,9 @@ class Job:
                 recompute=cost.recompute,
                 callback=callback,
             )
+            if self.nested and report.ranks:
+                linears, multiple = allocated.measurements.linears, self.plan.recipe.allocation.multiple
+                report.nested = order_of(report, linears, multiple)
             report.costs.timings.allocation = seconds
             report.costs.timings.total += seconds
             report.costs.resumed_behind = finished

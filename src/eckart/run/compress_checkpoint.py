@@ -19,7 +19,8 @@ from eckart.cache.latent_codes import WHOLE, check_bits
 from eckart.checkpoint.gguf import load_gguf_model
 from eckart.checkpoint.identity import PROCESSES, identity_of_run
 from eckart.checkpoint.load import check_compressible, load_model
-from eckart.checkpoint.output import check_apart, check_output, check_space, placed
+from eckart.checkpoint.nested import factors_of, sized
+from eckart.checkpoint.output import check_apart, check_output, placed
 from eckart.checkpoint.process_folder import ProcessFolder
 from eckart.checkpoint.processor import copy_processor, has_processor, load_processor
 from eckart.checkpoint.run_checkpoint import DiskRunCheckpoint, check_same_run, read_manifest
@@ -30,6 +31,7 @@ from eckart.checkpoint.tokenizer import copy_tokenizer, load_tokenizer
 from eckart.checkpoint.unchanged import SourceFiles
 from eckart.compression.callback import Callback
 from eckart.compression.estimate import Estimate
+from eckart.compression.nested import check_nested
 from eckart.compression.plan import check_keep, make_plan
 from eckart.compression.result import CompressionResult
 from eckart.data.calibration import DEFAULT_SAMPLES, SELF, Calibration, calibrate
@@ -89,6 +91,7 @@ def compress_checkpoint(
     allow_partial: bool = False,
     latent_cache: int | None = None,
     cache_keep: float | None = None,
+    nested: bool = False,
     trust_remote_code: bool = False,
     callback: Callback | None = None,
 ) -> CompressionResult:
@@ -124,6 +127,7 @@ def compress_checkpoint(
             (:func:`eckart.latent_cache`); None for keys and values.
         cache_keep: share of that cache to keep: layers that give keys and values have ranks that sum to it, whatever
             ``keep`` says of others. Latents have 16 bits then unless ``latent_cache`` says less.
+        nested: as for :func:`eckart.compress`.
         trust_remote_code: whether Python code that comes with the model may be run.
         callback: is told what happens.
 
@@ -149,6 +153,8 @@ def compress_checkpoint(
     text = calibration if isinstance(calibration, str) else None
     changes = [*overrides, *overrides_for(only, ignore)]
     chosen = load_recipe(recipe, changes, asked)
+    if nested:
+        check_nested(chosen)
     place = resolve_device(device, processes.turn())
     output = placed(output)
     path = Path(source)
@@ -190,6 +196,8 @@ def compress_checkpoint(
                     model, lambda share: load_recipe(recipe, changes, share), size, weights, tokens
                 )
                 asked = room.keep
+                if nested:
+                    check_nested(chosen)
             plan = make_plan(model, chosen, asked, weights, tokens)
             if room is not None:
                 plan = replace(plan, shares=room.shares)
@@ -197,12 +205,12 @@ def compress_checkpoint(
             blockwise = BlockwiseModel(model, plan.blocks, weights, place, ScratchSpace(), tokens).settled()
             check = check_model(blockwise, plan, allow_partial=allow_partial)
             files = files or weights.files
-            identity = identity_of_run(chosen, asked, tokens, model, files.hashes(), place, size, latent_cache)
+            identity = identity_of_run(chosen, asked, tokens, model, files.hashes(), place, size, latent_cache, nested)
             check_alike(identity | {"options": {"output": str(output), "resume": resume, "overwrite": overwrite}})
             if finished_before and (found := finished_report(output, identity, overwrite)):
                 return found
             finished = processes.first(lambda: _finished_blocks(folder, identity)) if resume else None
-            job = Job(blockwise, plan, callback or Callback(), check)
+            job = Job(blockwise, plan, callback or Callback(), check, nested)
             job.warn()
             cost = job.estimate(memory)
             processes.first(lambda: _begun(job, folder, clear=finished is None, overwrite=may_replace))
@@ -217,6 +225,8 @@ def compress_checkpoint(
             model.config.quantization_config.latent_cache = latent_cache
             report.warnings.extend(weights.notes)
             with report.costs.timings.measure("files"):
+                if report.nested is not None:
+                    report.nested = sized(report.nested, factors_of(folder.model))
                 run_checkpoint.check(len(plan.blocks))
                 if tokenizer is None:
                     copy_tokenizer(source, folder.model)
@@ -267,7 +277,7 @@ def _finished_blocks(folder: RunFolder, identity: dict[str, Any]) -> int | None:
 
 
 def _begun(job: Job, folder: RunFolder, *, clear: bool, overwrite: bool) -> None:
-    _check_space(job, folder)
+    job.check_space(folder)
     folder.begin(clear=clear, overwrite=overwrite)
 
 
@@ -379,19 +389,6 @@ def _calibrate(
     return calibrate(
         calibration, samples=samples, length=length, seed=seed, tokenizer=tokenizer, model=model, chat=chat
     )
-
-
-def _check_space(job: Job, folder: RunFolder) -> None:
-    """Raise if what will be written does not fit on the disk."""
-    itemsize = job.model.dtype.itemsize
-    # What is counted in 16 bits is stored in the model's dtype; codes are not, so that this is too much for them.
-    needed = job.plan.bytes * itemsize // BYTES_PER_NUMBER
-    if job.plan.recipe.precision.scheme is not None:
-        needed *= 2  # where nothing is factored, all is written once more, in the standard format
-    if job.model.calibration is not None:
-        needed += 4 * job.model.stream_numbers * itemsize
-    written = sum(path.stat().st_size for path in folder.model.iterdir()) if folder.model.exists() else 0
-    check_space(folder.output, max(0, needed - written))
 
 
 def _name_of(source: str | Path) -> str:

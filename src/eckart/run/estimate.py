@@ -193,8 +193,9 @@ class _Probe:
         # Logits of both models, and a gradient of one.
         step = blocks * (both + once * recompute) + 3 * head
         look = blocks * once + 2 * head
-        epochs = distillation.epochs_on(samples)
-        updates = distillation.steps(samples) * blocks * update
+        sides = len(distillation.sides)
+        epochs = sides * distillation.epochs_on(samples)
+        updates = sides * distillation.steps(samples) * blocks * update
         return epochs * (step * trained_on + look * held_out) / self.calibration.at_once + updates
 
     def _step_seconds(self, config: TrainingConfig, block: nn.Module) -> float:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from eckart.blocks.block import Block
 from eckart.blocks.blockwise_model import BlockwiseModel
 from eckart.blocks.passes import HiddenStates
+from eckart.compression.distil.lora import LoraBlock
 from eckart.compression.distil.student import StudentBlock
 from eckart.compression.distil.training import Student
 from eckart.compression.records import LayerRecord
 from eckart.layers import PivotedLinear
+from eckart.methods.distillation import LoraRecovery, ModelTraining
 from eckart.methods.distillation.record import DistillationRecord
 from eckart.methods.layout import Layout
-from eckart.methods.training import EpochRecord, TrainingConfig, TrainingRun, train
+from eckart.methods.training import EpochRecord, TrainingRun, train
+from eckart.methods.training.record import TrainingRecord
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class Distilled:
 
 
 def distil(
-    config: TrainingConfig,
+    config: ModelTraining,
     model: BlockwiseModel,
     stored: Callable[[int], Mapping[str, Tensor]],
     inputs: HiddenStates,
@@ -55,22 +59,57 @@ def distil(
     """
     scratch = model.scratch
     recompute = recompute or not scratch.in_memory
-    student_blocks = [
-        StudentBlock(
-            block.module,
-            stored(index),
-            config,
-            model.device,
-            None if scratch.in_memory else scratch.path(f"student-{index:05d}"),
-            block.fixed,
-        )
-        for index, block in enumerate(model.blocks)
-    ]
-    run = TrainingRun(model.compute, model.seed, recompute, on_epoch)
+    epochs: list[EpochRecord] = []
+
+    def tell(number: int, record: EpochRecord) -> None:
+        on_epoch(len(epochs) + number, record)
+
+    run = TrainingRun(model.compute, model.seed, recompute, tell)
+    student_blocks: list[StudentBlock] = []
+    records: list[TrainingRecord] = []
     with model.head() as head:
-        student = Student(model, student_blocks, inputs, desired, head, recompute)
-        record = train(config, student, len(model.known), run)
-    return Distilled(DistillationRecord(**dict(record)), (block.result() for block in student_blocks))
+        for number, side in enumerate(config.sides):
+            before = [block.result for block in student_blocks]
+            generator = torch.Generator().manual_seed(model.seed * len(config.sides) + number)
+            student_blocks = [
+                _student(model, index, before[index]() if before else stored(index), config, side, generator)
+                for index in range(len(model.blocks))
+            ]
+            student = Student(model, student_blocks, inputs, desired, head, recompute, config.follows_text)
+            records.append(train(config, student, len(model.known), run))
+            epochs += records[-1].epochs
+    return Distilled(_record(records), (block.result() for block in student_blocks))
+
+
+def _student(
+    model: BlockwiseModel,
+    index: int,
+    tensors: Mapping[str, Tensor],
+    config: ModelTraining,
+    side: str | None,
+    generator: torch.Generator,
+) -> StudentBlock:
+    """Return a block in training, all of it or adapters on one of its factors."""
+    block, scratch = model.blocks[index], model.scratch
+    file = None if scratch.in_memory else scratch.path(f"student-{index:05d}")
+    if side is None:
+        return StudentBlock(block.module, tensors, config, model.device, file, block.fixed)
+    assert isinstance(config, LoraRecovery)
+    return LoraBlock(block.module, tensors, config, model.device, file, block.fixed, side, generator)
+
+
+def _record(records: Sequence[TrainingRecord]) -> DistillationRecord:
+    """Return one record of trainings that followed one another; epochs are counted through."""
+    kept, done = 0, 0
+    for record in records:
+        kept = done + record.kept_epoch if record.kept_epoch else kept
+        done += len(record.epochs)
+    return DistillationRecord(
+        before=records[0].before,
+        after=records[-1].after,
+        kept_epoch=kept,
+        epochs=[epoch for record in records for epoch in record.epochs],
+    )
 
 
 def put_layers(block: Block, layers: Mapping[str, LayerRecord], layout: Layout) -> None:

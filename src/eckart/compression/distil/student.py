@@ -39,16 +39,22 @@ class StudentBlock:
         fixed: Collection[str] = (),
     ) -> None:
         self.module, self.config, self.device, self.file = module, config, device, file
-        trained = ({name for name, _ in module.named_parameters()} & stored.keys()) - set(fixed)
+        self.set_up(stored, fixed)
+        # A block that has nothing to train has an optimiser all the same, which wants something.
+        self.optimiser = config.optimiser(list(self.parameters.values()) or [nn.Parameter(torch.zeros(0))])
+        self.best: dict[str, Tensor] = {}
+        if file is not None:
+            self._park(file)
+
+    def set_up(self, stored: Mapping[str, Tensor], fixed: Collection[str]) -> None:
+        """Take what is trained of a block, and what is not; arguments as for the class."""
+        device = self.device
+        trained = ({name for name, _ in self.module.named_parameters()} & stored.keys()) - set(fixed)
         self.dtypes = {name: stored[name].dtype for name in trained}
         self.fixed = {name: tensor.to(device) for name, tensor in stored.items() if name not in trained}
         self.parameters = {
             name: nn.Parameter(stored[name].to(device, torch.float32, copy=True)) for name in sorted(trained)
         }
-        self.optimiser = config.optimiser(list(self.parameters.values()))
-        self.best: dict[str, Tensor] = {}
-        if file is not None:
-            self._park(file)
 
     @contextmanager
     def used(self) -> Iterator[None]:
@@ -84,6 +90,11 @@ class StudentBlock:
     def tensors(self) -> dict[str, Tensor]:
         """All tensors that the block computes with, by name: those that are trained in float32."""
         return {**self.fixed, **self.parameters}
+
+    @property
+    def as_stored(self) -> dict[str, Tensor]:
+        """All tensors by name, in float32, those that are trained with the numbers that would be stored."""
+        return {**self.fixed, **{name: tensor.float() for name, tensor in self.rounded().items()}}
 
     def rounded(self) -> dict[str, Tensor]:
         """Return what is trained as it would be stored."""

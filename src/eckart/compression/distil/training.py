@@ -26,10 +26,12 @@ from eckart.blocks.block_arguments import BlockArguments, Inputs
 from eckart.blocks.blockwise_model import BlockwiseModel, rows_of
 from eckart.blocks.carried import Carried
 from eckart.blocks.entrance import Entered, enter
-from eckart.blocks.losses import divergence
+from eckart.blocks.losses import divergence, gives_logits, model_loss
 from eckart.blocks.passes import HiddenStates, gather
 from eckart.compression.distil.student import StudentBlock
+from eckart.data.samples import LABELS
 from eckart.device import autocast
+from eckart.errors import UnsupportedModelError
 from eckart.methods.training.gradients import add_gradients
 
 Head = Callable[[Inputs, Mapping[int, Tensor]], Any]
@@ -88,6 +90,7 @@ class Student:
         desired: those behind the last block of the original model, and behind those that are tapped.
         head: of the model.
         recompute: whether to compute activations twice instead of holding them.
+        follows_text: whether the loss is that of the next token of the text, and not the distance from the original.
     """
 
     model: BlockwiseModel
@@ -96,6 +99,7 @@ class Student:
     desired: Mapping[int, HiddenStates]
     head: Head
     recompute: bool
+    follows_text: bool = False
 
     def step(self, batch: Tensor, learning_rate: float) -> float:
         """Take one optimiser step on the sequences ``batch``, and return the sum of their losses before it."""
@@ -127,7 +131,7 @@ class Student:
         """Return the number of tokens; where there are none, of sequences."""
         known = self.model.known
         if known.tokens is not None:
-            return len(sequences) * known.length
+            return len(sequences) * (known.length - self.follows_text)  # nothing is in front of the first token
         return float(processes.total(sum(self._predictions(index) for index in known.kept(sequences).tolist()))[0])
 
     def loss(self, sequences: Tensor) -> float:
@@ -137,9 +141,9 @@ class Student:
             for number, block in enumerate(self.blocks):
                 self._enter(number, parts)
                 with block.used():
-                    rounded = {name: tensor.float() for name, tensor in block.rounded().items()}
+                    tensors = block.as_stored
                     for part in parts:
-                        outputs = self._run({**block.fixed, **rounded}, number, self._call(number, part), part.hidden)
+                        outputs = self._run(tensors, number, self._call(number, part), part.hidden)
                         self._take(number, part, outputs)
             loss = sum(
                 float(self._divergence(index, row, ends))
@@ -286,13 +290,25 @@ class Student:
         return total
 
     def _divergence(self, index: int, inputs: Inputs, ends: Mapping[int, Tensor]) -> Tensor:
-        """Return the divergence of a sequence, summed over its predictions."""
+        """Return the loss of a sequence, summed over its predictions."""
         model, one = self.model, torch.tensor([index])
+        if self.follows_text:
+            found = self.head(inputs, {n: end.to(model.compute) for n, end in ends.items()})
+            return self._loss_of_text(found, inputs)[0]
         target = {n: self._gather(s, one) for n, s in self.desired.items()}
         with torch.no_grad():
             expected = self.head(inputs, {n: end.to(model.compute) for n, end in target.items()})
         found = self.head(inputs, {n: end.to(model.compute) for n, end in ends.items()})
         return divergence(found, expected, inputs, predicts_next=model.predicts_next)[0]
+
+    def _loss_of_text(self, output: Any, inputs: Inputs) -> tuple[Tensor, int]:
+        """Return the loss of what the text says, summed, and the number of predictions."""
+        if not gives_logits(output) or (LABELS not in inputs and not self.model.predicts_next):
+            raise UnsupportedModelError(
+                "Adapters are trained on what a text or its labels say, and the model predicts neither. Use "
+                "--set distillation=logits, or none."
+            )
+        return model_loss(output, inputs, predicts_next=self.model.predicts_next)
 
     def _predictions(self, index: int) -> int:
         """Return the number of predictions that are made for a sequence."""
@@ -302,7 +318,11 @@ class Student:
             inputs = model.sample(index)
             with torch.no_grad():
                 output = self.head(inputs, target)
-                self._counts[index] = divergence(output, output, inputs, predicts_next=model.predicts_next)[1]
+                self._counts[index] = (
+                    self._loss_of_text(output, inputs)
+                    if self.follows_text
+                    else divergence(output, output, inputs, predicts_next=model.predicts_next)
+                )[1]
         return max(self._counts[index], 1)
 
     def __post_init__(self) -> None:

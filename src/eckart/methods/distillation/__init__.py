@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from eckart.methods.distillation.base import ModelTraining
 from eckart.methods.distillation.choice import LogitDistillation, NoDistillation
+from eckart.methods.distillation.lora import LoraRecovery
 
 __all__ = [
     "AnyDistillation",
     "LogitDistillation",
+    "LoraRecovery",
+    "ModelTraining",
     "NoDistillation",
 ]
 
-AnyDistillation = NoDistillation | LogitDistillation
+AnyDistillation = NoDistillation | LogitDistillation | LoraRecovery

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from eckart.methods.choice import Choice
-from eckart.methods.training.config import TrainingConfig
+from eckart.methods.distillation.base import ModelTraining
 
 
 class NoDistillation(Choice):
@@ -17,22 +17,18 @@ class NoDistillation(Choice):
     needs_data: ClassVar[bool] = False
 
     @property
-    def training(self) -> TrainingConfig | None:
+    def training(self) -> ModelTraining | None:
         """How the model is trained; None if it is not."""
         return None
 
 
-class LogitDistillation(TrainingConfig):
+class LogitDistillation(ModelTraining):
     """All blocks are trained at once, so that the model predicts what the original one does.
 
     The loss is the KL divergence of the compressed model's next-token distributions from the original one's, a token
     (Hinton and others, arXiv 1503.02531, at temperature 1). Embedding, last norm and head stay as they are. Blocks are
     visited one at a time, forwards and backwards, so that a model larger than memory can be distilled.
     """
-
-    what: ClassVar[str] = "Distillation"
-    place: ClassVar[str] = "distillation"
-    needs_data: ClassVar[bool] = True
 
     name: Literal["logits"] = "logits"
 
@@ -45,6 +41,6 @@ class LogitDistillation(TrainingConfig):
     patience: int = Field(3, ge=1)
 
     @property
-    def training(self) -> TrainingConfig:
+    def training(self) -> ModelTraining:
         """See :attr:`NoDistillation.training`."""
         return self

@@ -6,4 +6,8 @@ from eckart.methods.training.record import TrainingRecord
 
 
 class DistillationRecord(TrainingRecord):
-    """What the distillation of a model did. Losses are KL divergences in nats a token."""
+    """What the distillation of a model did. Losses are in nats a token.
+
+    They are KL divergences from what the original model predicts, or the cross-entropy of the text, whichever is
+    trained on. Where one side of the factors is trained after the other, epochs are counted through.
+    """

@@ -63,6 +63,11 @@ class Objective(Choice):
         return False
 
     @property
+    def follows_rank(self) -> bool:
+        """Whether what it aims at depends on the rank that a linear gets."""
+        return False
+
+    @property
     def residual_share(self) -> float:
         """The share of the difference of the residual streams that targets carry."""
         return 0.0

@@ -43,6 +43,11 @@ class Blended(PairedObjective):
             raise ValueError(f"beta_min ({self.beta_min}) is above beta_max ({self.beta_max})")
         return self
 
+    @property
+    def follows_rank(self) -> bool:
+        """Whether b is found, for each rank another one."""
+        return self.beta_min < self.beta_max
+
     def whitening(self, moments: Moments | None, in_features: int, device: torch.device) -> Whitening:
         """Return the root of ``S + (t + lambda) I``."""
         assert moments is not None

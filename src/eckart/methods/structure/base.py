@@ -36,6 +36,7 @@ class Structure(Choice):
     amplifies: ClassVar[bool] = False  # whether rounding in 16 bits loses enough to be made up for
     rounds_to_nearest: ClassVar[bool] = False  # whether 16-bit numbers are rounded whatever the inputs are
     reorders_units: ClassVar[bool] = False  # whether layers give outputs in another order, which may be left so
+    nests: ClassVar[bool] = False  # whether the first components of a layer are the layer of a lower rank
     own_precision: ClassVar[bool] = False  # whether it says itself in how many bits which factor is stored
 
     def matrices(self, out_features: int, in_features: int, rank: int) -> list[Matrix]:

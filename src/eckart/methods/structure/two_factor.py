@@ -23,6 +23,7 @@ class TwoFactor(Structure):
     name: Literal["two-factor"] = "two-factor"
     layer: ClassVar[type[FactoredLinear]] = LowRankLinear
     rounds_to_nearest: ClassVar[bool] = True
+    nests: ClassVar[bool] = True
 
     split: Literal["norms", "singular-values"] = "norms"
 
