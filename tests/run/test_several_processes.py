@@ -39,6 +39,7 @@ CASES: Cases = {  # every way of a sum, by a recipe that takes it
     "asvd": ("allocation.shares=[0.5,0.7]",),
     "adasvd": (),
     "zs-svd-staged": ("allocation.stages=2",),
+    "svd-llm-lora": ("distillation.batch=3", "distillation.learning_rate=1e-2"),
     "saes-svd": ("objective.residual_anchoring=1", "objective.affine=true"),
     "aa-svd-anchored": TRAINED,
     "eckart-fast": ("allocation.multiple=1",),
