@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -21,6 +21,8 @@ from eckart.methods.sensitivity.cost import StepSeconds
 from eckart.methods.sensitivity.layer_statistics import LayerStatistics, Needs
 from eckart.methods.sensitivity.measurements import Measurements
 from eckart.methods.sensitivity.request import Request
+
+NotNegative = Annotated[float, Field(ge=0.0)]
 
 LEAST_TAIL = 1e-6  # of a spectrum at the reference rank, as published
 BELOW_HALF = 0.5  # share of bytes below which smaller ranks are allowed
@@ -85,7 +87,7 @@ class Lems(Allocation):
     most: float = Field(0.95, gt=0.0, le=1.0)
     alpha: float = Field(0.0, ge=0.0)
     gamma: float = Field(0.0, ge=0.0)
-    biases: tuple[tuple[float, float], ...] = ()
+    biases: tuple[tuple[NotNegative, NotNegative], ...] = ()
 
     @property
     def own_measurement(self) -> OwnMeasurement:

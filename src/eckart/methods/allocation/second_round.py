@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -46,7 +46,7 @@ class SecondRound(Allocation):
     name: Literal["second-round"] = "second-round"
     needs: ClassVar[Needs] = Needs.SPECTRUM
 
-    shares: tuple[float, ...] = Field(TENTHS, min_length=1)
+    shares: tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...] = Field(TENTHS, min_length=1)
     rounds: int = Field(1, ge=1)
     trial_samples: int = Field(32, ge=1)
     trial_length: int | None = Field(None, ge=2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -47,7 +47,7 @@ class Swift(Allocation):
 
     base: float = Field(0.5, ge=0.0, le=1.0)
     alpha: float | None = Field(None, ge=0.0, le=1.0)
-    alphas: tuple[float, ...] = Field(TENTHS, min_length=1)
+    alphas: tuple[Annotated[float, Field(ge=0.0, le=1.0)], ...] = Field(TENTHS, min_length=1)
     trial_samples: int = Field(32, ge=1)
     trial_length: int | None = Field(None, ge=2)
 
