@@ -259,7 +259,7 @@ def test_a_structure_by_its_name_alone_is_read(tmp_path: Path, llama: PreTrained
         ({"name": "hybrid", "pivots": 3}, "a structure that cannot be"),
         ({"base": "4-bit"}, "names the structure None"),
         (["hybrid"], "this version of eckart knows"),
-        ("remapped", "says itself which numbers take 8 bits"),
+        ("remapped", "says itself in how many bits"),
     ],
 )
 def test_a_structure_that_cannot_be_raises(hybrid: Path, structure: object, message: str) -> None:
@@ -287,7 +287,7 @@ def test_a_rank_that_cannot_be_raises(saved: tuple[Path, PreTrainedModel], rank:
     folder, model = saved
     ranks = dict(model.config.quantization_config.ranks)
     edit_config(folder, ranks={**ranks, "model.layers.0.self_attn.o_proj": rank})
-    expected = r"whole number from 1 to 3[12]" if type(rank) is int else r"o_proj = .* valid integer"
+    expected = r"whole number from 1 to \d\d, since" if type(rank) is int else r"o_proj = .* valid integer"
     with pytest.raises(CheckpointError, match=expected):
         AutoModelForCausalLM.from_pretrained(folder)
 

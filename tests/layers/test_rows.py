@@ -6,7 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from eckart.layers import FactoredLinear, HybridLinear, LowRankLinear, Pattern, PivotedLinear, RemappedLinear
+from eckart.layers import (
+    FactoredLinear,
+    HybridLinear,
+    KeptColumnsLinear,
+    LowRankLinear,
+    Pattern,
+    PivotedLinear,
+    RemappedLinear,
+)
 from eckart.layers.quantized import QuantizedLinear
 from eckart.layers.rows import RowsLinear, empty_rows_linear, some_outputs
 from eckart.maths.quantization import QuantScheme
@@ -60,6 +68,7 @@ MAKE: dict[str, Callable[[nn.Module], nn.Module]] = {
     "hybrid": lambda linear: HybridLinear.empty_like(linear, RANK, base=FOUR),
     "sparse": lambda linear: HybridLinear.empty_like(linear, RANK, base=Pattern.TWO_OF_FOUR),
     "remapped": lambda linear: RemappedLinear.empty_like(linear, RANK),
+    "kept columns": lambda linear: KeptColumnsLinear.empty_like(linear, RANK, columns=3),
     "from elsewhere": lambda linear: Plain.empty_like(linear, RANK),
 }
 

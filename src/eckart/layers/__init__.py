@@ -9,6 +9,7 @@ from eckart.layers.embedding import EmbeddingTable, QuantizedEmbedding, TiedHead
 from eckart.layers.factored import FactoredLinear
 from eckart.layers.fused import FusedLinear, fuse_modules, fused_layers, unfuse_modules
 from eckart.layers.hybrid import HybridLinear
+from eckart.layers.kept_columns import KeptColumnsLinear
 from eckart.layers.linear import bias_vector, input_of, is_linear, weight_matrix
 from eckart.layers.pivoted import PivotedLinear
 from eckart.layers.quantized import QuantizedLinear
@@ -21,6 +22,7 @@ __all__ = [
     "FactoredLinear",
     "FusedLinear",
     "HybridLinear",
+    "KeptColumnsLinear",
     "LowRankLinear",
     "Pattern",
     "PivotedLinear",

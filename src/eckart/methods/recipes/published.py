@@ -18,6 +18,7 @@ from eckart.methods.objectives import (
 from eckart.methods.precision import Bits4, Bits8
 from eckart.methods.recipe import Recipe
 from eckart.methods.recipes.eckart import BY_BUDGET, for_budget
+from eckart.methods.recipes.structures import STRUCTURES
 from eckart.methods.refinement import BlockRefinement
 from eckart.methods.structure import Hybrid, Remapped, TwoFactor
 
@@ -230,6 +231,7 @@ RECIPES: dict[str, Recipe] = {
             allocation=BASELINE,
             structure=Hybrid(alternations=2),
         ),
+        *STRUCTURES,
     )
 }
 

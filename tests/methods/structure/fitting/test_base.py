@@ -70,6 +70,8 @@ def test_what_is_fitted_is_the_best_of_its_rank(structure: Structure, with_metri
     assert found == pytest.approx(fit.loss(layer.dense_weight()), rel=1e-6)
     if structure.adds_to_base:
         assert found < 0.1 * least
+    elif structure.fits_itself:  # where it has a form that loses less
+        assert found <= least * (1 + 1e-6)
     else:
         assert found == pytest.approx(least, rel=1e-6)
 

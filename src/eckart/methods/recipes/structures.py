@@ -1,0 +1,24 @@
+"""The named recipes whose papers lay a weight out in another way."""
+
+from __future__ import annotations
+
+from eckart.methods.allocation import Uniform
+from eckart.methods.objectives import InputAware
+from eckart.methods.recipe import Recipe
+from eckart.methods.structure import KeptColumns
+
+# As for the other recipes of papers: any rank, and what rounding down leaves of the budget is left.
+AS_PUBLISHED = Uniform(multiple=1, fill_budget=False)
+
+STRUCTURES: tuple[Recipe, ...] = (
+    Recipe(
+        name="cpsvd",
+        reference="some input columns whole; uniform ranks, not its choice of them by the model's loss",
+        paper="CPSVD: Enhancing Large Language Model Compression via Column-Preserving Singular Value Decomposition",
+        arxiv="2510.19385",
+        year=2025,
+        objective=InputAware(),
+        allocation=AS_PUBLISHED,
+        structure=KeptColumns(refit=False),
+    ),
+)
