@@ -34,6 +34,7 @@ class Structure(Choice):
     layer: ClassVar[type[FactoredLinear]]
     adds_to_base: ClassVar[bool] = False  # whether the rank is that of what another matrix lacks, not of the weight
     fits_itself: ClassVar[bool] = False  # whether layers are fitted to a target, and not made of its two factors
+    latents_are_ranks: ClassVar[bool] = True  # whether a layer has as many latents a token as its rank is counted in
     amplifies: ClassVar[bool] = False  # whether rounding in 16 bits loses enough to be made up for
     rounds_to_nearest: ClassVar[bool] = False  # whether 16-bit numbers are rounded whatever the inputs are
     reorders_units: ClassVar[bool] = False  # whether layers give outputs in another order, which may be left so

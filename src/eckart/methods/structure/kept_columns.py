@@ -35,6 +35,7 @@ class KeptColumns(Structure):
     name: Literal["kept-columns"] = "kept-columns"
     layer: ClassVar[type[FactoredLinear]] = KeptColumnsLinear
     fits_itself: ClassVar[bool] = True
+    latents_are_ranks: ClassVar[bool] = False
 
     columns: int | None = Field(None, ge=0)
     refit: bool = True
