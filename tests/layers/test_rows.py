@@ -7,10 +7,12 @@ import torch
 from torch import nn
 
 from eckart.layers import (
+    DictionaryLinear,
     FactoredLinear,
     HybridLinear,
     KeptColumnsLinear,
     LowRankLinear,
+    Mask,
     Pattern,
     PivotedLinear,
     RemappedLinear,
@@ -69,6 +71,7 @@ MAKE: dict[str, Callable[[nn.Module], nn.Module]] = {
     "sparse": lambda linear: HybridLinear.empty_like(linear, RANK, base=Pattern.TWO_OF_FOUR),
     "remapped": lambda linear: RemappedLinear.empty_like(linear, RANK),
     "kept columns": lambda linear: KeptColumnsLinear.empty_like(linear, RANK, columns=3),
+    "dictionary": lambda linear: DictionaryLinear.empty_like(linear, RANK, pattern=Mask(OUT * 2)),
     "from elsewhere": lambda linear: Plain.empty_like(linear, RANK),
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from eckart.methods.allocation import Uniform
 from eckart.methods.objectives import InputAware
 from eckart.methods.recipe import Recipe
-from eckart.methods.structure import KeptColumns
+from eckart.methods.structure import Dictionary, KeptColumns
 
 # As for the other recipes of papers: any rank, and what rounding down leaves of the budget is left.
 AS_PUBLISHED = Uniform(multiple=1, fill_budget=False)
@@ -20,5 +20,25 @@ STRUCTURES: tuple[Recipe, ...] = (
         objective=InputAware(),
         allocation=AS_PUBLISHED,
         structure=KeptColumns(refit=False),
+    ),
+    Recipe(
+        name="rocket",
+        reference="a dictionary with sparse coefficients by importance; uniform sizes, not its knapsack; places counted",
+        paper="ROCKET: Rapid Optimization via Calibration-guided Knapsack Enhanced Truncation",
+        arxiv="2602.11008",
+        year=2026,
+        objective=InputAware(),
+        allocation=AS_PUBLISHED,
+        structure=Dictionary(method="rocket", refits=0),
+    ),
+    Recipe(
+        name="compot",
+        reference="an orthonormal dictionary and sparse coefficients in turn; uniform sizes, not its pooled ones",
+        paper="COMPOT: Calibration-Optimized Matrix Procrustes Orthogonalization for Transformers Compression",
+        arxiv="2602.15200",
+        year=2026,
+        objective=InputAware(),
+        allocation=AS_PUBLISHED,
+        structure=Dictionary(method="compot", refits=0),
     ),
 )
