@@ -15,9 +15,9 @@ class DictionaryLinear(LowRankLinear):
 
     Of ``second`` only the numbers that are there are stored, and where they are: half of them in 2 of 4 places
     (:class:`eckart.layers.SparseLinear`), or any (:class:`eckart.layers.MaskedLinear`). No kernel for sparse products
-    is used: zeros of ``second`` are multiplied like other numbers, so that a layer runs as two factors of rank k do. To
-    run, ``second`` is unpacked once and held: that takes the memory of all its numbers beside those that are stored, and
-    what is saved is bytes on the disk. The latents are the k products with atoms.
+    is used: zeros of ``second`` are multiplied like other numbers, so that a layer runs as two factors of rank k do.
+    To run, ``second`` is unpacked once and held: that takes the memory of all its numbers beside those that are stored,
+    and what is saved is bytes on the disk. The latents are the k products with atoms.
 
     Attributes:
         first: in features -> k, no bias; weight (k, in features).

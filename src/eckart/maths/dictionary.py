@@ -31,7 +31,7 @@ def largest_with_spare(scores: Tensor, count: int, spare: float) -> Tensor:
     Args:
         scores: (m, k), no less than 0.
         count: on average.
-        spare: share of a row's numbers, rounded to whole ones, that goes to the largest of what is left over of all rows.
+        spare: share of a row's numbers, rounded to whole ones, that goes to the largest of what all rows leave.
     """
     own = count - round(spare * count)
     mask = largest_in_rows(scores, own).flatten()

@@ -23,7 +23,7 @@ STRUCTURES: tuple[Recipe, ...] = (
     ),
     Recipe(
         name="rocket",
-        reference="a dictionary with sparse coefficients by importance; uniform sizes, not its knapsack; places counted",
+        reference="sparse coefficients by importance; uniform sizes, not its knapsack; places are counted",
         paper="ROCKET: Rapid Optimization via Calibration-guided Knapsack Enhanced Truncation",
         arxiv="2602.11008",
         year=2026,
@@ -33,7 +33,7 @@ STRUCTURES: tuple[Recipe, ...] = (
     ),
     Recipe(
         name="compot",
-        reference="an orthonormal dictionary and sparse coefficients in turn; uniform sizes, not its pooled ones",
+        reference="orthonormal dictionary and sparse coefficients in turn; uniform sizes, not its pooled ones",
         paper="COMPOT: Calibration-Optimized Matrix Procrustes Orthogonalization for Transformers Compression",
         arxiv="2602.15200",
         year=2026,

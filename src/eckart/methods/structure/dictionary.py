@@ -26,9 +26,9 @@ class Dictionary(Structure):
 
     Attributes:
         method: how S is found. ``rocket``: coefficients of the singular vectors, of which those stay that are largest,
-            in the mean of their weight in white space and in plain space. ``compot``: an orthonormal dictionary in white
-            space and the largest coefficients for it, in turn, each the best for the other. Atoms of ``rocket`` are then
-            fitted by a ridge regression, those of ``compot`` are the dictionary.
+            in the mean of their weight in white space and in plain space; atoms are then fitted by a ridge regression.
+            ``compot``: an orthonormal dictionary in white space and the largest coefficients for it, in turn, each the
+            best for the other; the dictionary is the atoms.
         sparsity: numbers of S for one that is there, 2 as in both papers; 1 is plain low rank, with a mask.
         pattern: where numbers may be: in ``any`` place, as published, or ``2-of-4`` neighbours, for a sparsity of 2
             alone. That takes the same bytes, and loses more; there are kernels for it, though none is used here.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -121,7 +122,7 @@ def test_a_local_minimum_by_hand() -> None:
 def test_rounds_only_lower_the_loss(pattern: str) -> None:
     _, _, fit = setting()
     losses = [lost(fit, refits=0, pattern=pattern, rounds=rounds) for rounds in range(21)]
-    assert all(later <= earlier * (1 + 1e-9) for earlier, later in zip(losses, losses[1:], strict=False))
+    assert all(later <= earlier * (1 + 1e-9) for earlier, later in pairwise(losses))
     assert losses[-1] < losses[0]
 
 
@@ -134,7 +135,7 @@ def test_fitting_again_only_lowers_the_loss(method: str, pattern: str, with_metr
         side = normal(M, M, seed=8)
         fit = Fit(weight, fit.inputs, Whitening(side, torch.linalg.inv(side)))
     losses = [lost(fit, method=method, pattern=pattern, refits=refits) for refits in range(4)]
-    assert all(later <= earlier * (1 + 1e-9) for earlier, later in zip(losses, losses[1:], strict=False))
+    assert all(later <= earlier * (1 + 1e-9) for earlier, later in pairwise(losses))
     assert losses[-1] < 0.999 * losses[0]
 
 
