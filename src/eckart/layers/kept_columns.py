@@ -66,7 +66,7 @@ class KeptColumnsLinear(FactoredLinear):
         order = self._inputs_in_order()
         # On a CPU this takes a third of the time of `index_select` along the last dimension.
         ordered = inputs.gather(-1, order.expand(inputs.shape))
-        others, whole = ordered.split([self.in_features - self.kept, self.kept], dim=-1)
+        others, whole = torch.split(ordered, [self.in_features - self.kept, self.kept], dim=-1)
         latents: Tensor = self.first(others)
         return torch.cat([latents, whole.to(latents.dtype)], dim=-1)
 

@@ -40,7 +40,7 @@ class PackedLinear(RowsLayer):
 
     def forward(self, inputs: Tensor, rows: slice | None = None) -> Tensor:
         """Map (..., in features) to (..., out features), or to those outputs that ``rows`` are."""
-        bias = self.bias
+        bias: Tensor | None = self.bias
         if self._may_hold():
             weight = self._held() if rows is None else self._held()[rows]
         else:

@@ -139,4 +139,5 @@ def _solve_rows(gram: Tensor, right: Tensor, places: Tensor, there: Tensor) -> t
 def nearest_orthonormal(matrix: Tensor) -> Tensor:
     """Return the matrix with orthonormal rows that is nearest to one of (k, q), k <= q (Procrustes)."""
     left, _, right = torch.linalg.svd(matrix, full_matrices=False)
-    return left @ right
+    nearest: Tensor = left @ right
+    return nearest
