@@ -8,10 +8,12 @@ A test says when the page is behind.
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import wrap
 
 from eckart.methods.recipes.published import RECIPES
 
 PAGE = Path(__file__).parents[1] / "recipes.md"
+WIDTH = 100  # of a line
 START, END = "<!-- papers -->\n", "<!-- /papers -->"
 
 
@@ -25,7 +27,8 @@ def table() -> str:
     lines.append("")
     for paper, recipe in papers.items():
         where = f", [arXiv {recipe.arxiv}](https://arxiv.org/abs/{recipe.arxiv})" if recipe.arxiv else ""
-        lines += [f"{numbers[paper]}. {paper}", f"   ({recipe.year}{where})"]
+        lines += wrap(f"{numbers[paper]}. {paper}", WIDTH, subsequent_indent="   ")
+        lines.append(f"   ({recipe.year}{where})")
     return "\n".join(lines) + "\n"
 
 

@@ -24,7 +24,8 @@ STRUCTURES: tuple[Recipe, ...] = (
     Recipe(
         name="rocket",
         reference="sparse coefficients by importance; uniform sizes, not its knapsack; places are counted",
-        paper="ROCKET: Rapid Optimization via Calibration-guided Knapsack Enhanced Truncation",
+        paper="ROCKET: Rapid Optimization via Calibration-guided Knapsack Enhanced Truncation for Efficient Model "
+        "Compression",
         arxiv="2602.11008",
         year=2026,
         objective=InputAware(),
