@@ -52,6 +52,15 @@ def test_what_is_held_follows_the_numbers() -> None:
         assert layer.to(torch.bfloat16)(inputs.bfloat16()).dtype is torch.bfloat16
 
 
+def test_numbers_that_are_swapped_for_a_pass_are_those_that_run() -> None:
+    layer, weight = layer_and_weight()
+    inputs = torch.randn(4, IN)
+    with torch.no_grad():
+        for factor in (2.0, 3.0, 5.0):  # each in memory that the one before has left
+            found = torch.func.functional_call(layer, {"values": factor * layer.values.detach()}, (inputs,))
+            torch.testing.assert_close(found, nn.functional.linear(inputs, factor * weight, layer.bias))
+
+
 def test_frozen_it_passes_gradients_on_after_inference() -> None:
     layer, weight = layer_and_weight()
     layer.requires_grad_(False)

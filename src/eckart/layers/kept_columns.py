@@ -31,7 +31,7 @@ class KeptColumnsLinear(FactoredLinear):
 
     def __init__(self, in_features: int, out_features: int, rank: int, *, columns: int = 0, **options: Any) -> None:
         self.kept = columns
-        self._order: tuple[object, Tensor] | None = None
+        self._order: tuple[Tensor, object, Tensor] | None = None
         super().__init__(in_features, out_features, rank, **options)
         self.register_buffer("columns", torch.arange(columns, device=options.get("device"), dtype=torch.int32))
 
@@ -118,10 +118,11 @@ class KeptColumnsLinear(FactoredLinear):
             return input_order(self.columns, self.in_features)
         # Sorting takes longer than the product of one token. PyTorch does not count for tensors of inference mode.
         columns = self.columns
-        state = columns.device, columns.data_ptr(), 0 if columns.is_inference() else columns._version
-        if self._order is None or self._order[0] != state:
-            self._order = state, input_order(columns, self.in_features)
-        return self._order[1]
+        state = columns.data_ptr(), 0 if columns.is_inference() else columns._version
+        # The index is held too, so that no other tensor can come to lie in its place.
+        if self._order is None or self._order[0] is not columns or self._order[1] != state:
+            self._order = columns, state, input_order(columns, self.in_features)
+        return self._order[2]
 
 
 def input_order(columns: Tensor, in_features: int) -> Tensor:

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from eckart.layers.rows import RowsLayer
+
+
+class _Unpacked(NamedTuple):
+    """A weight and what it was made of: held too, so that no other tensor can come to lie in its place."""
+
+    packed: tuple[Tensor, ...]
+    state: tuple[object, ...]
+    weight: Tensor
 
 
 class PackedLinear(RowsLayer):
@@ -23,7 +31,7 @@ class PackedLinear(RowsLayer):
 
     holds_unpacked: bool = False
     bias: nn.Parameter | None
-    _unpacked: tuple[object, Tensor] | None = None
+    _unpacked: _Unpacked | None = None
 
     @property
     @abstractmethod
@@ -59,9 +67,11 @@ class PackedLinear(RowsLayer):
         return not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in self.packed()))
 
     def _held(self) -> Tensor:
+        packed = self.packed()
         # PyTorch does not count for tensors of inference mode. What is made in that mode serves no gradients.
-        numbers = [(t.data_ptr(), t.dtype, 0 if t.is_inference() else t._version) for t in self.packed()]
+        numbers = [(t.data_ptr(), t.dtype, 0 if t.is_inference() else t._version) for t in packed]
         state = (torch.is_inference_mode_enabled(), *numbers)
-        if self._unpacked is None or self._unpacked[0] != state:
-            self._unpacked = state, self.weight.detach()
-        return self._unpacked[1]
+        held = self._unpacked
+        if held is None or held.state != state or any(a is not b for a, b in zip(held.packed, packed, strict=True)):
+            self._unpacked = held = _Unpacked(packed, state, self.weight.detach())
+        return held.weight
