@@ -17,6 +17,7 @@ def layer_and_weight(dtype: torch.dtype = torch.float32) -> tuple[MaskedLinear, 
     smallest = weight.abs().flatten().topk(OUT * IN - NUMBERS, largest=False).indices
     weight.view(-1)[smallest] = 0
     layer = MaskedLinear(IN, OUT, NUMBERS, dtype=dtype)
+    assert layer.bias is not None
     nn.init.normal_(layer.bias)
     layer.set_numbers(weight)
     return layer, weight

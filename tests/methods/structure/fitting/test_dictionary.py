@@ -60,7 +60,8 @@ def literal_rocket(weight: Tensor, inputs: Tensor, atoms: int, per_row: int, spa
     gram = sparse.T @ sparse
     ridge = max(1e-6, 1e-3 * float(gram.trace()) / atoms)
     found = torch.linalg.inv(gram + ridge * torch.eye(atoms)) @ sparse.T @ white
-    return sparse @ found @ torch.linalg.inv(root)
+    product: Tensor = sparse @ found @ torch.linalg.inv(root)
+    return product
 
 
 def literal_compot(weight: Tensor, inputs: Tensor, atoms: int, per_row: int, rounds: int) -> Tensor:
@@ -74,14 +75,16 @@ def literal_compot(weight: Tensor, inputs: Tensor, atoms: int, per_row: int, rou
         for row in coefficients:
             smallest = sorted(range(atoms), key=lambda j: abs(float(row[j])))[: atoms - per_row]
             row[smallest] = 0
-        return coefficients
+        found: Tensor = coefficients
+        return found
 
     sparse = largest()
     for _ in range(rounds):
         left, _, right = torch.linalg.svd(sparse.T @ white, full_matrices=False)
         dictionary = left @ right
         sparse = largest()
-    return sparse @ dictionary @ torch.linalg.inv(root)
+    product: Tensor = sparse @ dictionary @ torch.linalg.inv(root)
+    return product
 
 
 @pytest.mark.parametrize("spare", [0.005, 0.2, 0.6])
