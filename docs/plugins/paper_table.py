@@ -7,12 +7,13 @@ A test says when the page is behind.
 
 from __future__ import annotations
 
-import textwrap
 from pathlib import Path
+from textwrap import wrap
 
 from eckart.methods.recipes.published import RECIPES
 
 PAGE = Path(__file__).parents[1] / "recipes.md"
+WIDTH = 100  # of a line
 START, END = "<!-- papers -->\n", "<!-- /papers -->"
 
 
@@ -26,8 +27,8 @@ def table() -> str:
     lines.append("")
     for paper, recipe in papers.items():
         where = f", [arXiv {recipe.arxiv}](https://arxiv.org/abs/{recipe.arxiv})" if recipe.arxiv else ""
-        lines += textwrap.wrap(f"{numbers[paper]}. {paper}", 100, subsequent_indent="   ")
-        lines += [f"   ({recipe.year}{where})"]
+        lines += wrap(f"{numbers[paper]}. {paper}", WIDTH, subsequent_indent="   ")
+        lines.append(f"   ({recipe.year}{where})")
     return "\n".join(lines) + "\n"
 
 

@@ -13,7 +13,17 @@ from transformers.pytorch_utils import Conv1D
 
 from eckart.adapters.growth import add_product, settle, take_product, why_not
 from eckart.errors import AdapterError
-from eckart.layers import HybridLinear, LowRankLinear, PivotedLinear, QuantizedLinear, RemappedLinear, weight_matrix
+from eckart.layers import (
+    DictionaryLinear,
+    HybridLinear,
+    KeptColumnsLinear,
+    LowRankLinear,
+    Mask,
+    PivotedLinear,
+    QuantizedLinear,
+    RemappedLinear,
+    weight_matrix,
+)
 from eckart.layers.child import fill_child
 from eckart.maths.quantization import QuantScheme
 
@@ -171,6 +181,12 @@ def test_numbers_of_few_bits_are_not_rounded_again() -> None:
 
 
 def test_what_no_layer_can_hold() -> None:
+    assert why_not(DictionaryLinear(IN, OUT, RANK, pattern=Mask(OUT)), 1) == (
+        "its second factor is sparse, and an adapter is not"
+    )
+    assert why_not(KeptColumnsLinear(IN, OUT, RANK, columns=2), 1) == (
+        "a KeptColumnsLinear has no place for an adapter of more numbers"
+    )
     wide = PivotedLinear(IN + 9, OUT, RANK)
     assert why_not(wide, OUT - 1 - RANK) is None
     assert why_not(wide, OUT - RANK) == "its rank would be 14, and pivots of 14 outputs hold up to 13"

@@ -10,12 +10,12 @@ from tests.layers.helpers import from_factors
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from eckart.layers import FactoredLinear, LowRankLinear, PivotedLinear, bias_vector, weight_matrix
+from eckart.layers import FactoredLinear, KeptColumnsLinear, LowRankLinear, PivotedLinear, bias_vector, weight_matrix
 from eckart.maths.quantization import QuantScheme
 from eckart.maths.whitening import Whitening
 from eckart.methods.structure.fitting import Fit
 
-LAYERS = [LowRankLinear, PivotedLinear]
+LAYERS = [LowRankLinear, PivotedLinear, KeptColumnsLinear]
 OUT, IN, RANK = 9, 7, 5
 
 

@@ -6,7 +6,17 @@ import pytest
 import torch
 from torch import nn
 
-from eckart.layers import FactoredLinear, HybridLinear, LowRankLinear, Pattern, PivotedLinear, RemappedLinear
+from eckart.layers import (
+    DictionaryLinear,
+    FactoredLinear,
+    HybridLinear,
+    KeptColumnsLinear,
+    LowRankLinear,
+    Mask,
+    Pattern,
+    PivotedLinear,
+    RemappedLinear,
+)
 from eckart.layers.quantized import QuantizedLinear
 from eckart.layers.rows import RowsLinear, empty_rows_linear, some_outputs
 from eckart.maths.quantization import QuantScheme
@@ -60,6 +70,8 @@ MAKE: dict[str, Callable[[nn.Module], nn.Module]] = {
     "hybrid": lambda linear: HybridLinear.empty_like(linear, RANK, base=FOUR),
     "sparse": lambda linear: HybridLinear.empty_like(linear, RANK, base=Pattern.TWO_OF_FOUR),
     "remapped": lambda linear: RemappedLinear.empty_like(linear, RANK),
+    "kept columns": lambda linear: KeptColumnsLinear.empty_like(linear, RANK, columns=3),
+    "dictionary": lambda linear: DictionaryLinear.empty_like(linear, RANK, pattern=Mask(OUT * 2)),
     "from elsewhere": lambda linear: Plain.empty_like(linear, RANK),
 }
 

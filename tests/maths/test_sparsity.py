@@ -5,7 +5,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eckart.maths.sparsity import from_pruned, group_count, pack_places, prune
+from eckart.maths.sparsity import (
+    from_pruned,
+    group_count,
+    mask_width,
+    numbers_per_row,
+    pack_mask,
+    pack_places,
+    prune,
+    unpack_mask,
+)
 
 
 @given(rows=st.integers(1, 5), columns=st.integers(1, 21), seed=st.integers(0, 100))
@@ -43,3 +52,19 @@ def test_a_row_that_is_no_whole_number_of_groups_is_filled_up(columns: int) -> N
     assert from_pruned(kept, pack_places(places), columns).count_nonzero() == sum(
         min(2, columns - start) for start in range(0, columns, 4)
     )
+
+
+@pytest.mark.parametrize("columns", [1, 7, 8, 9, 30])
+def test_masks_take_a_bit_a_place(columns: int) -> None:
+    mask = torch.rand(5, columns, generator=torch.Generator().manual_seed(0)) < 0.5
+    packed = pack_mask(mask)
+    assert packed.shape == (5, mask_width(columns))
+    assert packed.dtype is torch.uint8
+    assert torch.equal(unpack_mask(packed, columns), mask)
+    assert pack_mask(torch.tensor([[True, False, True]])).tolist() == [[5]]
+
+
+def test_how_many_numbers_of_a_row_stay() -> None:
+    assert numbers_per_row(33, 1.1) == 30  # and not 29, as the quotient in binary would have it
+    assert [numbers_per_row(columns, 2.0) for columns in (1, 2, 3, 4, 9)] == [1, 1, 1, 2, 4]
+    assert numbers_per_row(5, 1.0) == 5

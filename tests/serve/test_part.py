@@ -8,7 +8,8 @@ from tests.serve.helpers import ALL, inputs_of, random_layer, run, without_bias
 from torch import nn
 
 from eckart.errors import ServingError
-from eckart.serve.part import part_of, take_inputs, take_outputs
+from eckart.layers import DictionaryLinear, FactoredLinear, KeptColumnsLinear, Mask
+from eckart.serve.part import check_form, part_of, take_inputs, take_outputs
 
 SHAPES = [(24, 32), (32, 24), (32, 32)]
 
@@ -47,6 +48,17 @@ def test_inputs_of_each_device_add_up(layout: str, shape: tuple[int, int], width
         part = take_inputs(part_of(layer), slice(start, stop))
         total += run(part, inputs[:, start:stop])
     assert torch.allclose(total, layer(inputs), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [KeptColumnsLinear(8, 6, 2, columns=1), DictionaryLinear(8, 6, 2, pattern=Mask(6))],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_layouts_without_a_form_are_refused_at_once(layer: FactoredLinear) -> None:
+    for refused in (lambda: check_form(type(layer)), lambda: part_of(layer)):
+        with pytest.raises(ServingError, match=r"cannot be served; expected one of LowRankLinear, .*`eckart merge`"):
+            refused()
 
 
 def test_the_second_factor_is_cut_and_the_first_is_not() -> None:

@@ -39,6 +39,8 @@ ROUNDED = [
     "svd-llm+objective.affine=true+structure=pivoted",
     "zs-svd+structure=pivoted+precision=8-bit",
     "adasvd+structure=remapped",
+    "svd-llm+structure=kept-columns",
+    "svd-llm+structure=dictionary",
     "asvd+allocation.trial_samples=2",
 ]
 FUSED = ["svd+sharing=shared", "io-svd+sharing=shared+structure=pivoted"]

@@ -14,7 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from eckart.errors import AdapterError
-from eckart.layers import FactoredLinear, HybridLinear, LowRankLinear, PivotedLinear, QuantizedLinear, weight_matrix
+from eckart.layers import (
+    FactoredLinear,
+    HybridLinear,
+    LowRankLinear,
+    MaskedLinear,
+    PivotedLinear,
+    QuantizedLinear,
+    SparseLinear,
+    weight_matrix,
+)
 from eckart.layers.linear import LINEAR_CLASSES
 
 SIZES = ("in_features", "out_features", "rank")  # attributes that change with a layer's rank
@@ -34,6 +43,8 @@ def why_not(layer: nn.Module, rank: int) -> str | None:
     """
     if any(tensor.is_meta for tensor in (*layer.parameters(), *layer.buffers())):
         return "its numbers are offloaded to disk"
+    if isinstance(layer, FactoredLinear) and isinstance(layer.second, MaskedLinear | SparseLinear):
+        return "its second factor is sparse, and an adapter is not"
     if isinstance(layer, FactoredLinear) and not _children_are_plain(layer):
         return "its factors are held in few bits, in which an adapter would be rounded"
     if type(layer) in GROW:

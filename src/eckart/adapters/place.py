@@ -7,11 +7,26 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from eckart.layers import EmbeddingTable, FactoredLinear, FusedLinear, QuantizedLinear, SparseLinear, weight_matrix
+from eckart.layers import (
+    EmbeddingTable,
+    FactoredLinear,
+    FusedLinear,
+    MaskedLinear,
+    QuantizedLinear,
+    SparseLinear,
+    weight_matrix,
+)
 from eckart.layers.fused import JointPart
 
 # Layers that PEFT does not know, whose outputs are those of a linear. Children of few bits are among them.
-KINDS: tuple[type[nn.Module], ...] = (FactoredLinear, QuantizedLinear, SparseLinear, FusedLinear, JointPart)
+KINDS: tuple[type[nn.Module], ...] = (
+    FactoredLinear,
+    QuantizedLinear,
+    SparseLinear,
+    MaskedLinear,
+    FusedLinear,
+    JointPart,
+)
 
 
 class Place(NamedTuple):
@@ -62,7 +77,7 @@ class Place(NamedTuple):
 
 
 def _features(layer: nn.Module) -> tuple[int, int]:
-    if isinstance(layer, FactoredLinear | QuantizedLinear | SparseLinear):
+    if isinstance(layer, FactoredLinear | QuantizedLinear | SparseLinear | MaskedLinear):
         return layer.in_features, layer.out_features
     outputs, inputs = weight_matrix(layer).shape
     return inputs, outputs

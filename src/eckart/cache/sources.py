@@ -81,7 +81,7 @@ class FactoredSource(LatentSource):
     @property
     def rank(self) -> int:
         """See :class:`LatentSource`."""
-        return self.layer.rank
+        return self.layer.latent_width
 
     @property
     def tensors(self) -> list[Tensor]:

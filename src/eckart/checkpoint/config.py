@@ -18,7 +18,7 @@ FORMAT_VERSION = 1
 # numbers. This library never looks for it.
 GUARD = "this-model-needs-import-eckart.safetensors.index.json"
 # Fields that the first folders of this format do not have.
-LATER = ("bases", "embedding", "joint_runs", "keep", "latent_cache", "stored")
+LATER = ("bases", "columns", "embedding", "joint_runs", "keep", "latent_cache", "stored")
 DEFAULT_STRUCTURE = TwoFactor().name
 DAMAGED = "The file was changed or damaged: copy or download the folder again."
 
@@ -80,6 +80,7 @@ class _Fields(BaseModel):
     structure: str | dict[str, Any] | list[Any]
     precision: str | dict[str, Any] | None
     bases: dict[str, str | dict[str, Any]]
+    columns: dict[str, Annotated[int, Field(ge=0)]]
     embedding: RoundedEmbedding | None
     affine: bool
     ordered: list[str] | None
@@ -109,6 +110,7 @@ class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
             for the model's dtype.
         bases: by path, the precision of the weight beside the factors, or of the weight itself where there are none; of
             layers whose base is another one than the structure says.
+        columns: by path, how many input columns are whole beside the factors, of a structure that keeps some.
         embedding: the embedding and the head if they are stored in few bits (:class:`RoundedEmbedding`), or None.
         affine: whether every factored layer has a bias, those too whose model class gives them none.
         ordered: paths of the pivoted layers that give their outputs in order without an index.
@@ -142,6 +144,7 @@ class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
         structure: str | dict[str, Any] = DEFAULT_STRUCTURE,
         precision: str | dict[str, Any] | None = None,
         bases: dict[str, str | dict[str, Any]] | None = None,
+        columns: dict[str, int] | None = None,
         embedding: dict[str, Any] | None = None,
         affine: bool = False,
         ordered: list[str] | None = None,
@@ -161,6 +164,7 @@ class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
         self.structure = structure
         self.precision = precision
         self.bases = bases or {}
+        self.columns = columns or {}
         self.embedding = embedding
         self.affine = affine
         self.ordered = [] if ordered is None else ordered

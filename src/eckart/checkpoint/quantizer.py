@@ -187,10 +187,11 @@ class EckartQuantizer(HfQuantizer):  # type: ignore[misc]
                 "copy or download its folder again."
             )
         for name, layer in _replaced_layers(model):
-            if isinstance(layer, PivotedLinear) and not (layer.places().is_meta or layer.has_valid_index()):
+            problem = layer.index_problem() if isinstance(layer, FactoredLinear) else None
+            if problem is not None:
                 raise CheckpointError(
-                    f"The weight files hold an index of {name} that does not name each of its {layer.out_features} "
-                    "outputs once. They are damaged: copy or download the folder again."
+                    f"The weight files hold an index of {name} that {problem}. They are damaged: copy or download the "
+                    "folder again."
                 )
         check_finite(model)
         if self._cut is not None:
@@ -245,15 +246,15 @@ def layout_of(config: EckartConfig) -> Layout:
 
 
 def layouts_of(config: EckartConfig, layout: Layout) -> dict[str, Layout]:
-    """Return how those linears of a config are stored, by path, whose base is not that of all.
+    """Return how those linears of a config are stored, by path, whose base or columns are their own.
 
     Args:
         config: of the model.
         layout: :func:`layout_of` it.
 
     Raises:
-        CheckpointError: it names a precision that is not known here, or fields that cannot be, or has bases for a
-            structure without one.
+        CheckpointError: it names a precision that is not known here, or fields that cannot be, or has bases or
+            columns for a structure without them.
     """
     if config.bases and not isinstance(layout.structure, Hybrid):
         raise CheckpointError(
@@ -263,6 +264,14 @@ def layouts_of(config: EckartConfig, layout: Layout) -> dict[str, Layout]:
     found = {
         path: layout.based_on(_choice("base", described, BASES, made_with)) for path, described in config.bases.items()
     }
+    for path, columns in config.columns.items():
+        rank, own = config.ranks.get(path), found.get(path, layout)
+        if rank is None:
+            raise CheckpointError(f"config.json has columns for {path!r}, which has no rank there. {DAMAGED}")
+        try:
+            found[path] = own.with_columns(columns)
+        except ValueError as error:
+            raise CheckpointError(f"config.json has columns for {path!r}, and {error}. {DAMAGED}") from error
     strangers = sorted(found.keys() - config.ranks.keys())
     if strangers:
         raise CheckpointError(f"config.json has a base for {strangers[0]!r}, which has no rank there. {DAMAGED}")

@@ -249,6 +249,7 @@ def description(
     recipe = report.recipe
     return EckartConfig(
         ranks={layer.path: layer.rank for layer in report.layers if layer.base or recipe.layout.changes(layer.rank)},
+        columns={layer.path: layer.columns for layer in report.layers if layer.columns is not None},
         bases={layer.path: layer.base.model_dump(mode="json") for layer in report.layers if layer.base},
         joint=list(fused_layers(model).values()),
         joint_runs={path: runs for path in fused_layers(model) if (runs := runs_of(model, f"{path}.joint")) > 1},

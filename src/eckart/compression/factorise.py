@@ -173,7 +173,7 @@ class Factoriser:
         if routed and inputs.moments is not None:  # of the tokens that it is handed, and not of those it was
             seen = inputs.moments.second_moment if inputs.moments.original is None else inputs.moments.original
             output_energy = float(((original @ seen) * original).sum())
-        product, constant, input_energy = weight, None, None
+        product, constant, input_energy, columns = weight, None, None, None
         sketched = self.sketched(ref.path, ref.shape, rank)
         layout = self.plan.layout(ref.path)
         if layout.changes(rank):
@@ -211,19 +211,22 @@ class Factoriser:
             # The next layers see the numbers that will be stored, not those before rounding.
             onloaded.replace(ref.name, layer)
             product = layer.dense_weight().to(weight.device)
-            if isinstance(layer, FactoredLinear) and self.recipe.layout.affine:
-                constant = added_bias(linear, layer).to(weight)
+            if isinstance(layer, FactoredLinear):
+                rank, columns = layer.rank, layout.structure.columns_of(layer)
+                if self.recipe.layout.affine:
+                    constant = added_bias(linear, layer).to(weight)
         return LayerRecord(
             path=ref.path,
             out_features=ref.out_features,
             in_features=ref.in_features,
             rank=rank,
-            bytes=self.plan.bytes_of(ref),
+            bytes=layout.with_columns(columns).beside_bias(ref.has_bias).bytes(*ref.shape, rank),
             # What is lost counts from the model as it was, also where other weights are factored.
             error=_error(original, product, inputs.moments, output_energy, constant, input_energy),
             unresolved=self._unresolved(weight, inputs, output_energy),
             sketch=None if sketched is None else sketched.record,
             base=self.plan.bases.get(ref.path),
+            columns=columns,
         )
 
     def layer(
@@ -264,7 +267,7 @@ class Factoriser:
             if objective.input_source is InputSource.BOTH and layout.unfactored_precision.feeds_back:
                 target = self._least_squares(weight, inputs, min(weight.shape), residual)
             return layout.unfactored(linear, target, stored, Fit(target, inputs.for_fit, metric))
-        if layout.structure.adds_to_base:  # what is of low rank is known only when the base is
+        if layout.structure.fits_itself:  # such as where what is of low rank is known only when a base is
             assert inputs.whitening is not None
             wanted = TargetMoments(mean=self._kept_target_mean(weight, inputs))
             if inputs.moments is not None:
@@ -304,7 +307,7 @@ class Factoriser:
 
     def _known_solution(self, path: str, weight: Tensor, inputs: InputStatistics) -> Solution | None:
         """Return the solution of a linear whose components are known."""
-        if self.components is None or self.recipe.structure.adds_to_base:
+        if self.components is None or self.recipe.structure.fits_itself:
             return None
         basis, dual, singular_values = (tensor.to(weight) for tensor in self.components(path))
         return Solution(basis, dual, singular_values, weight, self._kept_target_mean(weight, inputs))

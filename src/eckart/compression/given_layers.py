@@ -41,11 +41,13 @@ def give_layer(
             held["spectrum"] = spectra[ref.path]
     found = processes.give(None if record is None else record.model_dump(mode="json"), owner)
     tensors = processes.give_tensors(held, owner)
+    given = LayerRecord.model_validate(found)
     if not mine:
         if changes:
-            layer = plan.layout(ref.path).empty_like(onloaded.module.get_submodule(ref.name), plan.ranks[ref.path])
+            layout = plan.layout(ref.path).with_columns(given.columns)
+            layer = layout.empty_like(onloaded.module.get_submodule(ref.name), given.rank)
             layer.load_state_dict({n.removeprefix("layer."): t for n, t in tensors.items() if n != "spectrum"})
             onloaded.replace(ref.name, layer)
         if "spectrum" in tensors:
             spectra[ref.path] = tensors["spectrum"]
-    return LayerRecord.model_validate(found)
+    return given

@@ -42,7 +42,8 @@ class LayerRecord(BaseModel):
     that no rank could explain, since its inputs cannot be told from rounding. ``in_order``: whether the layer is
     pivoted and computes its outputs in order, so that no index is stored. ``sketch``: of a layer whose equation was
     solved from one. ``base``: how the weight beside the factors is stored, or the weight itself if it is not factored,
-    where the allocation chose that for each layer.
+    where the allocation chose that for each layer. ``columns``: how many input columns are whole beside factors of
+    that rank, where the structure finds that for each layer.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -57,11 +58,12 @@ class LayerRecord(BaseModel):
     in_order: bool = False
     sketch: SketchRecord | None = None
     base: Annotated[AnyBase, Discriminator("name")] | None = None
+    columns: Annotated[int, Field(ge=0)] | None = None
 
     @model_serializer(mode="wrap")
     def _without_what_is_not_there(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # As before there were such: records of layers without them stay the same to the byte.
-        return {k: v for k, v in write(self).items() if v is not None or k not in ("sketch", "base")}
+        return {k: v for k, v in write(self).items() if v is not None or k not in ("sketch", "base", "columns")}
 
     @property
     def dense_bytes(self) -> int:

@@ -28,5 +28,5 @@ def request_for_walk(recipe: Recipe) -> Request:
     request = request_of(recipe)
     if not recipe.ranks_are_of_the_same_equation:
         return request
-    keep_bases = request.keep_bases or not recipe.structure.adds_to_base
+    keep_bases = request.keep_bases or not recipe.structure.fits_itself
     return replace(request, keep_bases=keep_bases, keep_moments=True)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from torch import nn
 
-from eckart.layers.child import Pattern, dense_weight_of, fill_child
+from eckart.layers.child import Mask, Pattern, dense_weight_of, fill_child
+from eckart.layers.dictionary import DictionaryLinear
 from eckart.layers.embedding import EmbeddingTable, QuantizedEmbedding, TiedHead, fill_table
 from eckart.layers.factored import FactoredLinear
 from eckart.layers.fused import FusedLinear, fuse_modules, fused_layers, unfuse_modules
 from eckart.layers.hybrid import HybridLinear
+from eckart.layers.kept_columns import KeptColumnsLinear
 from eckart.layers.linear import bias_vector, input_of, is_linear, weight_matrix
+from eckart.layers.masked import MaskedLinear
 from eckart.layers.pivoted import PivotedLinear
 from eckart.layers.quantized import QuantizedLinear
 from eckart.layers.remapped import RemappedLinear
@@ -17,11 +20,15 @@ from eckart.layers.sparse import SparseLinear
 from eckart.layers.two_factor import LowRankLinear
 
 __all__ = [
+    "DictionaryLinear",
     "EmbeddingTable",
     "FactoredLinear",
     "FusedLinear",
     "HybridLinear",
+    "KeptColumnsLinear",
     "LowRankLinear",
+    "Mask",
+    "MaskedLinear",
     "Pattern",
     "PivotedLinear",
     "QuantizedEmbedding",

@@ -9,19 +9,30 @@ import torch
 from torch import Tensor, nn
 
 from eckart.layers.linear import empty_linear
+from eckart.layers.masked import MaskedLinear
 from eckart.layers.quantized import QuantizedLinear
 from eckart.layers.rows import empty_rows_linear
 from eckart.layers.sparse import SparseLinear
 from eckart.maths.quantization import QuantScheme, find_scales, round_to_scheme
 from eckart.maths.sparsity import pack_places, prune
 
-Child = nn.Linear | QuantizedLinear | SparseLinear
+Child = nn.Linear | QuantizedLinear | SparseLinear | MaskedLinear
 
 
 class Pattern(Enum):
     """Which numbers of a child are stored, in place of a scheme for all of them."""
 
     TWO_OF_FOUR = "2-of-4"
+
+
+class Mask(NamedTuple):
+    """Any numbers of a child are stored, in place of a scheme for all of them.
+
+    Attributes:
+        numbers: how many.
+    """
+
+    numbers: int
 
 
 class ChildShape(NamedTuple):
@@ -38,7 +49,7 @@ class ChildShape(NamedTuple):
     in_features: int
     out_features: int
     bias: bool
-    scheme: QuantScheme | Pattern | None = None
+    scheme: QuantScheme | Pattern | Mask | None = None
 
 
 def make_child(
@@ -70,6 +81,8 @@ def make_child(
         return child
     if isinstance(chosen, Pattern):
         return SparseLinear(in_features, out_features, bias=bias, device=device, dtype=dtype)
+    if isinstance(chosen, Mask):
+        return MaskedLinear(in_features, out_features, chosen.numbers, bias=bias, device=device, dtype=dtype)
     return QuantizedLinear(in_features, out_features, chosen, bias=bias, device=device, dtype=dtype)
 
 
@@ -118,6 +131,8 @@ def fill_child(
             kept, places = prune(weight, second_moment)
             child.values.copy_(kept.to(stored))
             child.places.copy_(pack_places(places))
+        elif isinstance(child, MaskedLinear):
+            child.set_numbers(weight, stored)
         else:
             stored = stored or child.weight.dtype
             if second_moment is None or stored.itemsize > 2:

@@ -25,8 +25,8 @@ class FactoredLinear(RowsLayer):
         second: from rank on.
         replaced: class of the layer that this one stands for, restored by :meth:`to_dense`.
         scheme: how the numbers are rounded; None for 16 bits.
-        has_latents: whether all outputs follow from ``rank`` numbers a token, its latents.
-        on_latents: is handed the latents of each pass, (..., rank), such as by a cache that keeps them.
+        has_latents: whether all outputs follow from ``latent_width`` numbers a token, its latents.
+        on_latents: is handed the latents of each pass, (..., latent width), such as by a cache that keeps them.
     """
 
     has_latents: ClassVar[bool] = True
@@ -52,7 +52,7 @@ class FactoredLinear(RowsLayer):
         self.rank = rank
         self.replaced = replaced
         self.scheme = scheme
-        first, second = self.shapes(out_features, in_features, rank)
+        first, second = self.child_shapes()
         self.first = make_child(first, scheme, bias=bias, device=device, dtype=dtype)
         by_rows = issubclass(replaced, RowsLinear)
         self.second = make_child(second, scheme, bias=bias, device=device, dtype=dtype, by_rows=by_rows)
@@ -91,13 +91,13 @@ class FactoredLinear(RowsLayer):
         return self.decode(latents, rows)
 
     def encode(self, inputs: Tensor) -> Tensor:
-        """Map (..., in features) to the latents, (..., rank)."""
+        """Map (..., in features) to the latents, (..., latent width)."""
         outputs: Tensor = self.first(inputs)
         return outputs
 
     @abstractmethod
     def decode(self, latents: Tensor, rows: slice | None = None) -> Tensor:
-        """Map the latents, (..., rank), to (..., out features), or to those outputs that ``rows`` are."""
+        """Map the latents, (..., latent width), to (..., out features), or to those outputs that ``rows`` are."""
 
     def set_bias(self, bias: Tensor, stored: torch.dtype) -> None:
         """Give the children the biases that make up the bias of the whole.
@@ -108,6 +108,15 @@ class FactoredLinear(RowsLayer):
         """
         assert self.second.bias is not None
         self.second.bias.copy_(bias.to(stored))
+
+    @property
+    def latent_width(self) -> int:
+        """How many latents there are a token: the rank, unless a class passes something else on beside."""
+        return self.rank
+
+    def child_shapes(self) -> tuple[ChildShape, ChildShape]:
+        """Return the shapes of both children of this very layer."""
+        return self.shapes(self.out_features, self.in_features, self.rank)
 
     @staticmethod
     @abstractmethod
@@ -138,6 +147,13 @@ class FactoredLinear(RowsLayer):
     @abstractmethod
     def dense_bias(self) -> Tensor | None:
         """Return the bias of the layer that this one stands for, (out features,), or None."""
+
+    def index_problem(self) -> str | None:
+        """Return what is wrong with the whole numbers that say what is where, as a file gave them; None if nothing is.
+
+        It goes on behind "an index that". Numbers that are not in memory are not looked at.
+        """
+        return None
 
     def to_dense(self) -> nn.Module:
         """Return a layer of the replaced class with the factors multiplied (in float64, stored in their dtype)."""

@@ -100,6 +100,12 @@ class PivotedLinear(FactoredLinear):
         passed_on = self.second.weight.detach().double() @ first
         return self._in_order(torch.cat([first, passed_on + second])).to(dtype)
 
+    def index_problem(self) -> str | None:
+        """See :meth:`FactoredLinear.index_problem`."""
+        if self.places().is_meta or self.has_valid_index():
+            return None
+        return f"does not name each of its {self.out_features} outputs once"
+
     def has_valid_index(self) -> bool:
         """Return whether the index names every output once."""
         return self.index is None or bool(torch.equal(self.index.sort().values, self._order()))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from eckart.layers.rows import RowsLayer
+from eckart.layers.packed import PackedLinear
 from eckart.maths.sparsity import from_pruned, group_count, pack_places
 
 
-class SparseLinear(RowsLayer):
+class SparseLinear(PackedLinear):
     """``y = W x + b`` with 2 numbers in each 4 neighbours of a row, in memory as on disk.
 
     Attributes:
@@ -20,7 +19,6 @@ class SparseLinear(RowsLayer):
     """
 
     places: Tensor
-    bias: nn.Parameter | None
 
     def __init__(
         self,
@@ -41,12 +39,13 @@ class SparseLinear(RowsLayer):
             "bias", nn.Parameter(torch.zeros(out_features, device=device, dtype=dtype)) if bias else None
         )
 
-    def forward(self, inputs: Tensor, rows: slice | None = None) -> Tensor:
-        """Map (..., in features) to (..., out features), or to those outputs that ``rows`` are."""
-        if rows is None:
-            return functional.linear(inputs, self.weight.to(inputs.dtype), self.bias)
-        weight = from_pruned(self.values[rows], self.places[rows], self.in_features)
-        return functional.linear(inputs, weight.to(inputs.dtype), None if self.bias is None else self.bias[rows])
+    def packed(self) -> tuple[Tensor, ...]:
+        """See :meth:`PackedLinear.packed`."""
+        return self.values, self.places
+
+    def weight_of(self, rows: slice) -> Tensor:
+        """See :meth:`PackedLinear.weight_of`; no other rows are unpacked."""
+        return from_pruned(self.values[rows], self.places[rows], self.in_features)
 
     @property
     def weight(self) -> Tensor:

@@ -62,3 +62,28 @@ def from_pruned(kept: Tensor, packed: Tensor, columns: int) -> Tensor:
     starts = GROUP * torch.arange(both.shape[1], device=both.device)
     places = torch.stack([starts + both % 4, starts + both // 4], dim=-1).flatten(1)
     return kept.new_zeros(len(kept), GROUP * both.shape[1]).scatter(1, places, kept)[:, :columns]
+
+
+def numbers_per_row(columns: int, sparsity: float) -> int:
+    """Return how many of ``columns`` numbers of a row stay if one in ``sparsity`` does; at least 1."""
+    # The floor must not fall one short because 33 / 1.1 is 29.999... in binary.
+    return max(1, math.floor(columns / sparsity + 1e-9))
+
+
+def mask_width(columns: int) -> int:
+    """Return the bytes of a row of a mask."""
+    return math.ceil(columns / 8)
+
+
+def pack_mask(mask: Tensor) -> Tensor:
+    """Return a mask, (rows, columns) bool, in a bit each: (rows, :func:`mask_width`) uint8, the lowest bit first."""
+    bits = functional.pad(mask.to(torch.uint8), (0, -mask.shape[1] % 8)).reshape(len(mask), -1, 8)
+    places = torch.arange(8, dtype=torch.uint8, device=mask.device)
+    return (bits << places).sum(dim=-1).to(torch.uint8)
+
+
+def unpack_mask(packed: Tensor, columns: int) -> Tensor:
+    """Return what :func:`pack_mask` packed, (rows, columns) bool."""
+    places = torch.arange(8, dtype=torch.uint8, device=packed.device)
+    bits = (packed[..., None] >> places) & 1
+    return bits.flatten(1)[:, :columns].to(torch.bool)

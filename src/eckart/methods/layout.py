@@ -53,6 +53,10 @@ class Layout:
         """Return the layout of a hybrid with that base, and of the base alone in place of a weight without factors."""
         return replace(self, structure=self.structure.model_copy(update={"base": base}), whole=base)
 
+    def with_columns(self, columns: int | None) -> Layout:
+        """Return the layout of a layer that keeps so many input columns whole; None where its structure keeps none."""
+        return self if columns is None else replace(self, structure=self.structure.with_columns(columns))
+
     def beside_bias(self, has_bias: bool) -> Layout:
         """Return the layout by which the bytes of a linear are counted that has a bias already, or has none.
 
@@ -63,9 +67,8 @@ class Layout:
     def __post_init__(self) -> None:
         if self.structure.own_precision and self.precision.scheme is not None:
             raise RecipeError(
-                f"Structure {self.structure.name!r} says itself which numbers take 8 bits and which 16; found "
-                f"precision {self.precision.name!r} beside it. Use precision=16-bit, or structure=two-factor for fewer "
-                "bits."
+                f"Structure {self.structure.name!r} says itself in how many bits its numbers are; found precision "
+                f"{self.precision.name!r} beside it. Use precision=16-bit, or structure=two-factor for fewer bits."
             )
 
     def bytes(self, out_features: int, in_features: int, rank: int | None) -> int:

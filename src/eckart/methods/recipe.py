@@ -136,7 +136,7 @@ class Recipe(BaseModel):
             f"objective {objective.name!r}": not objective.takes_token_weights,
             "an affine objective": objective.adds_bias,
             f"allocation {allocation.name!r}": not allocation.solves_first,
-            f"structure {structure.name!r}": structure.adds_to_base,
+            f"structure {structure.name!r}": structure.fits_itself,
             f"sharing {self.sharing.name!r}": self.sharing.measures,
         }
         wrong = [what for what, is_wrong in found.items() if is_wrong] if self.weighs_tokens else []
@@ -184,7 +184,7 @@ class Recipe(BaseModel):
                 f"Allocation {allocation.label} chooses a base for each layer, and structure {structure.name!r} has "
                 "none. Use structure=hybrid."
             )
-        if structure.adds_to_base and objective.observes_outputs:
+        if structure.fits_itself and objective.observes_outputs:
             yield (
                 f"Objective {objective.name!r} gives a projection and no loss of a weight, which structure "
                 f"{structure.name!r} minimises. Use another objective, such as input-aware."
@@ -219,7 +219,7 @@ class Recipe(BaseModel):
     @property
     def solves_once(self) -> bool:
         """Whether layers are made of a solution that was found for their ranks."""
-        return self.weighs_tokens or (self.ranks_are_of_the_same_equation and not self.structure.adds_to_base)
+        return self.weighs_tokens or (self.ranks_are_of_the_same_equation and not self.structure.fits_itself)
 
     @property
     def has_metric(self) -> bool:

@@ -69,6 +69,11 @@ def with_cache_share(recipe: Recipe, share: float, linears: list[CachedLinear]) 
             f"Recipe {recipe.name!r} puts weights of few bits beside its factors, and layers that have those keep no "
             "latents. Take one that factors alone, such as eckart-fast, or leave out the size of the cache."
         )
+    if not layout.structure.latents_are_ranks:
+        raise EckartError(
+            f"Recipe {recipe.name!r} keeps columns of weights whole, and layers that have those keep more latents than "
+            "their rank. Take one that factors alone, such as eckart-fast, or leave out the size of the cache."
+        )
     kept = dense = 0
     for linear in linears:
         outputs, inputs = linear.shape

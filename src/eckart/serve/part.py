@@ -77,19 +77,28 @@ def part_of(layer: nn.Module) -> Part:
     """
     if isinstance(layer, nn.Linear | QuantizedLinear | SparseLinear):
         return Part(((0, without_bias(layer)),), passes_on=True)
-    form = FORMS.get(type(layer)) if isinstance(layer, FactoredLinear) else None
-    if form is None:
-        known = ", ".join(kind.__name__ for kind in FORMS)
-        raise ServingError(
-            f"A layer of class {type(layer).__name__} cannot be served; expected one of {known}, or a whole weight. "
-            "Use another structure, or serve the dense model that `eckart merge` writes."
-        )
-    part = form(layer)
+    check_form(type(layer))
+    assert isinstance(layer, FactoredLinear)
+    part = FORMS[type(layer)](layer)
     return replace(
         part,
         inner=tuple((start, without_bias(matrix)) for start, matrix in part.inner),
         outer=tuple(map(without_bias, part.outer)),
     )
+
+
+def check_form(layer: type[nn.Module]) -> None:
+    """Raise unless layers of a class that are factored can be served.
+
+    Raises:
+        ServingError: says which classes can.
+    """
+    if layer not in FORMS:
+        known = ", ".join(kind.__name__ for kind in FORMS)
+        raise ServingError(
+            f"A layer of class {layer.__name__} cannot be served; expected one of {known}, or a whole weight. "
+            "Use another structure, or serve the dense model that `eckart merge` writes."
+        )
 
 
 def _two_factor(layer: LowRankLinear) -> Part:

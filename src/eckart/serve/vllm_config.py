@@ -13,6 +13,7 @@ from eckart.checkpoint.config import EckartConfig
 from eckart.checkpoint.quantizer import layout_of, layouts_of
 from eckart.errors import ServingError
 from eckart.serve.files import check_weight_files
+from eckart.serve.part import check_form
 from eckart.serve.plan import OTHERWISE, ServedConfig
 from eckart.serve.vllm_linear import FactoredLinearMethod, WholeLinearMethod, count_shards
 from eckart.serve.vllm_stub import MethodConfig
@@ -32,6 +33,8 @@ class VllmConfig(MethodConfig):
         super().__init__()
         self.served = ServedConfig(config)
         self.layout = layout_of(config)
+        if any(rank is not None for rank in config.ranks.values()):
+            check_form(self.layout.structure.layer)
         self.served.layouts = layouts_of(config, self.layout)
 
     @classmethod

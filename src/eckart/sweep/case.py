@@ -135,7 +135,7 @@ def request_for(recipe: Recipe, keep: Iterable[float], linears: tuple[LayerStati
     if way is Way.ALONE:
         return None
     layout, truncated = recipe.layout, way is Way.TRUNCATED
-    bases = truncated and not layout.structure.adds_to_base and any(_factors(recipe, k, linears) for k in keep)
+    bases = truncated and not layout.structure.fits_itself and any(_factors(recipe, k, linears) for k in keep)
     request = request_of(recipe)
     request = replace(
         request,

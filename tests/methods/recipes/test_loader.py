@@ -111,8 +111,8 @@ def test_structures_have_fields() -> None:
 @pytest.mark.parametrize(
     ("source", "overrides", "message"),
     [
-        ("svd", ["structure=remapped", "precision=8-bit"], r"'remapped' says itself which.*found precision '8-bit'"),
-        ("zs-svd-hq", ["structure=remapped"], r"'remapped' says itself which.*Use precision=16-bit"),
+        ("svd", ["structure=remapped", "precision=8-bit"], r"'remapped' says itself in how.*found precision '8-bit'"),
+        ("zs-svd-hq", ["structure=remapped"], r"'remapped' says itself in how.*Use precision=16-bit"),
         ("asvd", ["structure=hybrid"], r"Allocation 'search' runs the model.*such as uniform or curvature"),
         ("dobi-svd", ["structure=hybrid", "allocation=uniform"], r"Objective 'principal-outputs' gives a projection"),
         ("svd-llm", ["structure=hybrid", "allocation=learned"], r"Allocation 'learned'"),

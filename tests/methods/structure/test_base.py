@@ -9,13 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from eckart.layers import SparseLinear
+from eckart.layers import MaskedLinear, SparseLinear
 from eckart.methods.precision import Bits4, Bits8, Bits16, SemiStructured
 from eckart.methods.structure import STRUCTURES, Hybrid, Structure
 
 sides = st.integers(1, 60)
 
 
+SPARSE = (SparseLinear, MaskedLinear)
 BASES = [Hybrid(base=Bits8()), Hybrid(base=Bits4(group=5)), Hybrid(base=SemiStructured())]
 
 
@@ -29,7 +30,7 @@ def test_what_is_counted_is_what_the_layer_holds(structure: Structure, out_featu
         layer = structure.empty_like(linear, rank, Bits16())
         children: list[Any] = list(layer.children())
         matrices = structure.matrices(out_features, in_features, rank)
-        stored = [c.values.numel() if isinstance(c, SparseLinear) else c.out_features * c.in_features for c in children]
+        stored = [c.values.numel() if isinstance(c, SPARSE) else c.out_features * c.in_features for c in children]
         assert structure.numbers(out_features, in_features, rank) == sum(stored)
         assert [matrix[:2] for matrix in matrices] == [(child.out_features, child.in_features) for child in children]
         schemes = [None if matrix.precision is None else matrix.precision.scheme for matrix in matrices]

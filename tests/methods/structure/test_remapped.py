@@ -31,5 +31,5 @@ def test_the_rank_is_the_share_of_all_components(shape: tuple[int, int]) -> None
 
 @pytest.mark.parametrize("precision", [Bits8(), Bits4()])
 def test_another_precision_is_refused(precision: Bits8 | Bits4) -> None:
-    with pytest.raises(RecipeError, match="says itself which numbers take 8 bits"):
+    with pytest.raises(RecipeError, match="says itself in how many bits its numbers are"):
         Layout(Remapped(), precision)

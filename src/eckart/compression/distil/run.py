@@ -123,7 +123,7 @@ def put_layers(block: Block, layers: Mapping[str, LayerRecord], layout: Layout) 
     for ref in block.linears:
         record = layers[ref.path]
         linear: nn.Module = block.module.get_submodule(ref.name)
-        own = layout if record.base is None else layout.based_on(record.base)
+        own = (layout if record.base is None else layout.based_on(record.base)).with_columns(record.columns)
         if own.changes(record.rank):
             layer = own.empty_like(linear, record.rank)
             if record.in_order:

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from eckart.blocks.onload import named_tensors
 from eckart.device import synchronize
 from eckart.layers import QuantizedLinear, is_linear, weight_matrix
+from eckart.layers.masked import MaskedLinear
 from eckart.layers.sparse import SparseLinear
 
 BANDWIDTH_ROWS, BANDWIDTH_COLUMNS = 8192, 8192  # of a matrix that no cache holds
@@ -69,7 +70,7 @@ def multiplied_numbers(model: nn.Module) -> int:
     for module in model.modules():
         if is_linear(module):
             total += weight_matrix(module).numel()
-        elif isinstance(module, QuantizedLinear | SparseLinear):
+        elif isinstance(module, QuantizedLinear | SparseLinear | MaskedLinear):
             total += module.in_features * module.out_features
     return total
 

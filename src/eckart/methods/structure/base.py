@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from torch import nn
 
@@ -33,6 +33,8 @@ class Structure(Choice):
 
     layer: ClassVar[type[FactoredLinear]]
     adds_to_base: ClassVar[bool] = False  # whether the rank is that of what another matrix lacks, not of the weight
+    fits_itself: ClassVar[bool] = False  # whether layers are fitted to a target, and not made of its two factors
+    latents_are_ranks: ClassVar[bool] = True  # whether a layer has as many latents a token as its rank is counted in
     amplifies: ClassVar[bool] = False  # whether rounding in 16 bits loses enough to be made up for
     rounds_to_nearest: ClassVar[bool] = False  # whether 16-bit numbers are rounded whatever the inputs are
     reorders_units: ClassVar[bool] = False  # whether layers give outputs in another order, which may be left so
@@ -51,6 +53,21 @@ class Structure(Choice):
     @abstractmethod
     def highest_rank(self, out_features: int, in_features: int) -> int:
         """Return the largest rank that can be laid out so; 0 if none can."""
+
+    def with_columns(self, columns: int) -> Self:
+        """Return the structure of a layer that was found to keep so many of its input columns whole.
+
+        Args:
+            columns: as :meth:`columns_of` gives them.
+
+        Raises:
+            ValueError: no layer of this structure does.
+        """
+        raise ValueError(f"layers of the structure {self.name!r} keep no columns of a weight")
+
+    def columns_of(self, layer: FactoredLinear) -> int | None:
+        """Return how many input columns a layer keeps whole; None if layers of this structure keep none."""
+        return None
 
     def numbers(self, out_features: int, in_features: int, rank: int | None) -> int:
         """Return how many numbers a weight of ``rank`` is stored as; None stands for dense."""

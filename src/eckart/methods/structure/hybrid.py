@@ -30,6 +30,7 @@ class Hybrid(Structure):
     name: Literal["hybrid"] = "hybrid"
     layer: ClassVar[type[FactoredLinear]] = HybridLinear
     adds_to_base: ClassVar[bool] = True
+    fits_itself: ClassVar[bool] = True
 
     base: Annotated[AnyBase, Discriminator("name"), BeforeValidator(expand_name)] = Field(
         default_factory=lambda: Bits4(group=128)

@@ -10,7 +10,7 @@ from transformers.pytorch_utils import Conv1D
 from eckart.layers import LowRankLinear, bias_vector, weight_matrix
 from eckart.maths.whitening import Whitening
 from eckart.methods.precision import Bits4, Bits8, Bits16
-from eckart.methods.structure import STRUCTURES, Hybrid, Structure, TwoFactor
+from eckart.methods.structure import STRUCTURES, Dictionary, Hybrid, Structure, TwoFactor
 from eckart.methods.structure.fitting import Fit
 from eckart.methods.structure.fitting.base import set_bias
 
@@ -47,7 +47,7 @@ def test_the_layer_holds_the_weight_and_the_bias_as_well_as_its_numbers_can(
     assert layer.rank == RANK
     lost = float(((layer.dense_weight() - second @ first) @ inputs).norm() / (second @ first @ inputs).norm())
     bits = 8 if structure.own_precision else {"16-bit": 16, "8-bit": 8, "4-bit": 4}[precision.name]
-    assert lost < {16: 1e-4, 8: 0.02, 4: 0.2}[bits] or isinstance(structure, Hybrid)
+    assert lost < {16: 1e-4, 8: 0.02, 4: 0.2}[bits] or isinstance(structure, Hybrid | Dictionary)
     bias = layer.dense_bias()
     assert bias is not None
     torch.testing.assert_close(bias.detach(), linear.bias.detach(), rtol=1e-3, atol=1e-3)
@@ -70,6 +70,8 @@ def test_what_is_fitted_is_the_best_of_its_rank(structure: Structure, with_metri
     assert found == pytest.approx(fit.loss(layer.dense_weight()), rel=1e-6)
     if structure.adds_to_base:
         assert found < 0.1 * least
+    elif structure.fits_itself:  # where it has a form that loses less
+        assert found <= least * (1 + 1e-6)
     else:
         assert found == pytest.approx(least, rel=1e-6)
 
