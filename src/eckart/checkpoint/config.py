@@ -18,7 +18,7 @@ FORMAT_VERSION = 1
 # numbers. This library never looks for it.
 GUARD = "this-model-needs-import-eckart.safetensors.index.json"
 # Fields that the first folders of this format do not have.
-LATER = ("bases", "embedding", "joint_runs", "latent_cache", "stored")
+LATER = ("bases", "embedding", "joint_runs", "kept", "latent_cache", "stored")
 DEFAULT_STRUCTURE = TwoFactor().name
 DAMAGED = "The file was changed or damaged: copy or download the folder again."
 
@@ -63,6 +63,20 @@ class RoundedEmbedding(BaseModel):
     precision: str | dict[str, Any]
 
 
+class KeptSide(BaseModel):
+    """Which outputs or inputs the rank of a layer counts, where it is not factored but has fewer of them.
+
+    Attributes:
+        side: which.
+        direct: whether those that are dropped are missing on the other side too, and no index is stored.
+    """
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    side: Literal["outputs", "inputs"]
+    direct: bool = False
+
+
 def _whole(value: object) -> object:
     if type(value) is not int:
         raise ValueError("Input should be a whole number")
@@ -80,6 +94,7 @@ class _Fields(BaseModel):
     structure: str | dict[str, Any] | list[Any]
     precision: str | dict[str, Any] | None
     bases: dict[str, str | dict[str, Any]]
+    kept: dict[str, KeptSide]
     embedding: RoundedEmbedding | None
     affine: bool
     ordered: list[str] | None
@@ -108,6 +123,7 @@ class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
             for the model's dtype.
         bases: by path, the precision of the weight beside the factors, or of the weight itself where there are none; of
             layers whose base is another one than the structure says.
+        kept: by path, which outputs or inputs a layer's rank counts (:class:`KeptSide`); of layers that are not factored.
         embedding: the embedding and the head if they are stored in few bits (:class:`RoundedEmbedding`), or None.
         affine: whether every factored layer has a bias, those too whose model class gives them none.
         ordered: paths of the pivoted layers that give their outputs in order without an index.
@@ -139,6 +155,7 @@ class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
         structure: str | dict[str, Any] = DEFAULT_STRUCTURE,
         precision: str | dict[str, Any] | None = None,
         bases: dict[str, str | dict[str, Any]] | None = None,
+        kept: dict[str, dict[str, Any]] | None = None,
         embedding: dict[str, Any] | None = None,
         affine: bool = False,
         ordered: list[str] | None = None,
@@ -157,6 +174,7 @@ class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
         self.structure = structure
         self.precision = precision
         self.bases = bases or {}
+        self.kept = kept or {}
         self.embedding = embedding
         self.affine = affine
         self.ordered = [] if ordered is None else ordered

@@ -39,9 +39,11 @@ from eckart.checkpoint.trained import warn_of_codes
 from eckart.errors import CheckpointError, EckartWarning, RecipeError
 from eckart.layers import (
     FactoredLinear,
+    KeptLinear,
     PivotedLinear,
     QuantizedLinear,
     fused_layers,
+    is_replaced,
     unfuse_modules,
     weight_matrix,
 )
@@ -151,6 +153,8 @@ class EckartQuantizer(HfQuantizer):  # type: ignore[misc]
             layer = own.empty_like(linear, rank)
             if isinstance(layer, PivotedLinear) and path in config.ordered:
                 layer.index = None
+            if isinstance(layer, KeptLinear) and config.kept[path].get("direct"):
+                layer.drop_index()
             model.set_submodule(name, layer)
         if config.embedding is not None:
             tables = RoundedEmbedding(**config.embedding)
@@ -176,6 +180,11 @@ class EckartQuantizer(HfQuantizer):  # type: ignore[misc]
                 "copy or download its folder again."
             )
         for name, layer in _replaced_layers(model):
+            if isinstance(layer, KeptLinear) and not (layer.places().is_meta or layer.has_valid_index()):
+                raise CheckpointError(
+                    f"The weight files hold places of {name} that are not rising numbers below {layer.full}. They are "
+                    "damaged: copy or download the folder again."
+                )
             if isinstance(layer, PivotedLinear) and not (layer.places().is_meta or layer.has_valid_index()):
                 raise CheckpointError(
                     f"The weight files hold an index of {name} that does not name each of its {layer.out_features} "
@@ -227,7 +236,7 @@ def layout_of(config: EckartConfig) -> Layout:
 
 
 def layouts_of(config: EckartConfig, layout: Layout) -> dict[str, Layout]:
-    """Return how those linears of a config are stored, by path, whose base is not that of all.
+    """Return how those linears of a config are stored, by path, whose base is not that of all, or that are not factored.
 
     Args:
         config: of the model.
@@ -245,9 +254,13 @@ def layouts_of(config: EckartConfig, layout: Layout) -> dict[str, Layout]:
     found = {
         path: layout.based_on(_choice("base", described, BASES, made_with)) for path, described in config.bases.items()
     }
-    strangers = sorted(found.keys() - config.ranks.keys())
+    for path, kept in config.kept.items():
+        found[path] = layout.keeping(kept["side"], direct=kept.get("direct", False))
+    strangers = sorted(path for path in found if config.ranks.get(path) is None and (path not in config.bases))
+    strangers += sorted(config.bases.keys() - config.ranks.keys())
     if strangers:
-        raise CheckpointError(f"config.json has a base for {strangers[0]!r}, which has no rank there. {DAMAGED}")
+        what = "a base" if strangers[0] in config.bases else "a side"
+        raise CheckpointError(f"config.json has {what} for {strangers[0]!r}, which has no rank there. {DAMAGED}")
     return found
 
 
@@ -285,12 +298,12 @@ def _choice(
         ) from error
 
 
-def _replaced_layers(model: nn.Module) -> list[tuple[str, FactoredLinear | QuantizedLinear]]:
+def _replaced_layers(model: nn.Module) -> list[tuple[str, FactoredLinear | QuantizedLinear | KeptLinear]]:
     """Return the layers that stand for linear ones, without those inside them."""
-    found: list[tuple[str, FactoredLinear | QuantizedLinear]] = []
+    found: list[tuple[str, FactoredLinear | QuantizedLinear | KeptLinear]] = []
     for name, module in model.named_modules():
         inside = bool(found) and name.startswith(f"{found[-1][0]}.")
-        if isinstance(module, FactoredLinear | QuantizedLinear) and not inside:
+        if is_replaced(module) and not inside:
             found.append((name, module))
     return found
 

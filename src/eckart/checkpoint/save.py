@@ -237,6 +237,11 @@ def description(
     return EckartConfig(
         ranks={layer.path: layer.rank for layer in report.layers if layer.base or recipe.layout.changes(layer.rank)},
         bases={layer.path: layer.base.model_dump(mode="json") for layer in report.layers if layer.base},
+        kept={
+            layer.path: {"side": layer.kept, **({"direct": True} if layer.direct else {})}
+            for layer in report.layers
+            if layer.kept
+        },
         joint=list(fused_layers(model).values()),
         joint_runs={path: runs for path in fused_layers(model) if (runs := runs_of(model, f"{path}.joint")) > 1},
         embedding=None if report.embedding is None else embedding_of(report.embedding),

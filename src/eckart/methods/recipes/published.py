@@ -18,6 +18,7 @@ from eckart.methods.objectives import (
 from eckart.methods.precision import Bits4, Bits8
 from eckart.methods.recipe import Recipe
 from eckart.methods.recipes.eckart import BY_BUDGET, for_budget
+from eckart.methods.recipes.pairs import PAIRS
 from eckart.methods.refinement import BlockRefinement
 from eckart.methods.structure import Hybrid, Remapped, TwoFactor
 
@@ -66,6 +67,7 @@ RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
         *(for_budget(name, DEFAULT_KEEP) for name in BY_BUDGET),
+        *PAIRS,
         Recipe(
             name="svd",
             reference="truncated SVD of the weight",

@@ -135,7 +135,16 @@ class Solver:
         weight = weight_matrix(block.module.get_submodule(ref.name)).detach().to(self.device, torch.float64)
         if not torch.isfinite(weight.sum()):
             raise NonFiniteError(f"The weight of {ref.path} is NaN or infinite. The model is not usable as it is.")
-        needs = LayerStatistics(ref.path, ref.shape, 0, ref.name, similarity=sums.similarity, has_bias=ref.has_bias)
+        needs = LayerStatistics(
+            ref.path,
+            ref.shape,
+            0,
+            ref.name,
+            similarity=sums.similarity,
+            has_bias=ref.has_bias,
+            part=block.part(ref.name),
+            block=block.path,
+        )
         second = self._second(ref, sums)
         if self.metrics is not None:
             self.metrics.add(ref.path, second)
