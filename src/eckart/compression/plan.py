@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Real
 
@@ -198,7 +198,7 @@ def targets_for(
     """
     blocks = blocks_for(recipe, model, weights, calibration)
     found = choose_targets(model, blocks, recipe, keep, check=check)
-    return replace(found, blocks=pairs_alone(found.blocks, recipe.pairs)) if recipe.pairs.narrows else found
+    return pairs_alone(found, recipe.pairs) if recipe.pairs.narrows else found
 
 
 def make_plan(
