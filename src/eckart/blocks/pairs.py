@@ -13,7 +13,7 @@ Queries and keys
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -167,7 +167,7 @@ def _of_values(
 
     others = {other: _Noise(number) for number, other in enumerate(before) if other != name}
     seen = run_with(run, {**others, name: one_for_all}, consumer)
-    if seen is None:
+    if seen is None or not _is_linear_in(run, name, others, consumer):
         return None
     rows = seen.seen.flatten(0, -2)
     starts = [0, *(c for c in range(1, columns) if not is_close(rows[:, c], rows[:, c - 1]))]
@@ -179,6 +179,15 @@ def _of_values(
     if not torch.equal(places, expected) or set(heads) != set(range(size // head)):
         return None
     return Pair("values", (name,), consumer, head, tuple(heads))
+
+
+def _is_linear_in(run: Run, name: str, others: Mapping[str, Change], consumer: str) -> bool:
+    """Return whether a sum of outputs of one linear gives the sum of what each gives, all other linears alike."""
+    first, second = _Noise(-1), _Noise(-2)
+    changes: tuple[Change, ...] = (first, second, lambda output: first(output) + second(output))
+    ran = (run_with(run, {**others, name: change}, consumer) for change in changes)
+    seen = [one.seen for one in ran if one is not None]
+    return len(seen) == len(changes) and is_close(seen[0] + seen[1], seen[2])
 
 
 def _places(run: Run, name: str, consumer: str, size: int) -> Tensor | None:
@@ -280,5 +289,5 @@ class _Noise:
         self.seed, self.places = seed, places
 
     def __call__(self, output: Tensor) -> Tensor:
-        numbers = torch.randn(output.shape, generator=torch.Generator().manual_seed(self.seed)).to(output)
+        numbers = torch.randn(output.shape, generator=torch.Generator().manual_seed(self.seed % 2**32)).to(output)
         return numbers if self.places is None else _Only(self.places)(numbers)
