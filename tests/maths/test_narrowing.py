@@ -155,7 +155,9 @@ def test_no_sweep_is_worse_than_the_one_before() -> None:
     moment, cross = inputs @ inputs.T, weight @ inputs @ inputs.T
     apart = weight.unflatten(1, (4, size)).movedim(1, 0)
     blocks = [moment[size * h : size * h + size, size * h : size * h + size] for h in range(4)]
-    directions = torch.stack([mixed_directions((blocks[2 * a] + blocks[2 * a + 1]) / 2, apart[2 * a : 2 * a + 2], rank) for a in range(2)])
+    directions = torch.stack(
+        [mixed_directions((blocks[2 * a] + blocks[2 * a + 1]) / 2, apart[2 * a : 2 * a + 2], rank) for a in range(2)]
+    )
 
     def fitted(directions: Tensor) -> tuple[Tensor, float]:
         basis = spread(directions, heads)

@@ -23,7 +23,7 @@ from eckart.checkpoint.biases import biases_without_a_place, lost_biases
 from eckart.checkpoint.config import DAMAGED, GUARD, METHOD, EckartConfig, RoundedEmbedding
 from eckart.checkpoint.folder import check_folder
 from eckart.checkpoint.library_hooks import wrap_library
-from eckart.checkpoint.ordered import check_ordered
+from eckart.checkpoint.ordered import check_direct, check_ordered
 from eckart.checkpoint.packed import check_packed, conversions
 from eckart.checkpoint.places import (
     check_codes_have_a_place,
@@ -131,6 +131,8 @@ class EckartQuantizer(HfQuantizer):  # type: ignore[misc]
         check_folder(model.config.name_or_path)
         pivoted = isinstance(layout.structure, Pivoted)
         check_ordered(config.ordered, config.ranks, pivoted=pivoted, files=kwargs.get("checkpoint_files"))
+        direct = [path for path, kept in config.kept.items() if kept.get("direct")]
+        check_direct(direct, kwargs.get("checkpoint_files"))
         for path, stack in config.expanded.items():
             expand(model, path, stack)
         if config.joint:
@@ -153,7 +155,7 @@ class EckartQuantizer(HfQuantizer):  # type: ignore[misc]
             layer = own.empty_like(linear, rank)
             if isinstance(layer, PivotedLinear) and path in config.ordered:
                 layer.index = None
-            if isinstance(layer, KeptLinear) and config.kept[path].get("direct"):
+            if isinstance(layer, KeptLinear) and path in direct:
                 layer.drop_index()
             model.set_submodule(name, layer)
         if config.embedding is not None:

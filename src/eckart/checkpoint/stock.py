@@ -80,7 +80,9 @@ def write_stock(
     if len(shards) > 1:
         write_index(folder, "model-*.safetensors", INDEX)
     (folder / STANDARD_NAME).parent.mkdir(exist_ok=True)
-    write_text(folder / STANDARD_NAME, json.dumps({**config.to_dict(), "weights": None}, indent=1, sort_keys=True) + "\n")
+    write_text(
+        folder / STANDARD_NAME, json.dumps({**config.to_dict(), "weights": None}, indent=1, sort_keys=True) + "\n"
+    )
     written = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     for needless in ("transformers_weights", "quantization_config"):
         written.pop(needless, None)

@@ -197,9 +197,7 @@ class Narrowing:
         error = make(onloaded, pair, refs, seen, width)
         return [self._record(ref, error) for ref in refs]
 
-    def _units(
-        self, onloaded: OnloadedModule, pair: Pair, refs: Sequence[LinearRef], seen: Seen, width: int
-    ) -> float:
+    def _units(self, onloaded: OnloadedModule, pair: Pair, refs: Sequence[LinearRef], seen: Seen, width: int) -> float:
         moment, chosen = seen.second_moment, self.chosen
         if chosen.units == "greedy":
             places = greedy_units(moment, seen.cross_moment, width)
@@ -214,9 +212,7 @@ class Narrowing:
         layer = self._put(onloaded, refs[-1], places, weight)
         return seen.error(layer.dense_weight())
 
-    def _values(
-        self, onloaded: OnloadedModule, pair: Pair, refs: Sequence[LinearRef], seen: Seen, width: int
-    ) -> float:
+    def _values(self, onloaded: OnloadedModule, pair: Pair, refs: Sequence[LinearRef], seen: Seen, width: int) -> float:
         heads, size, groups = list(pair.heads), pair.width, pair.key_heads
         values = self._weight(onloaded, refs[0])
         apart = seen.weight.unflatten(1, (len(heads), size)).movedim(1, 0)  # (heads, n, d)
@@ -254,9 +250,7 @@ class Narrowing:
         everything = torch.arange(basis.shape[1], device=self.device)
         return refit_columns(moment, seen.cross_moment @ basis, seen.weight @ basis, everything, seen.moments.floor)
 
-    def _keys(
-        self, onloaded: OnloadedModule, pair: Pair, refs: Sequence[LinearRef], width: int
-    ) -> list[LayerRecord]:
+    def _keys(self, onloaded: OnloadedModule, pair: Pair, refs: Sequence[LinearRef], width: int) -> list[LayerRecord]:
         queries, keys = (self.squares.pop(ref.path) for ref in refs)
         planes = torch.tensor(pair.planes, device=self.device)
         heads, groups = list(pair.heads), pair.key_heads

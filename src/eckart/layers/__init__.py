@@ -11,8 +11,8 @@ from eckart.layers.embedding import EmbeddingTable, QuantizedEmbedding, TiedHead
 from eckart.layers.factored import FactoredLinear
 from eckart.layers.fused import FusedLinear, fuse_modules, fused_layers, unfuse_modules
 from eckart.layers.hybrid import HybridLinear
-from eckart.layers.linear import bias_vector, input_of, is_linear, weight_matrix
 from eckart.layers.kept import KeptInputsLinear, KeptLinear, KeptOutputsLinear
+from eckart.layers.linear import bias_vector, input_of, is_linear, weight_matrix
 from eckart.layers.pivoted import PivotedLinear
 from eckart.layers.quantized import QuantizedLinear
 from eckart.layers.remapped import RemappedLinear

@@ -181,7 +181,7 @@ def refine_directions(
         heads: the key head of each query head.
         steps: of conjugate gradients.
     """
-    groups, size, rank = directions.shape
+    _, size, rank = directions.shape
     d = projection.unflatten(1, (len(heads), rank)).movedim(1, 0)  # (heads, n, r)
     owner = torch.tensor(heads, device=directions.device)
 

@@ -78,5 +78,3 @@ def part_of(linear: LayerStatistics) -> Part:
 
 def _other(linear: LayerStatistics, part: Part) -> int:
     return linear.shape[1] if part.side == "outputs" else linear.shape[0]
-
-
