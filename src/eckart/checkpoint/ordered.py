@@ -55,8 +55,8 @@ def check_direct(direct: Sequence[str], files: Iterable[str] | None) -> None:
     found = _index_of(direct, files)
     if found is not None:
         raise CheckpointError(
-            f"config.json says that {found.removesuffix('.index')} has only what is kept, without places of it, but the "
-            f"weight files hold some, {found}. {DAMAGED}"
+            f"config.json says that {found.removesuffix('.index')} has only what is kept, without places of it, but "
+            f"the weight files hold some, {found}. {DAMAGED}"
         )
 
 

@@ -238,7 +238,7 @@ def layout_of(config: EckartConfig) -> Layout:
 
 
 def layouts_of(config: EckartConfig, layout: Layout) -> dict[str, Layout]:
-    """Return how those linears of a config are stored, by path, whose base is not that of all, or that are not factored.
+    """Return how those linears of a config are stored, by path, whose base is another one, or that are not factored.
 
     Args:
         config: of the model.

@@ -114,7 +114,14 @@ class KeptOutputsLinear(KeptLinear):
     def empty_like(cls, linear: nn.Module, kept: int) -> Self:
         """See :meth:`KeptLinear.empty_like`."""
         weight = weight_matrix(linear)
-        return cls(weight.shape[1], kept, weight.shape[0], kept, **_options(linear))
+        layer = cls(weight.shape[1], kept, weight.shape[0], kept, **_options(linear))
+        layer.out_features = layer.full  # what it gives, for code that asks
+        return layer
+
+    def drop_index(self) -> None:
+        """See :meth:`KeptLinear.drop_index`."""
+        super().drop_index()
+        self.out_features = self.kept
 
     @property
     def dense_shape(self) -> tuple[int, int]:
@@ -153,7 +160,14 @@ class KeptInputsLinear(KeptLinear):
     def empty_like(cls, linear: nn.Module, kept: int) -> Self:
         """See :meth:`KeptLinear.empty_like`."""
         weight = weight_matrix(linear)
-        return cls(kept, weight.shape[0], weight.shape[1], kept, **_options(linear))
+        layer = cls(kept, weight.shape[0], weight.shape[1], kept, **_options(linear))
+        layer.in_features = layer.full
+        return layer
+
+    def drop_index(self) -> None:
+        """See :meth:`KeptLinear.drop_index`."""
+        super().drop_index()
+        self.in_features = self.kept
 
     @property
     def dense_shape(self) -> tuple[int, int]:
