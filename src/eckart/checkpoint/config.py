@@ -123,7 +123,7 @@ class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
             for the model's dtype.
         bases: by path, the precision of the weight beside the factors, or of the weight itself where there are none; of
             layers whose base is another one than the structure says.
-        kept: by path, which outputs or inputs a layer's rank counts (:class:`KeptSide`), of those that are not factored.
+        kept: by path, which outputs or inputs a rank counts (:class:`KeptSide`), of layers that are not factored.
         embedding: the embedding and the head if they are stored in few bits (:class:`RoundedEmbedding`), or None.
         affine: whether every factored layer has a bias, those too whose model class gives them none.
         ordered: paths of the pivoted layers that give their outputs in order without an index.

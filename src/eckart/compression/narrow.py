@@ -20,8 +20,10 @@ from eckart.layers import KeptLinear, KeptOutputsLinear, bias_vector, weight_mat
 from eckart.maths.moments import Moments, relative_error
 from eckart.maths.narrowing import (
     greedy_units,
+    heads_of,
     largest,
     mixed_directions,
+    orthonormal,
     plane_scores,
     refine_directions,
     refit_columns,
@@ -160,14 +162,14 @@ class Narrowing:
             return
         weight, bias = self._weight(onloaded, ref), bias_vector(onloaded.module.get_submodule(ref.name))
         second, tokens = moments.second_moment, max(moments.tokens, 1)
-        heads = weight.unflatten(0, (pair.key_heads, -1))
+        heads = heads_of(weight, pair.key_heads)
         mean = weight @ moments.mean
         constant = torch.zeros_like(mean) if bias is None else bias.detach().to(mean)
         if pair.kind == "keys":
             squares = ((weight @ second) * weight).sum(dim=1) / tokens
             self.squares[ref.path] = (squares + 2 * constant * mean + constant.square()).clamp_min(0)
             return
-        mean, constant = (v.unflatten(0, (pair.key_heads, -1)) for v in (mean, constant))
+        mean, constant = (heads_of(v, pair.key_heads) for v in (mean, constant))
         crossed = mean[:, :, None] * constant[:, None, :]
         product = torch.einsum("aim,mn,ajn->aij", heads, second, heads) / tokens
         self.products[ref.path] = product + crossed + crossed.mT + constant[:, :, None] * constant[:, None, :]
@@ -215,7 +217,7 @@ class Narrowing:
     def _values(self, onloaded: OnloadedModule, pair: Pair, refs: Sequence[LinearRef], seen: Seen, width: int) -> float:
         heads, size, groups = list(pair.heads), pair.width, pair.key_heads
         values = self._weight(onloaded, refs[0])
-        apart = seen.weight.unflatten(1, (len(heads), size)).movedim(1, 0)  # (heads, n, d)
+        apart = heads_of(seen.weight, len(heads), 1).movedim(1, 0)  # (heads, n, d)
         of = [[number for number, owner in enumerate(heads) if owner == group] for group in range(groups)]
         if self.chosen.values == "inputs":
             products = self.products.pop(refs[0].path)
@@ -223,7 +225,7 @@ class Narrowing:
             encoders = torch.stack([encoder for encoder, _ in both])
             weight = torch.cat([apart[number] @ both[a][1] for number, a in enumerate(heads)], dim=1)
         else:
-            squares = seen.second_moment.unflatten(0, (len(heads), size)).unflatten(2, (len(heads), size))
+            squares = heads_of(heads_of(seen.second_moment, len(heads)), len(heads), 2)
             blocks = squares.diagonal(dim1=0, dim2=2).movedim(-1, 0)  # (heads, d, d)
             encoders = torch.stack(
                 [mixed_directions(blocks[of[a]].mean(dim=0), apart[of[a]], width) for a in range(groups)]
@@ -231,12 +233,12 @@ class Narrowing:
             weight = self._fitted(seen, encoders, heads)
             for _ in range(self.chosen.sweeps):
                 encoders = refine_directions(seen.second_moment, seen.cross_moment, weight, encoders, heads, STEPS)
-                encoders = torch.linalg.qr(encoders).Q
+                encoders = orthonormal(encoders)
                 weight = self._fitted(seen, encoders, heads)
-        rows = torch.einsum("adr,adn->arn", encoders, values.unflatten(0, (groups, size))).flatten(0, 1)
+        rows = torch.einsum("adr,adn->arn", encoders, heads_of(values, groups)).flatten(0, 1)
         bias = bias_vector(onloaded.module.get_submodule(refs[0].name))
         if bias is not None:
-            parts = bias.detach().to(encoders).unflatten(0, (groups, size))
+            parts = heads_of(bias.detach().to(encoders), groups)
             bias = torch.einsum("adr,ad->ar", encoders, parts).flatten()
         first = torch.arange(width, device=self.device)
         self._put(onloaded, refs[0], _in_heads(first, size, groups), rows, bias)
@@ -254,7 +256,7 @@ class Narrowing:
         queries, keys = (self.squares.pop(ref.path) for ref in refs)
         planes = torch.tensor(pair.planes, device=self.device)
         heads, groups = list(pair.heads), pair.key_heads
-        of_queries, of_keys = queries.unflatten(0, (len(heads), -1)), keys.unflatten(0, (groups, -1))
+        of_queries, of_keys = heads_of(queries, len(heads)), heads_of(keys, groups)
         # Heads that share a key need not be neighbours, and the sum over them is all that counts.
         owner = torch.tensor(heads, device=self.device)
         together = torch.zeros_like(of_keys).index_add_(0, owner, of_queries)

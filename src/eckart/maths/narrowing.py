@@ -34,7 +34,8 @@ def ridge_leverage(second_moment: Tensor, ridge: float) -> Tensor:
     """
     values, vectors = torch.linalg.eigh(second_moment)
     values = values.clamp_min(0)
-    return (vectors.square() * (values / (values + ridge))).sum(dim=1)
+    found: Tensor = (vectors.square() * (values / (values + ridge))).sum(dim=1)
+    return found
 
 
 def largest(scores: Tensor, count: int) -> Tensor:
@@ -152,7 +153,18 @@ def mixed_directions(moment: Tensor, outputs: Tensor, rank: int) -> Tensor:
     """
     root, inverse = root_of(moment)
     _, vectors = torch.linalg.eigh(root @ torch.einsum("hni,hnj->ij", outputs, outputs) @ root)
-    return torch.linalg.qr(inverse @ vectors[:, -rank:]).Q
+    return orthonormal(inverse @ vectors[:, -rank:])
+
+
+def orthonormal(columns: Tensor) -> Tensor:
+    """Return orthonormal columns, (..., d, r), that span what some span."""
+    found: Tensor = torch.linalg.qr(columns).Q
+    return found
+
+
+def heads_of(tensor: Tensor, heads: int, dim: int = 0) -> Tensor:
+    """Return a tensor with a dimension of all heads as two: (heads, size of each)."""
+    return tensor.reshape(*tensor.shape[:dim], heads, -1, *tensor.shape[dim + 1 :])
 
 
 def spread(directions: Tensor, heads: list[int]) -> Tensor:
@@ -162,7 +174,8 @@ def spread(directions: Tensor, heads: list[int]) -> Tensor:
         directions: of each key head, (key heads, d, r).
         heads: the key head of each query head.
     """
-    return torch.block_diag(*(directions[head] for head in heads))
+    found: Tensor = torch.block_diag(*(directions[head] for head in heads))  # type: ignore[no-untyped-call]
+    return found
 
 
 def refine_directions(
@@ -181,12 +194,11 @@ def refine_directions(
         heads: the key head of each query head.
         steps: of conjugate gradients.
     """
-    _, size, rank = directions.shape
-    d = projection.unflatten(1, (len(heads), rank)).movedim(1, 0)  # (heads, n, r)
+    d = heads_of(projection, len(heads), 1).movedim(1, 0)  # (heads, n, r)
     owner = torch.tensor(heads, device=directions.device)
 
     def gathered(products: Tensor) -> Tensor:  # (n, heads d) -> (key heads, d, r)
-        parts = torch.einsum("nhi,hnr->hir", products.unflatten(1, (len(heads), size)), d)
+        parts = torch.einsum("nhi,hnr->hir", heads_of(products, len(heads), 1), d)
         return torch.zeros_like(directions).index_add_(0, owner, parts)
 
     def apply(some: Tensor) -> Tensor:
