@@ -67,7 +67,6 @@ RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
         *(for_budget(name, DEFAULT_KEEP) for name in BY_BUDGET),
-        *PAIRS,
         Recipe(
             name="svd",
             reference="truncated SVD of the weight",
@@ -232,6 +231,7 @@ RECIPES: dict[str, Recipe] = {
             allocation=BASELINE,
             structure=Hybrid(alternations=2),
         ),
+        *PAIRS,
     )
 }
 
