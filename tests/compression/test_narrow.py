@@ -255,3 +255,22 @@ def test_a_damaged_config_gets_a_message(tokens: Tensor, tmp_path: Path) -> None
         file.write_text(json.dumps(config))
         with pytest.raises(CheckpointError, match=message):
             AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+def test_a_cache_keeps_what_is_left_of_keys_and_values(kind: str, tokens: Tensor) -> None:
+    model = make_model(kind)
+    report = eckart.compress(model, "modegpt", KEEP, tokens)
+    options = {"max_new_tokens": 6, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+    expected = model.generate(tokens[:1, :8], **options)
+    cache = eckart.latent_cache(model)
+    kept = {path: rank for path, rank in report.ranks.items() if path.endswith(("k_proj", "v_proj"))}
+    for layer in cache.size.layers:
+        mine = [rank for path, rank in kept.items() if path.startswith(f"{layer.path}.")]
+        if len(mine) == 2:
+            assert layer.stored == 4 * sum(mine)  # bytes in float32
+    assert cache.size.share < 1
+    found = model.generate(tokens[:1, :8], **options)
+    assert torch.equal(found.sequences, expected.sequences)
+    for ours, theirs in zip(found.logits, expected.logits, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-4)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -27,11 +27,9 @@ class KeptLinear(nn.Linear):
         full: outputs, or inputs, of the layer that it stands for.
         kept: how many of them stay.
         replaced: class of that layer, restored by :meth:`to_dense`.
-        has_latents: whether all outputs follow from fewer numbers a token.
     """
 
     index: Tensor | None
-    has_latents: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -110,6 +108,16 @@ class KeptOutputsLinear(KeptLinear):
 
     on_latents: Callable[[Tensor], object] | None = None
 
+    @property
+    def has_latents(self) -> bool:
+        """Whether all outputs follow from fewer numbers a token."""
+        return self.index is not None
+
+    @property
+    def rank(self) -> int:
+        """Those numbers."""
+        return self.kept
+
     @classmethod
     def empty_like(cls, linear: nn.Module, kept: int) -> Self:
         """See :meth:`KeptLinear.empty_like`."""
@@ -135,12 +143,13 @@ class KeptOutputsLinear(KeptLinear):
             self.on_latents(latents)
         return self.decode(latents)
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """Map what is kept, (..., kept), to all outputs, (..., full)."""
-        if self.index is None:
-            return latents
-        empty = latents.new_zeros(*latents.shape[:-1], self.full)
-        return empty.index_copy(-1, self.index.long(), latents)
+    def decode(self, latents: Tensor, rows: slice | None = None) -> Tensor:
+        """Map what is kept, (..., kept), to all outputs, (..., full), or to those that ``rows`` are."""
+        outputs = latents
+        if self.index is not None:
+            empty = latents.new_zeros(*latents.shape[:-1], self.full)
+            outputs = empty.index_copy(-1, self.index.long(), latents)
+        return outputs if rows is None else outputs[..., rows]
 
     def dense_weight(self) -> Tensor:
         """See :meth:`KeptLinear.dense_weight`."""
