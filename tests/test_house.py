@@ -33,7 +33,7 @@ LEVELS = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 TOGETHER = {("device", "errors")}  # of one floor
 ENGINE = ("maths", "layers", "blocks", "methods", "compression", "run")
 # Names of published methods and tools, not of architectures.
-NOT_ARCHITECTURES = re.compile(r"gptq", re.IGNORECASE)
+NOT_ARCHITECTURES = re.compile(r"gptq|modegpt", re.IGNORECASE)
 
 
 def name_of(path: Path) -> str:

@@ -189,8 +189,9 @@ def test_residual_anchoring_draws_the_stream_to_the_original_one(tokens: Tensor)
 
 
 def has_comparable_errors(recipe: eckart.Recipe) -> bool:
-    """Refinement comes after the errors; staging factors other weights than the original ones."""
-    return not recipe.refinement.needs_data and getattr(recipe.allocation, "stages", 1) == 1
+    """Refinement comes after the errors; staging factors other weights; of pairs, errors are those behind them."""
+    apart = not (recipe.refinement.needs_data or recipe.pairs.narrows)
+    return apart and getattr(recipe.allocation, "stages", 1) == 1
 
 
 @pytest.mark.filterwarnings("ignore::eckart.errors.EckartWarning")

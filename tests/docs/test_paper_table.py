@@ -22,7 +22,7 @@ def test_the_page_has_the_table_of_the_recipes() -> None:
 
 def test_every_published_recipe_names_its_paper() -> None:
     own = {"auto", "auto-speed", "auto-trained", "eckart", "eckart-fast", "eckart-q"}
-    baselines = {"int8", "int4", "hybrid-anchored"}
+    baselines = {"int8", "int4", "hybrid-anchored", "fewer-units"}
     for name, recipe in RECIPES.items():
         assert bool(recipe.paper) == (name not in own | baselines), name
         assert bool(recipe.paper) == (recipe.year is not None), name

@@ -13,6 +13,7 @@ from torch import nn
 from eckart.blocks.block_arguments import CallSite
 from eckart.blocks.hidden_units import HiddenUnits
 from eckart.blocks.lone_linear import LoneLinear
+from eckart.blocks.pairs import Pair, Part
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,7 @@ class Why(StrEnum):
     NO_GRADIENTS = "run without gradients"
     HEAD = "not named in the targets"
     HELD = "held outside of the modules, too"
+    ALONE = "between no widths that can shrink"
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,7 @@ class Block:
         width: of each.
         causal: whether what it gives in the first place depends on that place alone; known where it enters.
         left: names of the linears that are run and are in no group, and why.
+        pairs: of linears, between which a width can shrink (see :mod:`eckart.blocks.pairs`); empty if nobody asked.
     """
 
     path: str
@@ -143,6 +146,12 @@ class Block:
     width: int = 0
     causal: bool = False
     left: Mapping[str, Why] = field(default_factory=dict)
+    pairs: tuple[Pair, ...] = ()
+
+    def part(self, name: str) -> Part | None:
+        """Return what a linear, by its name in the block, has of a pair; None if it is in none."""
+        found = ((number, pair) for number, pair in enumerate(self.pairs) if name in pair.names)
+        return next((pair.part(name, number) for number, pair in found), None)
 
     @property
     def linears(self) -> list[LinearRef]:

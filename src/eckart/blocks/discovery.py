@@ -31,6 +31,7 @@ from eckart.blocks.fused_runs import with_runs
 from eckart.blocks.hidden_units import HiddenUnits, find_hidden_units
 from eckart.blocks.lone_linear import LoneLinear
 from eckart.blocks.onload import ResidentWeights, WeightSource
+from eckart.blocks.pairs import Pair, find_pairs
 from eckart.blocks.probe import probe_inputs
 from eckart.blocks.residual import check_residuals, residual_places
 from eckart.blocks.routers import routers
@@ -73,6 +74,7 @@ def find_blocks(
     *,
     residuals: bool = False,
     units: bool = False,
+    pairs: bool = False,
     gradients: bool = False,
     outside: Callable[[str], bool] = lambda path: False,
 ) -> list[Block]:
@@ -87,6 +89,7 @@ def find_blocks(
         inputs: of the probe, a small batch; by default made up from the model's configuration.
         residuals: whether to find the residual streams that outputs of linears are added to, too.
         units: whether to find the hidden units between linears, too.
+        pairs: whether to find the pairs of linears between which a width can shrink, too.
         gradients: whether to leave out the linears that the model runs without gradients.
         outside: whether a linear that is in no list of blocks, such as a projector or the head, is to be found too.
 
@@ -100,6 +103,7 @@ def find_blocks(
         inputs or probe_inputs(model),
         residuals=residuals,
         units=units,
+        pairs=pairs,
         gradients=gradients,
         outside=outside,
     )
@@ -162,12 +166,14 @@ class _Probe:
     inputs: Inputs
     residuals: bool
     units: bool
+    pairs: bool
     gradients: bool
     outside: Callable[[str], bool]
 
     def __post_init__(self) -> None:
         self.counts: Mapping[str, int] = {}
         self.groups: dict[str, tuple[tuple[Group, ...], tuple[HiddenUnits, ...], dict[str, Why]]] = {}
+        self.found: dict[str, tuple[Pair, ...]] = {}
         self.causal: set[str] = set()
 
     def run(self, candidates: Mapping[str, nn.Module]) -> tuple[list[Block], str | None]:
@@ -218,6 +224,7 @@ class _Probe:
             width=call.behind.shape[-1],
             causal=call.path in self.causal,
             left=left,
+            pairs=self.found.get(call.path, ()),
         )
 
     @contextmanager
@@ -261,6 +268,9 @@ class _Probe:
         names = [[ref.name for ref in group.linears] for group in groups if group.runs_once]
         found = find_hidden_units(module, arguments, hidden, names) if self.units else ()
         self.groups[call.path] = groups, found, left
+        if self.pairs and module is call.module:
+            alone = [[ref.name for ref in group.linears] for group in groups if group.runs_once and not group.routed]
+            self.found[call.path] = find_pairs(module, arguments, hidden, alone)
         if call.enters and is_causal(module, arguments, hidden, self.model):
             self.causal.add(call.path)
 

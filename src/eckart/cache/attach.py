@@ -20,6 +20,7 @@ from eckart.cache.replay import States
 from eckart.cache.size import CacheSize, LayerCacheSize
 from eckart.errors import EckartError, EckartWarning
 from eckart.layers.factored import FactoredLinear
+from eckart.layers.kept import KeptOutputsLinear
 
 SUMS_TO_ONE = 0.05  # how far the weights of attention may be from it, rounded to 16 bits
 _PLACE, _WAITING = "_eckart_latent_cache", "_eckart_latent_cache_waits"
@@ -62,7 +63,10 @@ def latent_cache(model: PreTrainedModel, bits: int = 16) -> LatentCache:
     """
     check_bits(bits, needed=True)
     remove_latent_cache(model)
-    if any(isinstance(module, FactoredLinear) and module.on_latents is not None for module in model.modules()):
+    if any(
+        isinstance(module, FactoredLinear | KeptOutputsLinear) and module.on_latents is not None
+        for module in model.modules()
+    ):
         raise EckartError(
             "A model that holds this one keeps latents already: call eckart.remove_latent_cache on that one first."
         )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from eckart.layers.factored import FactoredLinear
 from eckart.layers.fused import FusedLinear, JointPart
+from eckart.layers.kept import KeptOutputsLinear
 from eckart.layers.linear import LINEAR_CLASSES, bias_vector, weight_matrix
 from eckart.layers.rows import RowsLayer
 
@@ -69,13 +70,13 @@ class LatentSource(ABC):
 
 @dataclass(frozen=True)
 class FactoredSource(LatentSource):
-    """The latents of a factored layer.
+    """The latents of a factored layer, or what a layer keeps of its outputs.
 
     Attributes:
         layer: that computes them.
     """
 
-    layer: FactoredLinear
+    layer: FactoredLinear | KeptOutputsLinear
     outputs: dict[str, slice]
 
     @property
@@ -171,7 +172,7 @@ def sources_below(attention: nn.Module, *, unfactored: bool = False) -> list[Lat
     for path, module in attention.named_modules():
         if is_adapted(attention, path):
             continue
-        if isinstance(module, FactoredLinear) and module.has_latents:
+        if isinstance(module, FactoredLinear | KeptOutputsLinear) and module.has_latents:
             if not any(source.layer is module for source in found):
                 found.append(FactoredSource(module, {path: slice(0, module.out_features)}))
         elif isinstance(module, FusedLinear) and module.runs == 1:

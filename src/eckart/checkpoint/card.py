@@ -23,7 +23,7 @@ TEMPLATE = """\
 
 # {source}, compressed to {keep:.1%} of its linear layers
 
-{source} with {factored} of {linears} linear layers replaced by low-rank factors, made by
+{source} with {factored} of {linears} linear layers replaced by {what}, made by
 [Eckart](https://pypi.org/project/eckart/) {version}.{again}
 
 {use}
@@ -61,6 +61,14 @@ model = {auto_class}.from_pretrained("PATH_OR_ID_OF_THIS_MODEL")
 ```
 
 Nothing is factored: the weights are in the format of compressed-tensors, which other programs read too."""
+USE_PLAIN = """\
+```python
+from transformers import {auto_class}
+
+model = {auto_class}.from_pretrained("PATH_OR_ID_OF_THIS_MODEL")
+```
+
+Nothing is factored: it is a model of its class with fewer hidden units, as its `config.json` says."""
 
 
 AGAIN = (
@@ -83,7 +91,7 @@ def model_card(
         model: compressed.
         report: of its compression.
         again: whether it was loaded since, and so may have been changed.
-        standard: whether it is written in the format of compressed-tensors.
+        standard: whether it is written in a format that other programs read too.
         licences: names of files beside the card.
     """
     provenance = model.config.quantization_config.provenance
@@ -99,13 +107,16 @@ def model_card(
         front=front_matter(
             model.config.name_or_path, provenance["source"], report.calibration.source if report.calibration else None
         ),
-        use=(USE_STANDARD if standard else USE).format(auto_class=auto_class),
+        use=(USE if not standard else USE_PLAIN if report.recipe.pairs.narrows else USE_STANDARD).format(
+            auto_class=auto_class
+        ),
         licences=f" ({', '.join(map(code, licences))})" if licences else "",
         source=plain(provenance["source"]),
         version=plain(provenance["versions"]["eckart"]),
         again=AGAIN if again else "",
         keep=report.keep,
         factored=len(report.ranks),
+        what="narrower ones" if report.recipe.pairs.narrows else "low-rank factors",
         linears=len(report.layers),
         recipe=code(report.recipe.name),
         reference=plain(report.recipe.reference),
@@ -149,5 +160,7 @@ def _line(text: object) -> str:
 
 def _layout(recipe: Recipe) -> str:
     """Return the choices that say how the linear layers are stored."""
+    if recipe.pairs.narrows:
+        return "fewer hidden units, values or rotary planes, none of it factored"
     biases = ", with a bias each" if recipe.objective.adds_bias else ""
     return f"{plain(recipe.structure.name)}, {recipe.precision.name}, bases {recipe.sharing.name}{biases}"

@@ -18,7 +18,7 @@ FORMAT_VERSION = 1
 # numbers. This library never looks for it.
 GUARD = "this-model-needs-import-eckart.safetensors.index.json"
 # Fields that the first folders of this format do not have.
-LATER = ("bases", "columns", "embedding", "joint_runs", "keep", "latent_cache", "stored")
+LATER = ("bases", "columns", "embedding", "joint_runs", "keep", "kept", "latent_cache", "stored")
 DEFAULT_STRUCTURE = TwoFactor().name
 DAMAGED = "The file was changed or damaged: copy or download the folder again."
 
@@ -63,6 +63,20 @@ class RoundedEmbedding(BaseModel):
     precision: str | dict[str, Any]
 
 
+class KeptSide(BaseModel):
+    """Which outputs or inputs the rank of a layer counts, where it is not factored but has fewer of them.
+
+    Attributes:
+        side: which.
+        direct: whether those that are dropped are missing on the other side too, and no index is stored.
+    """
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    side: Literal["outputs", "inputs"]
+    direct: bool = False
+
+
 def _whole(value: object) -> object:
     if type(value) is not int:
         raise ValueError("Input should be a whole number")
@@ -81,6 +95,7 @@ class _Fields(BaseModel):
     precision: str | dict[str, Any] | None
     bases: dict[str, str | dict[str, Any]]
     columns: dict[str, Annotated[int, Field(ge=0)]]
+    kept: dict[str, KeptSide]
     embedding: RoundedEmbedding | None
     affine: bool
     ordered: list[str] | None
@@ -111,6 +126,7 @@ class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
         bases: by path, the precision of the weight beside the factors, or of the weight itself where there are none; of
             layers whose base is another one than the structure says.
         columns: by path, how many input columns are whole beside the factors, of a structure that keeps some.
+        kept: by path, which outputs or inputs a rank counts (:class:`KeptSide`), of layers that are not factored.
         embedding: the embedding and the head if they are stored in few bits (:class:`RoundedEmbedding`), or None.
         affine: whether every factored layer has a bias, those too whose model class gives them none.
         ordered: paths of the pivoted layers that give their outputs in order without an index.
@@ -145,6 +161,7 @@ class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
         precision: str | dict[str, Any] | None = None,
         bases: dict[str, str | dict[str, Any]] | None = None,
         columns: dict[str, int] | None = None,
+        kept: dict[str, dict[str, Any]] | None = None,
         embedding: dict[str, Any] | None = None,
         affine: bool = False,
         ordered: list[str] | None = None,
@@ -165,6 +182,7 @@ class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
         self.precision = precision
         self.bases = bases or {}
         self.columns = columns or {}
+        self.kept = kept or {}
         self.embedding = embedding
         self.affine = affine
         self.ordered = [] if ordered is None else ordered

@@ -1,4 +1,7 @@
-"""Pivoted layers that compute their outputs in order: the config names them, and no file holds an index of theirs."""
+"""Layers without an index, though others of their class have one: the config names them, and no file holds one.
+
+They are pivoted layers that compute their outputs in order, and layers that keep the same units as those behind them.
+"""
 
 from __future__ import annotations
 
@@ -31,14 +34,40 @@ def check_ordered(
                 f"config.json says that the outputs of {path} are in order without an index; expected the path of a "
                 f"pivoted layer. {DAMAGED}"
             )
-    indices = tuple(f"{path}.index" for path in ordered)
+    found = _index_of(ordered, files)
+    if found is not None:
+        raise CheckpointError(
+            f"config.json says that the outputs of {found.removesuffix('.index')} are in order without an index, "
+            f"but the weight files hold one, {found}. {DAMAGED}"
+        )
+
+
+def check_direct(direct: Sequence[str], files: Iterable[str] | None) -> None:
+    """Raise if a layer has an index that is said to need none, as all that it is between drops the same.
+
+    Args:
+        direct: paths, as the config says.
+        files: as for :func:`check_ordered`.
+
+    Raises:
+        CheckpointError: names the layer.
+    """
+    found = _index_of(direct, files)
+    if found is not None:
+        raise CheckpointError(
+            f"config.json says that {found.removesuffix('.index')} has only what is kept, without places of it, but "
+            f"the weight files hold some, {found}. {DAMAGED}"
+        )
+
+
+def _index_of(paths: Sequence[str], files: Iterable[str] | None) -> str | None:
+    """Return the name of an index of one of some layers that safetensors files hold, if there is any."""
+    indices = tuple(f"{path}.index" for path in paths)
     for file in files or () if indices else ():
         if not str(file).endswith(".safetensors"):
             continue
         with safe_open(file, framework="pt") as shard:
             found = next((name for name in shard.keys() if name.endswith(indices)), None)  # noqa: SIM118
         if found is not None:
-            raise CheckpointError(
-                f"config.json says that the outputs of {found.removesuffix('.index')} are in order without an index, "
-                f"but the weight files hold one, {found}. {DAMAGED}"
-            )
+            return str(found)
+    return None

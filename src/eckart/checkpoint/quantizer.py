@@ -24,7 +24,7 @@ from eckart.checkpoint.biases import biases_without_a_place, lost_biases
 from eckart.checkpoint.config import DAMAGED, GUARD, METHOD, EckartConfig, RoundedEmbedding
 from eckart.checkpoint.folder import check_folder
 from eckart.checkpoint.library_hooks import wrap_library
-from eckart.checkpoint.ordered import check_ordered
+from eckart.checkpoint.ordered import check_direct, check_ordered
 from eckart.checkpoint.packed import check_packed, conversions
 from eckart.checkpoint.places import (
     check_codes_have_a_place,
@@ -40,9 +40,11 @@ from eckart.checkpoint.trained import warn_of_codes
 from eckart.errors import CheckpointError, EckartWarning, RecipeError
 from eckart.layers import (
     FactoredLinear,
+    KeptLinear,
     PivotedLinear,
     QuantizedLinear,
     fused_layers,
+    is_replaced,
     unfuse_modules,
     weight_matrix,
 )
@@ -134,6 +136,8 @@ class EckartQuantizer(HfQuantizer):  # type: ignore[misc]
         check_folder(model.config.name_or_path)
         pivoted = isinstance(layout.structure, Pivoted)
         check_ordered(config.ordered, config.ranks, pivoted=pivoted, files=kwargs.get("checkpoint_files"))
+        direct = [path for path, kept in config.kept.items() if kept.get("direct")]
+        check_direct(direct, kwargs.get("checkpoint_files"))
         for path, stack in config.expanded.items():
             expand(model, path, stack)
         if config.joint:
@@ -156,6 +160,8 @@ class EckartQuantizer(HfQuantizer):  # type: ignore[misc]
             layer = own.empty_like(linear, rank)
             if isinstance(layer, PivotedLinear) and path in config.ordered:
                 layer.index = None
+            if isinstance(layer, KeptLinear) and path in direct:
+                layer.drop_index()
             model.set_submodule(name, layer)
         if config.embedding is not None:
             tables = RoundedEmbedding(**config.embedding)
@@ -187,6 +193,11 @@ class EckartQuantizer(HfQuantizer):  # type: ignore[misc]
                 "copy or download its folder again."
             )
         for name, layer in _replaced_layers(model):
+            if isinstance(layer, KeptLinear) and not (layer.places().is_meta or layer.has_valid_index()):
+                raise CheckpointError(
+                    f"The weight files hold places of {name} that are not rising numbers below {layer.full}. They are "
+                    "damaged: copy or download the folder again."
+                )
             problem = layer.index_problem() if isinstance(layer, FactoredLinear) else None
             if problem is not None:
                 raise CheckpointError(
@@ -246,7 +257,7 @@ def layout_of(config: EckartConfig) -> Layout:
 
 
 def layouts_of(config: EckartConfig, layout: Layout) -> dict[str, Layout]:
-    """Return how those linears of a config are stored, by path, whose base or columns are their own.
+    """Return how those linears of a config are stored, by path, with a base or columns of their own or without factors.
 
     Args:
         config: of the model.
@@ -272,9 +283,13 @@ def layouts_of(config: EckartConfig, layout: Layout) -> dict[str, Layout]:
             found[path] = own.with_columns(columns)
         except ValueError as error:
             raise CheckpointError(f"config.json has columns for {path!r}, and {error}. {DAMAGED}") from error
-    strangers = sorted(found.keys() - config.ranks.keys())
+    for path, kept in config.kept.items():
+        found[path] = layout.keeping(kept["side"], direct=kept.get("direct", False))
+    strangers = sorted(path for path in found if config.ranks.get(path) is None and (path not in config.bases))
+    strangers += sorted(config.bases.keys() - config.ranks.keys())
     if strangers:
-        raise CheckpointError(f"config.json has a base for {strangers[0]!r}, which has no rank there. {DAMAGED}")
+        what = "a base" if strangers[0] in config.bases else "a side"
+        raise CheckpointError(f"config.json has {what} for {strangers[0]!r}, which has no rank there. {DAMAGED}")
     return found
 
 
@@ -312,12 +327,12 @@ def _choice(
         ) from error
 
 
-def _replaced_layers(model: nn.Module) -> list[tuple[str, FactoredLinear | QuantizedLinear]]:
+def _replaced_layers(model: nn.Module) -> list[tuple[str, FactoredLinear | QuantizedLinear | KeptLinear]]:
     """Return the layers that stand for linear ones, without those inside them."""
-    found: list[tuple[str, FactoredLinear | QuantizedLinear]] = []
+    found: list[tuple[str, FactoredLinear | QuantizedLinear | KeptLinear]] = []
     for name, module in model.named_modules():
         inside = bool(found) and name.startswith(f"{found[-1][0]}.")
-        if isinstance(module, FactoredLinear | QuantizedLinear) and not inside:
+        if is_replaced(module) and not inside:
             found.append((name, module))
     return found
 

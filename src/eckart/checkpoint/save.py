@@ -24,6 +24,7 @@ from eckart.checkpoint.run_folder import RunFolder
 from eckart.checkpoint.saveable import check_saveable, records_beside, records_now
 from eckart.checkpoint.source import FileWeights
 from eckart.checkpoint.standard import nothing_is_factored, standardise, why_not_standard
+from eckart.checkpoint.stock import stock_field, write_stock
 from eckart.compression.embedding import EmbeddingRecord
 from eckart.compression.result import CompressionResult
 from eckart.errors import CheckpointError, warn
@@ -170,7 +171,7 @@ def save_all_but_blocks(
 
 
 def standardised(folder: Path, model: PreTrainedModel, shards: str = f"{PREFIX}*.safetensors") -> list[str]:
-    """Write a model in the standard format too if nothing in it is factored. Where that cannot hold it, say so.
+    """Write a model in a standard format too if nothing in it is factored. Where that cannot hold it, say so.
 
     Args:
         folder: of the model, in our own format.
@@ -181,6 +182,9 @@ def standardised(folder: Path, model: PreTrainedModel, shards: str = f"{PREFIX}*
         The names of the files that are then needless.
     """
     config = model.config.quantization_config
+    if config.kept:
+        found = stock_field(model, config)
+        return [] if found is None else write_stock(folder, model, config, shards, *found)
     if not nothing_is_factored(config):
         return []
     reason = why_not_standard(model, config)
@@ -251,6 +255,11 @@ def description(
         ranks={layer.path: layer.rank for layer in report.layers if layer.base or recipe.layout.changes(layer.rank)},
         columns={layer.path: layer.columns for layer in report.layers if layer.columns is not None},
         bases={layer.path: layer.base.model_dump(mode="json") for layer in report.layers if layer.base},
+        kept={
+            layer.path: {"side": layer.kept, **({"direct": True} if layer.direct else {})}
+            for layer in report.layers
+            if layer.kept
+        },
         joint=list(fused_layers(model).values()),
         joint_runs={path: runs for path in fused_layers(model) if (runs := runs_of(model, f"{path}.joint")) > 1},
         embedding=None if report.embedding is None else embedding_of(report.embedding),

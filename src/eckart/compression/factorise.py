@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
 
-from eckart.blocks.block import Group, LinearRef
+from eckart.blocks.block import Block, Group, LinearRef
 from eckart.blocks.onload import OnloadedModule
+from eckart.blocks.owners import own_of
+from eckart.compression.drift import Outputs
 from eckart.compression.plan import Plan
 from eckart.compression.records import LayerRecord, thin_spectrum
 from eckart.compression.refit_runs import refit_runs
@@ -95,6 +97,21 @@ class Factoriser:
         """Return what solves the equation of a linear from a sketch; None where it is solved exactly."""
         sketch = None if rank is None else self.recipe.solver.sketch(shape, rank, path)
         return None if sketch is None else SketchedSolver(sketch, path in self._compared)
+
+    def due(self, groups: Collection[Group]) -> list[LinearRef]:
+        """Return the linears whose equations are solved with some groups of a block: all of them."""
+        return [ref for group in groups for ref in group.linears]
+
+    def owners(self, refs: Sequence[LinearRef]) -> list[int]:
+        """Return which process solves the equation of each linear."""
+        return own_of(refs)
+
+    def comparable(self, block: Block, outputs: Outputs | None) -> Outputs | None:
+        """Return what of the original linears' outputs can be compared with those of the layers: all of it."""
+        return outputs
+
+    def finish(self, block: Block) -> None:
+        """There is nothing more to do once a block is as it will be."""
 
     def replace_group(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from numbers import Real
 
 from transformers import PreTrainedModel
@@ -15,7 +16,9 @@ from eckart.blocks.discovery import find_blocks
 from eckart.blocks.expert_stacks import contract, expand
 from eckart.blocks.fuse import Fusion, fusable, fusable_experts, fuse, unfuse
 from eckart.blocks.onload import ResidentWeights, WeightSource
+from eckart.blocks.pairs import Part
 from eckart.compression.embedding import bytes_of_tables
+from eckart.compression.paired import pairs_alone
 from eckart.compression.targets import Targets, choose_targets, named_outside, together
 from eckart.data.calibration import Calibration
 from eckart.data.samples import IDS, LABELS
@@ -68,12 +71,21 @@ class Plan:
 
     def layout(self, path: str) -> Layout:
         """Return how a linear is stored."""
+        part = self.parts.get(path)
+        if part is not None:
+            return self.recipe.layout.keeping(part.side, direct=part.direct)
         base = self.bases.get(path)
         return self.recipe.layout if base is None else self.recipe.layout.based_on(base)
 
     def changes(self, path: str) -> bool:
         """Return whether a linear becomes another layer."""
         return self.layout(path).changes(self.ranks[path])
+
+    @cached_property
+    def parts(self) -> dict[str, Part]:
+        """What each linear has of a pair whose width shrinks, by path."""
+        found = {ref.path: block.part(ref.name) for block in self.blocks for ref in block.linears}
+        return {path: part for path, part in found.items() if part is not None}
 
     @property
     def budgets(self) -> Budgets:
@@ -107,6 +119,11 @@ class Plan:
     def embedding_bytes(self) -> int:
         """Bytes of the tables of the vocabulary."""
         return 0 if self.vocabulary is None else bytes_of_tables(self.vocabulary, self.embedding)
+
+    def numbers_of(self, ref: LinearRef) -> int:
+        """Return how many numbers a linear is stored as, whatever is beside its factors."""
+        structure = self.layout(ref.path).structure if ref.path in self.parts else self.recipe.structure
+        return structure.numbers(*ref.shape, self.ranks[ref.path])
 
     def bytes_of(self, ref: LinearRef) -> int:
         """Return the bytes that a linear is stored in, without a bias that it had before."""
@@ -142,6 +159,7 @@ def blocks_for(
         probe_of(model, calibration),
         residuals=recipe.objective.residual_share > 0,
         units=recipe.structure.reorders_units,
+        pairs=recipe.pairs.narrows,
         gradients=takes_gradients(recipe),
         outside=outside.__contains__,
     )
@@ -178,7 +196,9 @@ def targets_for(
         calibration: as for :func:`blocks_for`.
         check: see :func:`eckart.compression.targets.choose_targets`.
     """
-    return choose_targets(model, blocks_for(recipe, model, weights, calibration), recipe, keep, check=check)
+    blocks = blocks_for(recipe, model, weights, calibration)
+    found = choose_targets(model, blocks, recipe, keep, check=check)
+    return pairs_alone(found, recipe.pairs) if recipe.pairs.narrows else found
 
 
 def make_plan(

@@ -89,7 +89,9 @@ def _without(block: Block, left: Collection[str]) -> Block:
         return block
     kept = [replace(g, linears=tuple(ref for ref in g.linears if ref.name not in names)) for g in block.groups]
     units = [found for found in block.units if names.isdisjoint((*found.producers, found.consumer))]
-    return replace(block, groups=tuple(group for group in kept if group.linears), units=tuple(units))
+    pairs = tuple(pair for pair in block.pairs if names.isdisjoint(pair.names))
+    groups = tuple(group for group in kept if group.linears)
+    return replace(block, groups=groups, units=tuple(units), pairs=pairs)
 
 
 def _around(path: str, classes: Mapping[str, str]) -> frozenset[str]:

@@ -13,7 +13,6 @@ from eckart import processes
 from eckart.blocks.block import Block, Group, LinearRef
 from eckart.blocks.blockwise_model import BlockwiseModel
 from eckart.blocks.onload import OnloadedModule
-from eckart.blocks.owners import own_of
 from eckart.blocks.passes import (
     GroupInputs,
     HiddenStates,
@@ -40,6 +39,7 @@ from eckart.compression.drift import (
 from eckart.compression.embedding import RoundedTables
 from eckart.compression.factorise import Factoriser
 from eckart.compression.given_layers import give_layer
+from eckart.compression.narrow import Narrowing
 from eckart.compression.plan import Plan
 from eckart.compression.records import LayerRecord
 from eckart.compression.result import CompressionResult
@@ -133,7 +133,7 @@ class _Walk:
         self.streams = WalkStreams(self.model, self.recipe, moments_kept=bool(self.measurements.moments))
         kept = self.inputs_kept or bool(self.measurements.moments)
         solved = self.measurements.solutions and (self.recipe.weighs_tokens or kept)
-        self.factoriser = Factoriser(
+        self.factoriser: Factoriser | Narrowing = Factoriser(
             self.recipe,
             self.plan,
             moment_device(self.model.device),
@@ -141,6 +141,8 @@ class _Walk:
             self.measurements.components if solved else None,
             self.measurements if self.inputs_kept else None,
         )
+        if self.recipe.pairs.narrows:
+            self.factoriser = Narrowing(self.plan, moment_device(self.model.device))
 
     def run(self) -> CompressionResult:
         """Walk over all blocks that are not finished yet, and distil the model if that is wanted."""
@@ -209,6 +211,7 @@ class _Walk:
         seen.inputs.delete()
         # Before the refinement, which may train what is between the linears so that units are no longer alike.
         layers, outputs = order_units(block, layers, outputs, self.recipe.structure)
+        outputs = self.factoriser.comparable(block, outputs)
         refinement = None
         if any(self.plan.changes(layer.path) for layer in (*state.records.layers, *layers)):
             refinement = self._refine(state, seen.behind, block, onloaded)
@@ -218,6 +221,7 @@ class _Walk:
                 compressed = self.streams.compressed.advance(number, state.compressed, COMPRESSED)
         with self.timings.measure("records"):
             followed, drift = self._follow(state, block, outputs, lent)
+            self.factoriser.finish(block)
             found = self.factoriser.spectra
             spectra = {ref.path: found[ref.path] for ref in block.linears if ref.path in found}
         records = state.records.and_block(layers, refinement, drift, spectra)
@@ -240,8 +244,8 @@ class _Walk:
         lent: Mapping[str, nn.Module],
     ) -> list[LayerRecord]:
         """Replace the linears of some groups, each in the process that it is dealt to."""
-        refs = [ref for group in groups for ref in group.linears]
-        owners = dict(zip(refs, own_of(refs), strict=True))
+        refs = self.factoriser.due(groups)
+        owners = dict(zip(refs, self.factoriser.owners(refs), strict=True))
         own = {ref for ref, owner in owners.items() if owner == processes.rank()}
         made: dict[str, LayerRecord] = {}
         for group in groups:

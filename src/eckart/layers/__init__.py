@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 from torch import nn
 
 from eckart.layers.child import Mask, Pattern, dense_weight_of, fill_child
@@ -10,6 +12,7 @@ from eckart.layers.embedding import EmbeddingTable, QuantizedEmbedding, TiedHead
 from eckart.layers.factored import FactoredLinear
 from eckart.layers.fused import FusedLinear, fuse_modules, fused_layers, unfuse_modules
 from eckart.layers.hybrid import HybridLinear
+from eckart.layers.kept import KeptInputsLinear, KeptLinear, KeptOutputsLinear
 from eckart.layers.kept_columns import KeptColumnsLinear
 from eckart.layers.linear import bias_vector, input_of, is_linear, weight_matrix
 from eckart.layers.masked import MaskedLinear
@@ -26,6 +29,9 @@ __all__ = [
     "FusedLinear",
     "HybridLinear",
     "KeptColumnsLinear",
+    "KeptInputsLinear",
+    "KeptLinear",
+    "KeptOutputsLinear",
     "LowRankLinear",
     "Mask",
     "MaskedLinear",
@@ -50,6 +56,6 @@ __all__ = [
 ]
 
 
-def is_replaced(module: nn.Module) -> bool:
+def is_replaced(module: nn.Module) -> TypeGuard[FactoredLinear | QuantizedLinear | KeptLinear]:
     """Return whether ``module`` stands for a linear layer."""
-    return isinstance(module, FactoredLinear | QuantizedLinear)
+    return isinstance(module, FactoredLinear | QuantizedLinear | KeptLinear)

@@ -13,6 +13,7 @@ from eckart.errors import RecipeError
 from eckart.layers import FactoredLinear, QuantizedLinear, bias_vector, fill_child
 from eckart.methods.precision import AnyBase, Bits16, Precision
 from eckart.methods.structure import Structure, TwoFactor
+from eckart.methods.structure.kept import Kept, Side
 
 if TYPE_CHECKING:
     from eckart.methods.structure.fitting import Fit
@@ -57,6 +58,10 @@ class Layout:
         """Return the layout of a layer that keeps so many input columns whole; None where its structure keeps none."""
         return self if columns is None else replace(self, structure=self.structure.with_columns(columns))
 
+    def keeping(self, side: Side, *, direct: bool) -> Layout:
+        """Return the layout of a linear of which some outputs or inputs are kept."""
+        return replace(self, structure=Kept(side=side, direct=direct))
+
     def beside_bias(self, has_bias: bool) -> Layout:
         """Return the layout by which the bytes of a linear are counted that has a bias already, or has none.
 
@@ -78,7 +83,7 @@ class Layout:
         matrices = self.structure.matrices(out_features, in_features, rank)
         numbers = sum((m.precision or self.precision).bytes(m.rows, m.columns) for m in matrices)
         bias = BYTES_PER_NUMBER * out_features if self.affine else 0
-        return numbers + bias + self.structure.index_bytes(out_features)
+        return numbers + bias + self.structure.index_bytes_at(out_features, in_features, rank)
 
     def highest_rank(self, out_features: int, in_features: int) -> int:
         """Return the largest rank that can be laid out so; 0 if none can."""

@@ -22,11 +22,12 @@ from pydantic import (
 )
 
 from eckart.errors import RecipeError
-from eckart.methods.allocation import ALLOCATIONS, Allocation, Uniform
+from eckart.methods.allocation import ALLOCATIONS, Allocation, Needs, OwnMeasurement, Uniform
 from eckart.methods.choice import ALL_FIELDS, expand_name
 from eckart.methods.distillation import AnyDistillation, NoDistillation
 from eckart.methods.layout import Layout
 from eckart.methods.objectives import OBJECTIVES, InputSource, Objective
+from eckart.methods.pairs import AnyPairs, NoPairs
 from eckart.methods.precision import AnyPrecision, Bits16
 from eckart.methods.refinement import AnyRefinement, NoRefinement
 from eckart.methods.sharing import AnySharing, Separate
@@ -51,6 +52,7 @@ class Recipe(BaseModel):
         allocation: which rank goes where.
         sharing: which linears share a basis.
         structure: how a weight of some rank is laid out.
+        pairs: whether widths between linears shrink, in place of all that.
         precision: how its numbers are stored.
         embedding: how the rows of the embedding are, and those of a head over the same vocabulary.
         solver: how the equation is solved for a linear whose rank is known.
@@ -82,6 +84,7 @@ class Recipe(BaseModel):
     structure: Annotated[SerializeAsAny[Structure], BeforeValidator(STRUCTURES.parse)] = Field(
         default_factory=TwoFactor
     )
+    pairs: Annotated[AnyPairs, Discriminator("name"), BeforeValidator(expand_name)] = Field(default_factory=NoPairs)
     precision: Annotated[AnyPrecision, Discriminator("name"), BeforeValidator(expand_name)] = Field(
         default_factory=Bits16
     )
@@ -115,7 +118,7 @@ class Recipe(BaseModel):
         # As before there were these: files of runs without them stay the same to the byte.
         unsaid = {k for k in ("targets", "towers") if not getattr(self, k)}
         if info.context != ALL_FIELDS:
-            defaults = (("solver", Exact()), ("embedding", Bits16()))
+            defaults = (("solver", Exact()), ("embedding", Bits16()), ("pairs", NoPairs()))
             unsaid |= {k for k, default in defaults if getattr(self, k) == default}
         return {k: v for k, v in write(self).items() if k not in unsaid}
 
@@ -131,6 +134,7 @@ class Recipe(BaseModel):
     def conflicts(self) -> Iterator[str]:
         """Yield which choices do not go together, and why; they are asked, and not told apart by their classes."""
         objective, allocation, structure = self.objective, self.allocation, self.structure
+        yield from self._conflicts_of_pairs()
         # Weights of tokens are measured before anything is compressed, and nowhere else.
         found = {
             f"objective {objective.name!r}": not objective.takes_token_weights,
@@ -188,6 +192,30 @@ class Recipe(BaseModel):
             yield (
                 f"Objective {objective.name!r} gives a projection and no loss of a weight, which structure "
                 f"{structure.name!r} minimises. Use another objective, such as input-aware."
+            )
+
+    def _conflicts_of_pairs(self) -> Iterator[str]:
+        """Yield what does not go with widths that shrink, where nothing is factored."""
+        objective, allocation = self.objective, self.allocation
+        share = allocation.needs in (Needs.NONE, Needs.SIMILARITY) and allocation.own_measurement is OwnMeasurement.NONE
+        found = {
+            f"objective {objective.name!r}": not objective.needs_data or objective.observes_outputs,
+            "an affine objective": objective.adds_bias,
+            "an output metric": objective.output_metric is not None,
+            f"allocation {allocation.name!r}": not share,
+            f"structure {self.structure.name!r}": self.structure != TwoFactor(),
+            f"sharing {self.sharing.name!r}": self.sharing != Separate(),
+            f"precision {self.precision.name!r}": self.precision.scheme is not None,
+            f"solver {self.solver.name!r}": self.solver.sketches,
+            "a target or a tower with a size of its own": any(
+                target.keep is not None or target.rank is not None for target in (*self.targets, *self.towers)
+            ),
+        }
+        for what in (what for what, is_so in found.items() if is_so and self.pairs.narrows):
+            yield (
+                f"pairs={self.pairs.name} shrinks widths between linears and factors none, and {what} does not go with "
+                "that. Use an objective with data, such as input-aware, allocation uniform, importance or "
+                "block-influence, and all else as it is by default; or pairs=none."
             )
 
     @property

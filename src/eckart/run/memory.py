@@ -225,8 +225,7 @@ def _solver_numbers(linear: LinearRef, recipe: Recipe) -> int:
 
 def _beside(block: Block, plan: Plan) -> int:
     """Return the numbers that are there beside the linears that they replace, which are kept until a block's end."""
-    numbers = plan.recipe.structure.numbers
-    return sum(numbers(*t.shape, plan.ranks[t.path]) for t in block.linears_in_mixtures if plan.ranks[t.path])
+    return sum(plan.numbers_of(ref) for ref in block.linears_in_mixtures if plan.ranks[ref.path])
 
 
 def _summed_at_once(block: Block) -> list[list[Group]]:
@@ -252,8 +251,7 @@ def _places_inside(block: Block) -> int:
 
 def _trained(block: Block, plan: Plan) -> int:
     """Return the numbers of a block that training changes."""
-    numbers = plan.recipe.structure.numbers
-    return _parameters(block) + sum(numbers(*t.shape, plan.ranks[t.path]) - t.size for t in block.linears)
+    return _parameters(block) + sum(plan.numbers_of(ref) - ref.size for ref in block.linears)
 
 
 def _parameters(block: Block) -> int:

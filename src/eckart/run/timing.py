@@ -17,6 +17,7 @@ from eckart.device import moment_device
 from eckart.layers.linear import empty_linear
 from eckart.maths.lowrank import Solution, solve
 from eckart.maths.moments import Moments, relative_error
+from eckart.maths.narrowing import greedy_units, refit_columns
 from eckart.maths.stopwatch import random_matrix, seconds_of
 from eckart.maths.whitening import Whitening
 from eckart.methods.objectives import InputSource
@@ -39,7 +40,11 @@ def factorisation_seconds(block: Block, plan: Plan, device: torch.device) -> flo
     seconds = 0.0
     for group in block.groups:
         refs = [ref for ref in group.linears if plan.changes(ref.path)]
-        seconds += timed.seconds(refs, partial(_factor, factoriser))
+        if plan.recipe.pairs.narrows:  # what is behind a width that shrinks takes nearly all of the time
+            refs = [ref for ref in refs if plan.parts[ref.path].side == "inputs"]
+            seconds += timed.seconds(refs, partial(_narrow, plan))
+        else:
+            seconds += timed.seconds(refs, partial(_factor, factoriser))
     return seconds
 
 
@@ -142,6 +147,17 @@ def _factor(factoriser: Factoriser, example: _Example) -> float:
     )
     energy = 1.0 if inputs.is_whole else None
     return relative_error(weight, layer.dense_weight().to(weight), example.moments, 1.0, input_energy=energy)
+
+
+def _narrow(plan: Plan, example: _Example) -> float:
+    """Do what a walk does to one linear whose inputs get fewer, and return its error."""
+    assert example.moments is not None
+    weight, second = example.weight, example.moments.second_moment
+    kept = max(1, (plan.ranks[example.ref.path] or 1) * weight.shape[1] // example.ref.in_features)
+    places = greedy_units(second, weight @ second, kept)
+    fitted = refit_columns(second, weight @ second, weight, places, example.moments.floor)
+    product = torch.zeros_like(weight).index_copy(1, places, fitted)
+    return relative_error(weight, product, example.moments, 1.0)
 
 
 def _random_weight(ref: LinearRef, width: int, device: torch.device) -> Tensor:

@@ -13,7 +13,7 @@ from eckart.checkpoint.biases import biases_without_a_place, lost_biases
 from eckart.checkpoint.config import METHOD
 from eckart.checkpoint.save import MAX_SHARD_SIZE
 from eckart.errors import CheckpointError
-from eckart.layers import FactoredLinear, QuantizedLinear
+from eckart.layers import FactoredLinear, KeptLinear, QuantizedLinear
 
 
 def is_compressed(model: PreTrainedModel) -> bool:
@@ -24,7 +24,7 @@ def is_compressed(model: PreTrainedModel) -> bool:
 
 def merged_layers(model: nn.Module) -> int:
     """Return how many layers stand for linear ones, without those inside them."""
-    kinds = (FactoredLinear, QuantizedLinear)
+    kinds = (FactoredLinear, QuantizedLinear, KeptLinear)
     inside = {id(child) for m in model.modules() if isinstance(m, kinds) for child in m.modules() if child is not m}
     return sum(isinstance(module, kinds) and id(module) not in inside for module in model.modules())
 

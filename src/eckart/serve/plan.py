@@ -55,6 +55,12 @@ class ServedConfig:
                 f"{name} holds experts of a mixture that were compressed, which no engine can serve yet. Use "
                 "transformers, or compress again with the experts left whole: --ignore '*.experts.*'."
             )
+        if config.kept:
+            raise ServingError(
+                f"{next(iter(config.kept))} has fewer outputs or inputs than the layer that an engine has there. Use "
+                "transformers, multiply back with eckart merge, or compress with as many hidden units in each block "
+                "and nothing else (--recipe fewer-units): any engine serves that."
+            )
         if config.embedding is not None:
             raise ServingError(
                 "The embedding of this model is stored in few bits, which no engine can serve yet. Use transformers, "

@@ -111,7 +111,7 @@ def cases_of(
 
 def way_of(recipe: Recipe) -> Way:
     """Return how the model of a recipe is made."""
-    if recipe.sharing.measures or recipe.allocation.changes_weights:
+    if recipe.sharing.measures or recipe.allocation.changes_weights or recipe.pairs.narrows:
         return Way.ALONE
     objective = recipe.objective
     original_only = (

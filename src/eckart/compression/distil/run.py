@@ -15,7 +15,7 @@ from eckart.compression.distil.lora import LoraBlock
 from eckart.compression.distil.student import StudentBlock
 from eckart.compression.distil.training import Student
 from eckart.compression.records import LayerRecord
-from eckart.layers import PivotedLinear
+from eckart.layers import KeptLinear, PivotedLinear
 from eckart.methods.distillation import LoraRecovery, ModelTraining
 from eckart.methods.distillation.record import DistillationRecord
 from eckart.methods.layout import Layout
@@ -124,9 +124,14 @@ def put_layers(block: Block, layers: Mapping[str, LayerRecord], layout: Layout) 
         record = layers[ref.path]
         linear: nn.Module = block.module.get_submodule(ref.name)
         own = (layout if record.base is None else layout.based_on(record.base)).with_columns(record.columns)
+        if record.kept is not None:
+            own = layout.keeping(record.kept, direct=record.direct)
         if own.changes(record.rank):
             layer = own.empty_like(linear, record.rank)
             if record.in_order:
                 assert isinstance(layer, PivotedLinear)
                 layer.index = None
+            if record.direct:
+                assert isinstance(layer, KeptLinear)
+                layer.drop_index()
             block.module.set_submodule(ref.name, layer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from eckart.methods.allocation.base import Allocation, Outlook, OwnMeasurement, Storage, Wanted, gain_per_byte_of_shares
+from eckart.methods.allocation.block_influence import BlockInfluence
 from eckart.methods.allocation.budgets import Budgets
 from eckart.methods.allocation.curvature import Curvature
 from eckart.methods.allocation.energy import Energy
@@ -28,6 +29,7 @@ from eckart.methods.sensitivity.request import Request
 __all__ = [
     "ALLOCATIONS",
     "Allocation",
+    "BlockInfluence",
     "Budgets",
     "Curvature",
     "Energy",
@@ -62,6 +64,6 @@ ALLOCATIONS: Registry[Allocation] = Registry(
     Allocation,
     (
         *(Uniform, TruncationLoss, Importance, Search, Learned, ZeroSum, Energy, Curvature, Formats),
-        *(Tolerance, Swift, Lems, SecondRound, Masks),
+        *(Tolerance, Swift, Lems, SecondRound, Masks, BlockInfluence),
     ),
 )

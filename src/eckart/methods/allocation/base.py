@@ -14,6 +14,7 @@ from torch import Tensor
 from eckart.blocks.blockwise_model import BlockwiseModel
 from eckart.methods.allocation.budgets import Budgets, rank_within
 from eckart.methods.allocation.fit_to_budget import GainPerByte, fit_to_budget
+from eckart.methods.allocation.paired import as_one, pairs_of, ranks_of_members
 from eckart.methods.allocation.rank_budget import RankBudget, Ranks
 from eckart.methods.choice import Choice
 from eckart.methods.layout import Layout
@@ -247,7 +248,12 @@ class Allocation(Choice):
     def _within(
         self, linears: tuple[LayerStatistics, ...], budgets: Budgets, layout: Layout, choose: Choose, worth: Worth
     ) -> dict[str, int | None]:
-        found: dict[str, int | None] = {}
+        pairs = pairs_of(linears)
+        if pairs:  # a width is that of all its linears, so that each pair is one for whoever chooses
+            apart = tuple(as_one(members) for members in pairs.values())
+            found = ranks_of_members(self._within(apart, budgets, layout, choose, worth), pairs)
+            return {linear.path: found[linear.path] for linear in linears}
+        found = {}
         for size, members in budgets.split(linears):
             if size.keep is not None:
                 found |= self._fitted(self.problem(tuple(members), size.keep, layout, size.option), choose, worth)

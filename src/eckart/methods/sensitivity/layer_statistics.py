@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from eckart.blocks.block import Block
+from eckart.blocks.pairs import Part
 from eckart.methods.layout import Layout, dense_bytes
 
 
@@ -41,6 +42,8 @@ class LayerStatistics:
         similarity: mean cosine of the hidden states in front of its block and behind it.
         own: what an allocation's own measurement found of it; see :meth:`eckart.methods.allocation.Allocation.measure`.
         has_bias: whether it has one.
+        part: what it has of a pair whose width shrinks; None for a linear that is factored on its own.
+        block: path of the block that it is in.
     """
 
     path: str
@@ -55,6 +58,8 @@ class LayerStatistics:
     similarity: float | None = None
     own: Any = None
     has_bias: bool = False
+    part: Part | None = None
+    block: str = ""
 
     @property
     def dense_bytes(self) -> int:
@@ -78,9 +83,17 @@ class LayerStatistics:
 
 def shapes_of(blocks: Sequence[Block]) -> tuple[LayerStatistics, ...]:
     """Return all that is known of the linears without a measurement, in order of execution."""
-    groups = [group for block in blocks for group in block.groups]
+    groups = [(block, group) for block in blocks for group in block.groups]
     return tuple(
-        LayerStatistics(ref.path, ref.shape, number, ref.name, has_bias=ref.has_bias)
-        for number, group in enumerate(groups)
+        LayerStatistics(
+            ref.path,
+            ref.shape,
+            number,
+            ref.name,
+            has_bias=ref.has_bias,
+            part=block.part(ref.name),
+            block=block.path,
+        )
+        for number, (block, group) in enumerate(groups)
         for ref in group.linears
     )

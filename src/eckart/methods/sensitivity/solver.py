@@ -86,7 +86,10 @@ class Solver:
 
     def measurements(self) -> Measurements:
         """Return what was added."""
-        linears = tuple(replace(self.found[shape.path], group=shape.group) for shape in shapes_of(self.original.blocks))
+        shapes = shapes_of(self.original.blocks)
+        linears = tuple(
+            replace(self.found[shape.path], group=shape.group, part=shape.part, block=shape.block) for shape in shapes
+        )
         return Measurements(
             linears,
             self.metrics or {},

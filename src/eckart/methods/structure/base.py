@@ -50,6 +50,10 @@ class Structure(Choice):
         """Return the stored bytes of what is no matrix of numbers."""
         return 0
 
+    def index_bytes_at(self, out_features: int, in_features: int, rank: int) -> int:
+        """Return the same, where it depends on more than the number of outputs."""
+        return self.index_bytes(out_features)
+
     @abstractmethod
     def highest_rank(self, out_features: int, in_features: int) -> int:
         """Return the largest rank that can be laid out so; 0 if none can."""
