@@ -104,7 +104,10 @@ class Mlp(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         units = silu(self.gate(hidden)) * self.up(hidden)
-        units = {"normed": self.norm, "scaled": lambda x: x * self.scale, "plain": lambda x: x}[self.kind](units)
+        if self.kind == "normed":
+            units = self.norm(units)
+        elif self.kind == "scaled":
+            units = units * self.scale
         result: Tensor = hidden + self.down(units)
         return result
 
