@@ -122,7 +122,7 @@ def test_divergence_may_leave_out_the_first_places_and_flatten_the_odds() -> Non
     p, q = (theirs.double() / 0.6).softmax(-1), (ours.double() / 0.6).softmax(-1)
     each = (p * (p / q).log()).sum(-1)
 
-    def found(inputs: dict[str, Tensor], **options: Any) -> tuple[float, int]:
+    def found(inputs: dict[str, Tensor], **options: Any) -> Any:
         loss, count = divergence(with_logits(ours), with_logits(theirs), inputs, temperature=0.6, **options)
         return float(loss), count
 

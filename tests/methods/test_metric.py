@@ -118,4 +118,5 @@ def test_damping_is_shrinkage_by_another_name() -> None:
     moment, damping = rows.T @ rows, 0.3
     root = Fisher(shrinkage=damping / (1 - damping)).root(moment)
     mean = moment.diagonal().mean() * torch.eye(5, dtype=torch.float64)
+    assert isinstance(root, Whitening)
     torch.testing.assert_close((1 - damping) * root.second_moment, (1 - damping) * moment + damping * mean)

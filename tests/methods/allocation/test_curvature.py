@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -34,14 +35,14 @@ MEASURED = Curvature(scale="measured", multiple=1)
 
 @pytest.mark.parametrize("keep", [0.5, 0.75])
 def test_a_measured_scale_multiplies_the_prediction_and_the_choice_is_exact(keep: float) -> None:
-    linears = tuple(
+    linears: Any = tuple(
         replace(statistics(f"{i}.x", (20, 20), seed=i), own=divergence) for i, divergence in enumerate((0.2, 5.0, 1.0))
     )
 
     def lost(ranks):
         # One of ten is the reference rank.
         return sum(
-            0.0 if r is None else x.own * float(x.curvature[r:].sum() / x.curvature[1:].sum())
+            0.0 if r is None else float(x.own * x.curvature[r:].sum() / x.curvature[1:].sum())
             for x, r in zip(linears, ranks, strict=True)
         )
 

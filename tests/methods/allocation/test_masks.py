@@ -22,7 +22,9 @@ from eckart.methods.sensitivity.request import Request
 
 def test_each_takes_its_trained_rank_the_largest_one_or_its_weight() -> None:
     linears = tuple(
-        replace(x, own=Trained(5 + i, {5 + i: 1.0 + i, LAYOUT.largest_rank(*x.shape, 2 * math.prod(x.shape) - 1): 0.3}))
+        replace(
+            x, own=Trained(5 + i, {5 + i: 1.0 + i, LAYOUT.largest_rank(*x.shape, 2 * math.prod(x.shape) - 1) or 0: 0.3})
+        )
         for i, x in enumerate(LINEARS[:3])
     )
     problem = RankBudget(linears, 0.7, LAYOUT, multiple=1)

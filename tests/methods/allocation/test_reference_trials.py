@@ -28,6 +28,16 @@ from eckart.methods.structure import Pivoted
 from eckart.methods.targets import Size
 
 
+def energy_of(linear: LayerStatistics) -> torch.Tensor:
+    assert linear.energy is not None
+    return linear.energy
+
+
+def curvature_of(linear: LayerStatistics) -> torch.Tensor:
+    assert linear.curvature is not None
+    return linear.curvature
+
+
 @pytest.mark.parametrize(("shape", "expected"), [((40, 40), 20), ((64, 64), 32), ((24, 64), 17), ((1, 1), 0)])
 def test_factors_of_the_break_even_rank_take_no_more_than_the_weight(shape: tuple[int, int], expected: int) -> None:
     linear = LayerStatistics("x", shape, 0, "x")
@@ -47,7 +57,7 @@ def test_a_curve_goes_through_what_was_measured() -> None:
     energy = torch.tensor([4.0, 2, 2, 1, *[0] * 36], dtype=torch.float64).square()
     linear = statistics("x", (40, 40), energy=energy / energy.sum())
     problem = RankBudget((linear,), 0.9, LAYOUT, multiple=1)
-    found = scaled_losses(problem, lambda x: x.energy, lambda _: 7.0, 0.1, 1e-6)["x"]
+    found = scaled_losses(problem, energy_of, lambda _: 7.0, 0.1, 1e-6)["x"]
     assert found[:4] == pytest.approx([7 * 0.36 / 0.2, 7, 7 * 0.04 / 0.2, 0])
     assert found[-1] == 0
     assert len(found) == 20  # ranks 1 to 19, and dense
@@ -55,7 +65,7 @@ def test_a_curve_goes_through_what_was_measured() -> None:
 
 def test_where_the_model_breaks_all_factors_do_and_dense_does_not() -> None:
     problem = RankBudget(LINEARS[:1], 0.9, LAYOUT)
-    found = scaled_losses(problem, lambda x: x.energy, lambda _: math.inf, 0.1)[LINEARS[0].path]
+    found = scaled_losses(problem, energy_of, lambda _: math.inf, 0.1)[LINEARS[0].path]
     assert set(found[:-1]) == {math.inf}
     assert found[-1] == 0
 
@@ -64,13 +74,13 @@ def test_where_nothing_is_predicted_the_energies_say_how_much_is_left() -> None:
     """As where no gradient reaches a linear, and yet it was measured to matter."""
     linear = replace(LINEARS[0], curvature=torch.zeros(64, dtype=torch.float64))
     problem = RankBudget((linear,), 0.9, LAYOUT, multiple=1)
-    found = scaled_losses(problem, lambda x: x.curvature, lambda _: 2.0, 0.1)
-    expected = scaled_losses(problem, lambda x: x.energy, lambda _: 2.0, 0.1)
+    found = scaled_losses(problem, curvature_of, lambda _: 2.0, 0.1)
+    expected = scaled_losses(problem, energy_of, lambda _: 2.0, 0.1)
     assert found[linear.path] == pytest.approx(expected[linear.path])
     assert found[linear.path][2] == pytest.approx(2)  # at rank 3 of 32
     still = replace(linear, energy=torch.zeros(64, dtype=torch.float64))
     problem = RankBudget((still,), 0.9, LAYOUT)
-    assert set(scaled_losses(problem, lambda x: x.curvature, lambda _: 2.0, 0.1)[linear.path]) == {0.0}
+    assert set(scaled_losses(problem, curvature_of, lambda _: 2.0, 0.1)[linear.path]) == {0.0}
 
 
 def test_one_trial_a_linear_is_measured_where_a_rank_is_to_be_chosen(llama, tokens):

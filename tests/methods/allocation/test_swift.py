@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ from eckart.methods.sensitivity.request import Request
 def test_ranks_go_by_importance_and_loss(alpha: float) -> None:
     """For one kind of 80 x 80, so that the uniform rank is 20 at a half of the bytes."""
     similarities = (0.9, 0.6, 0.3, 0.8)
-    linears = tuple(statistics(f"{i}.x", (80, 80), seed=i, similarity=s) for i, s in enumerate(similarities))
+    linears: Any = tuple(statistics(f"{i}.x", (80, 80), seed=i, similarity=s) for i, s in enumerate(similarities))
     scores = []
     for linear, similarity in zip(linears, similarities, strict=True):
         importance = 1 + ((1 - similarity) - 0.1) / (0.7 - 0.1)
