@@ -37,11 +37,10 @@ from eckart.compression.drift import (
     outputs_of,
 )
 from eckart.compression.embedding import RoundedTables
-from eckart.compression.factorise import Factoriser
 from eckart.compression.given_layers import give_layer
-from eckart.compression.narrow import Narrowing
 from eckart.compression.plan import Plan
 from eckart.compression.records import LayerRecord
+from eckart.compression.replacing import replacing
 from eckart.compression.result import CompressionResult
 from eckart.compression.state import RunCheckpoint, WalkState
 from eckart.compression.unit_order import order_units
@@ -131,18 +130,8 @@ class _Walk:
         self.stage: dict[Group, Moments] = {}  # of routed groups whose turn has not come
         self.entry: HiddenStates | None = None  # in front of the first block, if they are needed to the end
         self.streams = WalkStreams(self.model, self.recipe, moments_kept=bool(self.measurements.moments))
-        kept = self.inputs_kept or bool(self.measurements.moments)
-        solved = self.measurements.solutions and (self.recipe.weighs_tokens or kept)
-        self.factoriser: Factoriser | Narrowing = Factoriser(
-            self.recipe,
-            self.plan,
-            moment_device(self.model.device),
-            self.measurements.metrics,
-            self.measurements.components if solved else None,
-            self.measurements if self.inputs_kept else None,
-        )
-        if self.recipe.pairs.narrows:
-            self.factoriser = Narrowing(self.plan, moment_device(self.model.device))
+        device = moment_device(self.model.device)
+        self.factoriser = replacing(self.plan, self.measurements, device, inputs_kept=self.inputs_kept)
 
     def run(self) -> CompressionResult:
         """Walk over all blocks that are not finished yet, and distil the model if that is wanted."""
