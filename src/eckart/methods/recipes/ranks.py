@@ -9,13 +9,21 @@ from eckart.methods.metric import Fisher
 from eckart.methods.objectives import InputAware
 from eckart.methods.recipe import Recipe
 
-LEMS: dict[str, Any] = {"paper": "KFAC-SVD and LEMS", "arxiv": "2610.32878", "year": 2026}
+LEMS: dict[str, Any] = {
+    "paper": "Advancing SVD-based LLM Compression via Layer-Wise Error Model Search",
+    "arxiv": "2610.32878",
+    "year": 2026,
+}
 PGSVD: dict[str, Any] = {
-    "paper": "PGSVD: Activation-Informed Pareto-Guided Low-Rank Compression for Efficient LLM/VLM",
+    "paper": "Activation-Informed Pareto-Guided Low-Rank Compression for Efficient LLM/VLM",
     "arxiv": "2510.05544",
     "year": 2025,
 }
-SWIFT_SVD: dict[str, Any] = {"paper": "Swift-SVD", "arxiv": "2604.01609", "year": 2026}
+SWIFT_SVD: dict[str, Any] = {
+    "paper": "Swift-SVD: Theoretical Optimality Meets Practical Efficiency in Low-Rank LLM Compression",
+    "arxiv": "2604.01609",
+    "year": 2026,
+}
 DUO_SVD: dict[str, Any] = {
     "paper": "CPSVD: Enhancing Large Language Model Compression via Column-Preserving Singular Value Decomposition",
     "arxiv": "2510.19385",
