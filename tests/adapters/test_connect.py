@@ -32,10 +32,9 @@ def run(code: str) -> str:
         f"import eckart, peft\n{CONFIG}",
         f"import peft\n{CONFIG}import eckart\n",
         f"import eckart\nfrom peft.tuners.lora import LoraConfig\nimport peft\n{CONFIG}",
-        f"import eckart\nimport eckart.adapters.model, peft\n{CONFIG}",
         f"import eckart\nfrom transformers.utils import is_peft_available\nis_peft_available()\nimport peft\n{CONFIG}",
     ],
-    ids=["first", "after a config", "by a part", "from inside", "looked for before"],
+    ids=["first", "after a config", "by a part", "looked for before"],
 )
 def test_any_order(imports: str) -> None:
     run(imports + USE)

@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers.integrations.peft
 from tests.adapters.helpers import LAYOUTS, MERGED, compressed, dense_twin, difference, fill, logits
+from tests.conftest import make_model
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import eckart
@@ -157,3 +158,13 @@ def test_a_users_own_layers_go_first() -> None:
     config._register_custom_module({eckart.LowRankLinear: lambda *args, **kwargs: Own(2, 2)})
     ours = peft.get_peft_model(compressed("two factors"), config)
     assert any(isinstance(module, Own) for module in ours.modules())
+
+
+def test_an_adapter_is_not_merged_into_what_holds_some_of_its_outputs() -> None:
+    model = make_model("llama")
+    eckart.compress(model, "modegpt", 0.75, torch.randint(3, 200, (4, 24)))
+    tuned = peft.get_peft_model(model, peft.LoraConfig(target_modules="all-linear", init_lora_weights=False))
+    before = {name: tensor.clone() for name, tensor in tuned.state_dict().items()}
+    with pytest.raises(AdapterError, match="holds some of its outputs or inputs only"):
+        tuned.merge_adapter()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in tuned.state_dict().items())

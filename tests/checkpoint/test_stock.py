@@ -8,10 +8,11 @@ import torch
 from safetensors.torch import load_file
 from tests.conftest import make_model
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, MptConfig, MptForCausalLM
 
 import eckart
 from eckart.checkpoint.stock import stock_field
+from eckart.errors import EckartWarning
 from eckart.layers import is_replaced
 
 pytestmark = pytest.mark.filterwarnings("ignore::eckart.errors.EckartWarning")
@@ -85,3 +86,13 @@ def test_heads_stay_in_our_own_format(tokens: Tensor) -> None:
     model = make_model("llama")
     eckart.compress(model, "modegpt", 0.6, tokens)
     assert stock_field(model, model.config.quantization_config) is None
+
+
+def test_a_class_without_one_field_for_its_units_says_so(tokens: Tensor, tmp_path: Path) -> None:
+    config = MptConfig(d_model=32, n_heads=4, n_layers=2, vocab_size=256, max_seq_len=64)  # some fields refuse numbers
+    model = MptForCausalLM(config).eval()
+    report = eckart.compress(model, "fewer-units", 0.7, tokens)
+    with pytest.warns(EckartWarning, match="no plain MptForCausalLM has these shapes by one number of its config"):
+        eckart.save(model, report, tmp_path / "out")
+    with torch.no_grad():
+        assert torch.equal(eckart.load_model(tmp_path / "out")(tokens).logits, model(tokens).logits)

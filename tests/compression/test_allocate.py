@@ -28,6 +28,7 @@ from eckart.layers import LowRankLinear
 from eckart.methods.allocation import ALLOCATIONS, Budgets
 from eckart.methods.objectives import OBJECTIVES
 from eckart.methods.recipes.loader import load_recipe
+from eckart.methods.structure import STRUCTURES
 from eckart.run.compress_checkpoint import compress_checkpoint
 from eckart.run.whole_size import within_size
 
@@ -59,11 +60,12 @@ def test_bytes_on_disk_are_at_most_the_budget_and_hardly_less(
     report = compress_checkpoint(
         model_folder, out, recipe, keep, str(text_file), samples=4, length=24, overrides=[*quick(recipe), *filling]
     )
-    written = 0
+    written, paths = 0, tuple(f"{layer.path}." for layer in report.layers)
     for shard in out.glob("*.safetensors"):
         with safe_open(shard, "pt") as file:
             for name in file.keys():  # noqa: SIM118
-                if "_proj." in name and not name.endswith(".weight_shape"):  # two numbers a layer
+                # Of what is in the budget; two numbers a layer are its shape.
+                if name.startswith(paths) and not name.endswith(".weight_shape"):
                     tensor = file.get_tensor(name)
                     written += tensor.numel() * tensor.element_size()
     dense = sum(layer.dense_bytes for layer in report.layers)
@@ -282,3 +284,19 @@ def test_the_embedding_that_goes_best_with_the_rest_is_taken(model_folder: Path,
         assert found.plan.outlook is not None
         assert found.plan.outlook.loss == pytest.approx(min(totals.values()))
         assert found.plan.bytes <= share * whole
+
+
+@pytest.mark.parametrize(
+    ("recipe", "structure"),
+    [*itertools.product(["kfac-svd-lems"], STRUCTURES), ("ara", "dictionary"), ("swift-svd", "kept-columns")],
+)
+@pytest.mark.filterwarnings("ignore::eckart.errors.EckartWarning")
+def test_any_structure_takes_any_allocation(
+    recipe: str, structure: str, llama: PreTrainedModel, tokens: torch.Tensor
+) -> None:
+    chosen = eckart.RECIPES[recipe].allocation
+    if STRUCTURES[structure].adds_to_base and chosen.truncates:
+        pytest.skip("what is truncated beside a base is not the model")
+    report = eckart.compress(llama, recipe, 0.7, tokens, overrides=[f"structure={structure}", *quick(recipe)])
+    assert report.ranks
+    assert report.keep <= 0.7

@@ -19,6 +19,7 @@ from eckart.maths.nested import ENERGY, NATS
     ("recipe", "overrides", "reason"),
     [
         ("svd-llm", ["structure=pivoted"], "structure 'pivoted'"),
+        ("modegpt", [], "pairs=narrow, which factors nothing"),
         ("svd-llm", ["structure=hybrid"], "structure 'hybrid'"),
         ("svd-llm", ["precision=8-bit"], "make up for what the others lose"),
         ("svd-llm", ["objective.affine=true"], "make up for what the others lose"),

@@ -24,7 +24,7 @@ from eckart.compression.plan import make_plan
 from eckart.compression.walk import compress_blocks
 from eckart.data.calibration import calibrate
 from eckart.errors import CalibrationError, NonFiniteError
-from eckart.layers import FactoredLinear, LowRankLinear, input_of, is_replaced, weight_matrix
+from eckart.layers import FactoredLinear, LowRankLinear, bias_vector, input_of, is_replaced, weight_matrix
 
 KEEP = 0.6
 ONE_STREAM = ("input-aware", "shift-aware")  # their sums are of float32 products
@@ -226,6 +226,26 @@ def test_reported_errors_are_those_of_the_outputs(
             outputs = product @ z + (0 if bias is None else bias.detach()[:, None])
             expected = (ref - outputs).norm() / ref.norm()
         assert layer.error == pytest.approx(float(expected), rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "kind"), dealt(["svd-llm-v2", "pgsvd", "kfac-svd-lems", "io-svd", "svd-llm"], ["qwen2", "llama", "gpt2"])
+)
+@pytest.mark.filterwarnings("ignore::eckart.errors.EckartWarning")
+def test_biases_make_up_for_mean_outputs_however_the_equation_was_solved(
+    recipe: str, kind: str, tokens: Tensor
+) -> None:
+    original, model = make_model(kind), make_model(kind)
+    report = eckart.compress(model, recipe, KEEP, tokens, overrides=["objective.affine=true", *shorter(recipe)])
+    inputs = all_inputs_of(original, report.ranks, tokens)
+    assert report.ranks
+    for path in report.ranks:
+        layer, linear = model.get_submodule(path), original.get_submodule(path)
+        assert isinstance(layer, FactoredLinear)
+        mean, bias, before = inputs[path].mean(dim=1), layer.dense_bias(), bias_vector(linear)
+        assert bias is not None
+        expected = weight_matrix(linear).detach().double() @ mean + (0 if before is None else before.detach().double())
+        torch.testing.assert_close(layer.dense_weight() @ mean + bias.detach().double(), expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore::eckart.errors.EckartWarning")

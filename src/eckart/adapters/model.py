@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from peft import PEFT_TYPE_TO_TUNER_MAPPING, LoraConfig, PeftType
-from peft.tuners.lora import LoraModel
+from peft.tuners.lora import LoraLayer, LoraModel
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -20,6 +20,7 @@ from eckart.adapters.place import KINDS, whole_layers
 from eckart.adapters.targets import check_parameters, check_saved_modules, name_whole_layers
 from eckart.checkpoint.quantizer import note_ranks
 from eckart.errors import AdapterError
+from eckart.layers import KeptLinear
 
 
 class CompressedLoraModel(LoraModel):  # type: ignore[misc]
@@ -93,6 +94,10 @@ class CompressedLoraModel(LoraModel):  # type: ignore[misc]
             for path, layer, names in adapted
             if names and (reason := layer.why_not_merge(names, ranks[id(layer.place.layer)])) is not None
         }
+        for path, module in self.model.named_modules():
+            base = module.get_base_layer() if isinstance(module, LoraLayer) else None
+            if isinstance(base, KeptLinear) and base.index is not None:
+                reasons[path] = "it holds some of its outputs or inputs only, and the adapter changes all"
         if reasons:
             path, reason = next(iter(reasons.items()))
             more = f" (nor into {len(reasons) - 1} others)" if len(reasons) > 1 else ""

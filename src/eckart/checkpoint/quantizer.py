@@ -10,7 +10,7 @@ import warnings
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from pydantic import ValidationError
@@ -210,7 +210,8 @@ class EckartQuantizer(HfQuantizer):  # type: ignore[misc]
 
             cut_model(model, *self._cut)
             config = self.quantization_config
-            config.provenance = {**(config.provenance or {}), "keep": config.keep}
+            before, asked = config.provenance or {}, cast(float, config.keep)
+            config.provenance = {**before, "keep": min(asked, before.get("keep") or asked)}
             self._cut = config.keep = None
         # If it is saved by transformers from here, the files get the standard names, beside a config with the guard.
         self.quantization_config.weights = None

@@ -184,6 +184,11 @@ def standardised(folder: Path, model: PreTrainedModel, shards: str = f"{PREFIX}*
     config = model.config.quantization_config
     if config.kept:
         found = stock_field(model, config)
+        if found is None and all(side.get("direct") for side in config.kept.values()):
+            warn(
+                f"Only hidden units are fewer, but no plain {type(model).__name__} has these shapes by one number of "
+                "its config alone. It is written in Eckart's own format, and loads where eckart is imported."
+            )
         return [] if found is None else write_stock(folder, model, config, shards, *found)
     if not nothing_is_factored(config):
         return []

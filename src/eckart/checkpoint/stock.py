@@ -128,8 +128,8 @@ def _shapes(model: PreTrainedModel, field: Field, value: int) -> dict[str, torch
     inner: Any = config
     for part in field[:-1]:
         inner = getattr(inner, part)
-    setattr(inner, field[-1], value)
     try:
+        setattr(inner, field[-1], value)
         with torch.device("meta"):
             found = type(model)(config)
     except Exception:  # what a class raises that is handed a number that it is not made for can be anything

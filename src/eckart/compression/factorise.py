@@ -327,7 +327,9 @@ class Factoriser:
         if self.components is None or self.recipe.structure.fits_itself:
             return None
         basis, dual, singular_values = (tensor.to(weight) for tensor in self.components(path))
-        return Solution(basis, dual, singular_values, weight, self._kept_target_mean(weight, inputs))
+        # The equation was solved before the walk: what is aimed at are the outputs of the original model.
+        mean = None if inputs.mean is None else weight @ inputs.mean
+        return Solution(basis, dual, singular_values, weight, mean)
 
     def _kept_target_mean(self, weight: Tensor, inputs: InputStatistics) -> Tensor | None:
         """Return the mean of the original outputs, (m,), where no moments say what the target is."""

@@ -33,6 +33,8 @@ def check_nested(recipe: Recipe) -> None:
 def _reasons(recipe: Recipe) -> Iterator[str]:
     """Yield the choices with which that is not so; they are asked, and not told apart by their classes."""
     objective, allocation, structure = recipe.objective, recipe.allocation, recipe.structure
+    if recipe.pairs.narrows:
+        yield f"pairs={recipe.pairs.name}, which factors nothing"
     if not structure.nests:
         yield f"structure {structure.name!r}, whose layers do not hold components one by one"
     if recipe.layout.looks_at_inputs:

@@ -24,7 +24,7 @@ def replacing(
     if plan.recipe.pairs.narrows:
         return Narrowing(plan, device)
     kept = inputs_kept or bool(measurements.moments)
-    solved = measurements.solutions and (plan.recipe.weighs_tokens or kept)
+    solved = measurements.solutions and (plan.recipe.weighs_tokens or kept) and not plan.recipe.structure.fits_itself
     return Factoriser(
         plan.recipe,
         plan,

@@ -138,6 +138,8 @@ class _Walk:
         with self.timings.measure("total"):
             state = self.run_checkpoint.resume() if self.run_checkpoint else None
             blocks, distillation = self.plan.blocks, self.recipe.distillation.training
+            if distillation is not None and distillation.adapts_factors and not any(self.plan.ranks.values()):
+                distillation = None  # there are no factors
             known = 0 if state is None else state.finished
             if distillation is not None and (state is None or state.records.distillation is None):
                 self.entry = self.student.cache("entry", self.model.dtype)

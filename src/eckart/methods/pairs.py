@@ -6,9 +6,9 @@ MLP, gets fewer; both matrices shrink, none is added, and there is no rank below
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from eckart.methods.choice import Choice
 
@@ -59,6 +59,15 @@ class Narrow(Pairs):
     keys: Literal["product", "averaged", "none"] = "averaged"
     values: Literal["inputs", "mixed", "none"] = "mixed"
     sweeps: int = Field(0, ge=0, le=8)
+
+    @model_validator(mode="after")
+    def _sweeps_fit_what_is_mixed(self) -> Self:
+        if self.sweeps and self.values != "mixed":
+            raise ValueError(
+                f"sweeps fit directions of values and their projection in turn, and values={self.values} fits no "
+                "projection. Use values=mixed, or sweeps=0."
+            )
+        return self
 
 
 AnyPairs = NoPairs | Narrow

@@ -196,7 +196,7 @@ class Recipe(BaseModel):
 
     def _conflicts_of_pairs(self) -> Iterator[str]:
         """Yield what does not go with widths that shrink, where nothing is factored."""
-        objective, allocation = self.objective, self.allocation
+        objective, allocation, trained = self.objective, self.allocation, self.distillation.training
         share = allocation.needs in (Needs.NONE, Needs.SIMILARITY) and allocation.own_measurement is OwnMeasurement.NONE
         found = {
             f"objective {objective.name!r}": not objective.needs_data or objective.observes_outputs,
@@ -207,6 +207,7 @@ class Recipe(BaseModel):
             f"sharing {self.sharing.name!r}": self.sharing != Separate(),
             f"precision {self.precision.name!r}": self.precision.scheme is not None,
             f"solver {self.solver.name!r}": self.solver.sketches,
+            f"distillation {self.distillation.name!r}": trained is not None and trained.adapts_factors,
             "a target or a tower with a size of its own": any(
                 target.keep is not None or target.rank is not None for target in (*self.targets, *self.towers)
             ),

@@ -262,6 +262,8 @@ class Job:
                 recompute=cost.recompute,
                 callback=callback,
             )
+            if self.nested and not report.ranks:
+                warn("Nothing is factored, so there are no smaller sizes in it (--nested): keep less.")
             if self.nested and report.ranks:
                 linears, multiple = allocated.measurements.linears, self.plan.recipe.allocation.multiple
                 report.nested = order_of(report, linears, multiple)

@@ -8,6 +8,7 @@ from tests.conftest import make_model
 from tests.methods.sensitivity.helpers import original_of
 from torch.nn import functional
 
+import eckart
 from eckart.layers import bias_vector
 from eckart.maths.monotone_mask import hard_mask, soft_mask
 from eckart.methods.allocation import Budgets, Masks, Needs
@@ -103,3 +104,9 @@ def test_the_penalty_pulls_the_bytes_to_the_budget_and_said_ranks_stay(llama, to
     assert found[paths[1]] == min(shapes[paths[1]])
     spent = sum(min(found[p] * sum(shapes[p]), shapes[p][0] * shapes[p][1]) for p in paths[2:])
     assert spent / sum(shapes[p][0] * shapes[p][1] for p in paths[2:]) == pytest.approx(0.6, abs=0.04)
+
+
+@pytest.mark.filterwarnings("ignore::eckart.errors.EckartWarning")
+def test_where_all_ranks_are_said_nothing_is_trained(llama, tokens):
+    report = eckart.compress(llama, "ara", 0.6, tokens, overrides=["targets.Linear.rank=3"])
+    assert set(report.ranks.values()) == {3}

@@ -76,7 +76,10 @@ def train_masks(
     original = replace(original, calibration=replace(original.known, one_by_one=True), arguments={})
     training = MaskTraining(original, solutions, numbers, budgets, layout)
     samples = [original.batch(number) for number in range(min(len(original.known), numbers.steps))]
-    optimizer = torch.optim.Adam([t for t in training.trained.values() if t.requires_grad], lr=numbers.learning_rate)
+    trained = [tensor for tensor in training.trained.values() if tensor.requires_grad]
+    if not trained:  # all sizes are said
+        return {ref.path: training.rank(ref) for ref in training.linears}
+    optimizer = torch.optim.Adam(trained, lr=numbers.learning_rate)
     for step in range(numbers.steps):
         optimizer.zero_grad()
         sample = samples[step % len(samples)]
