@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.conftest import needs_smollm2, smollm2
+from tests.conftest import needs_smollm2, shorter, smollm2
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import eckart
@@ -127,11 +127,12 @@ def test_every_recipe_on_a_small_real_model(tmp_path: Path) -> None:
         "asvd": ["allocation.trial_samples=2"],
         "dobi-svd": ["allocation.epochs=1", "allocation.training_samples=8"],
         "zs-svd-staged": ["allocation.stages=2"],
+        "svd-llm-lora": ["distillation.epochs=1"],
     }
     excess = {}
     for recipe, chosen in eckart.RECIPES.items():
         model = load_model(STORIES)
-        overrides = short.get(recipe, ["refinement.epochs=2"] if chosen.refinement.needs_data else [])
+        overrides = short.get(recipe, ["refinement.epochs=2"] if chosen.refinement.needs_data else shorter(recipe))
         report = eckart.compress(model, recipe, 0.8, calibration, overrides=overrides)
         eckart.save(model, report, tmp_path / recipe)
         loaded = load_model(tmp_path / recipe)
