@@ -163,6 +163,25 @@ class Fitter(Generic[AnyLayer]):
         """Let the layer remember which output is where, if they are not in order."""
 
 
+class TargetFitter(Fitter[AnyLayer]):
+    """Finds a layer for the target alone: of factors only the rank counts, since what is beside them changes them."""
+
+    def factored(
+        self,
+        linear: nn.Module,
+        second: Tensor,
+        first: Tensor,
+        stored: torch.dtype | None = None,
+        precision: Precision = MODEL_DTYPE,
+        fit: Fit | None = None,
+    ) -> AnyLayer:
+        """See :meth:`Fitter.factored`."""
+        if fit is None:  # all inputs weigh the same
+            target = second.detach().double() @ first.detach().double()
+            fit = Fit(target, Whitening.identity(target.shape[1], target.device))
+        return self.fitted(linear, len(first), stored, precision, fit)
+
+
 def set_bias(
     layer: FactoredLinear, linear: nn.Module, stored: torch.dtype | None = None, fit: Fit | None = None
 ) -> None:

@@ -20,9 +20,8 @@ from eckart.maths.dictionary import (
 )
 from eckart.maths.lowrank import solve
 from eckart.maths.sparsity import numbers_per_row
-from eckart.maths.whitening import Whitening
 from eckart.methods.precision import Precision
-from eckart.methods.structure.fitting.base import MODEL_DTYPE, Fitter, Laid, set_bias
+from eckart.methods.structure.fitting.base import Laid, TargetFitter, set_bias
 from eckart.methods.structure.fitting.fit import Fit
 
 
@@ -65,7 +64,7 @@ class LaidDictionary(Laid, Protocol):
         ...
 
 
-class DictionaryFitter(Fitter[DictionaryLinear]):
+class DictionaryFitter(TargetFitter[DictionaryLinear]):
     """See :class:`eckart.methods.structure.Dictionary`.
 
     An output metric counts where atoms are fitted again, and decides whether what was fitted is kept. Which
@@ -73,21 +72,6 @@ class DictionaryFitter(Fitter[DictionaryLinear]):
     """
 
     structure: LaidDictionary
-
-    def factored(
-        self,
-        linear: nn.Module,
-        second: Tensor,
-        first: Tensor,
-        stored: torch.dtype | None = None,
-        precision: Precision = MODEL_DTYPE,
-        fit: Fit | None = None,
-    ) -> DictionaryLinear:
-        """Return the layer that fits best; of the factors only the rank counts, which is the number of atoms."""
-        if fit is None:  # all inputs weigh the same
-            target = second.detach().double() @ first.detach().double()
-            fit = Fit(target, Whitening.identity(target.shape[1], target.device))
-        return self.fitted(linear, len(first), stored, precision, fit)
 
     def fitted(
         self, linear: nn.Module, rank: int, stored: torch.dtype | None, precision: Precision, fit: Fit

@@ -14,7 +14,7 @@ from eckart.maths.quantization import find_scales, from_codes, round_to_scheme
 from eckart.maths.sparsity import from_pruned, pack_places, prune
 from eckart.maths.whitening import Whitening
 from eckart.methods.precision import AnyBase, Precision, SemiStructured
-from eckart.methods.structure.fitting.base import MODEL_DTYPE, Fitter, Laid, set_bias
+from eckart.methods.structure.fitting.base import Laid, TargetFitter, set_bias
 from eckart.methods.structure.fitting.fit import Fit
 
 # Share of the mean energy of the inputs that errors cost also where the factors see them: sums are of samples.
@@ -36,7 +36,7 @@ class LaidHybrid(Laid, Protocol):
         ...
 
 
-class HybridFitter(Fitter[HybridLinear]):
+class HybridFitter(TargetFitter[HybridLinear]):
     """See :class:`eckart.methods.structure.Hybrid`."""
 
     structure: LaidHybrid
@@ -49,21 +49,6 @@ class HybridFitter(Fitter[HybridLinear]):
             return weight - from_pruned(kept, pack_places(places), weight.shape[1])
         scales = find_scales(weight, base.scheme)
         return weight - from_codes(round_to_scheme(weight, scales, base.scheme), scales, base.scheme)
-
-    def factored(
-        self,
-        linear: nn.Module,
-        second: Tensor,
-        first: Tensor,
-        stored: torch.dtype | None = None,
-        precision: Precision = MODEL_DTYPE,
-        fit: Fit | None = None,
-    ) -> HybridLinear:
-        """Return the layer that fits best; of the factors only the rank counts, since the base changes them."""
-        if fit is None:  # all inputs weigh the same
-            target = second.detach().double() @ first.detach().double()
-            fit = Fit(target, Whitening.identity(target.shape[1], target.device))
-        return self.fitted(linear, len(first), stored, precision, fit)
 
     def fitted(
         self, linear: nn.Module, rank: int, stored: torch.dtype | None, precision: Precision, fit: Fit

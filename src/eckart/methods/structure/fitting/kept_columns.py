@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from eckart.layers import KeptColumnsLinear, dense_weight_of, fill_child
 from eckart.maths.kept_columns import golden_section, others_of, rank_columns, root_of_others, tail
 from eckart.maths.lowrank import refit, solve, truncate
-from eckart.maths.whitening import FLOAT32_FLOOR, Whitening, blockwise, whiten
+from eckart.maths.whitening import FLOAT32_FLOOR, blockwise, whiten
 from eckart.methods.precision import Precision
-from eckart.methods.structure.fitting.base import MODEL_DTYPE, Fitter, Laid, set_bias
+from eckart.methods.structure.fitting.base import Laid, TargetFitter, set_bias
 from eckart.methods.structure.fitting.fit import Fit
 
 if TYPE_CHECKING:
@@ -60,25 +60,10 @@ class _Parts:
     first: Tensor
 
 
-class KeptColumnsFitter(Fitter[KeptColumnsLinear]):
+class KeptColumnsFitter(TargetFitter[KeptColumnsLinear]):
     """See :class:`eckart.methods.structure.KeptColumns`."""
 
     structure: LaidKeptColumns
-
-    def factored(
-        self,
-        linear: nn.Module,
-        second: Tensor,
-        first: Tensor,
-        stored: torch.dtype | None = None,
-        precision: Precision = MODEL_DTYPE,
-        fit: Fit | None = None,
-    ) -> KeptColumnsLinear:
-        """Return the layer that fits best; of the factors only the rank counts, whose bytes columns share."""
-        if fit is None:  # all inputs weigh the same
-            target = second.detach().double() @ first.detach().double()
-            fit = Fit(target, Whitening.identity(target.shape[1], target.device))
-        return self.fitted(linear, len(first), stored, precision, fit)
 
     def fitted(
         self, linear: nn.Module, rank: int, stored: torch.dtype | None, precision: Precision, fit: Fit
