@@ -3,6 +3,7 @@
     python benchmarks/train_small.py vision-language
     python benchmarks/train_small.py mixture --quick
     python benchmarks/train_small.py encoder --cache models/ --files data/
+    python benchmarks/train_small.py decoder --text "wikitext2.train-head.txt + c4.calib.jsonl"
 
 A model that was made before is not made again. A run that was cut off goes on where it was.
 """
@@ -17,7 +18,7 @@ import typer
 from small_models.cache import VARIABLE
 from small_models.examination import blind_guess
 from small_models.files import write_files
-from small_models.subjects import SUBJECTS, Mixture, Subject, VisionLanguage
+from small_models.subjects import SUBJECTS, LanguageModel, Mixture, Subject, VisionLanguage
 from transformers import PreTrainedModel
 
 
@@ -25,7 +26,7 @@ def main(
     name: Annotated[str, typer.Argument(help=f"{', '.join(SUBJECTS)}.")],
     quick: Annotated[bool, typer.Option("--quick", help="A smaller one, in two minutes at most: for tests.")] = False,
     text: Annotated[
-        str | None, typer.Option(help="Trains the mixture, in the place of what comes with Python.")
+        str | None, typer.Option(help="Trains a model of language, in the place of what comes with Python.")
     ] = None,
     cache: Annotated[Path | None, typer.Option(help=f"Folder of what is made.  [default: ${VARIABLE}]")] = None,
     files: Annotated[
@@ -35,13 +36,14 @@ def main(
     """Print the folder of the model, and what it can do as a Markdown table."""
     if name not in SUBJECTS:
         raise typer.BadParameter(f"Expected one of {', '.join(SUBJECTS)}; found {name!r}.")
-    if text is not None and name != Mixture.name:
-        raise typer.BadParameter(f"Only the {Mixture.name} is trained on a text; {name} is not.")
+    kind = SUBJECTS[name]
     subject: Subject
-    if text is not None:
-        subject = Mixture(quick=quick, cache=cache, text=text)
+    if text is None:
+        subject = kind(quick=quick, cache=cache)
+    elif issubclass(kind, LanguageModel):
+        subject = kind(quick=quick, cache=cache, text=text)
     else:
-        subject = SUBJECTS[name](quick=quick, cache=cache)
+        raise typer.BadParameter(f"Only models of language are trained on a text; {name} is not.")
     model = subject.load()
     print(subject.folder)
     print(f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.2f} million parameters\n")

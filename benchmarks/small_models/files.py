@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from small_models.similarity import pairs_of, training_sentences
-from small_models.subjects import Encoder, Mixture, Subject, VisionLanguage
+from small_models.subjects import Encoder, LanguageModel, Subject, VisionLanguage
 from small_models.texts import text_parts
 from small_models.vision_language import chats_of, conversation
 
@@ -25,7 +25,7 @@ def write_files(subject: Subject, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(subject, VisionLanguage):
         return _write_pictures(subject, folder)
-    if isinstance(subject, Mixture):
+    if isinstance(subject, LanguageModel):
         return [_write(folder / f"{name}.txt", text_parts()[part]) for name, part in _parts()]
     assert isinstance(subject, Encoder)
     sentences = ({"text": sentence} for sentence in training_sentences(subject.samples))

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -15,10 +12,8 @@ from tokenizers.models import BPE
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
-from eckart.data.draw import tokenize
-from small_models.cache import cached
-from small_models.texts import text_parts
-from small_models.training import Schedule, train, training_dtype
+from small_models.language import Language, trained_on_text
+from small_models.training import Schedule
 
 VERSION = 1  # of the text and of training: another one is another model
 END = "<end>"
@@ -95,36 +90,9 @@ def make_model(settings: Settings, vocabulary: int) -> PreTrainedModel:
 
 
 def trained(settings: Settings, source: str | None = None, chosen: Path | None = None) -> Path:
-    """Return the folder of the trained model and its tokenizer, bfloat16; trains it where there is none.
-
-    Args:
-        settings: of the model and of its training.
-        source: text to train on, as :func:`eckart.data.text.read_text` names it; None for what comes with Python.
-        chosen: folder of all that is cached; None for the platform's own.
-    """
-    text = text_parts(source)["train"]
-    dtype = training_dtype()
-    read = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
-    facts = {"version": VERSION, "products": str(dtype), "text": read, **asdict(settings)}
-
-    def make(folder: Path) -> None:
-        tokenizer = make_tokenizer(text, settings.vocabulary)
-        ids = tokenize(text, tokenizer)
-        model = make_model(settings, len(tokenizer))
-        # Fused attention in bfloat16 is the slower one on processors, backward ten times so.
-        model.set_attn_implementation("eager")
-
-        def batch_at(step: int) -> Mapping[str, Tensor]:
-            draw = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
-            starts = torch.randint(len(ids) - settings.length, (settings.schedule.batch,), generator=draw)
-            batch = ids.unfold(0, settings.length, 1)[starts]
-            return {"input_ids": batch, "labels": batch, "output_router_logits": torch.tensor(True)}
-
-        train(model, batch_at, settings.schedule, folder, dtype)
-        model.to(torch.bfloat16).save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-
-    return cached("mixture", json.loads(json.dumps(facts)), make, chosen)
+    """Return the folder of the trained model; see :func:`small_models.language.trained_on_text`."""
+    own = Language("mixture", VERSION, make_tokenizer, make_model, {"output_router_logits": torch.tensor(True)})
+    return trained_on_text(own, settings, source, chosen)
 
 
 @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""The three models as a benchmark asks for them: the dense one, what it is calibrated on, and how good one is."""
+"""The models as a benchmark asks for them: the dense one, what it is calibrated on, and how good one is."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import functools
 import math
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 from torch.nn import functional
@@ -21,7 +21,7 @@ from transformers import (
 
 import eckart
 from eckart.data.draw import draw_samples, tokenize
-from small_models import encoder, mixture, vision_language
+from small_models import decoder, encoder, mixture, vision_language
 from small_models.examination import MEAN, Exam, accuracy, make_exam
 from small_models.similarity import pairs_of, sentences_of, training_sentences
 from small_models.texts import text_parts
@@ -93,16 +93,21 @@ class VisionLanguage(Subject):
         return accuracy(model, self.processor, exam)
 
 
-class Mixture(Subject):
-    """Predicts the next token of what comes with Python."""
+class LanguageModel(Subject):
+    """Predicts the next token of a text, by default of what comes with Python."""
 
-    name, score = "mixture", "perplexity"
+    score = "perplexity"
     samples: ClassVar[int] = 128
     windows: ClassVar[int] = 100
+    settings: decoder.Settings | mixture.Settings
+
+    @classmethod
+    @abstractmethod
+    def trained(cls, quick: bool, text: str | None, cache: Path | None) -> tuple[Any, Path]:
+        """Return the settings and the folder of the trained model."""
 
     def __init__(self, *, quick: bool = False, cache: Path | None = None, text: str | None = None) -> None:
-        self.settings = mixture.QUICK if quick else mixture.Settings()
-        self.folder = mixture.trained(self.settings, text, cache)
+        self.settings, self.folder = self.trained(quick, text, cache)
         self.tokenizer = AutoTokenizer.from_pretrained(self.folder)
         texts = text_parts(text)
         self.ids = functools.cache(lambda part: tokenize(texts[part], self.tokenizer))
@@ -119,6 +124,28 @@ class Mixture(Subject):
         windows = min(self.windows, len(self.ids(part)) // length)
         found = eckart.perplexity(model, self.ids(part), length=length, windows=windows)
         return {"perplexity": found.perplexity, "log_perplexity": found.log_perplexity}
+
+
+class Decoder(LanguageModel):
+    """The dense one."""
+
+    name = "decoder"
+
+    @classmethod
+    def trained(cls, quick: bool, text: str | None, cache: Path | None) -> tuple[decoder.Settings, Path]:
+        settings = decoder.QUICK if quick else decoder.Settings()
+        return settings, decoder.trained(settings, text, cache)
+
+
+class Mixture(LanguageModel):
+    """The one with experts."""
+
+    name = "mixture"
+
+    @classmethod
+    def trained(cls, quick: bool, text: str | None, cache: Path | None) -> tuple[mixture.Settings, Path]:
+        settings = mixture.QUICK if quick else mixture.Settings()
+        return settings, mixture.trained(settings, text, cache)
 
     def evenness(self, model: PreTrainedModel, part: str) -> dict[str, float]:
         """Return how evenly tokens of a part are spread over experts (see :func:`mixture.evenness`)."""
@@ -153,4 +180,4 @@ class Encoder(Subject):
         return {"spearman": 0.0 if math.isnan(found) else found, "cosine to dense": float(alike.mean())}
 
 
-SUBJECTS: dict[str, type[Subject]] = {kind.name: kind for kind in (VisionLanguage, Mixture, Encoder)}
+SUBJECTS: dict[str, type[Subject]] = {kind.name: kind for kind in (VisionLanguage, Mixture, Encoder, Decoder)}

@@ -7,7 +7,7 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-from eckart.data.text import PYTHON_DOCS, read_text
+from eckart.data.text import PYTHON_DOCS, parts_of, read_text
 
 BETWEEN = "\n\n"
 PIECE = 4000  # characters of a document that is cut out of a text, about
@@ -20,10 +20,11 @@ def text_parts(source: str | None = None) -> dict[str, str]:
     """Return texts for training, validation and test that have no document in common.
 
     Args:
-        source: a specification of :func:`eckart.data.text.read_text`; None for what comes with Python.
+        source: a specification of :func:`eckart.data.text.read_text`, or several with `` + `` between them; None for
+            what comes with Python.
     """
     if source is not None:
-        found = {"train": list(_pieces(read_text(source)))}
+        found = {"train": [piece for part in parts_of(source) for piece in _pieces(read_text(part))]}
     else:
         # The held-out part of the reference quotes nothing of the other one.
         held_out = list(_pieces(read_text(f"{PYTHON_DOCS}:held-out")))

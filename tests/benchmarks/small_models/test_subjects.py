@@ -82,4 +82,4 @@ def test_an_encoder(encoder: Encoder):
 
 
 def test_subjects_are_known_by_their_names():
-    assert list(SUBJECTS) == ["vision-language", "mixture", "encoder"]
+    assert list(SUBJECTS) == ["vision-language", "mixture", "encoder", "decoder"]
