@@ -1,10 +1,11 @@
-"""Measures what caches lose at how many bytes a token: latents of factored keys and values, and quantised ones.
+"""Measures what caches lose at how many bytes a token: latents, fewer values, and quantised ones.
 
     python benchmarks/cache_quality.py MODEL --data DATA --output benchmarks/cache_quality.jsonl
 
 Only the layers that give keys and values are factored (LAYERS, globs), at ranks that keep a share of the cache; all
-other weights stay. Windows are read in pieces from a cache that is really in use. Bytes are those of the last cache,
-with numbers of 16 bits. ``eckart eval --cache`` measures the same of one model.
+other weights stay. Fewer values are chosen together with the projection behind attention (VALUES, globs), by
+`pairs=narrow`; keys and all other weights stay. Windows are read in pieces from a cache that is really in use. Bytes
+are those of the last cache, with numbers of 16 bits. ``eckart eval --cache`` measures the same of one model.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from eckart.sweep.statistics import collect
 NUMBER_BYTES = 2  # of a number that is no code, on a machine that computes in 16 bits
 QUANTISED = ("quanto:4", "quanto:2", "latent:8", "latent:4", "latent:3")
 LATENT_BITS = (16, 8, 4)
+NARROW = ("structure=two-factor", "pairs=narrow", "pairs.units=none", "pairs.keys=none")
 
 
 def main(
@@ -44,6 +46,7 @@ def main(
     data: Annotated[Path, typer.Option(help="Folder of the texts.")],
     output: Annotated[Path, typer.Option(help="Append the JSON lines to this file; what is in it is not repeated.")],
     layers: Annotated[str, typer.Option(help="Glob of the layers that give keys and values.")] = "*.[kv]_proj",
+    values: Annotated[str, typer.Option(help="Of those that give values and project them.")] = "*.[vo]_proj",
     recipe: Annotated[str, typer.Option(help="Recipe that these are factored by.")] = "eckart-fast",
     share: Annotated[list[float], typer.Option(help="Of the cache; may be repeated.")] = [0.5, 0.25, 0.125],  # noqa: B006
     samples: int = 16,
@@ -106,6 +109,16 @@ def main(
         made = build(dense, chosen, keep, statistics).model
         for bits in LATENT_BITS:
             add(made, recipe, part, f"latent:{bits}")
+    narrow = load_recipe("svd-llm", [*NARROW, *overrides_for([values], [])], 0.5)
+    moments = collect(dense, {narrow: share}, tokens, torch.device("cpu"), measure=measure)
+    for part in share:
+        try:
+            made = build(dense, narrow, part, moments).model
+        except EckartError as error:  # heads of few values, say
+            print(f"narrow values, {part:g}: {error}", flush=True)
+            continue
+        for bits in LATENT_BITS:
+            add(made, "narrow values", part, f"latent:{bits}")
     known = [row for row in rows.rows if row["model"] == name and all(row[key] == here[key] for key in here)]
     first = next(row for row in known if row["recipe"] == "dense" and row["cache"] == "dense")
     for row in known:
