@@ -226,7 +226,7 @@ def test_linears_that_are_left_take_their_pair_along(tokens: Tensor) -> None:
 
 
 def test_a_model_without_pairs_is_refused(tokens: Tensor) -> None:
-    with pytest.raises(EckartError, match=r"No widths were found.*pairs=none"):
+    with pytest.raises(EckartError, match=r"No widths were found.*Both linears of a pair.*pairs=none"):
         eckart.compress(make_model("phi3"), "modegpt", KEEP, tokens)
 
 

@@ -55,6 +55,8 @@ def test_their_ranks_sum_to_the_share() -> None:
 
 
 def test_what_cannot_be_is_refused() -> None:
+    with pytest.raises(EckartError, match=r"shrinks widths between linears.*such as eckart-fast"):
+        with_cache_share(load_recipe("modegpt", [], 0.6), 0.5, LLAMA)
     with pytest.raises(EckartError, match=r"keep more latents than their rank.*such as eckart-fast"):
         with_cache_share(load_recipe("cpsvd", [], 0.6), 0.5, LLAMA)
     with pytest.raises(EckartError, match=r"puts weights of few bits beside its factors.*such as eckart-fast"):

@@ -31,7 +31,8 @@ def pairs_alone(targets: Targets, chosen: Pairs) -> Targets:
     if not any(block.pairs for block in blocks):
         raise UnsupportedModelError(
             f"No widths were found between the linear layers of {len(blocks)} blocks that could shrink; looked for "
-            f"{', '.join(sorted(kinds)) or 'none'}. Use pairs=none, which factors each linear layer."
+            f"{', '.join(sorted(kinds)) or 'none'}. Both linears of a pair have to be targets. Use pairs=none, which "
+            "factors each linear layer."
         )
     found = replace(targets, blocks=blocks)
     return replace(found, left=targets.left | (targets.paths - found.paths)) if by_choice else found

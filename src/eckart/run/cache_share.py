@@ -56,6 +56,11 @@ def with_cache_share(recipe: Recipe, share: float, linears: list[CachedLinear]) 
     Raises:
         EckartError: the recipe gives them no latents, or latents of that share would take more bytes than the layers.
     """
+    if recipe.pairs.narrows:
+        raise EckartError(
+            f"Recipe {recipe.name!r} shrinks widths between linears and factors none, so that keys and values have no "
+            "latents of their own. Take one that factors, such as eckart-fast, or leave out the size of the cache."
+        )
     _check_free(recipe, linears)
     layout = recipe.layout
     narrowest = min(linear.width for linear in linears)
