@@ -1,0 +1,19 @@
+"""The recipes of papers about structures, against what their papers say of sizes."""
+
+from __future__ import annotations
+
+from eckart.methods.allocation import Tolerance
+from eckart.methods.recipes.published import RECIPES as ALL
+from eckart.methods.recipes.structures import RECIPES
+
+FOUND = {recipe.name: recipe for recipe in RECIPES}
+
+
+def test_the_table_has_them() -> None:
+    assert all(ALL[recipe.name] is recipe for recipe in RECIPES)
+
+
+def test_compot_pools_singular_values_of_plain_weights() -> None:
+    allocation = FOUND["compot"].allocation
+    assert isinstance(allocation, Tolerance)
+    assert (allocation.norm, allocation.multiple, allocation.fill_budget) == ("spectral", 1, False)
