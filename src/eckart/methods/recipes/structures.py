@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from eckart.methods.allocation import Tolerance, Uniform
+from eckart.methods.allocation import Knapsack, Tolerance, Uniform
 from eckart.methods.objectives import InputAware
 from eckart.methods.recipe import Recipe
 from eckart.methods.structure import Dictionary, KeptColumns
@@ -26,13 +26,13 @@ RECIPES: tuple[Recipe, ...] = (
     ),
     Recipe(
         name="rocket",
-        reference="sparse coefficients by importance; uniform sizes, not its knapsack; places are counted",
+        reference="sparse coefficients by importance; its knapsack over fewer sizes; places are counted",
         paper="ROCKET: Rapid Optimization via Calibration-guided Knapsack Enhanced Truncation for Efficient Model "
         "Compression",
         arxiv="2602.11008",
         year=2026,
         objective=InputAware(),
-        allocation=AS_PUBLISHED,
+        allocation=Knapsack(multiple=1),
         structure=Dictionary(method="rocket", refits=0),
     ),
     Recipe(
