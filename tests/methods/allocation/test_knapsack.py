@@ -15,10 +15,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from tests.conftest import make_model
+from tests.conftest import Stop, contents, make_model
 
 import eckart
-from eckart.errors import CheckpointError, EckartError, RecipeError
+from eckart.errors import CheckpointError, EckartError, InterruptedRun, RecipeError
 from eckart.layers import DictionaryLinear, MaskedLinear
 from eckart.maths.whitening import whiten
 from eckart.methods.allocation import Budgets, Knapsack, LayerStatistics
@@ -29,9 +29,12 @@ from eckart.methods.recipes.loader import load_recipe
 from eckart.methods.structure import Dictionary
 from eckart.methods.structure.fitting import Fit
 from eckart.methods.targets import Size
+from eckart.run.compress_checkpoint import compress_checkpoint
 
 ROCKET = Dictionary(method="rocket", refits=0)
 LAYOUT = Layout(ROCKET)
+PUBLISHED = Knapsack(multiple=1, fill_budget=False)
+UNCAPPED = Knapsack(multiple=1, fill_budget=False, caps=())
 SHAPES = {"a": (64, 48), "b": (48, 64), "c": (64, 64)}
 FEW = ["allocation.shares=[0.3,0.5,0.7,0.9]", "allocation.sparsities=[1,1.5,2,3]"]
 
@@ -86,7 +89,7 @@ def best_by_trying_all(known: Sequence[LayerStatistics], keep: float, caps: Sequ
 @given(seed=st.integers(0, 1000), keep=st.floats(0.35, 0.95), capped=st.booleans())
 def test_no_choice_of_all_loses_less(seed: int, keep: float, capped: bool) -> None:
     known = linears(seed)
-    allocation = Knapsack() if capped else Knapsack(caps=())
+    allocation = PUBLISHED if capped else UNCAPPED
     found = allocation.storage_within(known, Budgets(keep), LAYOUT)
     of_rank = {x.path: {(size.rank, size.sparsity): size.error for size in x.own} for x in known}
     errors = [
@@ -102,13 +105,36 @@ def test_a_cap_keeps_one_layer_from_paying_for_all() -> None:
     """At 0.5 one layer at 0.1 and one dense lose 0.9; both at 0.5 lose 1.0, which the cap of the mean 0.5 asks for."""
     own = [Sized(0.1, 2, 2.0, 0.9), Sized(0.5, 12, 2.0, 0.5)]
     known = tuple(LayerStatistics(path, (48, 48), 0, path, own=own) for path in "ab")
-    free = Knapsack(caps=()).storage_within(known, Budgets(0.56), LAYOUT)
+    free = UNCAPPED.storage_within(known, Budgets(0.56), LAYOUT)
     assert sorted(rank or 0 for rank in free.ranks.values()) == [0, 2]
-    capped = Knapsack().storage_within(known, Budgets(0.56), LAYOUT)
+    capped = PUBLISHED.storage_within(known, Budgets(0.56), LAYOUT)
     assert list(capped.ranks.values()) == [12, 12]
     # Where no cap leaves a choice there is none.
-    tight = Knapsack().storage_within(known, Budgets(0.3), LAYOUT)
+    tight = PUBLISHED.storage_within(known, Budgets(0.3), LAYOUT)
     assert sorted(tight.ranks.values(), key=lambda rank: rank or 0) == [2, 12]
+
+
+@settings(max_examples=40)
+@given(seed=st.integers(0, 1000), keep=st.floats(0.35, 0.95))
+def test_what_its_sizes_leave_is_filled_where_that_is_wanted(seed: int, keep: float) -> None:
+    """No layer has less, none changes its sparsity, and none could have an atom more."""
+    known = linears(seed)
+    before = PUBLISHED.storage_within(known, Budgets(keep), LAYOUT)
+    found = Knapsack(multiple=1).storage_within(known, Budgets(keep), LAYOUT)
+    assert found.sparsities == before.sparsities
+    taken = sum(bytes_of(x.shape, found.ranks[x.path], found.sparsities.get(x.path, 1.0)) for x in known)
+    budget = keep * sum(2 * math.prod(x.shape) for x in known)
+    assert taken <= budget
+    for linear in known:
+        rank, low = found.ranks[linear.path], before.ranks[linear.path]
+        assert (rank is None) == (low is None)
+        if rank is None or low is None:
+            continue
+        sparsity = found.sparsities[linear.path]
+        assert rank >= low
+        step = bytes_of(linear.shape, rank + 1, sparsity) - bytes_of(linear.shape, rank, sparsity)
+        too_many = bytes_of(linear.shape, rank + 1, sparsity) >= bytes_of(linear.shape, None, 1)
+        assert taken + step > budget or too_many or rank == min(linear.shape)
 
 
 def setting(m: int = 20, n: int = 16) -> Fit:
@@ -156,7 +182,6 @@ def test_fields_that_cannot_be() -> None:
     wrong: dict[str, Any]
     for wrong in (
         {"floor": 0.5},
-        {"fill_budget": True},
         {"shares": []},
         {"shares": [1.0]},
         {"sparsities": [0.9]},
@@ -175,19 +200,19 @@ def test_fields_that_cannot_be() -> None:
 
 def test_less_than_the_smallest_shares_is_refused() -> None:
     with pytest.raises(EckartError, match=r"smallest of allocation\.shares take .*--keep 0\.[23]\d* or more"):
-        Knapsack().storage_within(linears(0), Budgets(0.1), LAYOUT)
+        PUBLISHED.storage_within(linears(0), Budgets(0.1), LAYOUT)
 
 
 def test_linears_with_a_size_of_their_own_and_groups_that_are_fused() -> None:
     known = linears(1)
     own = {"a": Size("targets.a.rank", None, rank=9), "b": Size("targets.b.keep", keep=1.0)}
-    found = Knapsack().storage_within(known, Budgets(0.6, own), LAYOUT)
+    found = PUBLISHED.storage_within(known, Budgets(0.6, own), LAYOUT)
     assert list(found.ranks) == ["a", "b", "c"]
     assert (found.ranks["a"], found.ranks["b"]) == (9, None)
     assert set(found.sparsities) == {"c"}
-    fused = Knapsack(fused_groups=True, caps=()).storage_within(known, Budgets(0.7), LAYOUT)
+    fused = Knapsack(fused_groups=True, caps=(), fill_budget=False).storage_within(known, Budgets(0.7), LAYOUT)
     assert (fused.ranks["a"] is None) == (fused.ranks["b"] is None)
-    assert Knapsack().ranks_within(known, Budgets(1.0), LAYOUT) == dict.fromkeys(SHAPES)
+    assert PUBLISHED.ranks_within(known, Budgets(1.0), LAYOUT) == dict.fromkeys(SHAPES)
 
 
 def test_sparsities_of_layers_go_to_the_folder_and_come_back(tokens: torch.Tensor, tmp_path: Path) -> None:
@@ -217,3 +242,17 @@ def test_sparsities_of_layers_go_to_the_folder_and_come_back(tokens: torch.Tenso
         (tmp_path / "small" / "config.json").write_text(json.dumps(config))
         with pytest.raises(CheckpointError, match=why):
             eckart.load_model(tmp_path / "small")
+
+
+def test_a_stopped_run_goes_on_with_the_same_sparsities(model_folder: Path, text_file: Path, tmp_path: Path) -> None:
+    def run(out: Path, **options: Any) -> dict[str, str]:
+        settings = [*FEW, "objective=anchored"]  # later blocks look at what was compressed
+        compress_checkpoint(
+            model_folder, out, "rocket", 0.6, str(text_file), samples=4, length=24, overrides=settings, **options
+        )
+        return contents(out)
+
+    expected = run(tmp_path / "whole")
+    with pytest.raises(InterruptedRun, match="1 finished blocks are kept"):
+        run(tmp_path / "stopped", callback=Stop(1, KeyboardInterrupt()))
+    assert run(tmp_path / "stopped", resume=True) == expected

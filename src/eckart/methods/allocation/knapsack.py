@@ -62,7 +62,8 @@ class Knapsack(Allocation):
     solved exactly, in bytes, positions of the numbers included. No layer may have an error above ``c`` times the mean
     of all layers at the share that is asked for; ``c`` is the smallest of ``caps`` for which that leaves a choice, or
     infinite. A layer may stay dense, without an error; the paper's code drops that choice. What is fitted is the
-    original model's weight, without the refits of the structure, which the paper does not have.
+    original model's weight, without the refits of the structure, which the paper does not have. Where the budget is to
+    be filled, layers get more atoms at their sparsity, those first whose errors fall fastest between two shares.
 
     For structures whose sparsity may differ: ``dictionary`` with the pattern ``any``.
 
@@ -79,7 +80,6 @@ class Knapsack(Allocation):
     name: Literal["knapsack"] = "knapsack"
     chooses_sparsities: ClassVar[bool] = True
 
-    fill_budget: bool = False
     shares: tuple[Share, ...] = Field(SHARES, min_length=1)
     sparsities: tuple[AtLeastOne, ...] = Field(SPARSITIES, min_length=1)
     error: Literal["plain", "white"] = "plain"
@@ -87,8 +87,8 @@ class Knapsack(Allocation):
 
     @model_validator(mode="after")
     def _rules_that_it_has(self) -> Self:
-        if self.floor or self.fill_budget:
-            raise ValueError("allocation knapsack has no floor, and leaves of the budget what its shares leave")
+        if self.floor:
+            raise ValueError("allocation knapsack has no floor; its smallest sizes are the smallest of its shares")
         return self
 
     @property
@@ -201,7 +201,25 @@ class Knapsack(Allocation):
             sizes=sizes,
         )
         found = best_ranks(grid, self.capped(grid))
-        return {path: None if place is None else sizes[path][place - 1][1] for path, place in found.items()}
+        chosen = {path: None if place is None else sizes[path][place - 1][1] for path, place in found.items()}
+        return self._filled(grid, found, chosen) if self.fill_budget else chosen
+
+    def _filled(self, grid: SizeBudget, places: Ranks, chosen: dict[str, Sized | None]) -> dict[str, Sized | None]:
+        """Return sizes with as many atoms more as the bytes have room for, where an error falls fastest first."""
+        known = {linear.path: linear for linear in grid.linears}
+        left = grid.budget - sum(grid.options[path][(place or 0) - 1].bytes for path, place in places.items())
+        slopes = {path: grid.slope(path, place) for path, place in places.items() if place is not None}
+        for path in sorted(slopes, key=lambda path: -slopes[path]):
+            size, linear = chosen[path], known[path]
+            assert size is not None
+            layout = linear.layout(grid.layout).with_sparsity(size.sparsity)
+            before = layout.bytes(*linear.shape, size.rank)
+            room = min(before + left, layout.bytes(*linear.shape, None) - 1)
+            rank = layout.largest_rank(*linear.shape, room) or size.rank
+            size = replace(size, rank=max(rank - rank % self.multiple, size.rank))
+            chosen[path] = size
+            left -= layout.bytes(*linear.shape, size.rank) - before
+        return chosen
 
     def capped(self, grid: SizeBudget) -> dict[str, list[float]]:
         """Return the error of each option of each linear, by path; infinite where it is above the cap."""
@@ -252,6 +270,12 @@ class SizeBudget(RankBudget):
             ]
             for linear in self.linears
         }
+
+    def slope(self, path: str, place: int) -> float:
+        """Return by how much the error of a linear falls a byte behind a size."""
+        errors = [*(size.error for _, size in self.sizes[path]), 0.0]
+        low, high = self.options[path][place - 1], self.options[path][place]
+        return (errors[place - 1] - errors[place]) / (high.bytes - low.bytes)
 
     def check(self) -> None:
         """See :meth:`RankBudget.check`."""

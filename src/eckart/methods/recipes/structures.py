@@ -32,7 +32,7 @@ RECIPES: tuple[Recipe, ...] = (
         arxiv="2602.11008",
         year=2026,
         objective=InputAware(),
-        allocation=Knapsack(multiple=1),
+        allocation=Knapsack(multiple=1, fill_budget=False),
         structure=Dictionary(method="rocket", refits=0),
     ),
     Recipe(
