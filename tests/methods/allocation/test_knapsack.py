@@ -244,6 +244,26 @@ def test_sparsities_of_layers_go_to_the_folder_and_come_back(tokens: torch.Tenso
             eckart.load_model(tmp_path / "small")
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["objective=weight"],
+        ["objective=blended", "allocation.fused_groups=true", "refinement=block", "refinement.epochs=1"],
+        ["objective.metric=fisher", "objective.affine=true", "allocation.error=white", "allocation.fill_budget=true"],
+        ["sharing=shared", "structure.method=compot", "structure.rounds=2"],
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore::eckart.errors.EckartWarning")
+def test_any_objective_and_what_comes_after(settings: list[str], tokens: torch.Tensor) -> None:
+    few = ["allocation.multiple=1", "allocation.shares=[0.3,0.6,0.9]", "allocation.sparsities=[1.5,3]"]
+    data = None if settings == ["objective=weight"] else tokens[:4]
+    report = eckart.compress(make_model("llama"), "rocket", 0.6, data, overrides=[*few, *settings])
+    assert report.ranks
+    assert report.keep <= 0.6
+    assert {layer.sparsity for layer in report.layers} <= {1.5, 3.0, None}
+
+
 def test_a_stopped_run_goes_on_with_the_same_sparsities(model_folder: Path, text_file: Path, tmp_path: Path) -> None:
     def run(out: Path, **options: Any) -> dict[str, str]:
         settings = [*FEW, "objective=anchored"]  # later blocks look at what was compressed

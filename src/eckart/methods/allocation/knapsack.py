@@ -158,10 +158,10 @@ class Knapsack(Allocation):
         return lost / whole if whole > 0 else 0.0
 
     def own_seconds(self, steps: StepSeconds) -> float:
-        """Return the seconds of the products of all fits, with half as many atoms as there can be."""
+        """Return the seconds of all fits by ROCKET's rule, with half as many atoms as there can be."""
         matrix = random_matrix(TIMED_SIDE, TIMED_SIDE).to(moment_device(steps.device)).double()
         once = seconds_of(lambda: matrix @ matrix, steps.device) / TIMED_SIDE**3
-        fits = len(self.shares) * len(self.sparsities)
+        fits = 2 * len(self.shares) * len(self.sparsities)  # sorting coefficients takes as long as the products do
         of_block = sum(m * k * (k + 3 * n) + k**3 for m, n in steps.shapes for k in (min(m, n) // 2,))
         return once * fits * of_block * steps.blocks
 
@@ -207,6 +207,7 @@ class Knapsack(Allocation):
     def _filled(self, grid: SizeBudget, places: Ranks, chosen: dict[str, Sized | None]) -> dict[str, Sized | None]:
         """Return sizes with as many atoms more as the bytes have room for, where an error falls fastest first."""
         known = {linear.path: linear for linear in grid.linears}
+        # The last option, of a linear that stays dense, is the one in front of the first.
         left = grid.budget - sum(grid.options[path][(place or 0) - 1].bytes for path, place in places.items())
         slopes = {path: grid.slope(path, place) for path, place in places.items() if place is not None}
         for path in sorted(slopes, key=lambda path: -slopes[path]):
