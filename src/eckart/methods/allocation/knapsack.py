@@ -70,8 +70,8 @@ class Knapsack(Allocation):
     Attributes:
         shares: of the dense 16-bit bytes. As published they are 0.3, 0.35, ... 0.95.
         sparsities: numbers for one that is there. As published they are 1.0, 1.1, ... 3.0. A layer is fitted once for
-            each share and each of these: as published that is 294 times, two hours of one core for a model of 135
-            million parameters, and 50 times by default.
+            each share and each of these: 294 times as published, which by the time of single fits is about two hours of
+            one core for a model of 135 million parameters, and 50 times by default.
         error: ``plain``: ``||W - W'|| / ||W||`` as published; ``white``: ``||(W - W') X|| / ||W X||``, in the metric of
             the objective, which the fit minimises. It takes no longer, and is not published.
         caps: on an error, in mean errors; empty for none.
