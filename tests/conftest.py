@@ -132,6 +132,7 @@ SHORTER = {
     "swift": [FEW, "allocation.alphas=[0,1]"],
     "masks": [FEW, "allocation.steps=1"],
     "second-round": [FEW, "allocation.shares=[0.3,1]"],
+    "knapsack": ["allocation.shares=[0.1,0.4,0.7]", "allocation.sparsities=[2,3]"],
 }
 
 

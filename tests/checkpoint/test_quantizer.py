@@ -259,6 +259,23 @@ def test_columns_that_cannot_be_raise(
         AutoModelForCausalLM.from_pretrained(tmp_path / "small")
 
 
+@pytest.mark.parametrize(
+    ("sparsities", "problem"),
+    [
+        ({"model.layers.0.self_attn.q_proj": 1.5}, "'two-factor' have no sparsity of their own"),
+        ({"model.layers.9": 1.5}, "a sparsity for 'model.layers.9', which has no rank there"),
+        ({"model.layers.0.self_attn.q_proj": 0.5}, "sparsities.* = 0.5"),
+    ],
+)
+def test_sparsities_that_cannot_be_raise(
+    sparsities: dict[str, float], problem: str, tmp_path: Path, llama: PreTrainedModel
+) -> None:
+    eckart.save(llama, eckart.compress(llama, "svd", 0.6), tmp_path / "small")
+    edit_config(tmp_path / "small", sparsities=sparsities)
+    with pytest.raises(CheckpointError, match=problem):
+        AutoModelForCausalLM.from_pretrained(tmp_path / "small")
+
+
 def test_more_columns_than_there_are_raise(tmp_path: Path, llama: PreTrainedModel, tokens: torch.Tensor) -> None:
     report = eckart.compress(llama, "cpsvd", 0.6, tokens)
     eckart.save(llama, report, tmp_path / "small")

@@ -33,7 +33,8 @@ from eckart.run.compress_checkpoint import compress_checkpoint
 from eckart.run.whole_size import within_size
 
 pytestmark = pytest.mark.filterwarnings("ignore::eckart.errors.EckartWarning")
-RANKS = [name for name, kind in ALLOCATIONS.items() if not kind.chooses_bases]  # and nothing else are chosen
+# Those by which ranks and nothing else are chosen.
+RANKS = [name for name, kind in ALLOCATIONS.items() if not (kind.chooses_bases or kind.chooses_sparsities)]
 
 
 def overrides_for(allocation: str, objective: str = "input-aware") -> list[str]:

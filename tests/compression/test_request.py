@@ -11,7 +11,7 @@ from eckart.methods.objectives import Anchored, InputAware, Objective, Principal
 from eckart.methods.precision import Bits8
 from eckart.methods.recipe import Recipe
 from eckart.methods.refinement import BlockRefinement
-from eckart.methods.structure import Hybrid, Pivoted, Structure, TwoFactor
+from eckart.methods.structure import Dictionary, Hybrid, Pivoted, Structure, TwoFactor
 
 SAMPLED, NEXT = Fisher(samples=4), Fisher(labels="next")
 WEIGHTED = Fisher(token_weights="gradient")
@@ -46,13 +46,18 @@ def test_one_metric_is_measured_whoever_asks(
 @pytest.mark.parametrize("objective", [Weight(), InputAware(), Anchored()], ids=lambda choice: choice.name)
 def test_every_allocator_gets_what_it_needs_of_the_recipe_s_own_components(name: str, objective: Objective) -> None:
     allocation = ALLOCATIONS[name].model_validate({})
-    structure = Hybrid() if allocation.chooses_bases else Pivoted()
-    found = request_of(Recipe(objective=objective, allocation=allocation, structure=structure, precision=Bits8()))
+    structure, precision = Hybrid() if allocation.chooses_bases else Pivoted(), Bits8()
+    recipe = Recipe(objective=objective, structure=structure, precision=precision)
+    if allocation.chooses_sparsities:
+        recipe = Recipe(objective=objective, structure=(structure := Dictionary()))
+    found = request_of(recipe.model_copy(update={"allocation": allocation}))
     assert found.objective == objective
     assert found.structure == structure
     assert found.needs == allocation.needs
     assert (found.metric is not None) == (Needs.CURVATURE in allocation.needs or allocation.chooses_bases)
-    assert found.keep_metrics == found.keep_moments == allocation.chooses_bases
+    assert found.keep_metrics == allocation.chooses_bases
+    fits = allocation.chooses_sparsities and objective.needs_data
+    assert found.keep_moments == (allocation.chooses_bases or fits)
     assert not found.keep_inputs  # which is for models that are made of what was measured
     assert not found.keep_bases or allocation.truncates
 

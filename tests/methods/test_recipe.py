@@ -51,6 +51,7 @@ def test_what_goes_together_is_written_and_read_as_it_was(names: dict[str, str])
     once = first and not fitted and OBJECTIVES[names["objective"]].input_source.name == "ORIGINAL"
     unsolved = names["solver"] == "randomized" and (once or names["objective"] == "principal-outputs")
     based = names["allocation"] == "formats" and names["structure"] != "hybrid"
+    based = based or (names["allocation"] == "knapsack" and names["structure"] != "dictionary")
     if beside or based or remapped or unsolved or (whole and names["sharing"] == "experts"):
         with pytest.raises(RecipeError, match="Use "):
             Recipe.model_validate(names)

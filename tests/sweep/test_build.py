@@ -41,6 +41,7 @@ ROUNDED = [
     "adasvd+structure=remapped",
     "svd-llm+structure=kept-columns",
     "svd-llm+structure=dictionary",
+    "rocket+allocation.shares=[0.4,0.7]+allocation.sparsities=[1,2,3]",
     "asvd+allocation.trial_samples=2",
 ]
 FUSED = ["svd+sharing=shared", "io-svd+sharing=shared+structure=pivoted"]

@@ -18,7 +18,7 @@ FORMAT_VERSION = 1
 # numbers. This library never looks for it.
 GUARD = "this-model-needs-import-eckart.safetensors.index.json"
 # Fields that the first folders of this format do not have.
-LATER = ("bases", "columns", "embedding", "joint_runs", "keep", "kept", "latent_cache", "stored")
+LATER = ("bases", "columns", "embedding", "joint_runs", "keep", "kept", "latent_cache", "sparsities", "stored")
 DEFAULT_STRUCTURE = TwoFactor().name
 DAMAGED = "The file was changed or damaged: copy or download the folder again."
 
@@ -95,6 +95,7 @@ class _Fields(BaseModel):
     precision: str | dict[str, Any] | None
     bases: dict[str, str | dict[str, Any]]
     columns: dict[str, Annotated[int, Field(ge=0)]]
+    sparsities: dict[str, Annotated[float, Field(ge=1, allow_inf_nan=False)]]
     kept: dict[str, KeptSide]
     embedding: RoundedEmbedding | None
     affine: bool
@@ -126,6 +127,8 @@ class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
         bases: by path, the precision of the weight beside the factors, or of the weight itself where there are none; of
             layers whose base is another one than the structure says.
         columns: by path, how many input columns are whole beside the factors, of a structure that keeps some.
+        sparsities: by path, how many numbers there would be for one that is there, of layers for which the structure
+            says another number.
         kept: by path, which outputs or inputs a rank counts (:class:`KeptSide`), of layers that are not factored.
         embedding: the embedding and the head if they are stored in few bits (:class:`RoundedEmbedding`), or None.
         affine: whether every factored layer has a bias, those too whose model class gives them none.
@@ -161,6 +164,7 @@ class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
         precision: str | dict[str, Any] | None = None,
         bases: dict[str, str | dict[str, Any]] | None = None,
         columns: dict[str, int] | None = None,
+        sparsities: dict[str, float] | None = None,
         kept: dict[str, dict[str, Any]] | None = None,
         embedding: dict[str, Any] | None = None,
         affine: bool = False,
@@ -182,6 +186,7 @@ class EckartConfig(QuantizationConfigMixin):  # type: ignore[misc]
         self.precision = precision
         self.bases = bases or {}
         self.columns = columns or {}
+        self.sparsities = sparsities or {}
         self.kept = kept or {}
         self.embedding = embedding
         self.affine = affine

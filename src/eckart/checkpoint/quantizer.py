@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -258,15 +258,15 @@ def layout_of(config: EckartConfig) -> Layout:
 
 
 def layouts_of(config: EckartConfig, layout: Layout) -> dict[str, Layout]:
-    """Return how those linears of a config are stored, by path, with a base or columns of their own or without factors.
+    """Return how those linears of a config are stored, by path, that have a number of their own or no factors.
 
     Args:
         config: of the model.
         layout: :func:`layout_of` it.
 
     Raises:
-        CheckpointError: it names a precision that is not known here, or fields that cannot be, or has bases or
-            columns for a structure without them.
+        CheckpointError: it names a precision that is not known here, or fields that cannot be, or has bases, columns
+            or sparsities for a structure without them.
     """
     if config.bases and not isinstance(layout.structure, Hybrid):
         raise CheckpointError(
@@ -276,14 +276,19 @@ def layouts_of(config: EckartConfig, layout: Layout) -> dict[str, Layout]:
     found = {
         path: layout.based_on(_choice("base", described, BASES, made_with)) for path, described in config.bases.items()
     }
-    for path, columns in config.columns.items():
-        rank, own = config.ranks.get(path), found.get(path, layout)
-        if rank is None:
-            raise CheckpointError(f"config.json has columns for {path!r}, which has no rank there. {DAMAGED}")
-        try:
-            found[path] = own.with_columns(columns)
-        except ValueError as error:
-            raise CheckpointError(f"config.json has columns for {path!r}, and {error}. {DAMAGED}") from error
+    numbered: tuple[tuple[str, Mapping[str, Any], Callable[[Layout, Any], Layout]], ...] = (
+        ("columns", config.columns, Layout.with_columns),
+        ("a sparsity", config.sparsities, Layout.with_sparsity),
+    )
+    for what, numbers, laid in numbered:
+        for path, number in numbers.items():
+            rank, own = config.ranks.get(path), found.get(path, layout)
+            if rank is None:
+                raise CheckpointError(f"config.json has {what} for {path!r}, which has no rank there. {DAMAGED}")
+            try:
+                found[path] = laid(own, number)
+            except ValueError as error:
+                raise CheckpointError(f"config.json has {what} for {path!r}, and {error}. {DAMAGED}") from error
     for path, kept in config.kept.items():
         found[path] = layout.keeping(kept["side"], direct=kept.get("direct", False))
     strangers = sorted(path for path in found if config.ranks.get(path) is None and (path not in config.bases))

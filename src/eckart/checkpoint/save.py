@@ -259,6 +259,7 @@ def description(
     return EckartConfig(
         ranks={layer.path: layer.rank for layer in report.layers if layer.base or recipe.layout.changes(layer.rank)},
         columns={layer.path: layer.columns for layer in report.layers if layer.columns is not None},
+        sparsities={layer.path: layer.sparsity for layer in report.layers if layer.sparsity is not None},
         bases={layer.path: layer.base.model_dump(mode="json") for layer in report.layers if layer.base},
         kept={
             layer.path: {"side": layer.kept, **({"direct": True} if layer.direct else {})}

@@ -70,7 +70,7 @@ def allocate(model: BlockwiseModel, plan: Plan, progress: Progress = lambda done
     outlook = chosen.outlook
     if outlook is not None and plan.embedding_loss is not None:
         outlook = outlook.beside(plan.embedding_loss)
-    plan = replace(plan, ranks=chosen.ranks, bases=chosen.bases, outlook=outlook)
+    plan = replace(plan, ranks=chosen.ranks, bases=chosen.bases, sparsities=chosen.sparsities, outlook=outlook)
     return Allocated(model, plan, measured)
 
 

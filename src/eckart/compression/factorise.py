@@ -244,6 +244,7 @@ class Factoriser:
             sketch=None if sketched is None else sketched.record,
             base=self.plan.bases.get(ref.path),
             columns=columns,
+            sparsity=self.plan.sparsities.get(ref.path),
         )
 
     def layer(

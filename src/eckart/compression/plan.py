@@ -47,6 +47,7 @@ class Plan:
         left: paths of the linears that the recipe leaves as they are.
         bases: how the weight beside the factors is stored, or the weight itself if it is not factored, by path; of
             linears for which the allocation chose that.
+        sparsities: numbers for one that is there, by path; of linears for which the allocation chose that.
         outlook: what the allocation expects of its choice, if anything.
         vocabulary: the tables of the embedding and the head; None if the model has none that could be rounded.
         embedding: how they are stored.
@@ -63,6 +64,7 @@ class Plan:
     own: Mapping[str, Size] = field(default_factory=dict)
     left: frozenset[str] = frozenset()
     bases: Mapping[str, AnyBase] = field(default_factory=dict)
+    sparsities: Mapping[str, float] = field(default_factory=dict)
     outlook: Outlook | None = None
     vocabulary: Vocabulary | None = None
     embedding: AnyPrecision = field(default_factory=Bits16)
@@ -75,7 +77,8 @@ class Plan:
         if part is not None:
             return self.recipe.layout.keeping(part.side, direct=part.direct)
         base = self.bases.get(path)
-        return self.recipe.layout if base is None else self.recipe.layout.based_on(base)
+        layout = self.recipe.layout if base is None else self.recipe.layout.based_on(base)
+        return layout.with_sparsity(self.sparsities.get(path))
 
     def changes(self, path: str) -> bool:
         """Return whether a linear becomes another layer."""
@@ -122,8 +125,7 @@ class Plan:
 
     def numbers_of(self, ref: LinearRef) -> int:
         """Return how many numbers a linear is stored as, whatever is beside its factors."""
-        structure = self.layout(ref.path).structure if ref.path in self.parts else self.recipe.structure
-        return structure.numbers(*ref.shape, self.ranks[ref.path])
+        return self.layout(ref.path).structure.numbers(*ref.shape, self.ranks[ref.path])
 
     def bytes_of(self, ref: LinearRef) -> int:
         """Return the bytes that a linear is stored in, without a bias that it had before."""
@@ -292,6 +294,7 @@ def _uniform_plan(model: PreTrainedModel, targets: Targets, recipe: Recipe, voca
         budgets.own,
         targets.left,
         bases=first.bases,
+        sparsities=first.sparsities,
         vocabulary=None if vocabulary is None else vocabulary.without({linear.path for linear in linears}),
         embedding=recipe.embedding,
     )

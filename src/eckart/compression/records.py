@@ -43,7 +43,8 @@ class LayerRecord(BaseModel):
     pivoted and computes its outputs in order, so that no index is stored. ``sketch``: of a layer whose equation was
     solved from one. ``base``: how the weight beside the factors is stored, or the weight itself if it is not factored,
     where the allocation chose that for each layer. ``columns``: how many input columns are whole beside factors of
-    that rank, where the structure finds that for each layer. ``kept``: which outputs or inputs the rank counts, of a
+    that rank, where the structure finds that for each layer. ``sparsity``: how many numbers there would be for one that
+    is there, where the allocation chose that for each layer. ``kept``: which outputs or inputs the rank counts, of a
     layer that is not factored but has fewer of them; of what gives hidden units or values, ``error`` is that of the
     linear behind them. ``direct``: whether those that are dropped are missing on the other side, too.
     """
@@ -61,13 +62,14 @@ class LayerRecord(BaseModel):
     sketch: SketchRecord | None = None
     base: Annotated[AnyBase, Discriminator("name")] | None = None
     columns: Annotated[int, Field(ge=0)] | None = None
+    sparsity: Annotated[float, Field(ge=1)] | None = None
     kept: Literal["outputs", "inputs"] | None = None
     direct: bool = False
 
     @model_serializer(mode="wrap")
     def _without_what_is_not_there(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # As before there were such: records of layers without them stay the same to the byte.
-        unsaid = ("sketch", "base", "columns", "kept")
+        unsaid = ("sketch", "base", "columns", "sparsity", "kept")
         found = {k: v for k, v in write(self).items() if v is not None or k not in unsaid}
         return found if self.direct else {k: v for k, v in found.items() if k != "direct"}
 

@@ -58,6 +58,10 @@ class Layout:
         """Return the layout of a layer that keeps so many input columns whole; None where its structure keeps none."""
         return self if columns is None else replace(self, structure=self.structure.with_columns(columns))
 
+    def with_sparsity(self, sparsity: float | None) -> Layout:
+        """Return the layout of a layer in which one in so many numbers is there; None for as many as in all layers."""
+        return self if sparsity is None else replace(self, structure=self.structure.with_sparsity(sparsity))
+
     def keeping(self, side: Side, *, direct: bool) -> Layout:
         """Return the layout of a linear of which some outputs or inputs are kept."""
         return replace(self, structure=Kept(side=side, direct=direct))

@@ -188,6 +188,11 @@ class Recipe(BaseModel):
                 f"Allocation {allocation.label} chooses a base for each layer, and structure {structure.name!r} has "
                 "none. Use structure=hybrid."
             )
+        if allocation.chooses_sparsities and not structure.takes_sparsity:
+            yield (
+                f"Allocation {allocation.label} chooses how many numbers of each layer are there, and structure "
+                f"{structure.name!r} has no choice of that. Use structure=dictionary with the pattern any."
+            )
         if structure.fits_itself and objective.observes_outputs:
             yield (
                 f"Objective {objective.name!r} gives a projection and no loss of a weight, which structure "

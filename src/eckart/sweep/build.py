@@ -96,7 +96,7 @@ def _walked(
     if storage is None:
         allocated = allocate(own, plan, callback.on_measurement)
     else:
-        plan = replace(plan, ranks=storage.ranks, bases=storage.bases)
+        plan = replace(plan, ranks=storage.ranks, bases=storage.bases, sparsities=storage.sparsities)
         allocated = Allocated(own, plan, statistics.measurements(recipe))
     return compress_blocks(
         allocated.model,

@@ -62,7 +62,15 @@ class StopDistilling(eckart.Callback):
 
 
 @pytest.mark.parametrize(
-    "overrides", [[], ["structure=pivoted"], ["precision=8-bit"], ["objective.affine=true"]], ids=str
+    "overrides",
+    [
+        [],
+        ["structure=pivoted"],
+        ["precision=8-bit"],
+        ["objective.affine=true"],
+        ["structure=dictionary", "allocation=knapsack", "allocation.shares=[0.4,0.7]", "allocation.multiple=1"],
+    ],
+    ids=str,
 )
 def test_layers_of_an_earlier_run_take_its_tensors(
     overrides: list[str], llama: PreTrainedModel, tokens: Tensor

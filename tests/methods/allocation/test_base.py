@@ -29,7 +29,7 @@ from eckart.methods.metric import Fisher
 from eckart.methods.objectives import InputAware
 from eckart.methods.sensitivity.request import Request
 
-KINDS = tuple(kind for kind in ALLOCATIONS.values() if not kind.chooses_bases)
+KINDS = tuple(kind for kind in ALLOCATIONS.values() if not (kind.chooses_bases or kind.chooses_sparsities))
 
 
 @pytest.mark.parametrize("kind", KINDS)

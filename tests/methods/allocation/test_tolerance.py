@@ -12,12 +12,14 @@ from tests.methods.sensitivity.helpers import original_of
 from eckart.layers import weight_matrix
 from eckart.methods.allocation import Budgets, LayerStatistics, Tolerance, Wanted
 from eckart.methods.allocation.rank_budget import RankBudget
-from eckart.methods.allocation.tolerance import relative_errors
+from eckart.methods.allocation.tolerance import relative_errors, spectral_errors
+from eckart.methods.layout import Layout
 from eckart.methods.objectives import Weight
 from eckart.methods.recipe import Recipe
 from eckart.methods.sensitivity.layer_statistics import shapes_of
 from eckart.methods.sensitivity.measurements import Measurements
 from eckart.methods.sensitivity.request import Request
+from eckart.methods.structure import Dictionary
 from eckart.methods.targets import Size
 
 KNOWN = OWN[Tolerance]
@@ -93,3 +95,47 @@ def test_a_weight_of_zeros_has_no_error() -> None:
     assert relative_errors(torch.zeros(3, dtype=torch.float64)).tolist() == [0, 0, 0, 0]
     still = replace(LINEARS[0], own=relative_errors(torch.zeros(64, dtype=torch.float64)))
     assert Tolerance().ranks_of(RankBudget((still,), 0.5, LAYOUT), 0.0) == {still.path: 1}
+
+
+def pooled_ranks(values: dict[str, torch.Tensor], kept: int) -> dict[str, int]:
+    """How many of each matrix are among the largest of all values over the norms, by a literal sort."""
+    pool = sorted(((float(v / s.norm()), path) for path, s in values.items() for v in s), reverse=True)
+    return {path: [owner for _, owner in pool[:kept]].count(path) for path in values}
+
+
+@pytest.mark.parametrize("keep", [0.2, 0.5, 0.8])
+@pytest.mark.parametrize("layout", [LAYOUT, Layout(Dictionary())], ids=["factors", "dictionary"])
+def test_the_spectral_norm_cuts_a_pool_of_singular_values(keep: float, layout: Layout) -> None:
+    values = {x.path: x.energy.sqrt() for x in LINEARS if x.energy is not None}
+    linears = tuple(replace(x, own=spectral_errors(values[x.path])) for x in LINEARS)
+    problem = RankBudget(linears, keep, layout, multiple=1)
+
+    def total(ranks: dict[str, int]) -> int:
+        return sum(problem.cost(linear, ranks[linear.path]) for linear in linears)
+
+    for kept in reversed(range(sum(map(len, values.values())))):
+        expected = {path: max(rank, 1) for path, rank in pooled_ranks(values, kept).items()}
+        if total(expected) <= problem.budget:
+            break
+    assert Tolerance(norm="spectral").choose(problem) == expected
+    assert len(set(expected.values())) > 2
+
+
+def test_guards_hold_ranks_between_two_shares_of_the_largest_useful_one() -> None:
+    """Of 100 x 100 that is 49: 0.1 and 0.5 of it are 5 and 24."""
+    index = torch.arange(1, 101, dtype=torch.float64)
+    linears = tuple(
+        LayerStatistics(name, (100, 100), 0, name, own=spectral_errors(index**power))
+        for name, power in (("flat", 0.0), ("steep", -3.0))
+    )
+    guarded = Tolerance(norm="spectral", floor=0.1, most=0.5, multiple=1)
+    problem = guarded.problem(linears, 0.35, LAYOUT)
+    assert problem.largest_rank(linears[0]) == 49
+    assert guarded.choose(problem) == {"flat": 24, "steep": 11}  # 2 (24 + 11) of 200 numbers are 0.35 of 2 x 100 x 100
+    free = Tolerance(norm="spectral").choose(RankBudget(linears, 0.35, LAYOUT, multiple=1))
+    assert free["flat"] != 24
+    tight = guarded.problem(linears, 0.06, LAYOUT)
+    assert guarded.choose(tight) == {"flat": 5, "steep": 5}  # no cut meets it: the smallest ranks
+    # Where the budget is to be filled, what is beyond a guard is taken last.
+    assert guarded.ranks(linears, 0.45, LAYOUT) == {"flat": 24, "steep": 21}
+    assert guarded.ranks(linears, 0.49, LAYOUT) == {"flat": 25, "steep": 24}

@@ -29,7 +29,7 @@ def test_each_is_known_by_its_name_and_says_what_it_is(recipe: Recipe) -> None:
 def test_ranks_are_rounded_as_papers_do(recipe: Recipe) -> None:
     assert recipe.allocation.multiple == MULTIPLES.get(recipe.name, 1)
     assert recipe.allocation.fill_budget == (recipe.name in BASELINES)
-    assert recipe.allocation.floor == 0
+    assert recipe.allocation.floor == (0.1 if recipe.name == "compot" else 0)  # which has a guard: our guess
 
 
 def test_the_default_is_ours() -> None:

@@ -124,6 +124,7 @@ def put_layers(block: Block, layers: Mapping[str, LayerRecord], layout: Layout) 
         record = layers[ref.path]
         linear: nn.Module = block.module.get_submodule(ref.name)
         own = (layout if record.base is None else layout.based_on(record.base)).with_columns(record.columns)
+        own = own.with_sparsity(record.sparsity)
         if record.kept is not None:
             own = layout.keeping(record.kept, direct=record.direct)
         if own.changes(record.rank):

@@ -10,6 +10,7 @@ from eckart.methods.allocation.energy import Energy
 from eckart.methods.allocation.fit_to_budget import GainPerByte
 from eckart.methods.allocation.formats import Formats
 from eckart.methods.allocation.importance import Importance
+from eckart.methods.allocation.knapsack import Knapsack
 from eckart.methods.allocation.learned import Learned
 from eckart.methods.allocation.lems import Lems
 from eckart.methods.allocation.masks import Masks
@@ -36,6 +37,7 @@ __all__ = [
     "Formats",
     "GainPerByte",
     "Importance",
+    "Knapsack",
     "LayerStatistics",
     "Learned",
     "Lems",
@@ -64,6 +66,6 @@ ALLOCATIONS: Registry[Allocation] = Registry(
     Allocation,
     (
         *(Uniform, TruncationLoss, Importance, Search, Learned, ZeroSum, Energy, Curvature, Formats),
-        *(Tolerance, Swift, Lems, SecondRound, Masks, BlockInfluence),
+        *(Tolerance, Swift, Lems, SecondRound, Masks, BlockInfluence, Knapsack),
     ),
 )

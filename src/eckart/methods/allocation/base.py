@@ -57,6 +57,7 @@ class Storage(BaseModel):
         ranks: by path; None where it is not factored.
         bases: how the weight beside the factors is stored, or the weight itself, by path; of linears for which that is
             not what the recipe says for all.
+        sparsities: numbers for one that is there, by path; of linears for which that is not what the recipe says.
         outlook: what is expected of it; None if nothing is.
     """
 
@@ -64,6 +65,7 @@ class Storage(BaseModel):
 
     ranks: dict[str, int | None]
     bases: dict[str, Annotated[AnyBase, Discriminator("name")]] = {}
+    sparsities: dict[str, float] = {}
     outlook: Outlook | None = None
 
 
@@ -111,6 +113,7 @@ class Allocation(Choice):
 
     needs: ClassVar[Needs] = Needs.NONE
     chooses_bases: ClassVar[bool] = False  # whether it says how the weight beside the factors is stored
+    chooses_sparsities: ClassVar[bool] = False  # whether it says how many numbers of a layer are there
 
     multiple: int = Field(8, ge=1)
     floor: float = Field(0.0, ge=0.0, le=1.0)

@@ -73,6 +73,22 @@ class Structure(Choice):
         """Return how many input columns a layer keeps whole; None if layers of this structure keep none."""
         return None
 
+    @property
+    def takes_sparsity(self) -> bool:
+        """Whether a part of its numbers is there, which may be another one in each layer."""
+        return False
+
+    def with_sparsity(self, sparsity: float) -> Self:
+        """Return the structure of a layer in which one in so many numbers is there.
+
+        Args:
+            sparsity: at least 1.
+
+        Raises:
+            ValueError: no layer of this structure has such a number.
+        """
+        raise ValueError(f"layers of the structure {self.name!r} have no sparsity of their own")
+
     def numbers(self, out_features: int, in_features: int, rank: int | None) -> int:
         """Return how many numbers a weight of ``rank`` is stored as; None stands for dense."""
         if rank is None:

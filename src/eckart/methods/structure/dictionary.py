@@ -29,7 +29,8 @@ class Dictionary(Structure):
             in the mean of their weight in white space and in plain space; atoms are then fitted by a ridge regression.
             ``compot``: an orthonormal dictionary in white space and the largest coefficients for it, in turn, each the
             best for the other; the dictionary is the atoms.
-        sparsity: numbers of S for one that is there, 2 as in both papers; 1 is plain low rank, with a mask.
+        sparsity: numbers of S for one that is there, 2 as in both papers; 1 is plain low rank, with a mask. The
+            allocation ``knapsack`` chooses another one for each layer.
         pattern: where numbers may be: in ``any`` place, as published, or ``2-of-4`` neighbours, for a sparsity of 2
             alone. That takes the same bytes, and loses more; there are kernels for it, though none is used here.
             Neighbours are then atoms of different size, so that no group has large ones alone (our order).
@@ -71,6 +72,17 @@ class Dictionary(Structure):
     def highest_rank(self, out_features: int, in_features: int) -> int:
         """Return ``min(m, n)``."""
         return min(out_features, in_features)
+
+    @property
+    def takes_sparsity(self) -> bool:
+        """See :attr:`Structure.takes_sparsity`; two of four neighbours are always half."""
+        return self.pattern == "any"
+
+    def with_sparsity(self, sparsity: float) -> Self:
+        """See :meth:`Structure.with_sparsity`."""
+        if not self.takes_sparsity:
+            raise ValueError("layers of the pattern 2-of-4 have no sparsity of their own")
+        return self.model_copy(update={"sparsity": sparsity})
 
     @property
     def fitter(self) -> DictionaryFitter:

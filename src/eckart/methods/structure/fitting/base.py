@@ -112,6 +112,16 @@ class Fitter(Generic[AnyLayer]):
         solution = (fit.solver or solve)(fit.whitening, None, fit.target, fit.metric, rank)
         return self.factored(linear, *truncate(solution, rank), stored, precision, fit)
 
+    def product(self, rank: int, fit: Fit) -> Tensor:
+        """Return the weight, (m, n) float64, of a layer of that rank before its numbers are rounded or fitted again.
+
+        Args:
+            rank: of the layer.
+            fit: what the layer is made for.
+        """
+        second, first = truncate((fit.solver or solve)(fit.whitening, None, fit.target, fit.metric, rank), rank)
+        return second @ first
+
     def feeds_back(self, precision: Precision) -> bool:
         """Return whether what rounding loses is made up for."""
         return precision.feeds_back or (self.structure.amplifies and precision.scheme is None)

@@ -91,6 +91,11 @@ class DictionaryFitter(TargetFitter[DictionaryLinear]):
         set_bias(layer, linear, stored, fit)
         return layer
 
+    def product(self, rank: int, fit: Fit) -> Tensor:
+        """See :meth:`Fitter.product`; as published."""
+        sparse, _, atoms = self.start(rank, fit)
+        return sparse @ atoms
+
     def start(self, atoms: int, fit: Fit) -> tuple[Tensor, Tensor, Tensor]:
         """Return S as published, (m, k), its places, (m, k) bool, and the atoms, (k, n).
 
