@@ -46,8 +46,8 @@ def test_one_metric_is_measured_whoever_asks(
 @pytest.mark.parametrize("objective", [Weight(), InputAware(), Anchored()], ids=lambda choice: choice.name)
 def test_every_allocator_gets_what_it_needs_of_the_recipe_s_own_components(name: str, objective: Objective) -> None:
     allocation = ALLOCATIONS[name].model_validate({})
-    structure, precision = Hybrid() if allocation.chooses_bases else Pivoted(), Bits8()
-    recipe = Recipe(objective=objective, structure=structure, precision=precision)
+    structure: Structure = Hybrid() if allocation.chooses_bases else Pivoted()
+    recipe = Recipe(objective=objective, structure=structure, precision=Bits8())
     if allocation.chooses_sparsities:
         recipe = Recipe(objective=objective, structure=(structure := Dictionary()))
     found = request_of(recipe.model_copy(update={"allocation": allocation}))

@@ -17,7 +17,7 @@ from eckart.methods.precision import Bits8
 from eckart.methods.structure import Pivoted
 from eckart.methods.targets import Size
 
-KINDS = tuple(kind for kind in ALLOCATIONS.values() if not kind.chooses_bases)
+KINDS = tuple(kind for kind in ALLOCATIONS.values() if not (kind.chooses_bases or kind.chooses_sparsities))
 PATHS = [linear.path for linear in LINEARS]
 COMMON, NAMED, FIXED = Size("--keep", 0.6), Size("targets.x.keep", 0.8), Size("targets.y.rank", None, 5)
 

@@ -8,13 +8,12 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from eckart.methods.allocation.base import Allocation, gain_per_byte_of_shares
-from eckart.methods.allocation.fit_to_budget import GainPerByte
-from eckart.methods.allocation.rank_budget import RankBudget, Ranks
+from eckart.methods.allocation.by_shares import ByShares
+from eckart.methods.allocation.rank_budget import RankBudget
 from eckart.methods.sensitivity.layer_statistics import Needs
 
 
-class BlockInfluence(Allocation):
+class BlockInfluence(ByShares):
     """Blocks that change their hidden states less lose more: one share for all linears of a block.
 
     With the influence ``s = 1 - cosine`` of what is in front of a block and behind it, the mean over tokens, the
@@ -36,15 +35,6 @@ class BlockInfluence(Allocation):
 
     temperature: float = Field(0.07, gt=0.0)
     most: float = Field(0.8, gt=0.0, le=1.0)
-
-    def choose(self, problem: RankBudget) -> Ranks:
-        """Return the rank of each linear's share."""
-        shares = self.shares(problem)
-        return {linear.path: problem.rank_of_share(linear, shares[linear.path]) for linear in problem.linears}
-
-    def worth(self, problem: RankBudget) -> GainPerByte:
-        """Return how far a step starts below its linear's share."""
-        return gain_per_byte_of_shares(problem, self.shares(problem))
 
     def shares(self, problem: RankBudget) -> dict[str, float]:
         """Return the share of its bytes that each linear keeps, by path; between 0 and 1."""

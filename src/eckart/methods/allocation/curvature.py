@@ -9,20 +9,20 @@ from pydantic import Field
 from torch import Tensor
 
 from eckart.blocks.blockwise_model import BlockwiseModel
-from eckart.methods.allocation.base import Allocation, OwnMeasurement, Wanted, gain_per_byte
+from eckart.methods.allocation.base import OwnMeasurement, Wanted, gain_per_byte
 from eckart.methods.allocation.exact import best_ranks, finite_losses
 from eckart.methods.allocation.fit_to_budget import GainPerByte
 from eckart.methods.allocation.hull import fill_by_hull
 from eckart.methods.allocation.rank_budget import RankBudget, Ranks
 from eckart.methods.allocation.reference_trials import reference_divergences, scaled_losses
+from eckart.methods.allocation.with_trials import WithTrials
 from eckart.methods.metric import Fisher
 from eckart.methods.sensitivity.cost import StepSeconds
 from eckart.methods.sensitivity.layer_statistics import LayerStatistics, Needs
 from eckart.methods.sensitivity.measurements import Measurements
-from eckart.methods.sensitivity.request import Request
 
 
-class Curvature(Allocation):
+class Curvature(WithTrials):
     """Minimises the sum over linears of ``1/2 tr(G D S D^T)``, D being what truncation takes off the weight.
 
     S is the second moment of a linear's inputs and G that of the gradients of its outputs, both a token: the
@@ -38,8 +38,6 @@ class Curvature(Allocation):
         metric: how G is measured, if the objective has no output metric of its own.
         scale: of the prediction: as ``predicted``, or ``measured`` once a linear.
         reference: share of the break-even rank at which it is measured.
-        trial_samples: calibration samples on which it is measured.
-        trial_length: tokens of each that are looked at; None for all.
     """
 
     name: Literal["curvature"] = "curvature"
@@ -48,8 +46,6 @@ class Curvature(Allocation):
     metric: Fisher = Field(default_factory=Fisher)
     scale: Literal["predicted", "measured"] = "predicted"
     reference: float = Field(0.1, gt=0.0, lt=1.0)
-    trial_samples: int = Field(32, ge=1)
-    trial_length: int | None = Field(None, ge=2)
 
     @property
     def is_measured(self) -> bool:
@@ -71,24 +67,17 @@ class Curvature(Allocation):
         """See :attr:`Allocation.truncates`."""
         return self.is_measured
 
-    def ask(self, request: Request) -> Request:
-        """Keep the bases if linears are truncated in them."""
-        request = super().ask(request)
-        return replace(request, keep_bases=request.keep_bases or self.is_measured)
-
     def measure(self, model: BlockwiseModel, measured: Measurements, wanted: Wanted) -> Measurements:
         """Measure the divergence of each linear at its reference rank, if that is asked for."""
         if not self.is_measured:
             return measured
-        sample = model.cropped(self.trial_samples, self.trial_length)
+        sample = self.trial_sample(model)
         found = reference_divergences(sample, measured, wanted, self.reference)
         return replace(measured, linears=tuple(replace(x, own=found.get(x.path, 0.0)) for x in measured.linears))
 
     def own_seconds(self, steps: StepSeconds) -> float:
         """Return the seconds of one trial a linear, each from its block to the end."""
-        samples, length = steps.crop(self.trial_samples, self.trial_length)
-        trials = len(steps.shapes) * steps.blocks * self.is_measured
-        return trials * samples * length / steps.batch_tokens * (steps.block * steps.blocks / 2 + steps.head)
+        return self.trial_seconds(steps) * self.is_measured
 
     def own_streams(self, linears: int) -> int:
         """Return how many trials are carried along side by side."""

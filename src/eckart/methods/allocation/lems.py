@@ -11,16 +11,16 @@ from pydantic import Field
 
 from eckart import processes
 from eckart.blocks.blockwise_model import BlockwiseModel
-from eckart.methods.allocation.base import Allocation, OwnMeasurement, Wanted, gain_per_byte, relative_energy
+from eckart.methods.allocation.base import OwnMeasurement, Wanted, gain_per_byte, relative_energy
 from eckart.methods.allocation.exact import best_ranks, finite_losses
 from eckart.methods.allocation.fit_to_budget import GainPerByte
 from eckart.methods.allocation.rank_budget import RankBudget, Ranks
 from eckart.methods.allocation.reference_trials import break_even_rank, reference_divergences, scaled_losses
 from eckart.methods.allocation.trials import trial_divergences
+from eckart.methods.allocation.with_trials import WithTrials
 from eckart.methods.sensitivity.cost import StepSeconds
 from eckart.methods.sensitivity.layer_statistics import LayerStatistics, Needs
 from eckart.methods.sensitivity.measurements import Measurements
-from eckart.methods.sensitivity.request import Request
 
 NotNegative = Annotated[float, Field(ge=0.0)]
 
@@ -41,7 +41,7 @@ class Trialled:
     bias: float
 
 
-class Lems(Allocation):
+class Lems(WithTrials):
     """Minimises the sum over linears of ``b K t(r) / t(reference)`` exactly, dense weights among the options.
 
     ``t(r)`` is the share of a linear's energy in the objective's metric that the components beyond r carry: the shape
@@ -61,8 +61,6 @@ class Lems(Allocation):
 
     Attributes:
         reference: share of the break-even rank at which K is measured.
-        trial_samples: calibration samples on which divergences are measured.
-        trial_length: tokens of each that are looked at; None for all.
         temperature: by which the logits of both models are divided.
         first_position: from which predictions count, in samples that are longer.
         least: smallest rank, as a share of the break-even rank, unless the budget asks for smaller ones.
@@ -78,8 +76,6 @@ class Lems(Allocation):
     needs: ClassVar[Needs] = Needs.SPECTRUM
 
     reference: float = Field(0.1, gt=0.0, lt=1.0)
-    trial_samples: int = Field(32, ge=1)
-    trial_length: int | None = Field(None, ge=2)
     temperature: float = Field(0.6, gt=0.0)
     first_position: int = Field(256, ge=0)
     least: float = Field(0.3, ge=0.0, le=1.0)
@@ -94,18 +90,9 @@ class Lems(Allocation):
         """See :attr:`Allocation.own_measurement`."""
         return OwnMeasurement.FOR_EACH_SIZE if self.biases else OwnMeasurement.ONCE
 
-    @property
-    def truncates(self) -> bool:
-        """See :attr:`Allocation.truncates`."""
-        return True
-
-    def ask(self, request: Request) -> Request:
-        """Keep the bases, in which linears are truncated."""
-        return replace(super().ask(request), keep_bases=True)
-
     def measure(self, model: BlockwiseModel, measured: Measurements, wanted: Wanted) -> Measurements:
         """Measure the divergence of each linear, and that of the whole model for each bias if there are several."""
-        sample = model.cropped(self.trial_samples, self.trial_length)
+        sample = self.trial_sample(model)
         known = reference_divergences(
             sample, measured, wanted, self.reference, temperature=self.temperature, first=self.first_position
         )
@@ -134,11 +121,8 @@ class Lems(Allocation):
 
     def own_seconds(self, steps: StepSeconds) -> float:
         """Return the seconds of one trial a linear, each from its block to the end, and of one whole run a bias."""
-        samples, length = steps.crop(self.trial_samples, self.trial_length)
-        batches = samples * length / steps.batch_tokens
-        trials = len(steps.shapes) * steps.blocks * (steps.block * steps.blocks / 2 + steps.head)
-        whole = (1 + len(self.biases) if self.biases else 0) * 2 * (steps.block * steps.blocks + steps.head)
-        return batches * (trials + whole)
+        runs = 2 * (1 + len(self.biases)) if self.biases else 0
+        return self.trial_seconds(steps) + runs * self.run_seconds(steps)
 
     def own_streams(self, linears: int) -> int:
         """Return how many trials are carried along side by side."""

@@ -10,15 +10,15 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from eckart.blocks.blockwise_model import BlockwiseModel
-from eckart.methods.allocation.base import Allocation, OwnMeasurement, Wanted, relative_energy
+from eckart.methods.allocation.base import OwnMeasurement, Wanted, relative_energy
 from eckart.methods.allocation.exact import best_ranks
 from eckart.methods.allocation.mask_training import train_masks
 from eckart.methods.allocation.rank_budget import RankBudget, Ranks
 from eckart.methods.allocation.trials import trial_divergences
+from eckart.methods.allocation.with_trials import WithTrials
 from eckart.methods.sensitivity.cost import BACKWARD, StepSeconds
 from eckart.methods.sensitivity.layer_statistics import LayerStatistics, Needs
 from eckart.methods.sensitivity.measurements import Measurements
-from eckart.methods.sensitivity.request import Request
 
 SHARES = tuple(1 - number / 20 for number in range(21))  # of the trained ranks, below which none is chosen
 
@@ -36,7 +36,7 @@ class Trained:
     divergences: dict[int, float]
 
 
-class Masks(Allocation):
+class Masks(WithTrials):
     """A mask over the components of each linear is trained with the model's divergence and a budget of bytes.
 
     Masks never rise along a spectrum, and each trained number moves the whole mask (:mod:`eckart.maths.monotone_mask`).
@@ -57,8 +57,6 @@ class Masks(Allocation):
         penalty: on the squared distance of the share of bytes from the budget.
         training_samples: calibration samples that are trained on, in turn.
         training_length: tokens of each that are looked at; None for all.
-        trial_samples: calibration samples on which divergences are measured.
-        trial_length: tokens of each that are looked at; None for all.
     """
 
     name: Literal["masks"] = "masks"
@@ -70,8 +68,6 @@ class Masks(Allocation):
     penalty: float = Field(100.0, ge=0.0)
     training_samples: int = Field(256, ge=1)
     training_length: int | None = Field(None, ge=2)
-    trial_samples: int = Field(32, ge=1)
-    trial_length: int | None = Field(None, ge=2)
 
     @property
     def own_measurement(self) -> OwnMeasurement:
@@ -79,18 +75,9 @@ class Masks(Allocation):
         return OwnMeasurement.FOR_EACH_SIZE
 
     @property
-    def truncates(self) -> bool:
-        """See :attr:`Allocation.truncates`."""
-        return True
-
-    @property
     def truncates_outputs(self) -> bool:
         """See :attr:`Allocation.truncates_outputs`."""
         return True
-
-    def ask(self, request: Request) -> Request:
-        """Keep the bases, in which linears are truncated."""
-        return replace(super().ask(request), keep_bases=True)
 
     def measure(self, model: BlockwiseModel, measured: Measurements, wanted: Wanted) -> Measurements:
         """Train the masks, and measure the divergences at their ranks and at the largest ones that save bytes."""
@@ -102,7 +89,7 @@ class Masks(Allocation):
             if size.keep is not None:
                 problem = self.problem(tuple(members), size.keep, wanted.layout, size.option)
                 tried |= {linear.path: _tried(problem, linear, ranks[linear.path]) for linear in members}
-        sample = model.cropped(self.trial_samples, self.trial_length)
+        sample = self.trial_sample(model)
         found = trial_divergences(sample, measured.solutions, tried, wanted.progress).trials
         own = {
             path: Trained(rank, {r: loss for r, loss in found.get(path, {}).items() if r is not None})
@@ -115,10 +102,7 @@ class Masks(Allocation):
         _, length = steps.crop(self.training_samples, self.training_length)
         share = length / steps.batch_tokens
         training = self.steps * share * ((2 + BACKWARD) * steps.block * steps.blocks + (1 + BACKWARD) * steps.head)
-        samples, length = steps.crop(self.trial_samples, self.trial_length)
-        batches = samples * length / steps.batch_tokens
-        trials = 2 * len(steps.shapes) * steps.blocks * (steps.block * steps.blocks / 2 + steps.head)
-        return training + batches * trials
+        return training + 2 * self.trial_seconds(steps)
 
     def own_streams(self, linears: int) -> int:
         """Return how many trials are carried along side by side."""

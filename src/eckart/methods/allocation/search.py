@@ -5,20 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import ClassVar, Literal
 
-from pydantic import Field
-
 from eckart.blocks.blockwise_model import BlockwiseModel
-from eckart.methods.allocation.base import Allocation, OwnMeasurement, Wanted
+from eckart.methods.allocation.base import OwnMeasurement, Wanted
 from eckart.methods.allocation.rank_budget import RankBudget, Ranks
 from eckart.methods.allocation.trials import trial_losses
+from eckart.methods.allocation.with_trials import WithTrials
 from eckart.methods.layout import Layout
 from eckart.methods.sensitivity.cost import StepSeconds
 from eckart.methods.sensitivity.layer_statistics import LayerStatistics, Needs
 from eckart.methods.sensitivity.measurements import Measurements
-from eckart.methods.sensitivity.request import Request
 
 
-class Search(Allocation):
+class Search(WithTrials):
     """Every linear is truncated alone, at a few shares of its bytes, and the model's loss is measured.
 
     All pairs of a linear and a share are sorted by that loss. A cut through the list allows the pairs below it; each
@@ -28,30 +26,17 @@ class Search(Allocation):
 
     Attributes:
         shares: that are tried.
-        trial_samples: calibration samples on which the loss is measured; the paper takes 32.
-        trial_length: tokens of each that are looked at; None for all.
     """
 
     name: Literal["search"] = "search"
     needs: ClassVar[Needs] = Needs.SPECTRUM
 
     shares: tuple[float, ...] = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-    trial_samples: int = Field(32, ge=1)
-    trial_length: int | None = Field(None, ge=2)
 
     @property
     def own_measurement(self) -> OwnMeasurement:
         """See :attr:`Allocation.own_measurement`."""
         return OwnMeasurement.ONCE
-
-    @property
-    def truncates(self) -> bool:
-        """See :attr:`Allocation.truncates`."""
-        return True
-
-    def ask(self, request: Request) -> Request:
-        """Keep the bases, in which linears are truncated."""
-        return replace(super().ask(request), keep_bases=True)
 
     def measure(self, model: BlockwiseModel, measured: Measurements, wanted: Wanted) -> Measurements:
         """Measure the loss of all trials; a linear's are kept by rank."""
@@ -63,7 +48,7 @@ class Search(Allocation):
             else []
             for linear in measured.linears
         }
-        sample = model.cropped(self.trial_samples, self.trial_length)
+        sample = self.trial_sample(model)
         losses = trial_losses(sample, measured.solutions, ranks, wanted.progress)
         return replace(measured, linears=tuple(replace(x, own=losses.get(x.path, {})) for x in measured.linears))
 
@@ -73,9 +58,7 @@ class Search(Allocation):
 
     def own_seconds(self, steps: StepSeconds) -> float:
         """Return the seconds of all trials, each from its block to the end."""
-        samples, length = steps.crop(self.trial_samples, self.trial_length)
-        trials = len(steps.shapes) * steps.blocks * len(self.shares)
-        return trials * samples * length / steps.batch_tokens * (steps.block * steps.blocks / 2 + steps.head)
+        return len(self.shares) * self.trial_seconds(steps)
 
     def own_streams(self, linears: int) -> int:
         """Return how many trials are carried along side by side."""

@@ -10,19 +10,19 @@ from pydantic import Field
 
 from eckart import processes
 from eckart.blocks.blockwise_model import BlockwiseModel
-from eckart.methods.allocation.base import Allocation, OwnMeasurement, Wanted
+from eckart.methods.allocation.base import OwnMeasurement, Wanted
 from eckart.methods.allocation.exact import best_ranks
 from eckart.methods.allocation.rank_budget import Option, RankBudget, Ranks
 from eckart.methods.allocation.trials import trial_divergences
+from eckart.methods.allocation.with_trials import WithTrials
 from eckart.methods.sensitivity.cost import StepSeconds
 from eckart.methods.sensitivity.layer_statistics import LayerStatistics, Needs
 from eckart.methods.sensitivity.measurements import Measurements
-from eckart.methods.sensitivity.request import Request
 
 TENTHS = tuple(number / 10 for number in range(1, 11))
 
 
-class SecondRound(Allocation):
+class SecondRound(WithTrials):
     """Minimises the sum over linears of the change of the divergence that a change of each one alone makes.
 
     All linears are truncated to the uniform rank first. Then for every linear and every share of its bytes only that
@@ -39,8 +39,6 @@ class SecondRound(Allocation):
         shares: of its bytes at which each linear is tried; 1 is the dense weight.
         rounds: how often that is done; behind the first one it is around the ranks that were found before. The paper
             has one.
-        trial_samples: calibration samples on which the divergence is measured.
-        trial_length: tokens of each that are looked at; None for all.
     """
 
     name: Literal["second-round"] = "second-round"
@@ -48,26 +46,15 @@ class SecondRound(Allocation):
 
     shares: tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...] = Field(TENTHS, min_length=1)
     rounds: int = Field(1, ge=1)
-    trial_samples: int = Field(32, ge=1)
-    trial_length: int | None = Field(None, ge=2)
 
     @property
     def own_measurement(self) -> OwnMeasurement:
         """See :attr:`Allocation.own_measurement`."""
         return OwnMeasurement.FOR_EACH_SIZE
 
-    @property
-    def truncates(self) -> bool:
-        """See :attr:`Allocation.truncates`."""
-        return True
-
-    def ask(self, request: Request) -> Request:
-        """Keep the bases, in which linears are truncated."""
-        return replace(super().ask(request), keep_bases=True)
-
     def measure(self, model: BlockwiseModel, measured: Measurements, wanted: Wanted) -> Measurements:
         """Measure the divergences around the compressed model; a linear's are kept by rank, None for dense."""
-        sample = model.cropped(self.trial_samples, self.trial_length)
+        sample = self.trial_sample(model)
         options: dict[str, list[int | None]] = {}
         for size, members in wanted.budgets.split(measured.linears):
             if size.keep is not None:
@@ -100,9 +87,7 @@ class SecondRound(Allocation):
 
     def own_seconds(self, steps: StepSeconds) -> float:
         """Return the seconds of all trials, each from its block to the end."""
-        samples, length = steps.crop(self.trial_samples, self.trial_length)
-        trials = len(steps.shapes) * steps.blocks * len(self.shares) * self.rounds
-        return trials * samples * length / steps.batch_tokens * (steps.block * steps.blocks / 2 + steps.head)
+        return len(self.shares) * self.rounds * self.trial_seconds(steps)
 
     def own_streams(self, linears: int) -> int:
         """Return how many trials are carried along side by side, and the original and the compressed model."""

@@ -10,25 +10,26 @@ from pydantic import Field
 
 from eckart import processes
 from eckart.blocks.blockwise_model import BlockwiseModel
-from eckart.methods.allocation.base import Allocation, OwnMeasurement, Wanted, gain_per_byte_of_shares
-from eckart.methods.allocation.fit_to_budget import GainPerByte
-from eckart.methods.allocation.rank_budget import RankBudget, Ranks
+from eckart.methods.allocation.base import OwnMeasurement, Wanted
+from eckart.methods.allocation.by_shares import ByShares, of_each_kind
+from eckart.methods.allocation.rank_budget import RankBudget
 from eckart.methods.allocation.trials import truncated_loss
+from eckart.methods.allocation.with_trials import WithTrials
 from eckart.methods.sensitivity.cost import StepSeconds
 from eckart.methods.sensitivity.layer_statistics import LayerStatistics, Needs
 from eckart.methods.sensitivity.measurements import Measurements
-from eckart.methods.sensitivity.request import Request
 
 TENTHS = tuple(number / 10 for number in range(11))
 
 
-class Swift(Allocation):
+class Swift(ByShares, WithTrials):
     """Among linears of one kind ranks above a common base go by ``s = b^a log(e + loss)^(1 - a)``.
 
     b is the importance of a linear, stretched to [1, 2] over its kind. The loss is that of truncating it to the uniform
     rank, ``||W X - W' X||`` in the objective's metric, not divided by the number of tokens. A rank is
     ``base k + N (1 - base) k s / sum(s)`` with k the uniform rank and N the linears of the kind. The exponent a is the
-    one of :attr:`alphas` with which the truncated model's loss on calibration samples is least.
+    one of :attr:`alphas` with which the truncated model's loss on calibration samples is least; the paper has
+    validation text.
 
     Of the paper its formulas are known, and not what the importance is: here it is 1 less the cosine of the hidden
     states in front of the block and behind it, which is our guess. The published code differs from its paper: there it
@@ -38,8 +39,6 @@ class Swift(Allocation):
         base: share of the uniform rank that every linear gets.
         alpha: the exponent a; None to search for it.
         alphas: that are tried.
-        trial_samples: calibration samples on which the loss is measured; the paper has validation text.
-        trial_length: tokens of each that are looked at; None for all.
     """
 
     name: Literal["swift"] = "swift"
@@ -48,8 +47,6 @@ class Swift(Allocation):
     base: float = Field(0.5, ge=0.0, le=1.0)
     alpha: float | None = Field(None, ge=0.0, le=1.0)
     alphas: tuple[Annotated[float, Field(ge=0.0, le=1.0)], ...] = Field(TENTHS, min_length=1)
-    trial_samples: int = Field(32, ge=1)
-    trial_length: int | None = Field(None, ge=2)
 
     @property
     def own_measurement(self) -> OwnMeasurement:
@@ -61,16 +58,11 @@ class Swift(Allocation):
         """See :attr:`Allocation.truncates`."""
         return self.alpha is None
 
-    def ask(self, request: Request) -> Request:
-        """Keep the bases if linears are truncated in them."""
-        request = super().ask(request)
-        return replace(request, keep_bases=request.keep_bases or self.truncates)
-
     def measure(self, model: BlockwiseModel, measured: Measurements, wanted: Wanted) -> Measurements:
         """Find the exponent with which the truncated model's loss is least; it is kept with each linear."""
         if self.alpha is not None:
             return measured
-        sample = model.cropped(self.trial_samples, self.trial_length)
+        sample = self.trial_sample(model)
         losses = {}
         for number, alpha in enumerate(self.alphas):
             tried = self.model_copy(update={"alpha": alpha})
@@ -82,28 +74,12 @@ class Swift(Allocation):
 
     def own_seconds(self, steps: StepSeconds) -> float:
         """Return the seconds of one run of the model for each exponent that is tried."""
-        if self.alpha is not None:
-            return 0.0
-        samples, length = steps.crop(self.trial_samples, self.trial_length)
-        batches = samples * length / steps.batch_tokens
-        return len(self.alphas) * batches * (steps.block * steps.blocks + steps.head)
-
-    def choose(self, problem: RankBudget) -> Ranks:
-        """Return the rank of each linear's share."""
-        shares = self.shares(problem)
-        return {linear.path: problem.rank_of_share(linear, shares[linear.path]) for linear in problem.linears}
-
-    def worth(self, problem: RankBudget) -> GainPerByte:
-        """Return how far a step starts below its linear's share."""
-        return gain_per_byte_of_shares(problem, self.shares(problem))
+        return len(self.alphas) * self.run_seconds(steps) if self.alpha is None else 0.0
 
     def shares(self, problem: RankBudget) -> dict[str, float]:
         """Return the share of its bytes that each linear keeps, by path, at most 1."""
-        kinds: dict[str, list[LayerStatistics]] = {}
-        for linear in problem.linears:
-            kinds.setdefault(linear.kind, []).append(linear)
         shares = {}
-        for members in kinds.values():
+        for members in of_each_kind(problem.linears):
             scores = self._scores(problem, members)
             sizes = [linear.dense_bytes for linear in members]
             mean = sum(score * size for score, size in zip(scores, sizes, strict=True)) / sum(sizes)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from typing import ClassVar, Literal
 
-from eckart.methods.allocation.base import Allocation, gain_per_byte_of_shares
-from eckart.methods.allocation.fit_to_budget import GainPerByte
-from eckart.methods.allocation.rank_budget import RankBudget, Ranks
+from eckart.methods.allocation.by_shares import ByShares, of_each_kind
+from eckart.methods.allocation.rank_budget import RankBudget
 from eckart.methods.sensitivity.layer_statistics import LayerStatistics, Needs
 
 
-class TruncationLoss(Allocation):
+class TruncationLoss(ByShares):
     """Among linears of one kind, what is removed goes by ``1 / log(L)``.
 
     L is ``||W X - W' X||`` over all calibration tokens at the uniform rank. Of N linears of a kind, linear j loses the
@@ -22,22 +21,10 @@ class TruncationLoss(Allocation):
     name: Literal["truncation-loss"] = "truncation-loss"
     needs: ClassVar[Needs] = Needs.SPECTRUM
 
-    def choose(self, problem: RankBudget) -> Ranks:
-        """Return the rank of each linear's share."""
-        shares = self.shares(problem)
-        return {linear.path: problem.rank_of_share(linear, shares[linear.path]) for linear in problem.linears}
-
-    def worth(self, problem: RankBudget) -> GainPerByte:
-        """Return how far a step starts below its linear's share."""
-        return gain_per_byte_of_shares(problem, self.shares(problem))
-
     def shares(self, problem: RankBudget) -> dict[str, float]:
         """Return the share of its bytes that each linear keeps, by path; between 0 and 1."""
-        kinds: dict[str, list[LayerStatistics]] = {}
-        for linear in problem.linears:
-            kinds.setdefault(linear.kind, []).append(linear)
         shares = {}
-        for members in kinds.values():
+        for members in of_each_kind(problem.linears):
             weights = [1 / math.log(max(self._loss(problem, linear), math.e)) for linear in members]
             for linear, weight in zip(members, weights, strict=True):
                 removed = len(members) * (1 - problem.keep) * weight / sum(weights)
