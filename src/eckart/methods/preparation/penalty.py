@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Literal
@@ -31,6 +32,11 @@ class Penalized:
 
 class Penalty(Choice):
     """A choice of what is small where ``M = C^T W L`` is nearly of low rank."""
+
+    @property
+    def decomposes_every(self) -> float:
+        """Steps for one decomposition of all weights."""
+        return math.inf
 
     @abstractmethod
     def at(self, step: int) -> float:
@@ -64,6 +70,11 @@ class Tail(Penalty):
 
     weight: float = Field(1.0, ge=0.0)
     refresh: int = Field(10, ge=1)
+
+    @property
+    def decomposes_every(self) -> float:
+        """See :meth:`Penalty.decomposes_every`."""
+        return self.refresh
 
     def at(self, step: int) -> float:
         """Return the weight, the same in all steps."""
