@@ -115,9 +115,9 @@ class PreparationTraining(BlockTraining):
             return
         for number, weight in enumerate(self.weights):
             # A tensor of its own: that of the model in memory is not written to.
-            parameter = weight.linear.weight
-            matrix = matrices[str(number)].to(parameter.device, parameter.dtype)
-            parameter.data = matrix if weight_matrix(weight.linear) is parameter else matrix.T
+            stored: Tensor = weight.linear.weight  # type: ignore[assignment]
+            matrix = matrices[str(number)].to(stored.device, stored.dtype)
+            stored.data = matrix if weight_matrix(weight.linear) is stored else matrix.T
 
     def tails(self) -> dict[str, TailRecord]:
         """Return what each weight left out before the training and in the state that was kept, by path."""

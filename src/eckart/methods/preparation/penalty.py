@@ -112,7 +112,7 @@ class StableRank(Penalty):
         """Return ``first_weight (weight / first_weight)^(step / rise)``, and at last the weight."""
         if step >= self.rise:
             return self.weight
-        return self.first_weight * (self.weight / self.first_weight) ** (step / self.rise)
+        return self.first_weight * math.pow(self.weight / self.first_weight, step / self.rise)
 
     def of(self, matrix: Tensor, rank: int, energy: float, step: int, vectors: Tensor | None) -> Penalized:
         """See :meth:`Penalty.of`."""

@@ -37,7 +37,7 @@ class WeightToPrepare:
 class PreparedWeight:
     """A weight ``W = W_0 + D K`` of which D is trained, by the gradients of W and of a penalty of ``M = C^T W L``.
 
-    ``L = R / sqrt(tokens)``, so that ``||M||^2`` is the energy of the outputs of a token. K is the identity, or in white
+    ``L = R / sqrt(tokens)``, so that ``||M||^2`` is the energy of a token's outputs. K is the identity, or in white
     coordinates the left inverse of L, so that ``W L = W_0 L + D``.
 
     Args:
@@ -65,7 +65,7 @@ class PreparedWeight:
 
     def matrix(self) -> Tensor:
         """Return M for the present weight, (m, k)."""
-        whitened = weight_matrix(self.linear).detach() @ self.root
+        whitened: Tensor = weight_matrix(self.linear).detach() @ self.root
         return whitened if self.metric is None else self.metric.T @ whitened
 
     def add_gradient(self, penalty: Penalty, step: int, share: float) -> None:
