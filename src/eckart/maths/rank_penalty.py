@@ -3,8 +3,8 @@ r"""Penalties that are small where a matrix is near to one of low rank, and thei
 For singular values ``s_1 >= s_2 >= ...`` of M = U diag(s) V^T:
 
 - the tail at rank r, ``sum_{i > r} s_i^2``: what the best matrix of rank r leaves out. Its derivative is twice the
-  rest, ``2 (M - U_r U_r^T M)``. With U_r held fixed while M moves, ``||M - U_r U_r^T M||^2`` is at least the tail, and both
-  value and derivative are the same where U_r was found: it may be found again from time to time only.
+  rest, ``2 (M - U_r U_r^T M)``. With U_r held fixed while M moves, ``||M - U_r U_r^T M||^2`` is at least the tail, and
+  both value and derivative are the same where U_r was found: it may be found again from time to time only.
 - the stable rank, ``||M||_F^2 / s_1^2`` (Low-Rank Prehab, arXiv 2512.01980). Its derivative is
   ``2 M / s_1^2 - 2 ||M||_F^2 s_1^-3 u_1 v_1^T``. It falls also where s_1 grows and the tail stays.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -47,6 +48,8 @@ class PreparationTraining(BlockTraining):
         self.names = {id(p): name for name, p in run.module.named_parameters() if id(p) in chosen}
         fixed = frozenset(self.came) - frozenset(self.names.values())
         super().__init__(config, replace(run, fixed=fixed), sequences, {}, compute)
+        for parameter in self.parameters:
+            parameter.data = parameter.data.clone()  # a tensor of its own: that of the model is given back
         self.penalty, self.steps = config.penalty, 0
         white = config.coordinates == "white"
         self.weights = [PreparedWeight(wanted, linears[wanted.name], white=white) for wanted in weights]
@@ -60,6 +63,8 @@ class PreparationTraining(BlockTraining):
 
     def step(self, batch: Tensor, learning_rate: float) -> float:
         """Take one optimiser step on the sequences ``batch``, and return the dense block's squared error before it."""
+        if not self.is_finite():  # what has no singular values has no penalty either
+            return math.nan
         error = 0.0
         for part in self.sequences.parts(batch):
             squares = self._squared_error(part, self.block)
@@ -77,6 +82,8 @@ class PreparationTraining(BlockTraining):
 
     def loss(self, sequences: Tensor) -> float:
         """Return the squared error of the block with its weights cut to their ranks."""
+        if not self.is_finite():
+            return math.nan
         state: dict[str, Tensor] = {}
         self.shares.append([])
         for weight in self.weights:
@@ -114,7 +121,6 @@ class PreparationTraining(BlockTraining):
         if not self.kept:
             return
         for number, weight in enumerate(self.weights):
-            # A tensor of its own: that of the model in memory is not written to.
             stored: Tensor = weight.linear.weight  # type: ignore[assignment]
             matrix = matrices[str(number)].to(stored.device, stored.dtype)
             stored.data = matrix if weight_matrix(weight.linear) is stored else matrix.T
