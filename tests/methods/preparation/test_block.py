@@ -161,6 +161,7 @@ def short(penalty: Tail | StableRank, coordinates: Any) -> BlockPreparation:
         epochs=3,
         batch=3,
         learning_rate=2e-3,
+        relative=False,
         weight_decay=0.1,
         shuffle=False,
         held_out=0.25,
@@ -195,29 +196,28 @@ def loosened() -> Dense:
     """Return a block most of whose hidden units nobody looks at: their weights may as well be zero."""
     setting = Dense()
     with torch.no_grad():
-        setting.original.get_submodule("mlp.down_proj").weight[:, RANK:] = 0
+        behind = setting.original.get_submodule("mlp.down_proj").weight
+        behind[:, RANK:] = 0
+        behind.mul_(10)
         for name in ("mlp.gate_proj", "mlp.up_proj"):
-            setting.original.get_submodule(name).weight[RANK:] *= 2
+            setting.original.get_submodule(name).weight[RANK:] *= 0.3
     setting.look()
     return setting
 
 
 def test_weights_that_can_be_of_low_rank_at_the_same_outputs_become_so() -> None:
     setting, names = loosened(), ["mlp.gate_proj", "mlp.up_proj"]
-    settings = BlockPreparation(
-        epochs=60, batch=3, learning_rate=0.02, held_out=0.25, patience=60, penalty=Tail(weight=10.0)
-    )
+    settings = BlockPreparation(epochs=30, batch=6, learning_rate=0.1, held_out=0.25, penalty=Tail(weight=1.0))
     block, record = setting.prepare(settings, names=names)
     before = setting.cut_loss(setting.original, slice(6, 8), names=names)
     after = setting.cut_loss(block, slice(6, 8), names=names)
     assert (record.before, record.after) == pytest.approx((before, after), rel=2e-2)
-    assert after < 0.05 * before
+    assert after < 0.3 * before
     for name in names:
         tail = record.tails[f"m.{name}"]
-        assert tail.after < 0.1 * tail.before
-        values = torch.linalg.svdvals(
-            weight_matrix(setting.original.get_submodule(name)).double() @ torch.linalg.cholesky(setting.moments[name])
-        ).square()
+        assert tail.after < 0.05 * tail.before
+        weight = weight_matrix(setting.original.get_submodule(name)).double()
+        values = torch.linalg.svdvals(weight @ root_of(setting.moments[name])).square()
         assert tail.before == pytest.approx(float(values[RANK:].sum() / values.sum()), rel=1e-4)
 
 

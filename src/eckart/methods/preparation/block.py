@@ -43,6 +43,8 @@ class BlockPreparation(TrainingConfig, Preparation):
 
     Attributes:
         epochs: passes over the training sequences, at most; 0 prepares nothing.
+        batch: sequences in an optimiser step.
+        learning_rate: at its highest; of each weight a share of the root mean square of its numbers (``relative``).
         weight_decay: of AdamW, towards the original weights.
         held_out: share of the sequences that decide which weights are kept; there is no preparation without some.
         penalty: what draws the whitened weights to low rank.
@@ -53,7 +55,10 @@ class BlockPreparation(TrainingConfig, Preparation):
     place: ClassVar[str] = "preparation"
 
     name: Literal["block"] = "block"
-    epochs: int = Field(10, ge=0)
+    epochs: int = Field(20, ge=0)
+    batch: int = Field(4, ge=1)
+    learning_rate: float = Field(0.02, gt=0)
+    relative: bool = True
     weight_decay: float = Field(0.0, ge=0.0)
     held_out: float = Field(0.125, gt=0, lt=1)
     penalty: Annotated[AnyPenalty, Discriminator("name"), BeforeValidator(expand_name)] = Field(default_factory=Tail)

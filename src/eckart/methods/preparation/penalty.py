@@ -68,7 +68,7 @@ class Tail(Penalty):
 
     name: Literal["tail"] = "tail"
 
-    weight: float = Field(1.0, ge=0.0)
+    weight: float = Field(10.0, ge=0.0)
     refresh: int = Field(10, ge=1)
 
     @property

@@ -18,7 +18,13 @@ RECIPES = (
         allocation=Uniform(multiple=1, fill_budget=False),
         # Adam with 2e-5 and batches of 64, as the authors' code has it for BERT.
         preparation=BlockPreparation(
-            penalty=StableRank(), coordinates="white", learning_rate=2e-5, batch=64, warmup=0.0, final_learning_rate=1.0
+            penalty=StableRank(),
+            coordinates="white",
+            relative=False,
+            learning_rate=2e-5,
+            batch=64,
+            warmup=0.0,
+            final_learning_rate=1.0,
         ),
     ),
 )
