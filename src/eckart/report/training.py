@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from eckart.methods.preparation.record import PreparationRecord
 from eckart.methods.refinement.record import RefinementRecord
@@ -15,23 +15,25 @@ MOST_EPOCH_LINES = 12
 
 def refinement(runs: Sequence[Run]) -> list[Figure]:
     """Draw, for each refined run, the loss of each block before and after, and by epoch."""
-    return _of_blocks("refinement", {run.name: run.report.refinements for run in runs if run.report is not None})
+    return _of_blocks("refinement", [(run.name, run.report.refinements) for run in runs if run.report is not None])
 
 
 def preparation(runs: Sequence[Run]) -> list[Figure]:
     """Draw, for each prepared run, the loss of each block cut to its ranks before and after, and by epoch."""
-    return _of_blocks("preparation", {run.name: run.report.preparations for run in runs if run.report is not None})
+    return _of_blocks("preparation", [(run.name, run.report.preparations) for run in runs if run.report is not None])
 
 
-def _of_blocks(what: str, by_run: Mapping[str, Sequence[RefinementRecord | PreparationRecord]]) -> list[Figure]:
-    """Draw the losses of trainings of blocks, by the names of runs."""
-    trained = {name: records for name, records in by_run.items() if records}
+def _of_blocks(
+    what: str, runs: Iterable[tuple[str, Sequence[RefinementRecord | PreparationRecord]]]
+) -> list[Figure]:
+    """Draw the losses of trainings of blocks, those of runs with their names."""
+    trained = [(name, records) for name, records in runs if records]
     if not trained:
         return []
-    selects = [Select("Run", list(trained))]
+    selects = [Select("Run", [name for name, _ in trained])]
     by_block = Figure(f"{what}-blocks", f"The loss of each block before and after its {what}.", selects)
     by_epoch = Figure(f"{what}-epochs", "The loss by epoch, a line for each of some blocks.", selects)
-    for index, records in enumerate(trained.values()):
+    for index, (_, records) in enumerate(trained):
         held_out = all(record.before is not None for record in records)
         title = "relative loss, " + ("held-out samples" if held_out else "training samples")
         before = [record.before for record in records]
