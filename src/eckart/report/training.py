@@ -23,9 +23,7 @@ def preparation(runs: Sequence[Run]) -> list[Figure]:
     return _of_blocks("preparation", [(run.name, run.report.preparations) for run in runs if run.report is not None])
 
 
-def _of_blocks(
-    what: str, runs: Iterable[tuple[str, Sequence[RefinementRecord | PreparationRecord]]]
-) -> list[Figure]:
+def _of_blocks(what: str, runs: Iterable[tuple[str, Sequence[RefinementRecord | PreparationRecord]]]) -> list[Figure]:
     """Draw the losses of trainings of blocks, those of runs with their names."""
     trained = [(name, records) for name, records in runs if records]
     if not trained:
