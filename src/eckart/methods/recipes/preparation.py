@@ -16,7 +16,7 @@ RECIPES = (
         year=2025,
         objective=InputAware(),
         allocation=Uniform(multiple=1, fill_budget=False),
-        # Adam with 2e-5 and batches of 64, as the authors' code has it for BERT.
+        # Adam with 2e-5 and batches of 64, as the authors' code has it for BERT. How many epochs is our guess.
         preparation=BlockPreparation(
             penalty=StableRank(),
             coordinates="white",
@@ -25,6 +25,7 @@ RECIPES = (
             batch=64,
             warmup=0.0,
             final_learning_rate=1.0,
+            patience=20,  # to the last epoch: the weight of the penalty is small in the first ones
         ),
     ),
 )
