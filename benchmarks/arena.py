@@ -190,6 +190,6 @@ def departures(recipe: Recipe | None, asked: float, kept: float) -> list[str]:
 
 
 def _recovery(recipe: Recipe | None) -> str:
-    places: Sequence[str] = ("refinement", "distillation")
+    places: Sequence[str] = ("preparation", "refinement", "distillation")
     trained = [] if recipe is None else [getattr(recipe, p).name for p in places if getattr(recipe, p).training]
     return ", ".join(trained) or "none"

@@ -128,6 +128,7 @@ def test_every_recipe_on_a_small_real_model(tmp_path: Path) -> None:
         "dobi-svd": ["allocation.epochs=1", "allocation.training_samples=8"],
         "zs-svd-staged": ["allocation.stages=2"],
         "svd-llm-lora": ["distillation.epochs=1"],
+        "prehab": ["preparation.epochs=2"],
     }
     excess = {}
     for recipe, chosen in eckart.RECIPES.items():

@@ -105,6 +105,7 @@ def test_what_a_row_departs_from(arena: ModuleType) -> None:
         ("eora", ["fewer than 16 bits"]),
         ("aa-svd-remap", ["fewer than 16 bits", "recovery training"]),
         ("svd-llm-lora", ["recovery training"]),
+        ("prehab", ["recovery training"]),
     ):
         assert arena.departures(eckart.RECIPES[recipe], 0.8, 0.7991) == expected
     assert arena.departures(None, 1.0, 1.0) == []

@@ -16,6 +16,7 @@ from eckart.cli.progress import ProgressBar, progress_bar, progress_display
 from eckart.compression.estimate import Estimate
 from eckart.compression.plan import make_plan
 from eckart.compression.records import LayerRecord
+from eckart.methods.preparation.record import PreparationRecord
 from eckart.methods.recipes.loader import load_recipe
 from eckart.methods.refinement.record import RefinementRecord
 from eckart.methods.training.record import EpochRecord
@@ -67,6 +68,19 @@ def test_a_whole_run_ends_at_the_total(finished: int, progress: Progress, llama:
     for number in range(2):
         bar.on_distillation(number + 1, EPOCH)
     assert counts(progress) == (35, 35)
+
+
+def test_a_preparation_is_part_of_the_total(progress: Progress, llama: PreTrainedModel) -> None:
+    recipe = load_recipe("svd-llm", ["preparation=block", "preparation.epochs=5"])
+    plan = make_plan(llama, recipe, 0.6)
+    bar = ProgressBar(recipe, progress, quiet=True)
+    bar.on_start(plan, COST, 1)
+    # 7 layers and 5 epochs in each of 3 blocks.
+    assert counts(progress) == (12, 36)
+    bar.on_preparation_epoch("m.1", 1, EPOCH)
+    assert counts(progress)[0] == 13
+    bar.on_preparation(PreparationRecord(block="m.1", before=1.0, after=0.5, kept_epoch=1, epochs=[EPOCH], tails={}))
+    assert counts(progress)[0] == 17
 
 
 def test_the_time_that_is_expected_is_that_of_what_is_left(progress: Progress, llama: PreTrainedModel) -> None:

@@ -12,6 +12,7 @@ from eckart.cli.tables import (
     distillation,
     layer_kinds,
     left_alone,
+    preparations,
     refinements,
     sketches,
     targets,
@@ -20,6 +21,7 @@ from eckart.compression.model_check import LeftAlone, ModelCheck
 from eckart.compression.records import LayerRecord, SketchRecord
 from eckart.methods.distillation.record import DistillationRecord
 from eckart.methods.precision import Bits2, Bits4
+from eckart.methods.preparation.record import PreparationRecord, TailRecord
 from eckart.methods.recipes.loader import load_recipe
 from eckart.methods.refinement.record import RefinementRecord
 from eckart.methods.training.record import EpochRecord
@@ -98,6 +100,13 @@ def test_losses_are_those_that_were_measured(held_out: bool, header: str, losses
     table = refinements([refined("m.0", held_out=held_out), refined("m.1", held_out=held_out)])
     assert table.columns[1].header == header
     assert rows_of(table) == [["m.0", *losses, "2", "2"], ["m.1", *losses, "2", "2"]]
+
+
+def test_preparations_show_what_blocks_and_their_ranks_lose() -> None:
+    tails = {"m.0.a": TailRecord(before=0.3, after=0.1), "m.0.b": TailRecord(before=0.1, after=0.05)}
+    epoch = EpochRecord(training=0.01, held_out=0.4)
+    record = PreparationRecord(block="m.0", before=0.5, after=0.4, kept_epoch=1, epochs=[epoch], tails=tails)
+    assert rows_of(preparations([record])) == [["m.0", "0.5000", "0.4000", "20.00%", "7.50%", "1", "1"]]
 
 
 def test_a_block_without_an_epoch_has_no_losses() -> None:

@@ -23,6 +23,7 @@ from eckart.maths.nested import ENERGY, NATS
         ("svd-llm", ["structure=hybrid"], "structure 'hybrid'"),
         ("svd-llm", ["precision=8-bit"], "make up for what the others lose"),
         ("svd-llm", ["objective.affine=true"], "make up for what the others lose"),
+        ("svd-llm", ["preparation=block"], "preparation 'block', which draws"),
         ("svd-llm", ["refinement=block"], "a refinement, which trains"),
         ("svd-llm", ["distillation=logits"], "a distillation, which trains"),
         ("svd-llm", ["sharing=experts"], "sharing 'experts'"),

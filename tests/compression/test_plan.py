@@ -113,13 +113,17 @@ def test_short_samples_are_trained_on_in_larger_batches(llama: PreTrainedModel) 
     """But for rows of a text, which are as long as was asked for."""
     generator = torch.Generator().manual_seed(0)
     samples = [{"input_ids": torch.randint(100, (1, length), generator=generator)} for length in (5, 6, 7, 6)]
-    eckart_recipe = eckart.load_recipe("eckart")
+    trained = {"preparation": "block", "refinement": "block", "distillation": "logits"}
+    overrides = [part for place, name in trained.items() for part in (f"{place}={name}", f"{place}.batch=1")]
+    trained_recipe = eckart.load_recipe("svd-llm", overrides)
     items, rows = (
         calibrate(source, samples=4, length=6, seed=0, model=llama)
         for source in (samples, torch.randint(100, (4, 6), generator=generator))
     )
     for calibration, batch in ((items, 86), (rows, 1), (None, 1)):
-        recipe = make_plan(copy.deepcopy(llama), eckart_recipe, 0.6, calibration=calibration).recipe
+        recipe = make_plan(copy.deepcopy(llama), trained_recipe, 0.6, calibration=calibration).recipe
+        assert recipe.preparation.training is not None
+        assert recipe.preparation.training.batch == batch
         assert recipe.refinement.training is not None
         assert recipe.distillation.training is not None
         assert (recipe.refinement.training.batch, recipe.distillation.training.batch) == (batch, batch)

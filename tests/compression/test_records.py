@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 import eckart
 from eckart.compression.drift import BlockDrift, DriftError
 from eckart.compression.records import SPECTRUM_HEAD, SPECTRUM_POINTS, LayerRecord, Records, thin_spectrum
+from eckart.methods.preparation.record import PreparationRecord, TailRecord
 from eckart.methods.refinement.record import RefinementRecord
 
 
@@ -59,12 +60,15 @@ def test_records_of_a_block_are_put_behind_those_that_there_are() -> None:
     def layer(path: str) -> LayerRecord:
         return LayerRecord(path=path, out_features=2, in_features=3, rank=1, bytes=10, error=0.5)
 
+    tails = {"1.a": TailRecord(before=0.5, after=0.25)}
+    preparation = PreparationRecord(block="1", before=0.5, after=0.25, kept_epoch=1, epochs=[], tails=tails)
     refinement = RefinementRecord(block="1", before=1.0, after=0.5, kept_epoch=0, epochs=[])
     drift = BlockDrift(path="1", output=DriftError(relative=0.1, cosine=0.2), layers={})
-    first = Records().and_block([layer("0.a"), layer("0.b")], None, None, {"0.a": torch.ones(2, 1)})
-    both = first.and_block([layer("1.a")], refinement, drift, {"1.a": torch.zeros(2, 1)})
+    first = Records().and_block([layer("0.a"), layer("0.b")], None, None, None, {"0.a": torch.ones(2, 1)})
+    both = first.and_block([layer("1.a")], preparation, refinement, drift, {"1.a": torch.zeros(2, 1)})
     assert [record.path for record in both.layers] == ["0.a", "0.b", "1.a"]
-    assert (both.refinements, both.blocks) == ([refinement], [drift])
+    assert (both.preparations, both.refinements, both.blocks) == ([preparation], [refinement], [drift])
+    assert "preparations" not in first.model_dump()
     assert list(both.spectra) == ["0.a", "1.a"]
     # What was there is not changed.
     assert (len(first.layers), first.refinements, first.blocks, list(first.spectra)) == (2, [], [], ["0.a"])

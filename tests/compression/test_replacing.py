@@ -8,6 +8,7 @@ from eckart.compression.narrow import Narrowing
 from eckart.compression.plan import make_plan
 from eckart.compression.replacing import replacing
 from eckart.methods.recipes import RECIPES
+from eckart.methods.recipes.loader import load_recipe
 from eckart.methods.sensitivity.layer_statistics import shapes_of
 from eckart.methods.sensitivity.measurements import Measurements
 
@@ -27,3 +28,13 @@ def test_what_was_kept_of_inputs_is_looked_at_where_no_moments_come() -> None:
         assert isinstance(made, Factoriser)
         assert (made.kept is measurements) is kept
         assert made.components is None  # nothing was solved yet
+
+
+def test_a_solution_of_other_weights_than_those_that_were_prepared_is_not_taken() -> None:
+    for overrides, taken in (([], True), (["preparation=block"], False)):
+        plan = make_plan(make_model("llama"), load_recipe("svd-llm", overrides), 0.6)
+        linears = shapes_of(plan.blocks)
+        measurements = Measurements(linears, solutions={linears[0].path: (torch.eye(1), torch.eye(1))})
+        made = replacing(plan, measurements, torch.device("cpu"), inputs_kept=True)
+        assert isinstance(made, Factoriser)
+        assert (made.components is not None) is taken

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import yaml
@@ -17,6 +18,7 @@ from eckart.methods.distillation import LogitDistillation
 from eckart.methods.metric import Fisher
 from eckart.methods.objectives import OBJECTIVES, Anchored, InputAware, Weight
 from eckart.methods.precision import Bits4, Bits8, Bits16
+from eckart.methods.preparation import BlockPreparation
 from eckart.methods.recipe import HALF_MADE, Recipe
 from eckart.methods.refinement import BlockRefinement
 from eckart.methods.sharing import Shared, SharedByLoss
@@ -29,6 +31,7 @@ CHOICES = {
     "sharing": ["separate", "shared", "experts", "by-loss"],
     "precision": ["16-bit", "8-bit", "6-bit", "5-bit", "4-bit", "3-bit", "2-bit"],
     "solver": ["exact", "randomized"],
+    "preparation": ["none", "block"],
     "refinement": ["none", "block"],
     "distillation": ["none", "logits"],
 }
@@ -52,6 +55,10 @@ def test_what_goes_together_is_written_and_read_as_it_was(names: dict[str, str])
     unsolved = names["solver"] == "randomized" and (once or names["objective"] == "principal-outputs")
     based = names["allocation"] == "formats" and names["structure"] != "hybrid"
     based = based or (names["allocation"] == "knapsack" and names["structure"] != "dictionary")
+    unprepared = fitted or names["objective"] in ("weight", "principal-outputs") or names["sharing"] == "experts"
+    if names["preparation"] == "block":
+        unsolved = names["solver"] == "randomized" and names["objective"] == "principal-outputs"
+        beside = beside or unprepared
     if beside or based or remapped or unsolved or (whole and names["sharing"] == "experts"):
         with pytest.raises(RecipeError, match="Use "):
             Recipe.model_validate(names)
@@ -109,6 +116,43 @@ def test_the_layout_is_that_of_its_choices() -> None:
     assert (layout.structure, layout.precision, layout.affine) == (Pivoted(), Bits8(), True)
     # 3 rows of 20 and 7 of 3, a scale of two bytes for each, a bias of ten numbers and an index of two bytes a row.
     assert layout.bytes(10, 20, 3) == (60 + 6) + (21 + 14) + 20 + 20
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ({"objective": "weight"}, "objective 'weight' looks at no data"),
+        ({"objective": "principal-outputs"}, "objective 'principal-outputs' solves no equation"),
+        ({"objective": {"name": "input-aware", "affine": True}}, "an affine objective"),
+        ({"allocation": {"name": "zero-sum", "stages": 2}}, "allocation .* factors other weights"),
+        ({"structure": "hybrid"}, "structure 'hybrid' is no weight of low rank alone"),
+        ({"structure": "kept-columns"}, "structure 'kept-columns' is no weight"),
+        ({"structure": "dictionary"}, "structure 'dictionary' is no weight"),
+        ({"pairs": "narrow"}, "pairs=narrow factors none"),
+        ({"sharing": "experts"}, "sharing 'experts' gives experts one basis"),
+        (
+            {
+                "objective": {"name": "input-aware", "metric": {"name": "fisher", "token_weights": "gradient"}},
+                "allocation": "curvature",
+            },
+            "a metric with token_weights 'gradient'",
+        ),
+    ],
+)
+def test_what_does_not_go_with_a_preparation(wrong: dict[str, Any], why: str) -> None:
+    data = {"objective": "input-aware", **wrong}
+    with pytest.raises(RecipeError, match=f"Preparation 'block' .*{why}.*Use .*preparation=none"):
+        Recipe.model_validate({**data, "preparation": "block"})
+    assert Recipe.model_validate({**data, "preparation": {"name": "block", "epochs": 0}}).preparation.training is None
+
+
+def test_a_preparation_is_of_weights_that_are_solved_for_behind_it() -> None:
+    """Ranks by the equation of the original weights do not solve it for layers, then."""
+    recipe = Recipe(objective=InputAware(), allocation=Curvature())
+    assert recipe.solves_once
+    prepared = recipe.model_copy(update={"preparation": BlockPreparation()})
+    assert not prepared.ranks_are_of_the_same_equation
+    assert not prepared.solves_once
 
 
 def test_a_recipe_is_as_short_as_it_can_be() -> None:

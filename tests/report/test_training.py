@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 from tests.report.helpers import dense_run, folder_run
 
+from eckart.methods.preparation.record import PreparationRecord
 from eckart.methods.refinement.record import RefinementRecord
 from eckart.methods.training.record import EpochRecord
 from eckart.report.figure import Figure
 from eckart.report.runs import Run
-from eckart.report.training import MOST_EPOCH_LINES, distillation, refinement
+from eckart.report.training import MOST_EPOCH_LINES, distillation, preparation, refinement
 
 
 def refined(held_out: bool, blocks: int = 3) -> Run:
@@ -75,6 +76,18 @@ def test_of_many_blocks_some_are_drawn_both_ends_among_them() -> None:
     assert len(curves) == MOST_EPOCH_LINES
     assert (curves[0]["depth"], curves[-1]["depth"]) == (0, 1)
     assert curves[-1]["y"][0] == 39.5
+
+
+def test_preparations_are_drawn_alike() -> None:
+    run = refined(True)
+    assert run.report is not None
+    records = [PreparationRecord(**dict(record), tails={}) for record in run.report.refinements]
+    run.report = run.report.model_copy(update={"refinements": [], "preparations": records})
+    by_block, by_epoch = preparation([run, dense_run()])
+    assert (by_block.id, by_epoch.id) == ("preparation-blocks", "preparation-epochs")
+    for ours, other in zip((by_block, by_epoch), refinement([refined(True)]), strict=True):
+        assert ours.variants == other.variants
+    assert refinement([run]) == preparation([refined(True)]) == []
 
 
 def test_each_refined_run_has_its_variant() -> None:

@@ -51,6 +51,7 @@ def test_a_refinement_takes_longer(
         recipe = eckart.load_recipe("aa-svd", overrides)
         return estimated(llama, recipe, Calibration(tokens, "x", 0)).seconds
 
+    assert seconds("refinement=none") < seconds("refinement=none", "preparation=block", "preparation.epochs=200")
     assert seconds("refinement=none") < seconds("refinement.epochs=25") < seconds("refinement.epochs=250")
 
 

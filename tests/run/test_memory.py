@@ -77,6 +77,15 @@ def test_training_holds_four_numbers_a_weight_and_three_states(llama: PreTrained
     assert of_run(llama, "svd-llm").training == 0
 
 
+def test_a_preparation_holds_the_block_and_nine_numbers_a_weight_that_is_cut(llama: PreTrainedModel) -> None:
+    plan = make_plan(llama, eckart.RECIPES["prehab"], 0.6)
+    block = plan.blocks[0]
+    cut = sum(ref.size for ref in block.linears if plan.ranks[ref.path])
+    roots = sum(group.linears[0].in_features ** 2 for group in block.groups)
+    held = 4 * (sum(parameter.numel() for parameter in block.module.parameters()) + 9 * cut) + 24 * roots
+    assert of_run(llama, "prehab").training == held
+
+
 def test_an_accelerator_takes_the_work_and_the_host_the_streams(llama: PreTrainedModel) -> None:
     here, there = of_run(llama, "aa-svd-anchored"), of_run(llama, "aa-svd-anchored", device="meta")
     assert here.device == 0

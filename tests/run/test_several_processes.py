@@ -40,6 +40,12 @@ CASES: Cases = {  # every way of a sum, by a recipe that takes it
     "adasvd": (),
     "zs-svd-staged": ("allocation.stages=2",),
     "svd-llm-lora": ("distillation.batch=3", "distillation.learning_rate=1e-2"),
+    "prehab": (
+        "preparation.penalty=tail",
+        "preparation.batch=2",
+        "preparation.learning_rate=3e-3",
+        "preparation.epochs=3",
+    ),
     "saes-svd": ("objective.residual_anchoring=1", "objective.affine=true"),
     "aa-svd-anchored": TRAINED,
     "eckart-fast": ("allocation.multiple=1",),

@@ -76,6 +76,7 @@ def test_labels(tmp_path: Path):
         ("aa-svd", Way.WALKED),
         ("dobi-shift", Way.WALKED),
         ("saes-svd", Way.WALKED),
+        ("prehab", Way.WALKED),
         ("dobi-svd", Way.WALKED),
         ("svd-llm+solver=randomized", Way.WALKED),
         ("zs-svd-staged", Way.ALONE),

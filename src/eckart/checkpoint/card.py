@@ -37,7 +37,7 @@ TEMPLATE = """\
 | bytes of the whole model kept | {whole:.2%} ({before:.1f} to {after:.1f} MB, at 16 bits) |
 {reached}| calibration | {calibration} |
 | mean relative error of the layers on it, as factored | {error:.3f} |
-| refined afterwards | {refined} |
+{prepared}| refined afterwards | {refined} |
 
 The recipe and the versions of the software are in `config.json`, the ranks and errors of all layers in
 `eckart/report.json`. The licence is that of the original model{licences}.
@@ -127,6 +127,7 @@ def model_card(
         after=report.whole_bytes_after / 1e6,
         reached=_reached(report),
         calibration=calibration,
+        prepared=_prepared(report),
         refined=f"{len(report.refinements)} blocks, as a whole" if report.refinements else "no",
         error=sum(layer.error for layer in report.layers) / len(report.layers),
     )
@@ -152,6 +153,13 @@ def _reached(report: CompressionResult) -> str:
     return (
         f"| reached | {check.share_of_model:.1%} of the weights' bytes, {check.share_of_blocks:.1%} of the blocks' |\n"
     )
+
+
+def _prepared(report: CompressionResult) -> str:
+    """Return a row on how many blocks were trained before they were factored, if any were."""
+    taken = sum(bool(record.kept_epoch) for record in report.preparations)
+    count = len(report.preparations)
+    return f"| prepared before | {count} blocks; of {taken} the prepared weights lost less |\n" if count else ""
 
 
 def _line(text: object) -> str:

@@ -1,6 +1,6 @@
 """The folder ``eckart/`` of a compressed model: what was done to it, for people and for ``eckart report``.
 
-eckart/report.json           recipe, layers, refinements, errors by depth
+eckart/report.json           recipe, layers, preparations, refinements, errors by depth
 eckart/spectra.safetensors   singular values of each layer that was factored
 eckart/nested.safetensors    what each component is worth, if the folder serves several sizes
 eckart/timings.json          seconds and memory: the one file in which two runs of the same differ

@@ -25,7 +25,7 @@ from eckart.cli.console import (
     size_in_bytes,
 )
 from eckart.cli.progress import ProgressBar, progress_bar
-from eckart.cli.tables import distillation, layer_kinds, refinements, rounded_tables, sketches
+from eckart.cli.tables import distillation, layer_kinds, preparations, refinements, rounded_tables, sketches
 from eckart.compression.plan import check_keep
 from eckart.compression.result import CompressionResult
 from eckart.data.calibration import DEFAULT_LENGTH, DEFAULT_SAMPLES, MAX_SEED
@@ -205,6 +205,8 @@ def compress(
     output.print(layer_kinds(report.layers))
     if any(layer.sketch for layer in report.layers):
         output.print(sketches(report.layers))
+    if report.preparations:
+        output.print(preparations(report.preparations))
     if report.refinements:
         output.print(refinements(report.refinements))
     if report.distillation:
@@ -254,6 +256,7 @@ def _print_costs(report: CompressionResult, bar: ProgressBar, device: str) -> No
     parts = {
         "allocation": spent.allocation,
         "statistics": spent.statistics,
+        "preparation": spent.preparation,
         "factorisation": spent.factorisation,
         "refinement": spent.refinement,
         "distillation": spent.distillation,

@@ -21,7 +21,16 @@ from eckart.checkpoint.records import read_report
 from eckart.cli.console import command, megabytes, output
 from eckart.cli.rank_map import figure, terminal_map
 from eckart.cli.sizes import sizes_of, table_of
-from eckart.cli.tables import all_layers, cache_sizes, distillation, left_alone, refinements, rounded_tables, targets
+from eckart.cli.tables import (
+    all_layers,
+    cache_sizes,
+    distillation,
+    left_alone,
+    preparations,
+    refinements,
+    rounded_tables,
+    targets,
+)
 from eckart.compression.result import CompressionResult
 from eckart.errors import CheckpointError, EckartError, EckartWarning
 
@@ -79,6 +88,8 @@ def inspect(
         output.print()
     else:
         output.print(all_layers(report.layers))
+    if report.preparations:
+        output.print(preparations(report.preparations))
     if report.refinements:
         output.print(refinements(report.refinements))
     if report.distillation:

@@ -15,6 +15,7 @@ from eckart.compression.estimate import Estimate
 from eckart.compression.model_check import ModelCheck
 from eckart.compression.plan import Plan
 from eckart.compression.records import LayerRecord
+from eckart.methods.preparation.record import PreparationRecord
 from eckart.methods.recipe import Recipe
 from eckart.methods.refinement.record import RefinementRecord
 from eckart.methods.training.record import EpochRecord
@@ -36,7 +37,7 @@ class ProgressBar(Callback):
     def __init__(self, recipe: Recipe, progress: Progress, *, quiet: bool) -> None:
         self.recipe, self.progress, self.quiet = recipe, progress, quiet
         self.task = progress.add_task("preparing", total=None, error="-", start=False)
-        self.epochs = self.last_epochs = 0
+        self.first_epochs = self.epochs = self.last_epochs = 0
         self.cost: Estimate | None = None
         self.expected_seconds = 0.0
 
@@ -50,6 +51,8 @@ class ProgressBar(Callback):
         """Print what is expected, and start the bar."""
         self.cost, self.recipe = cost, plan.recipe  # which may have been chosen by a size meanwhile
         refinement, distillation = plan.recipe.refinement.training, plan.recipe.distillation.training
+        preparation = plan.recipe.preparation.training
+        self.first_epochs = preparation.epochs if preparation else 0
         self.epochs = refinement.epochs if refinement else 0
         self.last_epochs = distillation.epochs * len(distillation.sides) if distillation else 0
         blocks = len(plan.blocks)
@@ -72,8 +75,8 @@ class ProgressBar(Callback):
         done_layers = sum(len(block.linears) for block in plan.blocks[:finished])
         self.progress.update(
             self.task,
-            total=len(plan.linears) + blocks * self.epochs + self.last_epochs,
-            completed=done_layers + finished * self.epochs,
+            total=len(plan.linears) + blocks * (self.first_epochs + self.epochs) + self.last_epochs,
+            completed=done_layers + finished * (self.first_epochs + self.epochs),
         )
         self.progress.start_task(self.task)
 
@@ -95,6 +98,14 @@ class ProgressBar(Callback):
             f"Chose by the predicted loss a byte: {chosen}; {factors} layers with factors. Predicted rise of the "
             f"loss: {outlook.loss:.2g} nats a token; with {outlook.more:.0%} more bytes {outlook.loss_at_more:.2g}."
         )
+
+    def on_preparation_epoch(self, block: str, number: int, record: EpochRecord) -> None:
+        """Advance by one epoch."""
+        self.on_epoch(f"{block} dense", number, record)
+
+    def on_preparation(self, record: PreparationRecord) -> None:
+        """Advance by the epochs that were not needed."""
+        self.progress.update(self.task, advance=self.first_epochs - len(record.epochs))
 
     def on_layer(self, record: LayerRecord) -> None:
         """Advance by one layer."""

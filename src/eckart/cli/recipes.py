@@ -26,7 +26,10 @@ def recipes(
     if name is not None:
         output.print(load_recipe(name, keep=keep).to_yaml(), end="", soft_wrap=True)
         return
-    places, trainings = ("objective", "allocation", "structure", "precision"), ("refinement", "distillation")
+    places, trainings = (
+        ("objective", "allocation", "structure", "precision"),
+        ("preparation", "refinement", "distillation"),
+    )
     table = Table("recipe", *places, "training", "what it is", "paper", box=box.SIMPLE)
     for recipe in (load_recipe(known, keep=keep) for known in RECIPES):
         label = f"{recipe.name} (default)" if recipe.name == DEFAULT_RECIPE else recipe.name

@@ -15,6 +15,7 @@ from eckart.compression.embedding import EmbeddingRecord
 from eckart.compression.model_check import LEAST_SHOWN, ModelCheck
 from eckart.compression.records import LayerRecord, SketchRecord
 from eckart.methods.distillation.record import DistillationRecord
+from eckart.methods.preparation.record import PreparationRecord
 from eckart.methods.recipe import Recipe
 from eckart.methods.refinement.record import RefinementRecord
 from eckart.methods.targets import Target
@@ -117,6 +118,19 @@ def _become(target: Target) -> str:
     if target.keep is not None:
         return f"{target.keep:.4g} of their bytes"
     return "targets again" if target.rank is None else f"rank {target.rank}"
+
+
+def preparations(records: Sequence[PreparationRecord]) -> Table:
+    """Return one row a prepared block: what its output and its layers lose at their ranks, before and after."""
+    columns = ("held-out loss at the ranks before", "after", "left out by the ranks before", "after", "epochs", "best")
+    table = Table("block", *columns, box=box.SIMPLE)
+    for record in records:
+        losses = ["-" if loss is None else f"{loss:.4f}" for loss in (record.before, record.after)]
+        count = max(1, len(record.tails))
+        shares = [sum(getattr(tail, when) for tail in record.tails.values()) / count for when in ("before", "after")]
+        left_out = [f"{share:.2%}" for share in shares]
+        table.add_row(record.block, *losses, *left_out, str(len(record.epochs)), str(record.kept_epoch))
+    return table
 
 
 def refinements(records: Sequence[RefinementRecord]) -> Table:

@@ -6,6 +6,7 @@ from eckart.compression.estimate import Estimate
 from eckart.compression.model_check import ModelCheck
 from eckart.compression.plan import Plan
 from eckart.compression.records import LayerRecord
+from eckart.methods.preparation.record import PreparationRecord
 from eckart.methods.refinement.record import RefinementRecord
 from eckart.methods.training.record import EpochRecord
 
@@ -35,6 +36,12 @@ class Callback:
 
     def on_allocation(self, plan: Plan) -> None:
         """Hear what the ranks are, and what is expected of them."""
+
+    def on_preparation_epoch(self, block: str, number: int, record: EpochRecord) -> None:
+        """Hear that an epoch of a block's preparation is done; ``number`` counts from 1."""
+
+    def on_preparation(self, record: PreparationRecord) -> None:
+        """Hear that a block is prepared, before its layers are factored."""
 
     def on_layer(self, record: LayerRecord) -> None:
         """Hear that a linear layer is factored."""

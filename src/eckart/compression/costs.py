@@ -22,6 +22,7 @@ class Timings(BaseModel):
 
     allocation: float = 0.0
     statistics: float = 0.0
+    preparation: float = 0.0
     factorisation: float = 0.0
     refinement: float = 0.0
     distillation: float = 0.0

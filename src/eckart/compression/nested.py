@@ -52,6 +52,8 @@ def _reasons(recipe: Recipe) -> Iterator[str]:
         yield f"sharing {recipe.sharing.name!r}, which fits the rows of each expert to the rank"
     if recipe.solver.sketches:
         yield f"solver {recipe.solver.name!r}, which finds components for one rank"
+    if recipe.preparation.training is not None:
+        yield f"preparation {recipe.preparation.name!r}, which draws weights to one rank"
     for name in ("refinement", "distillation"):
         if getattr(recipe, name).training is not None:
             yield f"a {name}, which trains all components together"

@@ -258,6 +258,7 @@ def _suited_to(recipe: Recipe, calibration: Calibration | None) -> Recipe:
     trained = {
         name: training.on_short_samples(calibration.token_count / len(calibration))
         for name, training in (
+            ("preparation", recipe.preparation.training),
             ("refinement", recipe.refinement.training),
             ("distillation", recipe.distillation.training),
         )

@@ -13,6 +13,7 @@ from eckart.files.field_types import Count, Label, Size
 from eckart.methods.distillation.record import DistillationRecord
 from eckart.methods.layout import dense_bytes
 from eckart.methods.precision import AnyBase
+from eckart.methods.preparation.record import PreparationRecord
 from eckart.methods.refinement.record import RefinementRecord
 
 SPECTRUM_POINTS = 512  # of a layer that are kept, at most
@@ -84,6 +85,7 @@ class Records(BaseModel):
 
     Attributes:
         layers: every linear of the blocks, in order of execution.
+        preparations: every block that was prepared, in order of execution.
         refinements: every block that was refined, in order of execution.
         distillation: what it did; None if there was none. Errors of layers and blocks are those before it.
         blocks: errors by depth; empty if the recipe looks at no data.
@@ -95,14 +97,21 @@ class Records(BaseModel):
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
     layers: list[LayerRecord] = []
+    preparations: list[PreparationRecord] = []
     refinements: list[RefinementRecord] = []
     distillation: DistillationRecord | None = None
     blocks: list[BlockDrift] = []
     spectra: dict[str, Tensor] = Field(default_factory=dict, exclude=True)
 
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_there(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # As before there was such a list: records of runs without one stay the same to the byte.
+        return {k: v for k, v in write(self).items() if v or k != "preparations"}
+
     def and_block(
         self,
         layers: list[LayerRecord],
+        preparation: PreparationRecord | None,
         refinement: RefinementRecord | None,
         drift: BlockDrift | None,
         spectra: dict[str, Tensor],
@@ -110,6 +119,7 @@ class Records(BaseModel):
         """Return these records with those of one more block."""
         return Records(
             layers=[*self.layers, *layers],
+            preparations=[*self.preparations, *([] if preparation is None else [preparation])],
             refinements=[*self.refinements, *([] if refinement is None else [refinement])],
             distillation=self.distillation,
             blocks=[*self.blocks, *([] if drift is None else [drift])],

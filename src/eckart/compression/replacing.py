@@ -23,10 +23,12 @@ def replacing(
     """
     if plan.recipe.pairs.narrows:
         return Narrowing(plan, device)
+    recipe = plan.recipe
     kept = inputs_kept or bool(measurements.moments)
-    solved = measurements.solutions and (plan.recipe.weighs_tokens or kept) and not plan.recipe.structure.fits_itself
+    solved = measurements.solutions and (recipe.weighs_tokens or kept) and not recipe.structure.fits_itself
+    solved = solved and recipe.preparation.training is None  # whose weights are not those that were solved for
     return Factoriser(
-        plan.recipe,
+        recipe,
         plan,
         device,
         measurements.metrics,

@@ -49,7 +49,8 @@ class CompressionResult(Records):
     @model_serializer(mode="wrap")
     def _without_what_is_not_there(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # As before there was such a record: those of runs without it stay the same to the byte.
-        return {k: v for k, v in write(self).items() if v is not None or k != "embedding"}
+        found = {k: v for k, v in write(self).items() if v is not None or k != "embedding"}
+        return {k: v for k, v in found.items() if v or k != "preparations"}
 
     @property
     def keep(self) -> float:

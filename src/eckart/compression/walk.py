@@ -24,6 +24,7 @@ from eckart.blocks.passes import (
 )
 from eckart.blocks.routed_passes import routed_moments
 from eckart.blocks.tensor_cache import ScratchSpace
+from eckart.compression.block_trainings import BlockTrainings
 from eckart.compression.callback import Callback
 from eckart.compression.costs import Costs, Timings
 from eckart.compression.distil.run import distil, put_layers
@@ -50,9 +51,7 @@ from eckart.errors import CalibrationError
 from eckart.maths.moments import Moments
 from eckart.methods.distillation import ModelTraining
 from eckart.methods.objectives import InputSource
-from eckart.methods.refinement import RefinementRecord, Sequences
 from eckart.methods.sensitivity.measurements import Measurements
-from eckart.methods.training import TrainingRun
 
 
 def compress_blocks(
@@ -132,6 +131,9 @@ class _Walk:
         self.streams = WalkStreams(self.model, self.recipe, moments_kept=bool(self.measurements.moments))
         device = moment_device(self.model.device)
         self.factoriser = replacing(self.plan, self.measurements, device, inputs_kept=self.inputs_kept)
+        self.trainings = BlockTrainings(
+            self.plan, self.streams, self.measurements, device, self.recompute, self.callback, self.timings
+        )
 
     def run(self) -> CompressionResult:
         """Walk over all blocks that are not finished yet, and distil the model if that is wanted."""
@@ -187,7 +189,7 @@ class _Walk:
         return behind
 
     def _compress(self, state: WalkState, block: Block, onloaded: OnloadedModule) -> WalkState:
-        """Factor the linears of a block group by group, refine it, and move the hidden states behind it."""
+        """Prepare a block, factor its linears group by group, refine it, and move the hidden states behind it."""
         number = state.finished
         outputs = None
         if state.followed is not None:
@@ -195,6 +197,7 @@ class _Walk:
                 outputs = outputs_of(block, self.streams.few_original.block_pass(number), state.followed.original)
         with self.timings.measure("statistics"):
             seen = self._observe_original(state, block)
+        preparation = self.trainings.prepare(state, seen.behind, seen.moments, block, onloaded)
         layers: list[LayerRecord] = []
         lent = original_linears(onloaded, block.linears_in_mixtures, copied=self.recipe.refinement.training is not None)
         for groups in self._rounds(block):
@@ -205,7 +208,7 @@ class _Walk:
         outputs = self.factoriser.comparable(block, outputs)
         refinement = None
         if any(self.plan.changes(layer.path) for layer in (*state.records.layers, *layers)):
-            refinement = self._refine(state, seen.behind, block, onloaded)
+            refinement = self.trainings.refine(state, seen.behind, block, onloaded)
         compressed = None
         with self.timings.measure("statistics"):
             if state.compressed is not None and self._is_looked_at(number):
@@ -215,7 +218,7 @@ class _Walk:
             self.factoriser.finish(block)
             found = self.factoriser.spectra
             spectra = {ref.path: found[ref.path] for ref in block.linears if ref.path in found}
-        records = state.records.and_block(layers, refinement, drift, spectra)
+        records = state.records.and_block(layers, preparation, refinement, drift, spectra)
         return replace(
             state, finished=number + 1, original=seen.behind, compressed=compressed, followed=followed, records=records
         )
@@ -258,7 +261,9 @@ class _Walk:
 
     def _is_looked_at(self, number: int) -> bool:
         """Return whether anybody looks at the hidden states behind a block."""
-        trains = self.recipe.refinement.needs_data or self.recipe.distillation.needs_data
+        recipe = self.recipe
+        trains = recipe.refinement.needs_data or recipe.distillation.needs_data
+        trains = trains or recipe.preparation.training is not None
         return trains or number + 1 < len(self.plan.blocks)
 
     def _follow(
@@ -316,34 +321,6 @@ class _Walk:
         if originals is not None:
             originals.delete()
         return moments
-
-    def _refine(
-        self, state: WalkState, desired: HiddenStates | None, block: Block, onloaded: OnloadedModule
-    ) -> RefinementRecord | None:
-        """Refine a block if the recipe says so, to what the original one gives."""
-        refinement = self.recipe.refinement.training
-        if refinement is None:
-            return None
-        assert state.original is not None
-        assert state.compressed is not None
-        assert desired is not None
-        training = TrainingRun(
-            compute=self.model.compute,
-            # Each block has an order of its own, which does not depend on where a run was resumed.
-            seed=self.model.seed * len(self.plan.blocks) + state.finished,
-            recompute=self.recompute,
-            on_epoch=lambda number, epoch: self.callback.on_epoch(block.path, number, epoch),
-        )
-        known = self.model.known
-        sequences = Sequences(
-            state.compressed, state.original, desired, self.model.device, known.at_once, len(known), known.places
-        )
-        run = self.streams.compressed.block_pass(state.finished)
-        metric = self.measurements.block_metrics.get(block.path)
-        with self.timings.measure("refinement"):
-            record = refinement.refine(run, block.path, sequences, onloaded.dtypes, training, metric)
-        self.callback.on_refinement(record)
-        return record
 
     def _distil(self, config: ModelTraining, state: WalkState) -> WalkState:
         """Distil the finished model, and put what comes of it in the place of what was there.

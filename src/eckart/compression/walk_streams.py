@@ -57,7 +57,7 @@ class WalkStreams:
         """
         recipe, known = self.recipe, self.model.known
         sizes: set[int] = set()
-        for training in (recipe.refinement.training, recipe.distillation.training):
+        for training in (recipe.preparation.training, recipe.refinement.training, recipe.distillation.training):
             if training is not None:
                 sizes |= training.batch_sizes(len(known), known.at_once)
         stream = self.original.enter(name=ORIGINAL, sizes=sorted(sizes))
@@ -70,7 +70,7 @@ class WalkStreams:
         followed = FollowedTokens.of(self.model.cache(FOLLOWED, 0), list(few), list(few))
         few.delete()
         source, refined = recipe.objective.input_source, recipe.refinement.needs_data
-        looks_at_original = refined or recipe.distillation.needs_data
+        looks_at_original = refined or recipe.distillation.needs_data or recipe.preparation.training is not None
         sums_original = source is InputSource.ORIGINAL and not self.moments_kept
         original = looks_at_original or sums_original or source is InputSource.BOTH
         compressed = refined or source in (InputSource.COMPRESSED, InputSource.BOTH)

@@ -29,6 +29,7 @@ from eckart.methods.layout import Layout
 from eckart.methods.objectives import OBJECTIVES, InputSource, Objective
 from eckart.methods.pairs import AnyPairs, NoPairs
 from eckart.methods.precision import AnyPrecision, Bits16
+from eckart.methods.preparation import AnyPreparation, NoPreparation
 from eckart.methods.refinement import AnyRefinement, NoRefinement
 from eckart.methods.sharing import AnySharing, Separate
 from eckart.methods.solver import AnySolver, Exact
@@ -56,6 +57,7 @@ class Recipe(BaseModel):
         precision: how its numbers are stored.
         embedding: how the rows of the embedding are, and those of a head over the same vocabulary.
         solver: how the equation is solved for a linear whose rank is known.
+        preparation: how a dense block is trained before its linears are factored, whose ranks are known.
         refinement: how a block is trained once its linears are factored.
         distillation: how the model is trained once all blocks are.
         targets: what patterns of linears become, in order: later ones win. Of a mapping from patterns to ``leave``,
@@ -92,6 +94,9 @@ class Recipe(BaseModel):
         default_factory=Bits16
     )
     solver: Annotated[AnySolver, Discriminator("name"), BeforeValidator(expand_name)] = Field(default_factory=Exact)
+    preparation: Annotated[AnyPreparation, Discriminator("name"), BeforeValidator(expand_name)] = Field(
+        default_factory=NoPreparation
+    )
     refinement: Annotated[AnyRefinement, Discriminator("name"), BeforeValidator(expand_name)] = Field(
         default_factory=NoRefinement
     )
@@ -118,7 +123,12 @@ class Recipe(BaseModel):
         # As before there were these: files of runs without them stay the same to the byte.
         unsaid = {k for k in ("targets", "towers") if not getattr(self, k)}
         if info.context != ALL_FIELDS:
-            defaults = (("solver", Exact()), ("embedding", Bits16()), ("pairs", NoPairs()))
+            defaults = (
+                ("solver", Exact()),
+                ("embedding", Bits16()),
+                ("pairs", NoPairs()),
+                ("preparation", NoPreparation()),
+            )
             unsaid |= {k for k, default in defaults if getattr(self, k) == default}
         return {k: v for k, v in write(self).items() if k not in unsaid}
 
@@ -135,6 +145,7 @@ class Recipe(BaseModel):
         """Yield which choices do not go together, and why; they are asked, and not told apart by their classes."""
         objective, allocation, structure = self.objective, self.allocation, self.structure
         yield from self._conflicts_of_pairs()
+        yield from self._conflicts_of_preparation()
         # Weights of tokens are measured before anything is compressed, and nowhere else.
         found = {
             f"objective {objective.name!r}": not objective.takes_token_weights,
@@ -224,6 +235,26 @@ class Recipe(BaseModel):
                 "block-influence, and all else as it is by default; or pairs=none."
             )
 
+    def _conflicts_of_preparation(self) -> Iterator[str]:
+        """Yield what does not go with weights that are drawn to low rank before they are factored."""
+        objective, allocation = self.objective, self.allocation
+        found = {
+            f"objective {objective.name!r} looks at no data": not objective.needs_data,
+            f"objective {objective.name!r} solves no equation of a weight": objective.observes_outputs,
+            "an affine objective moves the means": objective.adds_bias,
+            "a metric with token_weights 'gradient' solves it before": self.weighs_tokens,
+            f"allocation {allocation.label} factors other weights than the original ones": allocation.changes_weights,
+            f"structure {self.structure.name!r} is no weight of low rank alone": self.structure.fits_itself,
+            f"pairs={self.pairs.name} factors none": self.pairs.narrows,
+            f"sharing {self.sharing.name!r} gives experts one basis": self.sharing.fuses_experts,
+        }
+        for why in (why for why, is_so in found.items() if is_so and self.preparation.training is not None):
+            yield (
+                f"Preparation {self.preparation.name!r} draws the original weights towards what the equation will cut "
+                f"from them, and {why}. Use an objective with data, such as input-aware, two factors or pivots, or "
+                "preparation=none."
+            )
+
     @property
     def citation(self) -> str:
         """The paper that it is from, in one line; empty if there is none."""
@@ -248,7 +279,8 @@ class Recipe(BaseModel):
         """Whether ranks follow from the equation that layers are made by, so that it need not be solved again."""
         objective, sharing = self.objective, self.sharing
         original_alone = objective.input_source is InputSource.ORIGINAL and not objective.observes_outputs
-        return original_alone and self.allocation.solves_first and not (sharing.fuses or sharing.measures)
+        same = original_alone and self.preparation.training is None
+        return same and self.allocation.solves_first and not (sharing.fuses or sharing.measures)
 
     @property
     def solves_once(self) -> bool:

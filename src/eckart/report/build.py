@@ -175,6 +175,13 @@ def _sections(runs: Sequence[Run], series: dict[str, int]) -> list[Section]:
             _groups(spectra),
         ),
         Section(
+            "preparation",
+            "Preparation",
+            "Squared error of each block's output with its weights cut to their ranks, over what the block changes, on "
+            "held-out samples: of the original weights, and of those that were prepared, by epoch.",
+            _groups(*training.preparation(runs)),
+        ),
+        Section(
             "refinement",
             "Refinement",
             "Squared error of each block's output over what the block changes, before and after its training, and by "

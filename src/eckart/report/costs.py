@@ -8,7 +8,16 @@ from typing import Any
 from eckart.report.figure import Figure, axis, plain, rounded
 from eckart.report.runs import Run
 
-PARTS = ("allocation", "statistics", "factorisation", "refinement", "distillation", "files", "records")
+PARTS = (
+    "allocation",
+    "statistics",
+    "preparation",
+    "factorisation",
+    "refinement",
+    "distillation",
+    "files",
+    "records",
+)
 UNTOLD = 0.02  # of the time of a run, from which on what is left over is shown
 SHORTEST = 1e-3  # seconds
 ROW, AROUND = 26, 150  # pixels

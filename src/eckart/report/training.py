@@ -1,9 +1,11 @@
-"""What trainings did: refinements of blocks, and distillations of models."""
+"""What trainings did: preparations and refinements of blocks, and distillations of models."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from eckart.methods.preparation.record import PreparationRecord
+from eckart.methods.refinement.record import RefinementRecord
 from eckart.methods.training.record import TrainingRecord
 from eckart.report.figure import DASHES, Figure, Select, Trace, axis, marker, plain, rounded, thinned
 from eckart.report.runs import Run
@@ -13,15 +15,23 @@ MOST_EPOCH_LINES = 12
 
 def refinement(runs: Sequence[Run]) -> list[Figure]:
     """Draw, for each refined run, the loss of each block before and after, and by epoch."""
-    refined = [run for run in runs if run.report is not None and run.report.refinements]
-    if not refined:
+    return _of_blocks("refinement", [(run.name, run.report.refinements) for run in runs if run.report is not None])
+
+
+def preparation(runs: Sequence[Run]) -> list[Figure]:
+    """Draw, for each prepared run, the loss of each block cut to its ranks before and after, and by epoch."""
+    return _of_blocks("preparation", [(run.name, run.report.preparations) for run in runs if run.report is not None])
+
+
+def _of_blocks(what: str, runs: Iterable[tuple[str, Sequence[RefinementRecord | PreparationRecord]]]) -> list[Figure]:
+    """Draw the losses of trainings of blocks, those of runs with their names."""
+    trained = [(name, records) for name, records in runs if records]
+    if not trained:
         return []
-    selects = [Select("Run", [run.name for run in refined])]
-    by_block = Figure("refinement-blocks", "The loss of each block before and after its refinement.", selects)
-    by_epoch = Figure("refinement-epochs", "The loss by epoch, a line for each of some blocks.", selects)
-    for index, run in enumerate(refined):
-        assert run.report is not None
-        records = run.report.refinements
+    selects = [Select("Run", [name for name, _ in trained])]
+    by_block = Figure(f"{what}-blocks", f"The loss of each block before and after its {what}.", selects)
+    by_epoch = Figure(f"{what}-epochs", "The loss by epoch, a line for each of some blocks.", selects)
+    for index, (_, records) in enumerate(trained):
         held_out = all(record.before is not None for record in records)
         title = "relative loss, " + ("held-out samples" if held_out else "training samples")
         before = [record.before for record in records]

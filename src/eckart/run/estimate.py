@@ -95,6 +95,7 @@ class _Probe:
     def activation_bytes(self) -> int:
         """Return what the training of a block holds between the forward and the backward pass of one batch."""
         trains = self.recipe.refinement.needs_data or self.recipe.distillation.needs_data
+        trains = trains or self.recipe.preparation.training is not None
         if self.calibration is None or not trains:
             return 0
         if self.calibration.tokens is None:
@@ -131,6 +132,7 @@ class _Probe:
             with torch.no_grad():
                 passes = [seconds_of(lambda: call(dense, hidden), self.device)]
                 passes.append(seconds_of(lambda: call(factored, hidden), self.device))
+            seconds += self._preparation_seconds(dense, call, hidden, passes[0], seconds)
             refinement = self.recipe.refinement.training
             if refinement is not None:
                 factored = _trainable(factored)
@@ -145,6 +147,30 @@ class _Probe:
                 len(self.calibration) / at_once
             )
         return seconds
+
+    def _preparation_seconds(
+        self, dense: nn.Module, call: BlockArguments, hidden: Tensor, once: float, solved: float
+    ) -> float:
+        """Return the seconds of a block's preparation.
+
+        Args:
+            dense: the block.
+            call: how it is called.
+            hidden: a batch in front of it.
+            once: seconds of a pass of that.
+            solved: seconds of solving for its linears, about as long as cutting them once.
+        """
+        preparation = self.recipe.preparation.training
+        if preparation is None or self.calibration is None:
+            return 0.0
+        trained = _trainable(copy.deepcopy(dense))
+        both = seconds_of(lambda: self._forward_and_backward(trained, call, hidden), self.device)
+        samples = len(self.calibration)
+        trained_on, held_out = preparation.split(samples)
+        epochs, steps = preparation.epochs_on(samples), preparation.steps(samples)
+        passes = epochs * (both * trained_on + once * held_out) / self.calibration.at_once
+        cuts = epochs + 1 + steps / preparation.penalty.decomposes_every
+        return passes + steps * self._step_seconds(preparation, trained) + cuts * solved
 
     def allocation_seconds(self) -> float:
         """Return the seconds of what is measured before the ranks are known."""

@@ -38,8 +38,8 @@ class Memory:
         embedding: while the first hidden states are made.
         statistics: moments and what is summed into them.
         solver: while a linear is factored.
-        training: float32 weights, gradients and optimiser of a refinement.
-        activations: of a batch of sequences in a refinement.
+        training: float32 weights, gradients and optimiser of a refinement, or of a preparation.
+        activations: of a batch of sequences in one of them.
         student: weights, gradients and optimisers of all blocks in a distillation, and the logits of a sequence.
         student_activations: of a batch of sequences in all blocks.
         blocks: how many there are.
@@ -122,8 +122,11 @@ def memory_of_run(
         sequences = calibration.at_once
         batch = rows * sequences // len(calibration)
         refinement, distillation = recipe.refinement.training, recipe.distillation.training
+        preparation = recipe.preparation.training
+        if preparation is not None:
+            refined_on = min(preparation.batch, sequences)
         if refinement is not None:
-            refined_on = min(refinement.batch, sequences)  # larger batches are run in parts
+            refined_on = max(refined_on, min(refinement.batch, sequences))  # larger batches are run in parts
         if distillation is not None:
             distilled_on = min(distillation.batch, len(calibration))
         width, numbers = plan.blocks[-1].width, model.stream_numbers
@@ -153,6 +156,13 @@ def memory_of_run(
         if refinement is not None:
             # Weights, gradients and two moments of the optimiser; the best state and the present one; its float32 copy.
             training = _trained(block, plan) * (4 * FLOAT32 + 2 * stored + FLOAT32)
+        if preparation is not None:
+            # The float32 block; of what is trained the original, the change, its gradient and two moments of the
+            # optimiser, the best state, and the penalty's matrices; roots and inverses of the inputs' moments.
+            cut = [ref for ref in block.linears if plan.ranks[ref.path]]
+            roots = sum(group.linears[0].in_features ** 2 for group in block.groups if not group.routed)
+            prepared = _parameters(block) + 9 * sum(ref.size for ref in cut)
+            training = max(training, prepared * FLOAT32 + roots * (2 * FLOAT64 + 2 * FLOAT32))
         if distillation is not None:
             student = sum(_trained(b, plan) for b in plan.blocks) * (4 * FLOAT32 + 2 * stored)
             # Of both models, with their logarithms and a gradient; the head beside them.

@@ -118,6 +118,7 @@ def way_of(recipe: Recipe) -> Way:
         objective.input_source in (InputSource.NONE, InputSource.ORIGINAL) and not objective.observes_outputs
     )
     trained = recipe.refinement.needs_data or recipe.distillation.needs_data
+    trained = trained or recipe.preparation.training is not None
     # Experts are fitted again when their basis is known, and what is solved from a sketch is so for one rank.
     looks_again = trained or recipe.sharing.fuses_experts or recipe.solver.sketches
     return Way.TRUNCATED if original_only and not looks_again else Way.WALKED

@@ -17,6 +17,7 @@ from eckart.methods.choice import ALL_FIELDS, Choice
 from eckart.methods.distillation import AnyDistillation
 from eckart.methods.objectives import OBJECTIVES
 from eckart.methods.precision import AnyPrecision
+from eckart.methods.preparation import AnyPreparation
 from eckart.methods.recipe import HALF_MADE, Recipe
 from eckart.methods.recipes.eckart import BY_BUDGET, for_budget
 from eckart.methods.recipes.published import RECIPES
@@ -180,6 +181,7 @@ def _fields_beside(path: list[str], data: dict[str, Any]) -> list[str]:
         "precision": _by_name(AnyPrecision.__args__),
         "embedding": _by_name(AnyPrecision.__args__),
         "solver": _by_name(AnySolver.__args__),
+        "preparation": _by_name(AnyPreparation.__args__),
         "refinement": _by_name(AnyRefinement.__args__),
         "distillation": _by_name(AnyDistillation.__args__),
     }

@@ -17,7 +17,7 @@ from eckart.methods.objectives import (
 )
 from eckart.methods.precision import Bits4, Bits8
 from eckart.methods.recipe import Recipe
-from eckart.methods.recipes import pairs, ranks, recovery, structures
+from eckart.methods.recipes import pairs, preparation, ranks, recovery, structures
 from eckart.methods.recipes.eckart import BY_BUDGET, for_budget
 from eckart.methods.refinement import BlockRefinement
 from eckart.methods.structure import Hybrid, Remapped, TwoFactor
@@ -232,6 +232,7 @@ RECIPES: dict[str, Recipe] = {
             structure=Hybrid(alternations=2),
         ),
         *ranks.RECIPES,
+        *preparation.RECIPES,
         *recovery.RECIPES,
         *structures.RECIPES,
         *pairs.RECIPES,
