@@ -27,11 +27,12 @@ def stable_rank_of(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def tail_by_values(matrix: Tensor) -> Tensor:
-    return torch.linalg.svdvals(matrix)[RANK:].square().sum()
+    values: Tensor = torch.linalg.svdvals(matrix)
+    return values[RANK:].square().sum()
 
 
 def stable_rank_by_values(matrix: Tensor) -> Tensor:
-    values = torch.linalg.svdvals(matrix)
+    values: Tensor = torch.linalg.svdvals(matrix)
     return values.square().sum() / values[0].square()
 
 

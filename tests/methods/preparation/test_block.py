@@ -26,11 +26,13 @@ RANK = 5
 
 def root_of(second_moment: Tensor) -> Tensor:
     """Return a root; of what is singular, such as units behind a ReLU, one by eigenvectors."""
+    root: Tensor
     root, failed = torch.linalg.cholesky_ex(second_moment)
     if not failed:
         return root
     values, vectors = torch.linalg.eigh(second_moment)
-    return vectors * values.clamp_min(0).sqrt()
+    root = vectors * values.clamp_min(0).sqrt()
+    return root
 
 
 class Dense(Setting):
@@ -196,11 +198,11 @@ def loosened() -> Dense:
     """Return a block most of whose hidden units nobody looks at: their weights may as well be zero."""
     setting = Dense()
     with torch.no_grad():
-        behind = setting.original.get_submodule("mlp.down_proj").weight
+        behind = setting.original.get_parameter("mlp.down_proj.weight")
         behind[:, RANK:] = 0
         behind.mul_(10)
         for name in ("mlp.gate_proj", "mlp.up_proj"):
-            setting.original.get_submodule(name).weight[RANK:] *= 0.3
+            setting.original.get_parameter(f"{name}.weight")[RANK:] *= 0.3
     setting.look()
     return setting
 
@@ -258,7 +260,7 @@ def test_steps_in_proportion_to_the_weights_start_from_their_size() -> None:
     trainee, block = setting.training(settings, names=names)
     trainee.step(torch.arange(7), 1e-3)
     for name in names:
-        before, after = setting.original.get_submodule(name).weight, block.get_submodule(name).weight
+        before, after = (m.get_parameter(f"{name}.weight") for m in (setting.original, block))
         size = float(before.detach().square().mean().sqrt())
         # The first step of Adam is as long as the rate in each number that has a gradient.
         assert float((after - before).detach().abs().median()) == pytest.approx(1e-3 * size, rel=0.02)

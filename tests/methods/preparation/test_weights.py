@@ -32,7 +32,7 @@ def prepared(kind: str, *, white: bool = False, metric: Tensor | None = None) ->
 
 
 def penalty_of(penalty: Penalty, whitened: Tensor, energy: float) -> Tensor:
-    values = torch.linalg.svdvals(whitened)
+    values: Tensor = torch.linalg.svdvals(whitened)
     if isinstance(penalty, Tail):
         return values[RANK:].square().sum() / energy
     return values.square().sum() / values[0] ** 2
@@ -69,7 +69,7 @@ def test_a_weight_is_its_start_and_its_change(white: bool) -> None:
     weight = prepared("conv1d", white=white)
     assert torch.equal(weight_matrix(weight.linear), weight.start)
     with torch.no_grad():
-        weight.change += 0.1
+        weight.change.add_(0.1)
     weight.put()
     root = torch.linalg.cholesky(INPUTS @ INPUTS.T / TOKENS)
     moved = (weight_matrix(weight.linear).detach() - weight.start).double()
