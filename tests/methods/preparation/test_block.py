@@ -77,7 +77,9 @@ class Dense(Setting):
     ) -> tuple[PreparationTraining, nn.Module]:
         block = copy.deepcopy(self.original)
         run, sequences = BlockPass(block, self.arguments, CPU), self.original_sequences()
-        return PreparationTraining(settings, run, self.weights(rank, names), sequences, torch.float32), block
+        weights, white = self.weights(rank, names), settings.coordinates == "white"
+        trainee = PreparationTraining(settings, settings.penalty, run, weights, sequences, torch.float32, white=white)
+        return trainee, block
 
     def weights(self, rank: int, names: list[str] | None) -> list[WeightToPrepare]:
         tokens = self.x.shape[0] * self.x.shape[1]

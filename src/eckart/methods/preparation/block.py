@@ -89,7 +89,8 @@ class BlockPreparation(TrainingConfig, Preparation):
         # Imported when a model is compressed: who loads one needs no solver.
         from eckart.methods.preparation.block_training import PreparationTraining
 
-        trainee = PreparationTraining(self, run, weights, sequences, training.compute)
+        white = self.coordinates == "white"
+        trainee = PreparationTraining(self, self.penalty, run, weights, sequences, training.compute, white=white)
         with checkpointed(run.module) if training.recompute else nullcontext():
             record = train(self, trainee, len(sequences), training)
         trainee.finish()

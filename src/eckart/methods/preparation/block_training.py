@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,13 +13,12 @@ from torch.func import functional_call
 from eckart import processes
 from eckart.blocks.passes import BlockPass
 from eckart.layers import weight_matrix
+from eckart.methods.preparation.penalty import Penalty
 from eckart.methods.preparation.record import TailRecord
 from eckart.methods.preparation.weights import PreparedWeight, WeightToPrepare
 from eckart.methods.refinement.block_training import BlockTraining, Sequences
+from eckart.methods.training import TrainingConfig
 from eckart.methods.training.gradients import add_gradients
-
-if TYPE_CHECKING:
-    from eckart.methods.preparation.block import BlockPreparation
 
 
 class PreparationTraining(BlockTraining):
@@ -28,19 +26,24 @@ class PreparationTraining(BlockTraining):
 
     Args:
         config: of the training.
+        penalty: what draws the whitened weights to low rank.
         run: the block, onloaded, and how the original model calls it.
         weights: that are trained.
         sequences: inputs and outputs in the original model.
         compute: dtype of matrix products.
+        white: whether steps are taken in the whitened weights.
     """
 
     def __init__(
         self,
-        config: BlockPreparation,
+        config: TrainingConfig,
+        penalty: Penalty,
         run: BlockPass,
         weights: Sequence[WeightToPrepare],
         sequences: Sequences,
         compute: torch.dtype,
+        *,
+        white: bool,
     ) -> None:
         linears = {wanted.name: run.module.get_submodule(wanted.name) for wanted in weights}
         chosen = {id(linear.weight) for linear in linears.values()}
@@ -50,8 +53,7 @@ class PreparationTraining(BlockTraining):
         super().__init__(config, replace(run, fixed=fixed), sequences, {}, compute)
         for parameter in self.parameters:
             parameter.data = parameter.data.clone()  # a tensor of its own: that of the model is given back
-        self.penalty, self.steps = config.penalty, 0
-        white = config.coordinates == "white"
+        self.penalty, self.steps = penalty, 0
         self.weights = [PreparedWeight(wanted, linears[wanted.name], white=white) for wanted in weights]
         self.optimiser = config.optimiser([weight.change for weight in self.weights])
         for weight in self.weights:
