@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,22 @@ def test_a_model_that_was_trained_since_has_no_order(copied: Path, tmp_path: Pat
     shutil.copyfile(copied / NESTED_NAME, tmp_path / "trained" / NESTED_NAME)
     with pytest.raises(CheckpointError, match="trained or changed since"):
         eckart.load_model(tmp_path / "trained", keep=0.3)
+
+
+def test_training_in_16_bits_is_seen_if_it_moved_one_number_by_its_last_bit(folder: Path, tmp_path: Path) -> None:
+    model = eckart.load_model(folder, dtype=torch.bfloat16)
+    eckart.save(model, tmp_path / "rounded")
+    order = read_nested(tmp_path / "rounded")
+    assert order.dtype == "bfloat16"
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        assert is_of(eckart.load_model(tmp_path / "rounded", dtype=dtype), order)
+    again = eckart.load_model(tmp_path / "rounded", dtype=torch.bfloat16)
+    layer = next(module for module in again.modules() if isinstance(module, LowRankLinear))
+    with torch.no_grad():
+        row = layer.first.weight[0]
+        row[row.abs().argmax()] *= 1 + torch.finfo(torch.bfloat16).eps
+    assert not is_of(again, order)
+    assert is_of(again, replace(order, dtype=None))  # of a folder that does not say it: norms alone are too coarse
 
 
 def test_an_order_of_another_model(copied: Path, tmp_path: Path) -> None:

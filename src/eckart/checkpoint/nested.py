@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from numbers import Real
 from pathlib import Path
 from typing import Annotated, Literal
@@ -30,7 +31,8 @@ from eckart.maths.nested import ENERGY, NATS, NestedOrder
 NESTED_NAME = "eckart/nested.safetensors"
 KEY = "eckart.nested"  # in the metadata of the file
 KINDS = ("losses", "sizes")
-TOLERANCE = 1e-4  # by which norms of components differ that are summed in another order
+SAME = 3e-7  # by which norms of the same numbers may differ, as they are float32
+TOLERANCE = 1e-4  # by which they may where it is not known of which dtype the numbers were
 AGAIN = "Compress the model again with nested ranks (--nested), or load the folder as it is, without keep."
 
 _Count = Annotated[int, Field(ge=0)]
@@ -48,6 +50,7 @@ class _Numbers(BaseModel):
     lost: Annotated[float, Field(ge=0)]
     multiple: Annotated[int, Field(ge=1)]
     unit: Literal["nats", "energy"]
+    dtype: Literal["float32", "float16", "bfloat16", "float64"] | None = None
 
 
 def write_nested(folder: Path, order: NestedOrder) -> None:
@@ -66,6 +69,7 @@ def write_nested(folder: Path, order: NestedOrder) -> None:
         lost=order.lost,
         multiple=order.multiple,
         unit="nats" if order.unit == NATS else "energy",
+        dtype=order.dtype,  # type: ignore[arg-type]  # checked by the class
     )
     write_shard(folder / NESTED_NAME, tensors, {KEY: numbers.model_dump_json()})
 
@@ -114,6 +118,7 @@ def read_nested(folder: str | Path) -> NestedOrder:
         lost=numbers.lost,
         multiple=numbers.multiple,
         unit=numbers.unit,
+        dtype=numbers.dtype,
     )
 
 
@@ -185,12 +190,19 @@ def is_of(model: PreTrainedModel, order: NestedOrder) -> bool:
         if layer is None or layer.rank > len(order.sizes[path]):
             return False
         sizes = sizes_of(layer.first.weight, layer.second.weight)
-        # Numbers that were rounded to another dtype since are the same components.
-        tolerance = max(TOLERANCE, torch.finfo(layer.first.weight.dtype).eps)
+        tolerance = _tolerance(order.dtype, layer.first.weight.dtype)
         expected = order.sizes[path][: layer.rank].to(sizes)
         if not bool(((sizes - expected).abs() <= tolerance * expected).all()):
             return False
     return True
+
+
+def _tolerance(stored: str | None, now: torch.dtype) -> float:
+    """Return how far norms may be apart; numbers that were rounded to another dtype since are the same components."""
+    if stored is None:
+        return max(TOLERANCE, torch.finfo(now).eps)
+    eps: float = torch.finfo(now).eps
+    return SAME if eps <= torch.finfo(getattr(torch, stored)).eps else eps
 
 
 def order_now(model: PreTrainedModel, order: NestedOrder) -> NestedOrder | None:
@@ -198,7 +210,8 @@ def order_now(model: PreTrainedModel, order: NestedOrder) -> NestedOrder | None:
     config: EckartConfig = model.config.quantization_config
     if config.ranks.keys() != order.sizes.keys() or not is_of(model, order):
         return None
-    return order.cut({path: layer.rank for path, layer in _layers(model, order.sizes).items() if layer is not None})
+    ranks = {path: layer.rank for path, layer in _layers(model, order.sizes).items() if layer is not None}
+    return sized(order.cut(ranks), partial(factors_in, model))
 
 
 def sized(order: NestedOrder, factors: Callable[[str], tuple[Tensor, Tensor]]) -> NestedOrder:
@@ -208,7 +221,12 @@ def sized(order: NestedOrder, factors: Callable[[str], tuple[Tensor, Tensor]]) -
         order: without them.
         factors: gives first (R, n) and second (m, R) of a layer by its path, as they are stored.
     """
-    return replace(order, sizes={path: sizes_of(*factors(path)) for path in order.losses})
+    sizes, dtypes = {}, set()
+    for path in order.losses:
+        first, second = factors(path)
+        sizes[path] = sizes_of(first, second)
+        dtypes |= {str(first.dtype).removeprefix("torch."), str(second.dtype).removeprefix("torch.")}
+    return replace(order, sizes=sizes, dtype=dtypes.pop() if len(dtypes) == 1 else None)
 
 
 def factors_in(model: PreTrainedModel, path: str) -> tuple[Tensor, Tensor]:
@@ -240,9 +258,9 @@ def sizes_of(first: Tensor, second: Tensor) -> Tensor:
         first: (R, n), as it is stored.
         second: (m, R), as it is stored.
     """
-    rows = first.detach().float().norm(dim=1)
-    columns = second.detach().float().norm(dim=0)
-    sizes: Tensor = (rows * columns).cpu()
+    rows = first.detach().cpu().double().norm(dim=1)
+    columns = second.detach().cpu().double().norm(dim=0)
+    sizes: Tensor = (rows * columns).float()
     return sizes
 
 

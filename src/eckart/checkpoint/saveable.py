@@ -66,7 +66,7 @@ def records_now(model: PreTrainedModel, report: CompressionResult) -> Compressio
         )
         return report.model_copy(update={"nested": None})
     if order.ranks == report.nested.ranks:
-        return report
+        return report.model_copy(update={"nested": order})
     ranks = order.ranks
     layers = [
         layer.model_copy(update={"rank": ranks[layer.path], "bytes": order.bytes[layer.path] * ranks[layer.path]})

@@ -34,6 +34,7 @@ class NestedOrder:
         lost: what the components that are not stored were predicted to be worth.
         multiple: ranks are multiples of it, but for those that are stored.
         unit: of losses, :data:`NATS` or :data:`ENERGY`.
+        dtype: of the numbers that ``sizes`` are of, such as ``bfloat16``; None if that is not known.
     """
 
     losses: Mapping[str, Tensor]
@@ -44,6 +45,7 @@ class NestedOrder:
     lost: float
     multiple: int
     unit: str
+    dtype: str | None = None
 
     @property
     def ranks(self) -> dict[str, int]:
