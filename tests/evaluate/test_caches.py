@@ -77,6 +77,11 @@ def test_a_package_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -
         CacheKind("hqq", 4).prepare(make_model())
 
 
+def test_a_model_whose_cache_transformers_does_not_quantise() -> None:
+    with pytest.raises(EckartError, match=r"no cache 'quanto' for this model.*sliding.*Use latent:4"):
+        CacheKind("quanto", 4).prepare(make_model("gemma3"))
+
+
 def test_quantised_tensors_are_counted_by_their_parts() -> None:
     pytest.importorskip("optimum.quanto")
     model = make_model()

@@ -64,7 +64,8 @@ class CacheKind:
             model: whose latents are kept from then on, or not any more.
 
         Raises:
-            EckartError: latents cannot be kept in this model, or the package that quantises is not installed.
+            EckartError: latents cannot be kept in this model, the package that quantises is not installed, or
+                transformers quantises no cache of this model.
         """
         remove_latent_cache(model)
         if self.name == "latent":
@@ -82,6 +83,10 @@ class CacheKind:
             except (ImportError, NameError) as error:
                 package = {"quanto": "optimum-quanto", "hqq": "hqq"}[self.name]
                 raise EckartError(f"A cache {self.name!r} needs a package: pip install {package}.") from error
+            except ValueError as error:  # such as sliding windows
+                raise EckartError(
+                    f"transformers makes no cache {self.name!r} for this model: {error}. Use latent:4 or latent:8."
+                ) from error
             return lambda: QuantizedCache(self.name, config, **options)
         return lambda: DynamicCache(config=config)
 
