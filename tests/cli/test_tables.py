@@ -33,6 +33,19 @@ def layer(path: str, rank: int | None, share: float = 0.5, error: float = 0.1, o
     return LayerRecord(path=path, out_features=outputs, in_features=40, rank=rank, bytes=size, error=error)
 
 
+def test_what_was_chosen_for_each_layer_beside_its_rank_is_told() -> None:
+    sparse = [
+        layer(f"m.{number}.q", rank).model_copy(update={"sparsity": ks})
+        for number, (rank, ks) in enumerate(zip((8, 16, None), (1.5, 3.0, None), strict=True))
+    ]
+    whole = [layer(f"m.{number}.q", 8).model_copy(update={"columns": count}) for number, count in enumerate((2, 5))]
+    none = [layer("m.0.q", 8).model_copy(update={"columns": 0})]
+    assert rows_of(layer_kinds(sparse))[0][3] == "8-16, dense, 1 of 1.5-3 numbers"
+    assert rows_of(all_layers(sparse[:1]))[0][2] == "8, 1 of 1.5 numbers"
+    assert rows_of(layer_kinds(whole))[0][3] == "8 + 2-5 columns"
+    assert rows_of(layer_kinds(none))[0][3] == "8"
+
+
 def test_bases_that_were_chosen_for_each_layer_are_counted() -> None:
     bases = (Bits4(), Bits4(), Bits2(), None)
     layers = [

@@ -163,15 +163,28 @@ def _shape(layer: LayerRecord) -> str:
 
 
 def _stored(layers: Sequence[LayerRecord]) -> str:
-    """Return the ranks of some layers, or where each has a base of its own, how many have which, and its ranks."""
+    """Return the ranks of some layers, and what else was chosen for each: whole columns, numbers that are there.
+
+    Where each has a base of its own, that is how many have which, and its ranks.
+    """
     bases = Counter(layer.base.name for layer in layers if layer.base is not None)
     if not bases:
-        return _range([layer.rank for layer in layers])
+        return _range([layer.rank for layer in layers]) + _columns(layers) + _sparsities(layers)
     words = []
     for name, count in sorted(bases.items(), reverse=True):
         ranks = [layer.rank for layer in layers if layer.base is not None and layer.base.name == name and layer.rank]
         words.append((name if len(layers) == 1 else f"{count} in {name}") + (f" + {_range(ranks)}" if ranks else ""))
     return ", ".join(words)
+
+
+def _columns(layers: Sequence[LayerRecord]) -> str:
+    found = [layer.columns for layer in layers if layer.columns]
+    return f" + {_range(found)} columns" if found else ""
+
+
+def _sparsities(layers: Sequence[LayerRecord]) -> str:
+    found = sorted({layer.sparsity for layer in layers if layer.sparsity is not None})
+    return f", 1 of {'-'.join(f'{ks:g}' for ks in dict.fromkeys((found[0], found[-1])))} numbers" if found else ""
 
 
 def _range(ranks: Sequence[int | None]) -> str:
