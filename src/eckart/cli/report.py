@@ -48,6 +48,8 @@ def report(
         reason = error.strerror or error
         raise CheckpointError(f"{out} cannot be written: {reason}. Choose a file in an existing folder.") from error
     shown = len(gathered.runs)
-    output.print(f"Wrote {out}: {shown} models, {megabytes(out.stat().st_size)}.", soft_wrap=True)
+    output.print(
+        f"Wrote {out}: {shown} {'model' if shown == 1 else 'models'}, {megabytes(out.stat().st_size)}.", soft_wrap=True
+    )
     if gathered.left_out:
         raise typer.Exit(INCOMPLETE)
