@@ -139,3 +139,9 @@ def test_guards_hold_ranks_between_two_shares_of_the_largest_useful_one() -> Non
     # Where the budget is to be filled, what is beyond a guard is taken last.
     assert guarded.ranks(linears, 0.45, LAYOUT) == {"flat": 24, "steep": 21}
     assert guarded.ranks(linears, 0.49, LAYOUT) == {"flat": 25, "steep": 24}
+
+
+def test_a_floor_above_the_most_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"found 0\.8 above 0\.3"):
+        Tolerance(norm="spectral", floor=0.8, most=0.3)
+    assert Tolerance(floor=0.3, most=0.3).most == 0.3

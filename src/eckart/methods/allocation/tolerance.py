@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from eckart.blocks.blockwise_model import BlockwiseModel
@@ -49,6 +49,12 @@ class Tolerance(Allocation):
 
     norm: Literal["frobenius", "spectral"] = "frobenius"
     most: float = Field(1.0, gt=0.0, le=1.0)
+
+    @model_validator(mode="after")
+    def _guards_leave_a_rank(self) -> Self:
+        if self.floor > self.most:
+            raise ValueError(f"floor is at most most; found {self.floor:g} above {self.most:g}")
+        return self
 
     @property
     def needs_data(self) -> bool:

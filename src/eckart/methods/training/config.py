@@ -77,7 +77,7 @@ class TrainingConfig(Choice):
         if samples <= held_out:
             raise CalibrationError(
                 f"{self.what} trains on some calibration samples and holds {self.held_out:g} of them out; "
-                f"found {samples}. Use at least 2 samples, or --set {self.place}.held_out=0."
+                f"found {samples}. Use more samples, or a smaller share: --set {self.place}.held_out."
             )
         return samples - held_out, held_out
 
