@@ -33,7 +33,7 @@ def test_steps_are_counted_in_its_own_batches() -> None:
 
 @pytest.mark.parametrize("samples", [0, 1])
 def test_too_few_samples_are_named_with_the_place_in_the_recipe(samples: int) -> None:
-    with pytest.raises(CalibrationError, match=rf"Distillation .* found {samples}\. .*distillation\.held_out=0"):
+    with pytest.raises(CalibrationError, match=rf"Distillation .* found {samples}\. .*distillation\.held_out"):
         LogitDistillation().split(samples)
 
 
