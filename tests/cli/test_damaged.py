@@ -102,7 +102,7 @@ def refused(bad: Path, good: Path, folder: Path, *, inspected: bool = True) -> N
     result = run("report", bad, good, "-o", page)
     assert result.exit_code == 1, result.output
     assert "Warning: Left out: " in result.output
-    assert f"Wrote {page}: 1 models" in words(result.output)
+    assert f"Wrote {page}: 1 model," in words(result.output)
     assert run("report", bad, "-o", folder / "none.html").exit_code == 2
     assert not (folder / "none.html").exists()
 
