@@ -141,6 +141,14 @@ def shorter(recipe: str) -> list[str]:
     return SHORTER.get(eckart.RECIPES[recipe].allocation.name, [])
 
 
+def one_of_each(*places: str) -> list[str]:
+    """Return the first named recipe with each combination of choices at some places of the equation."""
+    found: dict[tuple[str, ...], str] = {}
+    for name, recipe in eckart.RECIPES.items():
+        found.setdefault(tuple(getattr(recipe, place).name for place in places), name)
+    return list(found.values())
+
+
 def dealt(*axes: Iterable[Any]) -> list[tuple[Any, ...]]:
     """Return every value of the longest axis once, each with the next value of the others: not all combinations."""
     values = [list(axis) for axis in axes]
@@ -149,7 +157,7 @@ def dealt(*axes: Iterable[Any]) -> list[tuple[Any, ...]]:
 
 def make_model(kind: str = "llama", seed: int = 0) -> PreTrainedModel:
     """Return a random model whose biases and norms are random too, so that a lost one shows."""
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)  # of the CPU alone: notes for other devices take time
     model = AutoModelForCausalLM.from_config(CONFIGS[kind]()).eval()
     with torch.no_grad():
         for parameter in model.parameters():

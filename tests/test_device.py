@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from eckart.device import (
     peak_device_memory,
     peak_host_memory,
     resolve_device,
+    seed_generators,
 )
 from eckart.errors import EckartError
 
@@ -117,3 +119,25 @@ assert not heavy, heavy
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+
+
+def test_generators_are_seeded_and_no_note_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        expected = torch.randn(4)
+        monkeypatch.setattr(torch, "manual_seed", None)
+        for name in ("cuda", "xpu", "mtia"):  # what is not here would be told the seed when it comes
+            monkeypatch.setattr(f"torch.{name}.manual_seed_all", None)
+        seed_generators(3)
+        assert torch.equal(torch.randn(4), expected)
+
+
+def test_an_accelerator_in_use_is_seeded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    for in_use in (False, True):
+        module = SimpleNamespace(is_initialized=lambda in_use=in_use: in_use, manual_seed_all=seeds.append)
+        monkeypatch.setattr(torch, "get_device_module", lambda module=module: module)
+        with torch.random.fork_rng(devices=[]):
+            seed_generators(7)
+        assert seeds == [7] * in_use

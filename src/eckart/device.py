@@ -67,6 +67,19 @@ def accelerator_random_state() -> Callable[[], None]:
     return lambda: None
 
 
+def seed_generators(seed: int) -> None:
+    """Seed the global generators of the CPU and of accelerators in use.
+
+    ``torch.manual_seed`` does so too, but leaves a note for each kind of accelerator that is not in use, with the lines
+    of code that lead to it: that takes as long as a small model, and stays in memory.
+    """
+    torch.default_generator.manual_seed(seed)
+    if torch.accelerator.is_available():
+        module = torch.get_device_module()
+        if module.is_initialized():
+            module.manual_seed_all(seed)
+
+
 def compute_dtype(stored: torch.dtype, device: torch.device) -> torch.dtype:
     """Return the dtype to run forward passes in: the stored one, or float32 on a CPU that only emulates it.
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
-from tests.conftest import CONFIGS, SHORTER, Stop, contents, dealt, make_model
+from tests.conftest import CONFIGS, SHORTER, Stop, contents, dealt, make_model, one_of_each
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
@@ -51,7 +51,9 @@ def quick(recipe: str, keep: float = 0.8) -> list[str]:
 # Recipes that are named after a paper round ranks down and leave the rest, unless they are told to fill it.
 @pytest.mark.parametrize(
     ("recipe", "keep", "filling"),
-    dealt(eckart.RECIPES, (0.8, 0.6), ([], ["allocation.fill_budget=true"])),
+    dealt(
+        one_of_each("allocation", "structure", "precision", "pairs"), (0.8, 0.6), ([], ["allocation.fill_budget=true"])
+    ),
 )
 def test_bytes_on_disk_are_at_most_the_budget_and_hardly_less(
     recipe: str, keep: float, filling: list[str], model_folder: Path, text_file: Path, tmp_path: Path
@@ -128,7 +130,10 @@ def test_every_architecture_is_measured(recipe: str, kind: str, tokens: torch.Te
     assert torch.isfinite(model(tokens[:2]).logits).all()
 
 
-@pytest.mark.parametrize("recipe", [name for name in eckart.RECIPES if not name.startswith("auto")])  # of 8 bits
+@pytest.mark.parametrize(
+    "recipe",
+    [name for name in one_of_each("allocation", "structure", "pairs") if not name.startswith("auto")],  # of 8 bits
+)
 def test_all_is_kept_where_all_may_be(recipe: str, llama: PreTrainedModel, tokens: torch.Tensor) -> None:
     with torch.no_grad():
         before = llama(tokens).logits
