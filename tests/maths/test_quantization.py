@@ -104,6 +104,33 @@ def test_the_error_of_few_bits_on_normal_numbers(bits: int, group: int, most: fl
     assert (weight - from_codes(codes, scales, scheme)).square().mean() < most
 
 
+@pytest.mark.parametrize("scheme", [QuantScheme(4, 8), QuantScheme(3, 8), QuantScheme(2, 4), QuantScheme(5)])
+@given(power=st.integers(-200, 200), seed=st.integers(0, 100), weighted=st.sampled_from(["same", "some", "none"]))
+def test_no_other_scale_that_is_tried_loses_less(scheme: QuantScheme, power: int, seed: int, weighted: str) -> None:
+    weight = matrix(3, 13, seed) * 2.0**power
+    costs = {
+        "same": torch.ones(13, dtype=DOUBLE),
+        "some": (5 * matrix(1, 13, seed + 1)[0]).exp(),
+        "none": torch.zeros(13, dtype=DOUBLE),
+    }[weighted]
+
+    def losses(scales: torch.Tensor) -> torch.Tensor:
+        """Return the loss of each group, (rows, groups), of sizes near 1."""
+        errors = (weight - from_codes(round_to_scheme(weight, scales, scheme), scales, scheme)) * 2.0**-power
+        size, groups = scheme.group_size(13), scheme.groups(13)
+        errors = torch.nn.functional.pad(errors.square() * costs, (0, groups * size - 13))
+        return errors.reshape(3, groups, size).sum(dim=-1)
+
+    groups = torch.nn.functional.pad(weight, (0, scheme.groups(13) * scheme.group_size(13) - 13)).reshape(
+        3, scheme.groups(13), -1
+    )
+    furthest = groups.gather(-1, groups.abs().argmax(dim=-1, keepdim=True))[..., 0]
+    least = torch.stack(
+        [losses(-share * furthest / 2 ** (scheme.bits - 1)) for share in torch.linspace(1.1, 0.5, 17).tolist()]
+    ).amin(dim=0)
+    assert (losses(find_scales(weight, scheme, costs)) <= least * (1 + 1e-4) + 1e-9 * costs.max()).all()
+
+
 def test_a_scale_of_zero_feeds_nothing_back() -> None:
     weight = 0.1 * matrix(2, 64)
     weight[0, :32] = 0

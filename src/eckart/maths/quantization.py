@@ -92,15 +92,18 @@ def find_scales(
     scales = furthest / -(scheme.largest + 1)
     scales = torch.where(scales == 0, torch.ones_like(scales), scales)
     costs = torch.ones_like(weight[0]) if importance is None else importance.to(weight)
-    costs = torch.nn.functional.pad(costs, (0, padding)).reshape(-1, size)
-    best, least = scales, torch.full_like(scales, math.inf)
+    costs = costs / costs.max().clamp_min(torch.finfo(costs.dtype).tiny)
+    costs = torch.nn.functional.pad(costs, (0, padding)).reshape(-1, size).float()
+    # Groups are compared with themselves alone, so that each can have the size 1, and float32 is enough.
+    units = (groups / torch.where(furthest == 0, torch.ones_like(furthest), furthest)[..., None]).float()
+    best, least = torch.ones_like(scales), torch.full(furthest.shape, math.inf, device=weight.device)
     for share in torch.linspace(*SHARES).tolist():
-        tried = scales * share
-        rounded = codes_of(groups, tried[..., None], scheme) * tried[..., None]
-        loss = ((groups - rounded).square() * costs).sum(dim=-1)
-        best = torch.where(loss < least, tried, best)
+        tried = -share / (scheme.largest + 1)
+        rounded = (units / tried).round_().clamp_(-scheme.largest - 1, scheme.largest).mul_(tried)
+        loss = rounded.sub_(units).square_().mul_(costs).sum(dim=-1)
+        best = torch.where(loss < least, share, best)
         least = torch.minimum(loss, least)
-    return as_stored(torch.where(furthest == 0, furthest, best), stored, scheme)
+    return as_stored(torch.where(furthest == 0, furthest, scales * best), stored, scheme)
 
 
 def as_stored(scales: Tensor, dtype: torch.dtype, scheme: QuantScheme) -> Tensor:
