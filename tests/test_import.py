@@ -45,12 +45,12 @@ assert any(type(module).__name__ == {layer!r} for module in model.modules())
 """
 LOADED = """
 import json, sys
-print(json.dumps([name for name in sys.modules if name.partition(".")[0] == "eckart"]))
+print(json.dumps([name for name in sys.modules if name.partition(".")[0] in ("eckart", "peft", "vllm")]))
 """
 
 
 def modules_after(code: str) -> set[str]:
-    """Return the modules of this package that are imported in a fresh process after some code."""
+    """Return the modules of this package, PEFT and vLLM that are imported in a fresh process after some code."""
     run = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", f"import eckart\n{code}\n{LOADED}"], capture_output=True, text=True
     )
@@ -63,9 +63,11 @@ def of_the_compressor(modules: set[str]) -> list[str]:
 
 
 def test_the_package_alone() -> None:
-    modules = modules_after("")
+    modules = modules_after("import eckart.serve")
     assert not of_the_compressor(modules)
     assert len(modules) <= MOST_MODULES
+    # What it works with is not imported for nothing.
+    assert not [name for name in modules if name.startswith(("peft", "vllm", "eckart.adapters.model"))]
     # What is asked for is imported then: the list above can be told from one of names that are nowhere.
     assert set(of_the_compressor(modules_after("eckart.compress, eckart.perplexity"))) > {
         "eckart.maths.lowrank",

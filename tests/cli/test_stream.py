@@ -24,8 +24,7 @@ def shell(line: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     ("line", "code", "said"),
     [
         ("> /dev/full", 2, "Error: Standard output cannot be written: No space left on device"),
-        ("2> /dev/full", 0, ""),
-        (">&- 2>&- <&-", 0, ""),
+        (">&- 2> /dev/full <&-", 0, ""),
     ],
 )
 def test_a_result_is_not_lost_because_nobody_can_be_told(

@@ -82,7 +82,6 @@ def with_path(*folders: Path, **more: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("first", "imported"),
     [
-        ("import torch", []),
         # PyTorch is imported while the module with the tables is.
         ("import transformers.quantizers.auto", ["transformers"]),
         ("import eckart", ["transformers", "eckart"]),
