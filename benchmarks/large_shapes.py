@@ -35,7 +35,8 @@ from transformers import (
 )
 
 import eckart
-from eckart.checkpoint.config import GUARD, EckartConfig
+from eckart.checkpoint.config import EckartConfig
+from eckart.checkpoint.guard import GUARD
 from eckart.layers import QuantizedLinear
 from eckart.methods.precision import PRECISIONS
 

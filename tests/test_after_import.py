@@ -54,6 +54,15 @@ def test_a_package_that_was_imported_before(package: Path) -> None:
     assert done == [True]
 
 
+def test_several_wait_for_one_package(package: Path) -> None:
+    done: list[int] = []
+    for number in range(3):
+        after_import(NAME, lambda number=number: done.append(number))
+    assert importlib.util.find_spec(NAME) is not None
+    importlib.import_module(NAME)
+    assert sorted(done) == [0, 1, 2]
+
+
 def test_a_package_whose_import_is_under_way(package: Path) -> None:
     package.write_text(
         "from eckart.after_import import after_import\ndone = []\n"

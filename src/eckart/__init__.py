@@ -14,7 +14,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from eckart.adapters.connect import connect
-from eckart.checkpoint.quantizer import register
+from eckart.checkpoint.registration import register
 from eckart.lazy import importer
 
 if TYPE_CHECKING:

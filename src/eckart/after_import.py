@@ -1,4 +1,4 @@
-"""Does something once a package has been imported, whether that was before or will be later. It never imports it."""
+"""Does something once a package or module has been imported, before or later. It never imports it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
+from itertools import dropwhile
 from types import ModuleType
 
 
@@ -13,7 +14,7 @@ def after_import(package: str, then: Callable[[], None]) -> None:
     """Call ``then`` when ``package`` has been imported: now if it has, or right after it is.
 
     Args:
-        package: name of a top-level package, that may not be installed.
+        package: name of a package or module, that may not be installed.
         then: what to do; once.
     """
     if _is_imported(package):
@@ -39,8 +40,9 @@ class _Finder(MetaPathFinder):
         if fullname != self.package:
             return None
         # Many ask for a spec only to see whether there is one: this stays until the package is run.
-        for finder in sys.meta_path:
-            spec = None if finder is self else finder.find_spec(fullname, path, target)
+        # Only those that come later are asked: another one of this class asks this one.
+        for finder in [*dropwhile(lambda finder: finder is not self, sys.meta_path)][1:]:
+            spec = finder.find_spec(fullname, path, target)
             if spec is not None:
                 if spec.loader is not None:
                     spec.loader = _Loader(spec.loader, self)

@@ -13,8 +13,7 @@ from tests.conftest import make_model
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedModel, Trainer, TrainingArguments
 
 import eckart
-from eckart.checkpoint.config import GUARD, EckartConfig
-from eckart.checkpoint.library_hooks import is_of_compressed_model, with_codes, with_guard, with_note
+from eckart.checkpoint.library_hooks import with_codes, with_note
 from eckart.errors import EckartWarning
 from eckart.layers import QuantizedLinear
 
@@ -123,24 +122,6 @@ def test_a_trainer_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     )
     trainer.train(resume_from_checkpoint=str(checkpoint))
     assert trainer.state.global_step == 2
-
-
-def test_whose_config_it_is() -> None:
-    config = LlamaConfig()
-    assert not is_of_compressed_model(config)
-    config.quantization_config = {"quant_method": "gptq"}
-    assert not is_of_compressed_model(config)
-    config.quantization_config = {"quant_method": "eckart", "ranks": {}}
-    assert is_of_compressed_model(config)
-    config.quantization_config = EckartConfig({})
-    assert is_of_compressed_model(config)
-
-
-def test_other_configs_are_written_as_before() -> None:
-    text = '{\n  "a": 1.0\n}\n'
-    assert with_guard(lambda config: text)(LlamaConfig()) == text
-    ours = LlamaConfig(quantization_config={"quant_method": "eckart"})
-    assert json.loads(with_guard(lambda config: text)(ours)) == {"a": 1.0, "transformers_weights": GUARD}
 
 
 def test_from_config_says_what_it_gives() -> None:

@@ -84,7 +84,7 @@ def with_path(*folders: Path, **more: str) -> dict[str, str]:
     [
         # PyTorch is imported while the module with the tables is.
         ("import transformers.quantizers.auto", ["transformers"]),
-        ("import eckart", ["transformers", "eckart"]),
+        ("import eckart", ["eckart"]),
     ],
 )
 def test_with_the_package_autoload(first: str, imported: list[str], small: Path, tmp_path: Path) -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import LoraConfig
 from peft.tuners import lora
 from peft.tuners.tuners_utils import check_adapters_to_merge
 from torch import Tensor, nn
@@ -15,6 +14,9 @@ from torch import Tensor, nn
 from eckart.adapters.growth import add_product, take_product, why_not
 from eckart.adapters.place import Place
 from eckart.errors import AdapterError
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
 INITIALISATIONS = (True, False, "gaussian", "orthogonal", "eva")  # those that leave the weight itself alone
 

@@ -6,17 +6,19 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
-from transformers import PreTrainedModel
 
 from eckart.blocks.carried import Carried, Given, Place, SharedMapping
 from eckart.data.samples import IDS, LABELS
 from eckart.device import seed_generators
 from eckart.errors import EckartError, UnsupportedModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Inputs = Mapping[str, Tensor]
 """What the forward of a model is handed, by name."""

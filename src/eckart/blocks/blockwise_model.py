@@ -6,11 +6,10 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from eckart import processes
 from eckart.blocks.argument_table import Arguments, ArgumentTable
@@ -24,6 +23,9 @@ from eckart.blocks.tensor_cache import ScratchSpace, TensorCache
 from eckart.data.calibration import MAX_SEED, Calibration
 from eckart.data.samples import LABELS
 from eckart.device import compute_dtype
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Taps = Mapping[int, Sequence[Tensor]]
 """Hidden states behind blocks whose outputs the model's own code looks at, batch by batch."""

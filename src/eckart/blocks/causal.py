@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from eckart.blocks.block_arguments import BlockArguments
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def is_causal(block: nn.Module, call: BlockArguments, hidden: Tensor, model: PreTrainedModel) -> bool:

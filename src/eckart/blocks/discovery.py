@@ -15,11 +15,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from eckart.blocks.block import Block, Group, LinearRef, Why, attributes_kept, hooks
 from eckart.blocks.block_arguments import BlockArguments, Inputs, body_of, failures_named, inputs_on
@@ -44,6 +43,9 @@ from eckart.data.context import token_embedding
 from eckart.errors import UnsupportedModelError
 from eckart.layers import bias_vector, input_of, is_linear, is_replaced, weight_matrix
 from eckart.layers.fused import runs_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 CPU = torch.device("cpu")
 

@@ -8,17 +8,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
-from transformers import PreTrainedModel
 
 from eckart.blocks.block import Block
 from eckart.blocks.block_arguments import BlockArguments, CallSite, Inputs, body_of, replaced_forwards, run_model
 from eckart.blocks.carried import Carried
 from eckart.errors import UnsupportedModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Outputs = Mapping[int, Tensor]
 """Hidden states behind blocks, by their numbers."""

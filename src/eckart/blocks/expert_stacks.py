@@ -12,12 +12,11 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import MethodType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from transformers import PreTrainedModel
 
 from eckart.blocks.block_arguments import BlockArguments, Inputs, replaced_forwards
 from eckart.blocks.discovery import block_lists, trace_probe
@@ -36,6 +35,9 @@ from eckart.layers.linear_stack import (
     part_of,
 )
 from eckart.layers.stack_operand import FUNCTIONS as PRODUCTS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 ROUNDING = 8  # steps of the dtype by which a block may give something else
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from torch import nn
-from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from eckart.blocks.block import Block, Group, LinearRef
 from eckart.blocks.onload import WeightSource
 from eckart.layers import FusedLinear, fuse_modules, fused_layers, is_linear, unfuse_modules
 from eckart.layers.fused import same_kind
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class Fusion(NamedTuple):

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from eckart.blocks.onload import OnloadedModule, WeightSource, wanted_tensors
 from eckart.layers import weight_matrix
 from eckart.layers.linear_stack import StackLayout
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class OverriddenWeights:

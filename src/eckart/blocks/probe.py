@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from eckart.blocks.block_arguments import Inputs
 from eckart.data.context import token_embedding
 from eckart.errors import UnsupportedModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 PROBE_TOKENS = 16
 PIXELS, SOUND, WAVE = "pixel_values", "input_features", "input_values"

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from eckart.blocks.block import Block
 from eckart.blocks.block_arguments import Inputs, body_of
@@ -18,6 +17,9 @@ from eckart.blocks.losses import predictions
 from eckart.blocks.trace import Fingerprint, Trace, fingerprint, fingerprint_of, same_fingerprints
 from eckart.errors import UnsupportedModelError
 from eckart.layers import is_linear
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Around = Callable[[nn.Module, str], AbstractContextManager[object]]
 

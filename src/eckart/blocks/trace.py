@@ -6,15 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from contextvars import Context
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
-from transformers import PreTrainedModel
 
 from eckart.blocks.block_arguments import BlockArguments, CallSite, Inputs, replaced_forwards, run_model
 from eckart.blocks.carried import Carried, Given, Place, SharedMapping, emptied, is_shared
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Fingerprint = tuple[tuple[Any, ...], ...]
 """Shape, dtype and a sum of each tensor, by which it is seen that two runs hand on the same."""

@@ -6,17 +6,19 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 
 from eckart.cache.call import Call
 from eckart.cache.replay import States
 from eckart.cache.sources import LatentSource, linears_below, sources_below
 from eckart.errors import EckartError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 TOKENS = (7, 3)  # of the first pass and of the second one, which finds the first in its cache
 

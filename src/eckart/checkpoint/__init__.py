@@ -12,7 +12,7 @@ from eckart.lazy import importer
 
 if TYPE_CHECKING:
     from eckart.checkpoint.load import load_model
-    from eckart.checkpoint.quantizer import register
+    from eckart.checkpoint.registration import register
     from eckart.checkpoint.tokenizer import load_tokenizer
 
 __all__ = ["load_model", "load_tokenizer", "register"]
@@ -22,6 +22,6 @@ __getattr__ = importer(
     {
         "load_model": "eckart.checkpoint.load:load_model",
         "load_tokenizer": "eckart.checkpoint.tokenizer:load_tokenizer",
-        "register": "eckart.checkpoint.quantizer:register",
+        "register": "eckart.checkpoint.registration:register",
     },
 )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import PreTrainedModel
 
 from eckart.layers import FactoredLinear, bias_vector
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def biases_without_a_place(model: PreTrainedModel) -> list[str]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING
 
 from eckart.checkpoint.origin import front_matter
 from eckart.compression.model_check import MOST_SHARE
 from eckart.compression.result import CompressionResult
 from eckart.kinds import auto_class_of
 from eckart.methods.recipe import Recipe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # What Markdown or HTML take for their own: written as numbers, characters are only themselves.
 MARKS = re.compile(r"[\\`*\[\]<>&|#!$~^{}@]|(?<!\w)_|_(?!\w)|:(?=//)|(?<=www)\.|^[-+=]", re.IGNORECASE)

@@ -8,15 +8,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from eckart.checkpoint.guard import METHOD
 from eckart.errors import CheckpointError
 from eckart.methods.structure import TwoFactor
 
-METHOD = "eckart"
 FORMAT_VERSION = 1
-# What every config.json of ours names as the file of the weights. There is none of that name: transformers without this
-# library ends there, with a message that holds the name, instead of filling layers that it does not know with random
-# numbers. This library never looks for it.
-GUARD = "this-model-needs-import-eckart.safetensors.index.json"
 # Fields that the first folders of this format do not have.
 LATER = ("bases", "columns", "embedding", "joint_runs", "keep", "kept", "latent_cache", "sparsities", "stored")
 DEFAULT_STRUCTURE = TwoFactor().name

@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers.utils import cached_file
 
-from eckart.checkpoint.config import GUARD, METHOD
+from eckart.checkpoint.guard import GUARD, METHOD
 from eckart.errors import CheckpointError
 from eckart.files.names import JSON_LIMIT, file_inside, read_json
 

@@ -7,16 +7,18 @@ import json
 import platform
 from collections.abc import Mapping
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import PreTrainedModel
 
 from eckart import processes
 from eckart.data.calibration import Calibration
 from eckart.device import compute_dtype
 from eckart.methods.recipe import Recipe
 from eckart.methods.registry import foreign_versions
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 PROCESSES = "processes"
 SOME_NUMBERS = 4096  # of a tensor, about

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING
 
 from eckart.checkpoint.tensors import StoredTensor
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 MATRICES = (2, 3)  # dimensions of weights; buffers of old versions have fewer, or are masks, which have four
 

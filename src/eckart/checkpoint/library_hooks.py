@@ -5,41 +5,20 @@ What they did for all other models they still do, byte by byte.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from functools import wraps
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import PreTrainedConfig, PreTrainedModel
 
-from eckart.checkpoint.config import GUARD, METHOD, EckartConfig
+from eckart.checkpoint.config import EckartConfig
+from eckart.checkpoint.guard import is_of_compressed_model
 from eckart.errors import warn
 from eckart.layers import QuantizedLinear
 from eckart.layers.vocabulary import take_tables_back
 
-
-def is_of_compressed_model(config: Any) -> bool:
-    """Return whether the config of a model, in memory or as read from a file, is that of a compressed one."""
-    found = getattr(config, "quantization_config", None)
-    return isinstance(found, EckartConfig) or (isinstance(found, dict) and found.get("quant_method") == METHOD)
-
-
-def with_guard(write: Callable[..., str]) -> Callable[..., str]:
-    """Return a function that gives a config as JSON, with the guard against a load without this library.
-
-    Args:
-        write: gives a config as JSON. On its way to a file it leaves ``transformers_weights`` out, whatever that is.
-    """
-
-    @wraps(write)
-    def to_json_string(config: PreTrainedConfig, *args: Any, **kwargs: Any) -> str:
-        text = write(config, *args, **kwargs)
-        if not is_of_compressed_model(config):
-            return text
-        return json.dumps({**json.loads(text), "transformers_weights": GUARD}, indent=2, sort_keys=True) + "\n"
-
-    return to_json_string
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 
 def with_note(build: Callable[..., PreTrainedModel]) -> Callable[..., PreTrainedModel]:
@@ -105,9 +84,10 @@ def with_dense_tables(resize: Callable[..., Any]) -> Callable[..., Any]:
     return resize_token_embeddings
 
 
-def wrap_library() -> None:
-    """Put them into transformers. To be called once."""
-    PreTrainedConfig.to_json_string = with_guard(PreTrainedConfig.to_json_string)
+def wrap_models() -> None:
+    """Put into transformers what is done for models. To be called once, when its code for models is there."""
+    from transformers.modeling_utils import PreTrainedModel
+
     PreTrainedModel._from_config = classmethod(with_note(PreTrainedModel._from_config.__func__))
     PreTrainedModel.num_parameters = with_codes(PreTrainedModel.num_parameters)
     PreTrainedModel.resize_token_embeddings = with_dense_tables(PreTrainedModel.resize_token_embeddings)

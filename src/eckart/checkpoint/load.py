@@ -11,9 +11,9 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, PreTrainedModel
 from transformers.utils import cached_file
 
-from eckart.checkpoint.config import METHOD
 from eckart.checkpoint.folder import QUIET, check_folder, weight_files
 from eckart.checkpoint.gguf import load_gguf_model
+from eckart.checkpoint.guard import METHOD
 from eckart.checkpoint.left_out import note_on_left_out
 from eckart.checkpoint.library import loading, needs_code, reason_of, why_absent
 from eckart.checkpoint.loaded import remember_files

@@ -12,13 +12,12 @@ from dataclasses import replace
 from functools import partial
 from numbers import Real
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from eckart.checkpoint.config import EckartConfig
 from eckart.checkpoint.files import PREFIX, write_shard
@@ -27,6 +26,9 @@ from eckart.errors import CheckpointError, EckartError, first_problem
 from eckart.files.names import file_inside
 from eckart.layers import LowRankLinear
 from eckart.maths.nested import ENERGY, NATS, NestedOrder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 NESTED_NAME = "eckart/nested.safetensors"
 KEY = "eckart.nested"  # in the metadata of the file

@@ -15,8 +15,8 @@ from torch import Tensor
 from transformers.core_model_loading import ConversionOps, WeightConverter, WeightRenaming
 from transformers.utils import cached_file
 
-from eckart.checkpoint.config import METHOD
 from eckart.checkpoint.folder import QUIET
+from eckart.checkpoint.guard import METHOD
 from eckart.checkpoint.tensors import StoredTensor
 from eckart.errors import CheckpointError
 from eckart.files.names import read_json

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
-from transformers import PreTrainedModel
 
 from eckart.checkpoint.config import DAMAGED, RoundedEmbedding
 from eckart.errors import CheckpointError
@@ -14,6 +13,9 @@ from eckart.layers import TiedHead, fuse_modules, is_linear, weight_matrix
 from eckart.layers.linear_stack import StackLayout, expand_parameter, owner_of
 from eckart.layers.vocabulary import Vocabulary, find_vocabulary, place_tables
 from eckart.maths.quantization import QuantScheme
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 OTHER_CLASS = "Load the model with the class that its 'architectures' names, or AutoModel."
 

@@ -15,15 +15,14 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import torch
 from pydantic import ValidationError
 from torch import nn
-from transformers import PreTrainedModel
 from transformers.quantizers import register_quantization_config, register_quantizer
-from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 from transformers.quantizers.base import HfQuantizer
 
 from eckart.checkpoint.biases import biases_without_a_place, lost_biases
-from eckart.checkpoint.config import DAMAGED, GUARD, METHOD, EckartConfig, RoundedEmbedding
+from eckart.checkpoint.config import DAMAGED, EckartConfig, RoundedEmbedding
 from eckart.checkpoint.folder import check_folder
-from eckart.checkpoint.library_hooks import wrap_library
+from eckart.checkpoint.guard import GUARD, METHOD
+from eckart.checkpoint.library_hooks import wrap_models
 from eckart.checkpoint.ordered import check_direct, check_ordered
 from eckart.checkpoint.packed import check_packed, conversions
 from eckart.checkpoint.places import (
@@ -56,6 +55,8 @@ from eckart.methods.precision import BASES, PRECISIONS, Bits16
 from eckart.methods.structure import STRUCTURES, Hybrid, Pivoted
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from eckart.maths.nested import NestedOrder
 
 AnyChoice = TypeVar("AnyChoice", bound=Choice)
@@ -379,9 +380,8 @@ def note_ranks(model: PreTrainedModel) -> None:
     ]
 
 
-def register() -> None:
-    """Tell transformers about the quantizer; harmless when called again."""
-    if METHOD not in AUTO_QUANTIZER_MAPPING:
-        register_quantization_config(METHOD)(EckartConfig)
-        register_quantizer(METHOD)(EckartQuantizer)
-        wrap_library()
+def register_quantizer_classes() -> None:
+    """Tell transformers about the quantizer. To be called once, when its code for models is there."""
+    register_quantization_config(METHOD)(EckartConfig)
+    register_quantizer(METHOD)(EckartQuantizer)
+    wrap_models()

@@ -12,13 +12,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from eckart import processes
 from eckart.blocks.argument_table import ARGUMENTS
@@ -33,6 +32,9 @@ from eckart.compression.records import Records
 from eckart.compression.state import WalkState
 from eckart.errors import CheckpointError, DamagedRunError, first_problem
 from eckart.files.names import JSON_LIMIT, file_inside
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 AGAIN = "Start again with --overwrite."
 STREAMS = ("original", "compressed", "followed")  # of a state

@@ -6,11 +6,10 @@ import errno
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eckart.blocks.block import Block
 from eckart.checkpoint.card import model_card
@@ -32,6 +31,9 @@ from eckart.layers import fused_layers
 from eckart.layers.fused import runs_of
 from eckart.layers.linear_stack import linear_stacks
 from eckart.methods.precision import Bits16
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 MAX_SHARD_SIZE = "5GB"
 PARCEL_BYTES = 500_000_000  # of tensors outside the blocks that are read and written together

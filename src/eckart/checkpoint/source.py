@@ -7,14 +7,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.hooks import remove_hook_from_submodules
-from accelerate.utils import OffloadedWeightsLoader
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from eckart.blocks.onload import OnloadedModule, computing_dtype, named_tensors, wanted_tensors
 from eckart.checkpoint.load import load_with_note
@@ -23,6 +21,10 @@ from eckart.checkpoint.ties import settle_ties
 from eckart.checkpoint.unchanged import SourceFiles
 from eckart.errors import CheckpointError, warn
 from eckart.layers.linear_stack import StackLayout, part_of
+
+if TYPE_CHECKING:
+    from accelerate.utils import OffloadedWeightsLoader
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)

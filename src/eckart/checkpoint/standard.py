@@ -12,12 +12,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 
 from eckart.checkpoint.config import EckartConfig
@@ -26,6 +25,9 @@ from eckart.checkpoint.packed import CODES, OUR_SCALE, PACKED, SCALE, SHAPE, STA
 from eckart.layers import QuantizedLinear, is_linear
 from eckart.maths.packing import unpack
 from eckart.maths.quantization import QuantScheme
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 FORMAT = "pack-quantized"  # of compressed-tensors

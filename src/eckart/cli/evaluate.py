@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 import typer
-from transformers import PreTrainedModel
 
 from eckart import processes
 from eckart.checkpoint import load_model, load_tokenizer
@@ -28,6 +27,9 @@ from eckart.evaluate import MEASURES, ZeroShot, agreement, continuation, load_ta
 from eckart.evaluate.caches import CacheKind
 from eckart.evaluate.continuation import prompt_ids
 from eckart.evaluate.windows import check_predicts, count_windows, length_of_windows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 DEFAULT_ITEMS = 200
 PIECE = 64  # tokens

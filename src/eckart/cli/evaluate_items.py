@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING, Any
 
 from eckart.data.context import length_for
 from eckart.data.encoder import Encoder
@@ -15,6 +13,9 @@ from eckart.data.sampling import DEFAULT_LENGTH, draw
 from eckart.errors import EckartError
 from eckart.evaluate import ItemScore, measure_items, measure_options, measure_pairs, read_pairs, read_questions
 from eckart.evaluate.items import choose_measures
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Advance = Callable[[int, int, str], None]
 

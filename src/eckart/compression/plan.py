@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Real
-
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING
 
 from eckart.blocks.block import Block, LinearRef
 from eckart.blocks.block_arguments import Inputs, completed
@@ -31,6 +30,9 @@ from eckart.methods.precision import AnyBase, AnyPrecision, Bits16
 from eckart.methods.recipe import Recipe
 from eckart.methods.sensitivity.layer_statistics import shapes_of
 from eckart.methods.targets import Size
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)

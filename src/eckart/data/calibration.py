@@ -6,12 +6,11 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from eckart.data.context import check_ids, check_length, length_for
 from eckart.data.draw import draw_samples, tokenize
@@ -24,6 +23,9 @@ from eckart.device import free_memory
 from eckart.errors import CalibrationError
 from eckart.files.field_types import Count, Whole
 from eckart.kinds import CAUSAL, kind_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 SELF = "self"
 DEFAULT_SAMPLES, DEFAULT_LENGTH = 32, 1024

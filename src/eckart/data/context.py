@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from eckart.errors import EckartError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # What configurations call the longest sequence; the first of them that is there counts.
 NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "max_target_positions")

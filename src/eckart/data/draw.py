@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from eckart.errors import CalibrationError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def tokenize(text: str, tokenizer: PreTrainedTokenizerBase) -> Tensor:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from eckart.data.answers import IGNORED, decoder_inputs, labels_from, shared_prefix
 from eckart.data.chat import render
@@ -18,6 +17,9 @@ from eckart.data.items import Item, ItemError
 from eckart.data.processor import Inputs, Processor, check_item, tokens_of
 from eckart.data.sound import read_sound
 from eckart.kinds import Answers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from eckart.data.classes import names_of_classes
 from eckart.data.context import length_for
@@ -19,6 +18,9 @@ from eckart.data.text import parts_of
 from eckart.data.windows import read_windows
 from eckart.errors import CalibrationError, warn
 from eckart.kinds import Answers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 DEFAULT_LENGTH = 1024
 SHOWN = 3  # of the items that were left out

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from eckart.data.answers import IGNORED, decoder_inputs
 from eckart.data.context import check_ids
@@ -12,6 +13,9 @@ from eckart.data.draw import draw_samples, tokenize
 from eckart.data.processor import Inputs, Processor
 from eckart.data.text import read_text
 from eckart.errors import CalibrationError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 MASKED = 0.15  # of the tokens, as encoders are trained
 CHARACTERS = 8  # of a stream, for each token: more than most languages take

@@ -5,15 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from statistics import median
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from eckart.device import synchronize
 from eckart.errors import EckartError
 from eckart.evaluate.windows import name_of_cache
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 WARM_UP = 1  # rounds that do not count
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from statistics import median
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import BaseModel
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from eckart.device import synchronize
 from eckart.errors import EckartError
 from eckart.files.field_types import Count
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class Generation(BaseModel):

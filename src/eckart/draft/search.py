@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from eckart.checkpoint import load_model, load_tokenizer
 from eckart.checkpoint.save import check_new_folder, save
@@ -28,6 +28,9 @@ from eckart.evaluate.windows import check_predicts
 from eckart.files.field_types import Count
 from eckart.run.compress import compress
 from eckart.sweep.case import recipe_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # What alone was expected to gain on a small model, and what takes minutes: docs/drafts.md.
 RECIPES, SIZES = ("int8", "gptq"), (0.52,)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from pydantic import BaseModel
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from eckart.errors import EckartError
 from eckart.evaluate.windows import (
@@ -20,6 +20,9 @@ from eckart.evaluate.windows import (
     windows_of,
 )
 from eckart.processes import size
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 ROWS = 256  # tokens whose distributions over the vocabulary are compared at once
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
-from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicSlidingWindowLayer, QuantizedCache
 
 from eckart.cache import latent_cache, remove_latent_cache
 from eckart.cache.latent_codes import BITS
 from eckart.errors import EckartError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 MakeCache = Callable[[], Cache]
 KINDS = ("dense", "latent", "quanto", "hqq", "window")

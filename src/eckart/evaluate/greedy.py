@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eckart.data.answers import IGNORED, decoder_inputs
 from eckart.data.processor import Inputs
 from eckart.data.samples import Sample
 from eckart.errors import EckartError
 from eckart.evaluate.reading import placed, read_item
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 MORE = 4  # tokens that a model may write beyond the answer, to see that it stops
 

@@ -12,19 +12,21 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 import numpy
 import torch
-from jinja2 import Environment
 from jinja2.sandbox import SandboxedEnvironment
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eckart.data.context import checked_ids
 from eckart.errors import EckartError, warn
 from eckart.evaluate.definitions import check_folder, check_names
 from eckart.evaluate.trust import check_plain
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # The seeds that the harness's own command sets: of Python, of numpy and torch, and of the examples in the prompt.
 PYTHON_SEED, OTHER_SEED = 0, 1234

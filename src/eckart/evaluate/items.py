@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eckart.data.samples import Sample
 from eckart.errors import EckartError, suggest
@@ -19,6 +19,9 @@ from eckart.evaluate.letters import letter_errors
 from eckart.evaluate.reading import POOLINGS, Reading, read_item
 from eckart.evaluate.scores import LOSS, ItemScore, score_of
 from eckart.kinds import kind_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # By the name in the command: whether a baseline is needed.
 MEASURES = {

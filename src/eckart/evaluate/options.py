@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from eckart.data.encoder import Encoder
 from eckart.data.items import Item
@@ -15,6 +15,9 @@ from eckart.data.sampling import read_items
 from eckart.errors import CalibrationError, EckartError
 from eckart.evaluate.greedy import option_chosen
 from eckart.evaluate.scores import ItemScore, score_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)

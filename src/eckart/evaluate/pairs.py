@@ -7,11 +7,11 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import PreTrainedModel
 
 from eckart.data.encoder import Encoder
 from eckart.data.items import Item
@@ -20,6 +20,9 @@ from eckart.data.text import read_file
 from eckart.errors import EckartError
 from eckart.evaluate.reading import read_item
 from eckart.evaluate.scores import ItemScore
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 FIRST, SECOND = ("text1", "sentence1", "first", "query"), ("text2", "sentence2", "second", "answer")
 SCORE = ("score", "label", "similarity")

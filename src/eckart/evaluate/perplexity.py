@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 from torch.nn import functional
-from transformers import PreTrainedModel
 
 from eckart.errors import EckartError
 from eckart.evaluate.caches import CacheKind
@@ -24,6 +24,9 @@ from eckart.evaluate.windows import (
 )
 from eckart.files.field_types import Count
 from eckart.processes import size
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 LARGEST_LOSS = 700.0  # nats whose exponential is a number
 

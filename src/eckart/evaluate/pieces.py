@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from eckart.errors import EckartError
 from eckart.evaluate.caches import CacheKind, cache_bytes
 from eckart.evaluate.windows import name_of_cache
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class PieceReader:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from eckart.data.answers import IGNORED
 from eckart.data.processor import Inputs
 from eckart.data.samples import Sample
 from eckart.errors import EckartError
 from eckart.kinds import Answers, answers_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 POOLINGS = ("mean", "first", "last")
 

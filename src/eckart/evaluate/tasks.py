@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eckart.errors import EckartError
 from eckart.evaluate.harness import Tasks, harness_model, load_tasks, run_task
 from eckart.evaluate.scores import Measured
 from eckart.evaluate.windows import mean_and_error
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 AVERAGED = "acc"  # the metric that papers on compression average over tasks, where acc_norm exists too
 

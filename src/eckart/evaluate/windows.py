@@ -5,14 +5,17 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from eckart.data.context import check_ids, check_length, length_for
 from eckart.errors import EckartError
 from eckart.kinds import is_encoder_decoder, kind_of
 from eckart.processes import dealt, total
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 DEFAULT_LENGTH = 2048  # tokens, as in the papers
 

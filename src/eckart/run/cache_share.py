@@ -6,11 +6,10 @@ import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
 from eckart.blocks.discovery import block_lists, trace_probe
@@ -23,6 +22,9 @@ from eckart.layers import is_linear, weight_matrix
 from eckart.methods.layout import BYTES_PER_NUMBER, Layout
 from eckart.methods.recipe import Recipe
 from eckart.methods.targets import Named, assign, in_all_blocks
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)

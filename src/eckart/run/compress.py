@@ -6,11 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from eckart import processes
 from eckart.blocks.blockwise_model import BlockwiseModel
@@ -53,6 +52,9 @@ from eckart.run.random_state import random_state_kept
 from eckart.run.renamed import renamed
 from eckart.run.requirements import check_requirements
 from eckart.run.scratch import Scratch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 MOST_UNRESOLVED = 0.01  # of a layer's output energy, before it is worth a word
 FEW_STEPS = 100  # of the optimiser in a block's refinement; AA-SVD takes 200

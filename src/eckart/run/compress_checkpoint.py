@@ -6,11 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eckart import processes
 from eckart.blocks.blockwise_model import BlockwiseModel
@@ -62,6 +61,9 @@ from eckart.run.renamed import renamed
 from eckart.run.requirements import check_requirements
 from eckart.run.scratch import Scratch
 from eckart.run.whole_size import check_size, check_size_is_met, recipe_within_size
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @renamed(observer="callback")

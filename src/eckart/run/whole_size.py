@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import PreTrainedModel
 
 from eckart.blocks.onload import WeightSource
 from eckart.compression.embedding import bytes_of_tables
@@ -18,6 +18,9 @@ from eckart.methods.layout import BYTES_PER_NUMBER
 from eckart.methods.precision import AnyPrecision, Bits16
 from eckart.methods.recipe import Recipe
 from eckart.methods.sensitivity.layer_statistics import shapes_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 HEADER_BYTES = 128  # of a tensor in a file, at most: its name, shape and place
 TENSORS_OF_A_LINEAR = 6  # at most, of a base and two factors with scales

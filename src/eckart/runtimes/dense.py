@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 
 from eckart.checkpoint.biases import biases_without_a_place, lost_biases
-from eckart.checkpoint.config import METHOD
+from eckart.checkpoint.guard import METHOD
 from eckart.checkpoint.save import MAX_SHARD_SIZE
 from eckart.errors import CheckpointError
 from eckart.layers import FactoredLinear, KeptLinear, QuantizedLinear
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def is_compressed(model: PreTrainedModel) -> bool:

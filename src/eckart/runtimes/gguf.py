@@ -10,7 +10,6 @@ import numpy
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eckart.checkpoint.gguf import load_gguf_model, load_gguf_tokenizer
 from eckart.errors import ExportError
@@ -22,6 +21,7 @@ from eckart.runtimes.verify import Difference, compare_models
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 NAME = "model.gguf"
 HEAD_SIZE = ("attention.key_length", "attention.value_length")  # llama.cpp guesses them where they are not told

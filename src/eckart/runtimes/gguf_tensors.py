@@ -7,16 +7,18 @@ each is undone. What the map does is found by running it on the numbers of place
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from eckart.errors import ExportError
 from eckart.runtimes.targets import holders_of_factors
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Array = NDArray[Any]
 TEXT = "_text"  # how models of text are called where a larger one has the name

@@ -8,7 +8,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tokenizers import Regex, pre_tokenizers
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eckart.checkpoint.gguf import PRE_TOKENIZERS
 from eckart.data.context import token_embedding
@@ -16,6 +15,7 @@ from eckart.errors import ExportError
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 BYTES, PIECES = "gpt2", "llama"  # what files call tokens of bytes, and those of SentencePiece
 PLAIN = "gpt-2"  # the way to split text that byte tokenizers have if nothing else is said

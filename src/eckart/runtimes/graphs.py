@@ -5,10 +5,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import PreTrainedModel
 from transformers.exporters import AutoHfExporter, ExportedModel
 from transformers.exporters.configs import DynamoConfig, ExecutorchConfig, OnnxConfig, OpenVINOConfig
 
@@ -17,6 +16,9 @@ from eckart.runtimes.quiet import quiet
 from eckart.runtimes.samples import Sample
 from eckart.runtimes.stages import MODEL, traced_calls
 from eckart.runtimes.targets import Target
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 LONGEST = 800  # characters of an exporter's reason
 

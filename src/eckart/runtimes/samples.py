@@ -5,11 +5,10 @@ from __future__ import annotations
 import io
 import struct
 import wave
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from eckart.blocks.probe import probe_inputs
 from eckart.data.context import length_for, token_embedding
@@ -18,6 +17,9 @@ from eckart.data.items import Item
 from eckart.data.processor import Inputs
 from eckart.data.samples import IDS, LABELS, MASK
 from eckart.errors import EckartError, ExportError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # Rows, tokens, and tokens of padding in front of the last row. A dimension of 1 would be taken for one that stays so.
 TRACED, OTHER = (2, 7, 2), (1, 10, 1)

@@ -6,11 +6,10 @@ import copy
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 from transformers.exporters import ExportedModel
 from transformers.exporters.utils import cast_leaf_tensors, get_leaf_tensors
 
@@ -20,6 +19,9 @@ from eckart.errors import ExportError
 from eckart.runtimes.quiet import quiet
 from eckart.runtimes.samples import Sample
 from eckart.runtimes.stages import checked_calls
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 LOGITS = "logits"
 # Share of the largest logit that a difference must stay below. The model in memory computes in float32: other kernels

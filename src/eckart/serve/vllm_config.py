@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from vllm.config import get_current_vllm_config
 from vllm.model_executor.layers.linear import LinearBase
-from vllm.model_executor.layers.quantization.base_config import QuantizeMethodBase
 
 from eckart.checkpoint.config import EckartConfig
 from eckart.checkpoint.quantizer import layout_of, layouts_of
@@ -17,6 +16,9 @@ from eckart.serve.part import check_form
 from eckart.serve.plan import OTHERWISE, ServedConfig
 from eckart.serve.vllm_linear import FactoredLinearMethod, WholeLinearMethod, count_shards
 from eckart.serve.vllm_stub import MethodConfig
+
+if TYPE_CHECKING:
+    from vllm.model_executor.layers.quantization.base_config import QuantizeMethodBase
 
 DRAFT = "draft_model."  # what vLLM puts in front of the paths of a model that proposes tokens for another one
 

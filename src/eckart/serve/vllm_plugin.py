@@ -6,7 +6,7 @@ import logging
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from eckart.checkpoint.config import METHOD
+from eckart.checkpoint.guard import METHOD
 
 OLDEST = "0.32"  # that was tried
 

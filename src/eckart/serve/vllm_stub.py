@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from vllm.model_executor.layers.quantization.base_config import QuantizationConfig
 
-from eckart.checkpoint.config import METHOD
+from eckart.checkpoint.guard import METHOD
 from eckart.errors import ServingError
 
 

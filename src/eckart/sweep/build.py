@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
-
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING
 
 from eckart.blocks.blockwise_model import BlockwiseModel
 from eckart.blocks.onload import ResidentWeights
@@ -20,6 +19,9 @@ from eckart.methods.precision import AnyPrecision
 from eckart.methods.recipe import Recipe
 from eckart.sweep.case import Way, way_of
 from eckart.sweep.statistics import Statistics
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)

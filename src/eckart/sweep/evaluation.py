@@ -7,11 +7,10 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eckart.data.context import check_ids, check_length, context_of, length_for
 from eckart.data.draw import tokenize
@@ -23,6 +22,9 @@ from eckart.evaluate.speed import Machine, compare, measure_machine
 from eckart.evaluate.windows import count_windows
 from eckart.sweep.case import DENSE
 from eckart.sweep.row import SpeedResult
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 DEFAULT_WINDOW = 1024
 SPEED_PROMPT, SPEED_TOKENS, SPEED_ROUNDS = 128, 48, 3

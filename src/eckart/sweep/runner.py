@@ -8,9 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any, NamedTuple
-
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from eckart import processes
 from eckart.blocks.blockwise_model import BlockwiseModel
@@ -43,6 +41,9 @@ from eckart.sweep.evaluation import Evaluation, Stopwatch, stored_bytes
 from eckart.sweep.row import SweepRow
 from eckart.sweep.statistics import Statistics, blocks_for_all, collect
 from eckart.sweep.store import Failure, Store
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 class SweepCallback(Callback):

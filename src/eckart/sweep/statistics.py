@@ -6,10 +6,9 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
-from transformers import PreTrainedModel
 
 from eckart.blocks.block import Block
 from eckart.blocks.blockwise_model import BlockwiseModel
@@ -30,6 +29,9 @@ from eckart.methods.sensitivity.measure import Progress, measure_all
 from eckart.methods.sensitivity.measurements import Measurements
 from eckart.methods.sensitivity.request import Request, merge
 from eckart.sweep.case import request_for
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 FLOAT32, FLOAT64 = 4, 8
 SHARE_OF_MEMORY = 0.5  # that what is kept may take; models that are made of it, and their evaluation, take some too

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
+from typing import TYPE_CHECKING
 
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from eckart.blocks.onload import named_tensors
 from eckart.data.context import context_of
@@ -18,6 +18,9 @@ from eckart.evaluate.caches import MakeCache
 from eckart.evaluate.speed.passes import Timed, compiled_forward, run_once
 from eckart.evaluate.speed.roofline import Machine, Work
 from eckart.files.field_types import Count
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 OVERHEAD_BELOW = 0.25  # of the nearer limit: then something else takes most of the time
 WARM_UP = 1  # rounds whose times do not count: they allocate, and make what is made at the first run

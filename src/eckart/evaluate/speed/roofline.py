@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 
 from eckart.blocks.onload import named_tensors
 from eckart.device import synchronize
 from eckart.layers import QuantizedLinear, is_linear, weight_matrix
 from eckart.layers.masked import MaskedLinear
 from eckart.layers.sparse import SparseLinear
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 BANDWIDTH_ROWS, BANDWIDTH_COLUMNS = 8192, 8192  # of a matrix that no cache holds
 PRODUCT_SIDE = 1536

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
-from transformers import PreTrainedModel
 
 from eckart.layers import is_linear
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def kind_of(model: PreTrainedModel, place: str, parameter: nn.Parameter) -> tuple[str, str]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence, Set
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import nn
-from transformers import PreTrainedModel
 
 from eckart.blocks.block import Block, Why
 from eckart.blocks.discovery import block_lists
@@ -14,6 +14,9 @@ from eckart.compression.model_check import LeftAlone
 from eckart.layers import is_linear
 from eckart.methods.targets import in_all_blocks
 from eckart.run.check.kinds import kind_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import PreTrainedModel
 
 from eckart.blocks.block import Block
 from eckart.blocks.block_arguments import Inputs, failures_named
@@ -21,6 +20,9 @@ from eckart.errors import UnsupportedModelError
 from eckart.methods.allocation import Needs
 from eckart.methods.allocation.base import OwnMeasurement
 from eckart.run.check.reach import reach_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 CLASSES = 1024  # logits of more places than that are of tokens
 
