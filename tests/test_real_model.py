@@ -129,6 +129,7 @@ def test_every_recipe_on_a_small_real_model(tmp_path: Path) -> None:
         "zs-svd-staged": ["allocation.stages=2"],
         "svd-llm-lora": ["distillation.epochs=1"],
         "prehab": ["preparation.epochs=2"],
+        **dict.fromkeys(("eckart", "auto-trained"), ["refinement.epochs=2", "distillation.epochs=1"]),
     }
     excess = {}
     for recipe, chosen in eckart.RECIPES.items():
@@ -139,7 +140,10 @@ def test_every_recipe_on_a_small_real_model(tmp_path: Path) -> None:
         loaded = load_model(tmp_path / recipe)
         excess[recipe] = eckart.perplexity(loaded, held_out, length=256, windows=10).log_perplexity - dense
     assert max(excess, key=excess.__getitem__) == "svd"
-    assert all(value < excess["svd"] - 1 for name, value in excess.items() if name != "svd"), excess
+    # Where the inputs are not looked at, two epochs do not make up for it.
+    blind = {name for name in excess if eckart.RECIPES[name].objective.name == "weight" and excess[name] > 1}
+    assert blind == {"svd", "calr"}
+    assert all(value < excess["svd"] - 1 for name, value in excess.items() if name not in blind), excess
     # Rounding to 8 bits alone may as well help as hurt.
     in_8_bits = {"int8", "zs-svd-hq", "eckart-q", "auto", "auto-speed", "auto-trained"}
     assert all(value > 0 for name, value in excess.items() if name not in in_8_bits), excess
