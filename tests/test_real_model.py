@@ -129,7 +129,7 @@ def test_every_recipe_on_a_small_real_model(tmp_path: Path) -> None:
         "zs-svd-staged": ["allocation.stages=2"],
         "svd-llm-lora": ["distillation.epochs=1"],
         "prehab": ["preparation.epochs=2"],
-        **dict.fromkeys(("eckart", "auto-trained"), ["refinement.epochs=2", "distillation.epochs=1"]),
+        **{name: ["refinement.epochs=2", "distillation.epochs=1"] for name in ("eckart", "auto-trained")},
     }
     excess = {}
     for recipe, chosen in eckart.RECIPES.items():

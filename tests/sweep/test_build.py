@@ -11,7 +11,7 @@ from tests.conftest import make_model
 
 import eckart
 from eckart.data.calibration import Calibration
-from eckart.errors import EckartWarning, NonFiniteError
+from eckart.errors import EckartError, EckartWarning, NonFiniteError
 from eckart.sweep.build import build
 from eckart.sweep.case import recipe_of
 from eckart.sweep.evaluation import stored_bytes
@@ -107,6 +107,24 @@ def test_a_refined_model_is_that_of_compress(tokens):
         eckart.compress(plain, recipe, 0.6, tokens)
     made = build(model, recipe, 0.6, statistics)
     assert mean_loss(made.model, tokens) == pytest.approx(mean_loss(plain, tokens), abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["aa-svd", "prehab", "svd-llm-lora"])
+def test_activations_that_do_not_fit_are_computed_twice(name, llama, tokens, monkeypatch):
+    asked = []
+
+    def walk(*args, recompute, **kwargs):
+        asked.append(recompute)
+        raise EckartError("enough")
+
+    monkeypatch.setattr("eckart.sweep.build.compress_blocks", walk)
+    recipe = recipe_of(name)
+    statistics = collect(llama, {recipe: [0.6]}, Calibration(tokens, "token ids", 0), CPU)
+    for limit in (1 << 40, 0):
+        monkeypatch.setattr("eckart.sweep.build.host_limit", lambda limit=limit: limit)
+        with pytest.raises(EckartError, match="enough"):
+            build(llama, recipe, 0.6, statistics)
+    assert asked == [False, True]
 
 
 def test_a_measurement_that_fails_leaves_the_others(llama, tokens):

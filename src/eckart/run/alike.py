@@ -5,11 +5,16 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import Any
 
+import torch
+
 from eckart import processes
 from eckart.blocks.blockwise_model import BlockwiseModel
 from eckart.checkpoint.identity import differences
 from eckart.compression.estimate import Estimate
+from eckart.compression.plan import Plan
+from eckart.device import free_memory, host_memory
 from eckart.errors import ProcessError, ToldElsewhereError
+from eckart.run.estimate import estimate
 
 FEWEST = 2  # samples, that training can hold one of them out
 
@@ -65,3 +70,20 @@ def worst_of(cost: Estimate) -> Estimate:
         in_memory=all(found.in_memory for found in every),
         recompute=any(found.recompute for found in every),
     )
+
+
+def host_limit() -> int:
+    """Return the bytes of resident memory that this process can take: what it has, and its part of what is free."""
+    return host_memory() + free_memory(torch.device("cpu")) // processes.neighbours()
+
+
+def estimate_for_all(model: BlockwiseModel, plan: Plan, limit: int) -> Estimate:
+    """Return :func:`estimate` for the process that has most to do, so that all do the same.
+
+    Args:
+        model: to be compressed.
+        plan: what is to be done to it.
+        limit: bytes of resident memory that each process may take.
+    """
+    device_limit = None if model.device.type == "cpu" else free_memory(model.device)
+    return worst_of(estimate(largest_part(model), plan, limit=limit, device_limit=device_limit))

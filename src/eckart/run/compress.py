@@ -8,7 +8,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from eckart import processes
@@ -38,16 +37,15 @@ from eckart.compression.walk import compress_blocks
 from eckart.data.calibration import DEFAULT_SAMPLES, SELF, Calibration, calibrate
 from eckart.data.samples import Sample
 from eckart.data.text import PYTHON_DOCS
-from eckart.device import free_memory, host_memory, peak_device_memory, peak_host_memory, resolve_device
+from eckart.device import peak_device_memory, peak_host_memory, resolve_device
 from eckart.errors import warn
 from eckart.methods.layout import BYTES_PER_NUMBER
 from eckart.methods.recipe import Recipe
 from eckart.methods.recipes.loader import load_recipe
 from eckart.methods.recipes.published import DEFAULT_KEEP, DEFAULT_RECIPE
 from eckart.methods.targets import overrides_for
-from eckart.run.alike import check_alike, in_parts, largest_part, worst_of
+from eckart.run.alike import check_alike, estimate_for_all, host_limit, in_parts
 from eckart.run.check.run import check_model
-from eckart.run.estimate import estimate
 from eckart.run.random_state import random_state_kept
 from eckart.run.renamed import renamed
 from eckart.run.requirements import check_requirements
@@ -198,18 +196,8 @@ class Job:
 
     def estimate(self, memory: int | None) -> Estimate:
         """Return what the run will take, if the process may take ``memory`` bytes of the host."""
-        limit = memory
-        if limit is None:
-            limit = host_memory() + free_memory(torch.device("cpu")) // processes.neighbours()
-        device = self.model.device
-        cost = worst_of(
-            estimate(
-                largest_part(self.model),
-                self.plan,
-                limit=limit,
-                device_limit=None if device.type == "cpu" else free_memory(device),
-            )
-        )
+        limit = host_limit() if memory is None else memory
+        cost = estimate_for_all(self.model, self.plan, limit)
         if cost.host_bytes > limit:
             warn(
                 f"The run is expected to take {cost.host_bytes / 1e9:.1f} GB of memory, more than the "

@@ -11,12 +11,13 @@ from eckart.blocks.onload import ResidentWeights
 from eckart.blocks.tensor_cache import ScratchSpace
 from eckart.compression.allocate import Allocated, allocate
 from eckart.compression.callback import Callback
-from eckart.compression.plan import make_plan
+from eckart.compression.plan import Plan, make_plan
 from eckart.compression.result import CompressionResult
 from eckart.compression.walk import compress_blocks
 from eckart.methods.allocation import Storage
 from eckart.methods.precision import AnyPrecision
 from eckart.methods.recipe import Recipe
+from eckart.run.alike import estimate_for_all, host_limit
 from eckart.sweep.case import Way, way_of
 from eckart.sweep.statistics import Statistics
 
@@ -105,5 +106,13 @@ def _walked(
         allocated.plan,
         allocated.measurements,
         inputs_kept=shared,
+        recompute=not shared and _computes_twice(allocated.model, allocated.plan),
         callback=Callback() if shared else callback,
     )
+
+
+def _computes_twice(model: BlockwiseModel, plan: Plan) -> bool:
+    """Return whether the activations of a training would not fit if they were held."""
+    places = (plan.recipe.preparation, plan.recipe.refinement, plan.recipe.distillation)
+    trains = any(place.training is not None for place in places)
+    return trains and estimate_for_all(model, plan, host_limit()).recompute
