@@ -88,6 +88,27 @@ def test_gradients_other_dtypes_and_many_tokens_are_served_by_floats(scheme: Qua
         assert not kernels.serves(few.to("meta"), layer.scale_parameter, scheme, 48)
 
 
+@pytest.mark.parametrize("scheme", GRIDS)
+@pytest.mark.parametrize("bias", [True, False])
+@torch.no_grad()
+def test_many_tokens_are_multiplied_in_float32_where_16_bits_are_emulated(
+    scheme: QuantScheme, bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer, inputs = make(scheme), torch.randn(40, 256).bfloat16()
+    if not bias:
+        layer.bias = None
+    exact = inputs.double() @ layer.dense_weight().T + (0 if layer.bias is None else layer.bias.double())
+    errors = {}
+    for emulated in (True, False):
+        monkeypatch.setattr(kernels, "is_emulated", lambda dtype, emulated=emulated: emulated)
+        found = layer(inputs)
+        assert found.dtype is torch.bfloat16
+        errors[emulated] = float((found.double() - exact).norm() / exact.norm())
+    # No more than what the outputs themselves are rounded by.
+    assert errors[True] == pytest.approx(float((exact.bfloat16() - exact).norm() / exact.norm()), rel=1e-2)
+    assert errors[True] <= errors[False] < 0.01
+
+
 def test_a_changed_scale_is_seen_and_a_copy_makes_its_own() -> None:
     layer = make(QuantScheme(4, 32))
     inputs = torch.randn(1, 256).bfloat16()

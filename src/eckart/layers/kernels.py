@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from eckart.device import is_emulated
 from eckart.maths.packing import unpack
 from eckart.maths.quantization import QuantScheme, expanded_scales, from_codes
 
@@ -63,12 +64,29 @@ def full_product(inputs: Tensor, codes: Tensor, scale: Tensor, scheme: QuantSche
         scheme: of the codes.
         bias: (out features,).
     """
+    dtype = inputs.dtype
+    if _is_faster_in_float32(inputs):
+        inputs, scale, bias = inputs.float(), scale.float(), None if bias is None else bias.float()
     codes = unpack(codes, scheme.bits, inputs.shape[-1])
     if scheme.group is not None:
-        return functional.linear(inputs, from_codes(codes, scale, scheme).to(inputs.dtype), bias)
+        return functional.linear(inputs, from_codes(codes, scale, scheme).to(inputs.dtype), bias).to(dtype)
     # One scale a row: it may come after the product, and then the weight is never made.
     outputs = functional.linear(inputs, codes.to(inputs.dtype)) * scale[:, 0].to(inputs.dtype)
-    return outputs if bias is None else outputs + bias
+    return (outputs if bias is None else outputs + bias).to(dtype)
+
+
+def _is_faster_in_float32(inputs: Tensor) -> bool:
+    """Return whether inputs of 16 bits are of many tokens, for a CPU that has no products of 16 bits.
+
+    The weight is made of its codes for this product alone, and may as well be made in float32.
+    """
+    return (
+        inputs.device.type == "cpu"
+        and inputs.dtype.itemsize == 2
+        and not are_few(inputs)
+        and not torch.compiler.is_compiling()
+        and is_emulated(inputs.dtype)
+    )
 
 
 def pack_for_product(codes: Tensor, scale: Tensor, bits: int) -> Packed:

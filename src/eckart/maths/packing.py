@@ -41,15 +41,25 @@ def unpack(packed: Tensor, bits: int, columns: int) -> Tensor:
         return packed
     together, size = UNITS[bits]
     units = _in_units(packed, size)
-    if size > 1:  # codes lie over the ends of bytes
-        units = units.to(torch.int32)
-    codes = []
-    for place in range(together):
-        byte, shift = divmod(bits * place, 8)
-        # No more than two bytes at once: some runtimes divide in floats.
-        word = units[..., byte] if shift + bits <= 8 else units[..., byte] + units[..., byte + 1] * 256
-        codes.append(_shifted(word, shift) & (2**bits - 1))
+    codes = [_code(units, bits * place, bits) for place in range(together)]
     return torch.stack(codes, dim=-1).flatten(1)[:, :columns].to(torch.int8) - int(2 ** (bits - 1))
+
+
+def _code(units: Tensor, start: int, bits: int) -> Tensor:
+    """Return the codes, (rows, units), that begin at a bit of each unit of bytes, (rows, units, bytes) uint8."""
+    byte, shift = divmod(start, 8)
+    over = shift + bits > 8  # it lies over the end of a byte
+    if torch.compiler.is_exporting():
+        # Not all runtimes that graphs are exported to have shifts, and some divide in floats: two bytes at once do.
+        word = units[..., byte].to(torch.int32)
+        word = word + units[..., byte + 1].to(torch.int32) * 256 if over else word
+        word = torch.div(word, 2**shift, rounding_mode="floor") if shift else word
+    else:
+        # A byte at a time: what is shifted beyond its end is lost, as it should be.
+        word = units[..., byte] >> shift
+        word = word | units[..., byte + 1] << (8 - shift) if over else word
+    code: Tensor = word & (2**bits - 1)
+    return code
 
 
 def _in_units(rows: Tensor, size: int) -> Tensor:
@@ -60,14 +70,3 @@ def _in_units(rows: Tensor, size: int) -> Tensor:
 
 def _words(size: int) -> torch.dtype:
     return torch.int32 if size < 4 else torch.int64
-
-
-def _shifted(words: Tensor, places: int) -> Tensor:
-    # A shift takes a hundredth of the time of a division, and not all runtimes that graphs are exported to have one.
-    if not places:
-        return words
-    if torch.compiler.is_exporting():
-        divided: Tensor = torch.div(words, 2**places, rounding_mode="floor")
-        return divided
-    shifted: Tensor = words >> places
-    return shifted

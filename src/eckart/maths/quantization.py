@@ -159,7 +159,14 @@ def round_to_scheme(weight: Tensor, scales: Tensor, scheme: QuantScheme) -> Tens
 
 def from_codes(codes: Tensor, scales: Tensor, scheme: QuantScheme) -> Tensor:
     """Return the numbers that codes stand for, (rows, columns), in the dtype of the scales."""
-    return codes.to(scales.dtype) * scheme.per_column(scales, codes.shape[1])
+    numbers, columns = codes.to(scales.dtype), codes.shape[1]
+    if scheme.group is None or columns % scheme.group_size(columns):
+        return numbers * scheme.per_column(scales, columns)
+    # Whole groups: no scale is written down for each number, and no second matrix where none is needed.
+    by_group = numbers.reshape(-1, columns // scheme.group_size(columns), scheme.group_size(columns))
+    differentiable = torch.is_grad_enabled() and scales.requires_grad
+    in_place = numbers is not codes and not differentiable
+    return (by_group.mul_ if in_place else by_group.mul)(scales.unsqueeze(2)).flatten(1)
 
 
 def codes_of(values: Tensor, scale: Tensor, scheme: QuantScheme) -> Tensor:
