@@ -23,7 +23,7 @@ from measured_run import measured_run
 from transformers import LlamaConfig
 
 import eckart
-from eckart.run.memory import parse_bytes
+from eckart.cli.values import parse_bytes
 
 VOCABULARY = 32_000
 GROUPS = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")

@@ -20,7 +20,7 @@ import large_shapes
 import typer
 from measured_run import Measured, measured_run
 
-from eckart.run.memory import parse_bytes
+from eckart.cli.values import parse_bytes
 
 KINDS = ("allocation", "statistics", "factorisation", "refinement", "distillation", "files")
 COLUMNS = ("recipe", *KINDS, "a block", "total", "all blocks", "peak", "expected", "accelerator", "model", "written")

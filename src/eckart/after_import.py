@@ -10,7 +10,7 @@ from itertools import dropwhile
 from types import ModuleType
 
 
-def after_import(package: str, then: Callable[[], None]) -> None:
+def after_import(package: str, then: Callable[[], object]) -> None:
     """Call ``then`` when ``package`` has been imported: now if it has, or right after it is.
 
     Args:
@@ -26,7 +26,7 @@ def after_import(package: str, then: Callable[[], None]) -> None:
 class _Finder(MetaPathFinder):
     """Finds the package where others find it, and is told when it has been run."""
 
-    def __init__(self, package: str, then: Callable[[], None]) -> None:
+    def __init__(self, package: str, then: Callable[[], object]) -> None:
         self.package, self.then = package, then
 
     def find_spec(

@@ -10,11 +10,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import transformers
-from transformers import PreTrainedModel
-from transformers.models.auto import modeling_auto
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class Answers(StrEnum):
@@ -242,6 +244,7 @@ def _loaders() -> tuple[tuple[Kind, str, dict[str, tuple[str, ...]]], ...]:
 
 
 def _rows() -> Iterator[tuple[Kind, str, dict[str, tuple[str, ...]]]]:
+    modeling_auto = import_module("transformers.models.auto.modeling_auto")  # takes seconds: not before it is asked for
     for kind in KINDS:
         for auto_class, name in kind.loaders:
             # A newer or older transformers may lack one of the tasks.

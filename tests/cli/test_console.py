@@ -12,7 +12,7 @@ import pytest
 import typer
 from tests.cli.helpers import COMMAND, posix, run, words
 
-from eckart.cli.console import command, duration, megabytes, size_in_bytes
+from eckart.cli.console import command, duration, megabytes
 from eckart.errors import EckartError, EckartWarning
 
 MISTAKES = [
@@ -208,10 +208,3 @@ def test_bytes_in_words(count: int, expected: str) -> None:
 )
 def test_seconds_in_words(seconds: float, expected: str) -> None:
     assert duration(seconds) == expected
-
-
-def test_a_size_is_read_or_refused() -> None:
-    assert size_in_bytes("--memory", None) is None
-    assert size_in_bytes("--memory", "1.5GB") == 1_500_000_000
-    with pytest.raises(EckartError, match="--memory takes a size such as 8GB or 500MB, found 'much'"):
-        size_in_bytes("--memory", "much")

@@ -16,7 +16,7 @@ from eckart.blocks.tensor_cache import ScratchSpace
 from eckart.compression.plan import make_plan
 from eckart.data.calibration import Calibration
 from eckart.methods.recipes.loader import load_recipe
-from eckart.run.memory import KERNELS, Memory, _solver_numbers, memory_of_run, parse_bytes
+from eckart.run.memory import KERNELS, Memory, _solver_numbers, memory_of_run
 
 
 def of_run(
@@ -107,21 +107,6 @@ def test_a_student_in_files_is_one_block_at_a_time() -> None:
     assert memory.host == 100 + 80 + 60
     assert memory.with_less(in_memory=True, checkpoint=True).host == 100 + 80 + 6
     assert memory.with_less(in_memory=False, checkpoint=True).host == max(8 + 6, 20)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"), [("8GB", 8 * 10**9), ("500 mb", 5 * 10**8), ("1.5G", 15 * 10**8), ("123", 123), ("2kB", 2000)]
-)
-def test_sizes(text: str, expected: int) -> None:
-    assert parse_bytes(text) == expected
-
-
-@pytest.mark.parametrize(
-    "text", ["", "GB", "8XB", "8GBB", "much", "-1GB", "0", "0GB", "0.5", "nan", "nanGB", "inf", "-infMB", "1e400GB"]
-)
-def test_no_sizes(text: str) -> None:
-    with pytest.raises(ValueError, match=r"no size of a byte or more|could not convert"):
-        parse_bytes(text)
 
 
 @pytest.mark.parametrize(

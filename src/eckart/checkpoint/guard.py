@@ -43,6 +43,4 @@ def with_guard(write: Callable[..., str]) -> Callable[..., str]:
     return to_json_string
 
 
-def wrap_configs() -> None:
-    """Put into transformers what is done for configs. To be called once."""
-    PreTrainedConfig.to_json_string = with_guard(PreTrainedConfig.to_json_string)
+PreTrainedConfig.to_json_string = with_guard(PreTrainedConfig.to_json_string)  # once: at the import of this module

@@ -380,8 +380,7 @@ def note_ranks(model: PreTrainedModel) -> None:
     ]
 
 
-def register_quantizer_classes() -> None:
-    """Tell transformers about the quantizer. To be called once, when its code for models is there."""
-    register_quantization_config(METHOD)(EckartConfig)
-    register_quantizer(METHOD)(EckartQuantizer)
-    wrap_models()
+# Once: at the import of this module.
+register_quantization_config(METHOD)(EckartConfig)
+register_quantizer(METHOD)(EckartQuantizer)
+wrap_models()

@@ -15,8 +15,9 @@ from rich.table import Table
 
 from eckart.checkpoint import load_model
 from eckart.checkpoint.loaded import check_unchanged
-from eckart.cli.console import TrustRemoteCode, command, dtype_called, megabytes, output
+from eckart.cli.console import TrustRemoteCode, command, megabytes, output
 from eckart.cli.progress import progress_display
+from eckart.cli.values import dtype_called
 from eckart.device import compute_dtype, resolve_device
 from eckart.errors import EckartError
 from eckart.evaluate.caches import CacheKind

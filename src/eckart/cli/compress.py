@@ -18,14 +18,13 @@ from eckart.cli.console import (
     Only,
     TrustRemoteCode,
     command,
-    dtype_called,
     duration,
     megabytes,
     output,
-    size_in_bytes,
 )
 from eckart.cli.progress import ProgressBar, progress_bar
 from eckart.cli.tables import distillation, layer_kinds, preparations, refinements, rounded_tables, sketches
+from eckart.cli.values import dtype_called, size_in_bytes
 from eckart.compression.plan import check_keep
 from eckart.compression.result import CompressionResult
 from eckart.data.calibration import DEFAULT_LENGTH, DEFAULT_SAMPLES, MAX_SEED

@@ -12,15 +12,11 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Annotated, ParamSpec, TextIO, TypeVar, cast
 
-import torch
 import typer
 
-from eckart import processes
-from eckart.cli.libraries import quiet_libraries
 from eckart.cli.plain import PlainConsole
 from eckart.cli.stream import StandardStream, StreamError
 from eckart.errors import EckartError, EckartWarning, ToldElsewhereError
-from eckart.run.memory import parse_bytes
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -59,7 +55,6 @@ Ignore = Annotated[
     typer.Option(help="Leave these linear layers as they are. As for --only.", show_default=False),
 ]
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 FAILED = 2
 SIGNALLED = 128  # and the number of the signal, as shells have it
 
@@ -69,6 +64,8 @@ def command(run: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
 
     @functools.wraps(run)
     def wrapper(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        from eckart.cli.libraries import quiet_libraries  # of these, help waits for none
+
         with quiet_libraries(), warnings.catch_warnings(), _termination_as_interrupt() as received:
             warnings.simplefilter("default")
             warnings.showwarning = _show_warning
@@ -116,6 +113,8 @@ def _termination_as_interrupt() -> Iterator[list[int]]:
 
 
 def _print_error(text: str) -> None:
+    from eckart import processes  # PyTorch's, which help does not wait for
+
     where = processes.label()
     messages.print(f"Error{where and f' in {where}'}: ", style="bold red", end="")
     messages.print(text)
@@ -145,31 +144,6 @@ def _show_warning(
 def megabytes(count: float) -> str:
     """Return a number of bytes in words."""
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
-
-
-def size_in_bytes(option: str, size: str | None) -> int | None:
-    """Return the bytes that an option asks for, or None if it is not given.
-
-    Raises:
-        EckartError: it is no size.
-    """
-    try:
-        return None if size is None else parse_bytes(size)
-    except ValueError:
-        raise EckartError(f"{option} takes a size such as 8GB or 500MB, found {size!r}.") from None
-
-
-def dtype_called(name: str) -> torch.dtype | None:
-    """Return the dtype of a name, or None for ``auto``.
-
-    Raises:
-        EckartError: there is none of that name.
-    """
-    if name == "auto":
-        return None
-    if name not in DTYPES:
-        raise EckartError(f"No dtype is called {name!r}. Use auto, {', '.join(DTYPES)}.")
-    return DTYPES[name]
 
 
 def duration(seconds: float) -> str:

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from eckart.cli.console import TrustRemoteCode, command, dtype_called, megabytes, output
+from eckart.cli.console import TrustRemoteCode, command, megabytes, output
+from eckart.cli.values import dtype_called
 from eckart.runtimes.result import Export
 from eckart.runtimes.targets import TARGETS
 

@@ -26,9 +26,9 @@ from eckart.cli.console import (
     megabytes,
     messages,
     output,
-    size_in_bytes,
 )
 from eckart.cli.progress import progress_display
+from eckart.cli.values import size_in_bytes
 from eckart.data.calibration import DEFAULT_LENGTH, DEFAULT_SAMPLES, MAX_SEED
 from eckart.data.text import PYTHON_DOCS
 from eckart.errors import EckartError

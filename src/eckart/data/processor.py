@@ -5,17 +5,19 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+import transformers
 from torch import Tensor
-from transformers import BatchFeature, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
-from transformers.image_processing_utils import BaseImageProcessor
 
 from eckart.data.items import Item, ItemError
 from eckart.data.samples import Sample
 from eckart.errors import CalibrationError
 from eckart.kinds import Kind, is_encoder_decoder, kind_of
+
+if TYPE_CHECKING:
+    from transformers import BatchFeature, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 SOUND_INPUTS = ("input_features", "input_values", "audio_values")
 IMAGE_INPUTS = ("pixel_values", "flattened_patches", "image_patches")
@@ -95,12 +97,12 @@ class Processor:
     @classmethod
     def of(cls, given: Any) -> Processor:
         """Return the parts of what :func:`eckart.checkpoint.processor.load_processor` gives."""
-        if isinstance(given, ProcessorMixin):
+        if isinstance(given, transformers.ProcessorMixin):
             parts = (getattr(given, name, None) for name in ("tokenizer", "image_processor", "feature_extractor"))
             return cls(given, *parts)
-        if isinstance(given, PreTrainedTokenizerBase):
+        if isinstance(given, transformers.PreTrainedTokenizerBase):
             return cls(None, given, None, None)
-        if isinstance(given, BaseImageProcessor):
+        if isinstance(given, transformers.image_processing_utils.BaseImageProcessor):
             return cls(None, None, given, None)
         return cls(None, None, None, given)
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
+import transformers
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from eckart.layers.embedding import QuantizedEmbedding, TiedHead
 from eckart.layers.linear import bias_vector, is_linear
 from eckart.layers.quantized import QuantizedLinear
 from eckart.maths.quantization import QuantScheme
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 TIES = ("_tied_weights_keys", "all_tied_weights_keys")  # of a model of transformers: which tensor is another one
 
@@ -141,7 +145,7 @@ def place_tables(
 def _untie(model: PreTrainedModel, name: str) -> None:
     """Make transformers tie nothing to a parameter that is no longer there: a head looks at the table by itself."""
     for path, part in model.named_modules():
-        if isinstance(part, PreTrainedModel) and (not path or name.startswith(f"{path}.")):
+        if isinstance(part, transformers.PreTrainedModel) and (not path or name.startswith(f"{path}.")):
             own = name.removeprefix(f"{path}.") if path else name
             for keys in TIES:
                 known = getattr(part, keys, None)
@@ -154,7 +158,7 @@ def original_tables(model: PreTrainedModel, vocabulary: Vocabulary) -> Iterator[
     """Give the model the tables back at the end that it has at the beginning."""
     paths = [path for path in (vocabulary.embedding, vocabulary.head) if path is not None]
     modules = {path: model.get_submodule(path) for path in paths}
-    parts = [part for part in model.modules() if isinstance(part, PreTrainedModel)]
+    parts = [part for part in model.modules() if isinstance(part, transformers.PreTrainedModel)]
     ties = [(part, {keys: vars(part)[keys] for keys in TIES if keys in vars(part)}) for part in parts]
     try:
         yield

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -24,7 +23,6 @@ FLOAT32, FLOAT64 = 4, 8
 # Measured: of products in 16 bits the CPU's library keeps a kernel for each of the last 1024 shapes. Experts, and
 # samples that are run one by one, have a new shape each time.
 KERNELS = 400_000_000
-UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
 @dataclass(frozen=True)
@@ -205,20 +203,6 @@ def _measurement_bytes(plan: Plan, numbers: int, stored: int) -> int:
         + moments
         + recipe.allocation.own_bytes([ref.shape for ref in plan.linears])
     )
-
-
-def parse_bytes(text: str) -> int:
-    """Return the bytes that a size such as ``8GB`` or ``500 MB`` stands for.
-
-    Raises:
-        ValueError: it is no size of a byte or more.
-    """
-    number = text.strip().upper().rstrip("KMGTB")
-    unit = text.strip().upper()[len(number) :] or "B"
-    size = float(number) * UNITS.get(unit if unit.endswith("B") else f"{unit}B", math.nan)
-    if not 1 <= size < math.inf:
-        raise ValueError(f"no size of a byte or more: {text!r}")
-    return int(size)
 
 
 def _solver_numbers(linear: LinearRef, recipe: Recipe) -> int:
