@@ -120,7 +120,7 @@ def test_every_recipe_on_a_small_real_model(tmp_path: Path) -> None:
     tokenizer = load_tokenizer(STORIES)
     assert tokenizer is not None
     ids = tokenize(read_text(f"{DATA}/text/tinystories.head.txt:raw"), tokenizer)
-    calibration, held_out = ids[:8192].reshape(-1, 256), ids[8192:]
+    calibration, held_out = ids[:4096].reshape(-1, 256), ids[8192:]
     dense = eckart.perplexity(load_model(STORIES), held_out, length=256, windows=10).log_perplexity
     # As published, these look at the data for a long time.
     short = {

@@ -46,11 +46,15 @@ class Place:
 class Commands(TyperGroup):
     """A group in which each command has no more than a name and a line of help, until it is asked for."""
 
-    places: ClassVar[dict[str, Place]]  # of those that were not asked for yet
+    places: ClassVar[dict[str, Place]]
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.waiting = dict(self.places)  # those that were not asked for yet
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Return the command that arguments name, made of its function."""
-        place = self.places.pop(args[0], None) if args else None
+        place = self.waiting.pop(args[0], None) if args else None
         if place is not None:
             self.commands[args[0]] = typer.main.get_command(app_of({args[0]: place}, imported=True))
         return super().resolve_command(ctx, args)
@@ -64,7 +68,7 @@ def app_of(places: dict[str, Place], *, imported: bool = False, **settings: Any)
         imported: whether the commands are what they do, and not names and a line of help alone.
         settings: of the app.
     """
-    group = type("PlacedCommands", (Commands,), {"places": dict(places)})
+    group = type("PlacedCommands", (Commands,), {"places": places})
     app = typer.Typer(
         cls=None if imported else group,
         pretty_exceptions_enable=False,
