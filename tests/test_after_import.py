@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,7 @@ def test_a_package_that_was_imported_before(package: Path) -> None:
 def test_several_wait_for_one_package(package: Path) -> None:
     done: list[int] = []
     for number in range(3):
-        after_import(NAME, lambda number=number: done.append(number))
+        after_import(NAME, partial(done.append, number))
     assert importlib.util.find_spec(NAME) is not None
     importlib.import_module(NAME)
     assert sorted(done) == [0, 1, 2]
